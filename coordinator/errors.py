@@ -1,0 +1,113 @@
+"""Every error that the library raises on purpose.
+
+    CoordinatorError
+    |- FencedError             this instance or session was taken over: stop, the answer is final
+    |- SessionHeldError        the session has another owner
+    |- SessionGoneError        the session ended or was never opened
+    |- StoreUnavailableError   Redis did not answer as it should: nothing is known, nothing is lost
+    |- DataTooLargeError       recovery data above the cap
+    |- InvalidDataError        recovery data that cannot be stored       (also a ValueError)
+    |- InvalidIdError          an id or name outside its alphabet        (also a ValueError)
+    |- ConfigurationError      a setting, a URL or a Redis that does not fit (also a ValueError)
+    |- DrainingError           this instance takes nothing new
+    `- NameInUseError          another live process has the same name
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ConfigurationError", "CoordinatorError", "DataTooLargeError", "DrainingError", "FencedError", "InvalidDataError",
+    "InvalidIdError", "NameInUseError", "SessionGoneError", "SessionHeldError", "StoreUnavailableError",
+]  # fmt: skip
+
+
+class CoordinatorError(Exception):
+    """The root of all errors of this package."""
+
+
+class FencedError(CoordinatorError):
+    """A write or adoption was refused for good: somebody else has, or may have, the session.
+
+    Attributes:
+        session_id: the session, '' when the whole instance is meant.
+        epoch: the epoch that was refused, None when none was named.
+    """
+
+    def __init__(self, session_id: str = "", epoch: int | None = None, detail: str = "") -> None:
+        self.session_id, self.epoch, self.detail = session_id, epoch, detail
+        what = f"session {session_id!r}" if session_id else "the instance"
+        held = f" with epoch {epoch}" if epoch is not None else ""
+        super().__init__(f"{what}{held} is fenced{': ' + detail if detail else ''}")
+
+
+class SessionHeldError(CoordinatorError):
+    """A session was opened that has another owner, or is an orphan under offer (then ``owner`` is '')."""
+
+    def __init__(self, session_id: str, owner: str, state: str = "") -> None:
+        self.session_id, self.owner, self.state = session_id, owner, state
+        who = f"is owned by {owner!r}" if owner else f"is {state or 'offered'} and waits to be adopted"
+        super().__init__(f"session {session_id!r} {who}")
+
+
+class SessionGoneError(CoordinatorError):
+    """The session ended, or was never opened."""
+
+    def __init__(self, session_id: str, detail: str = "") -> None:
+        self.session_id = session_id
+        super().__init__(f"session {session_id!r} is gone{': ' + detail if detail else ''}")
+
+
+class StoreUnavailableError(CoordinatorError):
+    """Redis could not be asked, or would not answer. It means "I don't know", never "dead".
+
+    Attributes:
+        kind: one of `STORE_ERROR_KINDS`.
+    """
+
+    def __init__(self, kind: str, detail: str = "") -> None:
+        self.kind, self.detail = kind, detail
+        super().__init__(f"the store is unavailable ({kind}){': ' + detail if detail else ''}")
+
+
+STORE_ERROR_KINDS = (
+    "connection", "timeout", "loading", "read_only", "cluster_down", "try_again", "no_replicas", "disk", "out_of_memory",
+    "busy", "auth", "permission", "max_clients", "unsupported", "other",
+)  # fmt: skip
+"""Closed list of the values of ``StoreUnavailableError.kind`` and of the metric's label."""
+
+
+class DataTooLargeError(CoordinatorError):
+    """Recovery data of ``size`` bytes is above the cap of ``limit`` bytes."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        self.size, self.limit = size, limit
+        super().__init__(f"recovery data of {size} bytes is above the limit of {limit} bytes (max_data_bytes)")
+
+
+class InvalidDataError(CoordinatorError, ValueError):
+    """Recovery data that is neither bytes nor a JSON-able mapping."""
+
+
+class InvalidIdError(CoordinatorError, ValueError):
+    """An id, name or pool that breaks its rule."""
+
+    def __init__(self, value: object, rule: str) -> None:
+        self.value, self.rule = value, rule
+        shown = repr(value)
+        super().__init__(f"{shown if len(shown) < 80 else shown[:77] + '...'} is not {rule}")
+
+
+class ConfigurationError(CoordinatorError, ValueError):
+    """A setting, URL or Redis server that does not fit; one readable line a fault."""
+
+
+class DrainingError(CoordinatorError):
+    """This instance is draining and takes nothing new."""
+
+
+class NameInUseError(CoordinatorError):
+    """Another live process beats under the same name."""
+
+    def __init__(self, name: str, instance: str) -> None:
+        self.name, self.instance = name, instance
+        super().__init__(f"the name {name!r} is in use by the live instance {instance!r}: give this process another name")

@@ -1,0 +1,105 @@
+"""Every key of a partition: name, type and whether it may stay for ever.
+
+All keys of partition *p* carry the hash tag ``{prefix:p}``, so that one Cluster slot holds them and one script
+sees everything that a decision needs. The type comes before the id, and the id is last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["PERMANENT", "PERMANENT_WHILE", "Keys", "kind_of"]
+
+PERMANENT = ("meta", "instances", "graves", "leases", "orphans", "offers", "dead-letters", "events", "detector", "names", "owned")
+"""Kinds of keys that have no expiry: one of each a partition (or pool, or living instance), all bounded."""
+
+PERMANENT_WHILE = {
+    "session": ("active", "offered", "handing_over"),
+    "instance": ("alive", "draining", "dead"),
+}
+"""Kinds that have no expiry in these states; an instance that is dead only as long as it is a grave."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The keys of one partition.
+
+    Args:
+        prefix: what all keys of a deployment begin with, ``recovery`` by default.
+        partition: number of the partition, from 0.
+    """
+
+    prefix: str
+    partition: int
+    tag: str = field(init=False)
+    meta: str = field(init=False)
+    """HASH: partitions, protocol, lineage, server, epoch_floor, hold_ms."""
+    instances: str = field(init=False)
+    """ZSET: instance id -> deadline (ms, server clock)."""
+    graves: str = field(init=False)
+    """ZSET: dead instance -> when to look again (ms)."""
+    leases: str = field(init=False)
+    """ZSET: offered session -> end of the lease (ms)."""
+    orphans: str = field(init=False)
+    """ZSET: session without an owner -> since when (ms)."""
+    dead_letters: str = field(init=False)
+    """ZSET: session given up on -> when (ms)."""
+    events: str = field(init=False)
+    """STREAM: what happened, bounded."""
+    detector: str = field(init=False)
+    """HASH: the last scan, the hold and its reason."""
+    names: str = field(init=False)
+    """HASH: instance name -> newest instance id, for succession."""
+
+    def __post_init__(self) -> None:
+        tag = f"{{{self.prefix}:{self.partition}}}"
+        values = {
+            "tag": tag,
+            "meta": f"{tag}:meta",
+            "instances": f"{tag}:instances",
+            "graves": f"{tag}:graves",
+            "leases": f"{tag}:leases",
+            "orphans": f"{tag}:orphans",
+            "dead_letters": f"{tag}:dead-letters",
+            "events": f"{tag}:events",
+            "detector": f"{tag}:detector",
+            "names": f"{tag}:names",
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def session_prefix(self) -> str:
+        """What the keys of all session records begin with."""
+        return f"{self.tag}:session:"
+
+    def session(self, session_id: str) -> str:
+        """HASH: the session record."""
+        return f"{self.tag}:session:{session_id}"
+
+    def owned(self, instance_id: str) -> str:
+        """SET: ids of the sessions that an instance owns."""
+        return f"{self.tag}:owned:{instance_id}"
+
+    def instance(self, instance_id: str) -> str:
+        """HASH: the instance record; after its death it is what refuses the dead."""
+        return f"{self.tag}:instance:{instance_id}"
+
+    def offers(self, pool: str) -> str:
+        """STREAM: offers to the instances of a pool, consumer group ``workers``."""
+        return f"{self.tag}:offers:{pool}"
+
+    def mailbox(self, instance_id: str) -> str:
+        """Pub/sub channel on which an instance is told at once (``ask <session>``, ``yours <session>``)."""
+        return f"{self.tag}:mailbox:{instance_id}"
+
+
+def kind_of(key: str) -> str:
+    """The kind of a key of any partition: ``{recovery:0}:session:abc`` is a ``session``.
+
+    Raises:
+        ValueError: it is not one of this project's keys.
+    """
+    if not key.startswith("{") or "}:" not in key:
+        raise ValueError(f"{key!r} is not a key of a partition: it has no hash tag")
+    return key.split("}:", 1)[1].split(":", 1)[0]

@@ -1,0 +1,84 @@
+-- adopt.lua: a worker becomes the owner of an orphan.
+--
+-- KEYS meta     HASH    the partition
+-- KEYS detector HASH    holds
+-- KEYS leases   ZSET    offers and handovers
+-- KEYS orphans  ZSET    sessions without an owner
+-- KEYS events   STREAM  what happened
+-- KEYS instance HASH    the adopter
+-- KEYS owned    SET     what it owns
+-- KEYS session  HASH    the record
+-- KEYS offers   STREAM  offers of the adopter's pool
+-- ARGV server   text    run id of the server of this connection
+-- ARGV id       text    session id
+-- ARGV owner    text    instance id of the adopter
+-- ARGV request  text    request id
+-- ARGV epoch    int     epoch of the offer; '' to adopt by id whatever is offered
+-- ARGV floor    int     highest epoch that the caller has seen
+-- REPLY OK epoch data previous_owner cause attempt orphaned_at_ms served_until_ms data_at_ms now_ms planned pool tenant requires opened_at_ms checkpoint existing
+-- REPLY OWNED owner state
+-- REPLY GONE state
+-- REPLY DRAINING
+-- REPLY HELD
+-- REPLY FENCED cause
+-- REPLY UNKNOWN
+-- RETRY safe: the same request of the same instance gets the same epoch again.
+-- USES now read epoch event hold offer
+local meta, detector, leases, orphans, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local instance, owned, session, offers = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local server, id, owner, request, epoch, floor = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+
+local now = now_ms()
+local m, held = guard(meta, detector, events, now, server)
+local me = read(instance, 'state', 'cause', 'pool')
+if me.state == 'dead' then
+  event_of_refusal(events, now, 'adopt', id, owner, epoch)
+  return { 'FENCED', 'cause', me.cause or '' }
+end
+if not me.state then
+  return { 'UNKNOWN' }
+end
+if held then
+  return { 'HELD' }
+end
+local r = read(session, 'state', 'owner', 'epoch', 'pool', 'data', 'checkpoint', 'previous_owner', 'cause', 'offers',
+  'attempt', 'orphaned_at', 'served_until', 'evidence_at', 'updated_at', 'planned', 'tenant', 'requires', 'opened_at',
+  'request', 'offer_id')
+local function adopted(with_epoch, existing)
+  return { 'OK', 'epoch', with_epoch, 'data', r.data or '', 'previous_owner', r.previous_owner or '',
+    'cause', r.cause or '', 'attempt', r.attempt or '0', 'orphaned_at_ms', r.orphaned_at or '0',
+    'served_until_ms', r.served_until or '0', 'data_at_ms', r.updated_at or '0', 'now_ms', int(now),
+    'planned', r.planned or '0', 'pool', r.pool or '', 'tenant', r.tenant or '', 'requires', r.requires or '',
+    'opened_at_ms', r.opened_at or '0', 'checkpoint', r.checkpoint or '0', 'existing', existing }
+end
+if not r.state then
+  return { 'GONE', 'state', '' }
+end
+if r.state == 'active' or r.state == 'handing_over' then
+  if r.owner == owner and (r.request == request or epoch == '') then
+    return adopted(r.epoch, r.request == request and '0' or '1')
+  elseif epoch == '' then
+    return { 'OWNED', 'owner', r.owner, 'state', r.state }
+  end
+end
+if r.state ~= 'offered' or (epoch ~= '' and r.epoch ~= epoch) or r.pool ~= me.pool then
+  return { 'GONE', 'state', r.state }
+end
+if me.state == 'draining' then
+  return { 'DRAINING' }
+end
+redis.call('SADD', owned, id)
+local new_epoch = next_epoch(r.epoch, floor, now, m.epoch_floor)
+local takeover_ms = now - (tonumber(r.evidence_at) or now)
+r.attempt, r.checkpoint, r.planned = r.offers, '0', '0'
+redis.call('HSET', session, 'state', 'active', 'owner', owner, 'epoch', new_epoch, 'request', request,
+  'adopted_at', int(now), 'checkpoint', '0', 'attempt', r.attempt or '0', 'offers', '0', 'offer_id', '', 'heir', '',
+  'lease_holder', '', 'lease_until', '0', 'anew', '0', 'planned', '0')
+drop_entry(offers, r.offer_id)
+redis.call('ZREM', leases, id)
+redis.call('ZREM', orphans, id)
+event(events, 'adopted', now, 'session', id, 'instance', owner, 'epoch', new_epoch, 'cause', r.cause or '',
+  'previous_owner', r.previous_owner or '', 'takeover_ms', int(math.max(0, takeover_ms)),
+  'orphaned_ms', int(math.max(0, now - (tonumber(r.orphaned_at) or now))),
+  'data_age_ms', int(math.max(0, now - (tonumber(r.updated_at) or now))))
+return adopted(new_epoch, '0')

@@ -1,0 +1,59 @@
+-- ask.lua: a worker to which the caller came back asks the living owner to hand the session over; it is the heir.
+--
+-- KEYS meta     HASH    the partition
+-- KEYS detector HASH    holds
+-- KEYS leases   ZSET    offers and handovers
+-- KEYS events   STREAM  what happened
+-- KEYS heir     HASH    the instance that asks
+-- KEYS owner    HASH    the owner's instance
+-- KEYS session  HASH    the record
+-- KEYS mailbox  CHANNEL the owner's
+-- ARGV server   text    run id of the server of this connection
+-- ARGV id       text    session id
+-- ARGV heir_id  text    instance id of the heir
+-- ARGV owner_id text    instance id of the owner as last read
+-- ARGV request  text    request id, with which the heir adopts once the owner has let go
+-- ARGV lease_ms int     how long the owner has; then it simply goes on
+-- REPLY OK
+-- REPLY OWNED owner state
+-- REPLY ORPHAN
+-- REPLY GONE state
+-- REPLY DRAINING
+-- REPLY HELD
+-- REPLY FENCED cause
+-- REPLY UNKNOWN
+-- RETRY safe: asks again, and the lease begins anew.
+-- USES now read event hold
+local meta, detector, leases, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local heir, owner, session, mailbox = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local server, id, heir_id, owner_id, request, lease_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
+
+local now = now_ms()
+local _, held = guard(meta, detector, events, now, server)
+local me = read(heir, 'state', 'cause', 'pool')
+if me.state == 'dead' then
+  return { 'FENCED', 'cause', me.cause or '' }
+elseif not me.state then
+  return { 'UNKNOWN' }
+elseif me.state == 'draining' then
+  return { 'DRAINING' }
+elseif held then
+  return { 'HELD' }
+end
+local r = read(session, 'state', 'owner', 'pool', 'heir')
+if (r.state ~= 'active' and r.state ~= 'handing_over') or r.pool ~= me.pool then
+  return { 'GONE', 'state', r.state or '' }
+end
+if r.owner ~= owner_id or r.owner == heir_id or (r.state == 'handing_over' and r.heir ~= heir_id) then
+  return { 'OWNED', 'owner', r.owner, 'state', r.state }
+end
+local keeper = read(owner, 'state')
+if keeper.state == 'dead' then
+  return { 'ORPHAN' } -- a coordinator will claim it
+end
+redis.call('ZADD', leases, int(now + lease_ms), id)
+redis.call('HSET', session, 'state', 'handing_over', 'heir', heir_id, 'heir_request', request,
+  'lease_holder', heir_id, 'lease_until', int(now + lease_ms))
+redis.call('HINCRBY', owner, 'asked', 1)
+redis.call('PUBLISH', mailbox, 'ask ' .. id)
+return { 'OK' }

@@ -1,0 +1,51 @@
+-- beat.lua: an instance says "still here"; never creates one.
+--
+-- KEYS meta          HASH    the partition
+-- KEYS detector      HASH    holds
+-- KEYS instances     ZSET    heartbeats
+-- KEYS events        STREAM  what happened
+-- KEYS instance      HASH    who beats
+-- KEYS owned         SET     what it owns
+-- ARGV server        text    run id of the server of this connection
+-- ARGV id            text    instance id
+-- ARGV dead_after_ms int     silence that means death
+-- ARGV seen_server   text    run id of the server with which it last agreed on what it owns
+-- ARGV lineage       text    lineage with which it last agreed
+-- ARGV count         int     roll call: sessions that it believes to own here; '' when it cannot say just now
+-- ARGV loop_lag_ms   int     how far its event loop is behind
+-- REPLY OK server lineage now_ms asked state
+-- REPLY RESYNC server lineage held owned
+-- REPLY UNKNOWN server lineage
+-- REPLY FENCED cause
+-- RETRY safe: a repeated beat moves the deadline again, as a later one would.
+-- USES now read event hold
+local meta, detector, instances, events, instance, owned = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local server, id, dead_after_ms, seen_server, lineage = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
+local count, loop_lag_ms = ARGV[6], ARGV[7]
+
+local now = now_ms()
+local me = read(instance, 'state', 'cause', 'asked', 'loop_lag', 'owned')
+if me.state == 'dead' then
+  return { 'FENCED', 'cause', me.cause or '' }
+end
+local m, held = guard(meta, detector, events, now, server)
+if not me.state or not m.lineage then
+  return { 'UNKNOWN', 'server', m.server or '', 'lineage', m.lineage or '' }
+end
+redis.call('ZADD', instances, int(now + dead_after_ms), id)
+if me.loop_lag ~= loop_lag_ms then
+  redis.call('HSET', instance, 'loop_lag', loop_lag_ms)
+end
+if lineage ~= m.lineage and lineage ~= '' and redis.call('HGET', meta, 'resynced') ~= m.lineage then
+  redis.call('HSET', meta, 'resynced', m.lineage) -- a wipe that no server change told of
+  lost_writes(meta, detector, events, now, m.server or '')
+  held = true
+end
+local here = redis.call('SCARD', owned)
+if me.owned ~= int(here) then
+  redis.call('HSET', instance, 'owned', int(here))
+end
+if held or lineage ~= m.lineage or seen_server ~= server or (count ~= '' and tonumber(count) ~= here) then
+  return { 'RESYNC', 'server', server, 'lineage', m.lineage, 'held', held and '1' or '0', 'owned', int(here) }
+end
+return { 'OK', 'server', server, 'lineage', m.lineage, 'now_ms', int(now), 'asked', me.asked or '0', 'state', me.state }

@@ -1,0 +1,36 @@
+-- certify.lua: somebody knows that an instance ended: it left, its process exited, an operator says so.
+--
+-- KEYS meta       HASH    the partition
+-- KEYS detector   HASH    holds
+-- KEYS instances  ZSET    heartbeats
+-- KEYS graves     ZSET    dead instances that still own sessions
+-- KEYS events     STREAM  what happened
+-- KEYS instance   HASH    who ended
+-- KEYS owned      SET     what it owns
+-- ARGV server     text    run id of the server of this connection
+-- ARGV id         text    instance id
+-- ARGV cause      text    left, exited, operator, or restated after lost writes
+-- ARGV by         text    who says so
+-- ARGV reason     text    why
+-- REPLY OK owned
+-- REPLY ALREADY cause
+-- REPLY UNKNOWN
+-- RETRY safe: written once, a second call answers ALREADY.
+-- USES now read event hold bury
+local meta, detector, instances, graves, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local instance, owned = KEYS[6], KEYS[7]
+local server, id, cause, by, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+
+local now = now_ms()
+guard(meta, detector, events, now, server)
+local me = read(instance, 'state', 'cause', 'dead_after_ms')
+if me.state == 'dead' then
+  return { 'ALREADY', 'cause', me.cause or '' }
+end
+if not me.state then
+  return { 'UNKNOWN' }
+end
+local score = tonumber(redis.call('ZSCORE', instances, id) or nil)
+local last_beat = score and math.min(now, score - (tonumber(me.dead_after_ms) or 0)) or now
+bury(instance, instances, graves, events, id, now, cause, by, reason, now, cause == 'left' and now or last_beat)
+return { 'OK', 'owned', int(redis.call('SCARD', owned)) }

@@ -1,0 +1,52 @@
+-- checkpoint.lua: the owner writes newer recovery data.
+--
+-- KEYS meta     HASH    the partition
+-- KEYS detector HASH    holds
+-- KEYS events   STREAM  what happened
+-- KEYS instance HASH    the writer
+-- KEYS session  HASH    the record
+-- ARGV server   text    run id of the server of this connection
+-- ARGV id       text    session id
+-- ARGV owner    text    instance id
+-- ARGV epoch    int     the epoch that the writer holds
+-- ARGV sequence int     number of this checkpoint within the epoch, from 1
+-- ARGV data     bytes   recovery data
+-- REPLY OK
+-- REPLY OLD checkpoint
+-- REPLY FENCED scope owner epoch state
+-- REPLY RESYNC
+-- REPLY UNKNOWN
+-- RETRY safe: the same sequence answers OK and changes nothing.
+-- USES now read event hold
+local meta, detector, events, instance, session = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local server, id, owner, epoch, sequence, data = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+
+local now = now_ms()
+local _, held = guard(meta, detector, events, now, server)
+local state = redis.call('HGET', instance, 'state')
+if state == 'dead' then
+  event_of_refusal(events, now, 'checkpoint', id, owner, epoch)
+  return { 'FENCED', 'scope', 'instance', 'owner', '', 'epoch', '', 'state', '' }
+end
+if not state then
+  return { 'UNKNOWN' }
+end
+local r = read(session, 'state', 'owner', 'epoch', 'checkpoint', 'anew')
+if held or not r.state or tonumber(r.epoch) < tonumber(epoch) then
+  return { 'RESYNC' }
+end
+if r.owner ~= owner or r.epoch ~= epoch or (r.state ~= 'active' and r.state ~= 'handing_over') then
+  event_of_refusal(events, now, 'checkpoint', id, owner, epoch)
+  return { 'FENCED', 'scope', 'session', 'owner', r.owner or '', 'epoch', r.epoch, 'state', r.state }
+end
+if r.anew == '1' then
+  return { 'RESYNC' }
+end
+local stored = tonumber(r.checkpoint) or 0
+if tonumber(sequence) < stored then
+  return { 'OLD', 'checkpoint', r.checkpoint }
+end
+if tonumber(sequence) > stored then
+  redis.call('HSET', session, 'data', data, 'checkpoint', sequence, 'updated_at', int(now))
+end
+return { 'OK' }

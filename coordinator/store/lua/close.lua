@@ -1,0 +1,60 @@
+-- close.lua: the call ended; its owner closes the session.
+--
+-- KEYS meta     HASH    the partition
+-- KEYS detector HASH    holds
+-- KEYS leases   ZSET    offers and handovers
+-- KEYS orphans  ZSET    sessions without an owner
+-- KEYS events   STREAM  what happened
+-- KEYS instance HASH    the writer
+-- KEYS owned    SET     what it owns
+-- KEYS session  HASH    the record
+-- KEYS offers   STREAM  offers of the session's pool
+-- ARGV server   text    run id of the server of this connection
+-- ARGV id       text    session id
+-- ARGV owner    text    instance id
+-- ARGV epoch    int     the epoch that the writer holds
+-- ARGV closed_ttl_ms int  how long the closed record stays
+-- REPLY OK
+-- REPLY FENCED scope owner epoch state
+-- REPLY RESYNC
+-- REPLY UNKNOWN
+-- RETRY safe: a closed record of the same owner and epoch answers OK.
+-- USES now read event hold offer
+local meta, detector, leases, orphans, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local instance, owned, session, offers = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local server, id, owner, epoch, closed_ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+
+local now = now_ms()
+local _, held = guard(meta, detector, events, now, server)
+local state = redis.call('HGET', instance, 'state')
+if state == 'dead' then
+  event_of_refusal(events, now, 'close', id, owner, epoch)
+  return { 'FENCED', 'scope', 'instance', 'owner', '', 'epoch', '', 'state', '' }
+end
+if not state then
+  return { 'UNKNOWN' }
+end
+local r = read(session, 'state', 'owner', 'epoch', 'anew', 'offer_id', 'opened_at')
+if held or not r.state or tonumber(r.epoch) < tonumber(epoch) then
+  return { 'RESYNC' }
+end
+if r.owner ~= owner or r.epoch ~= epoch then
+  event_of_refusal(events, now, 'close', id, owner, epoch)
+  return { 'FENCED', 'scope', 'session', 'owner', r.owner or '', 'epoch', r.epoch, 'state', r.state }
+end
+if r.state == 'closed' then
+  return { 'OK' }
+end
+if r.anew == '1' then
+  return { 'RESYNC' }
+end
+redis.call('HSET', session, 'state', 'closed', 'closed_at', int(now), 'offer_id', '', 'heir', '',
+  'lease_holder', '', 'lease_until', '0')
+redis.call('PEXPIRE', session, closed_ttl_ms)
+drop_entry(offers, r.offer_id)
+redis.call('SREM', owned, id)
+redis.call('ZREM', leases, id)
+redis.call('ZREM', orphans, id)
+event(events, 'closed', now, 'session', id, 'instance', owner, 'epoch', epoch,
+  'session_ms', int(math.max(0, now - (tonumber(r.opened_at) or now))))
+return { 'OK' }

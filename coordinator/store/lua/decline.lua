@@ -1,0 +1,61 @@
+-- decline.lua: a worker gives an offer back; others get it at once.
+--
+-- KEYS meta         HASH    the partition
+-- KEYS detector     HASH    holds
+-- KEYS leases       ZSET    offers and handovers
+-- KEYS orphans      ZSET    sessions without an owner
+-- KEYS dead_letters ZSET    sessions given up on
+-- KEYS events       STREAM  what happened
+-- KEYS instance     HASH    who declines
+-- KEYS session      HASH    the record
+-- KEYS offers       STREAM  offers of the pool
+-- ARGV server       text    run id of the server of this connection
+-- ARGV id           text    session id
+-- ARGV decliner     text    instance id
+-- ARGV epoch        int     epoch of the offer
+-- ARGV reason       text    why
+-- ARGV counts       int     1: an attempt; 0: for want of room, counts nothing
+-- ARGV max_offers   int     attempts before it is a dead letter
+-- ARGV lease_ms     int     length of the new lease
+-- ARGV inline_bytes int     data up to this size travels in the offer
+-- ARGV dead_letter_ttl_ms int
+-- REPLY OK epoch
+-- REPLY DEAD_LETTERED reason
+-- REPLY GONE
+-- REPLY HELD
+-- REPLY FENCED cause
+-- RETRY safe: the epoch has moved on, a second call answers GONE.
+-- USES now read epoch event hold offer dead_letter
+local meta, detector, leases, orphans, dead_letters = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local events, instance, session, offers = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local server, id, decliner, epoch, reason, counts = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local max_offers, lease_ms, inline_bytes = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
+local dead_letter_ttl_ms = ARGV[10]
+
+local now = now_ms()
+local m, held = guard(meta, detector, events, now, server)
+local me = read(instance, 'state', 'cause')
+if me.state == 'dead' then
+  return { 'FENCED', 'cause', me.cause or '' }
+end
+if held then
+  return { 'HELD' }
+end
+local r = read(session, 'state', 'epoch', 'pool', 'data', 'offers', 'cause', 'previous_owner', 'orphaned_at', 'offer_id')
+if r.state ~= 'offered' or r.epoch ~= epoch then
+  return { 'GONE' }
+end
+redis.call('ZADD', leases, int(now + lease_ms), id)
+drop_entry(offers, r.offer_id)
+event(events, 'declined', now, 'session', id, 'instance', decliner, 'epoch', epoch, 'reason', reason)
+if counts == '1' then
+  if tonumber(r.offers) >= max_offers then
+    redis.call('HSET', session, 'last_decline', reason)
+    dead_letter(session, dead_letters, leases, orphans, events, id, now, 'max_offers', dead_letter_ttl_ms)
+    return { 'DEAD_LETTERED', 'reason', 'max_offers' }
+  end
+  r.offers = int(tonumber(r.offers) + 1)
+end
+r.epoch = next_epoch(r.epoch, epoch, now, m.epoch_floor)
+write_offer(session, offers, id, r, now, lease_ms, inline_bytes, decliner)
+return { 'OK', 'epoch', r.epoch }

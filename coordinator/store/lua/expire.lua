@@ -1,0 +1,94 @@
+-- expire.lua: a lease ended. An offer is extended, offered again or given up on; a handover goes back to its owner.
+--
+-- KEYS meta         HASH    the partition
+-- KEYS detector     HASH    holds
+-- KEYS leases       ZSET    offers and handovers
+-- KEYS orphans      ZSET    sessions without an owner
+-- KEYS dead_letters ZSET    sessions given up on
+-- KEYS events       STREAM  what happened
+-- KEYS session      HASH    the record
+-- KEYS offers       STREAM  offers of the session's pool
+-- ARGV server       text    run id of the server of this connection
+-- ARGV id           text    session id
+-- ARGV pool         text    pool of that stream
+-- ARGV holder       text    who holds the next lease
+-- ARGV lease_ms     int     length of it
+-- ARGV max_offers   int     attempts before it is a dead letter
+-- ARGV give_up_after_ms int age of an orphan at which the caller has hung up; holds do not count
+-- ARGV inline_bytes int     data up to this size travels in the offer
+-- ARGV dead_letter_ttl_ms int
+-- ARGV reader_dead  int     1: whoever read the offer is dead, do not wait for the end of the lease
+-- REPLY EXTENDED
+-- REPLY REWRITTEN
+-- REPLY OFFERED epoch attempt
+-- REPLY DEAD_LETTERED reason
+-- REPLY RETURNED owner
+-- REPLY EARLY
+-- REPLY GONE
+-- REPLY HELD
+-- RETRY safe: the lease has moved on, a second call answers EARLY.
+-- USES now read epoch event hold offer dead_letter
+local meta, detector, leases, orphans, dead_letters = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local events, session, offers = KEYS[6], KEYS[7], KEYS[8]
+local server, id, pool, holder, lease_ms, max_offers = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
+local give_up_after_ms, inline_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
+local dead_letter_ttl_ms, reader_dead = ARGV[9], ARGV[10] == '1'
+
+local now = now_ms()
+local m, held = guard(meta, detector, events, now, server)
+if held then
+  return { 'HELD' }
+end
+local r = read(session, 'state', 'owner', 'epoch', 'pool', 'data', 'offers', 'cause', 'previous_owner', 'orphaned_at',
+  'offer_id', 'held_before_ms', 'heir')
+local ends = tonumber(redis.call('ZSCORE', leases, id) or nil)
+if r.state ~= 'offered' and r.state ~= 'handing_over' then
+  if ends then
+    redis.call('ZREM', leases, id)
+  end
+  return { 'GONE' }
+end
+if ends and ends > now and not (reader_dead and r.state == 'offered') then
+  return { 'EARLY' }
+end
+if r.state == 'handing_over' then -- the heir never came, or the owner kept it: it simply goes on
+  redis.call('HSET', session, 'state', 'active', 'heir', '', 'heir_request', '', 'offer_id', '', 'lease_holder', '',
+    'lease_until', '0')
+  drop_entry(offers, r.offer_id)
+  redis.call('ZREM', leases, id)
+  return { 'RETURNED', 'owner', r.owner or '' }
+end
+if r.pool ~= pool then
+  return { 'GONE' } -- called with another pool's stream
+end
+redis.call('ZADD', leases, int(now + lease_ms), id)
+local d = read(detector, 'held_total_ms', 'hold_started_ms', 'hold_until_ms')
+local held_since = math.max(0, held_ms(d, now) - (tonumber(r.held_before_ms) or 0))
+if now - (tonumber(r.orphaned_at) or now) - held_since > give_up_after_ms then
+  drop_entry(offers, r.offer_id)
+  dead_letter(session, dead_letters, leases, orphans, events, id, now, 'expired', dead_letter_ttl_ms)
+  return { 'DEAD_LETTERED', 'reason', 'expired' }
+end
+local delivered, present = false, false
+if r.offer_id and r.offer_id ~= '' then
+  local pending = redis.pcall('XPENDING', offers, 'workers', r.offer_id, r.offer_id, 1)
+  delivered = type(pending) == 'table' and not pending.err and #pending > 0
+  present = #redis.call('XRANGE', offers, r.offer_id, r.offer_id) > 0
+end
+if not delivered then
+  redis.call('HSET', session, 'lease_holder', holder, 'lease_until', int(now + lease_ms))
+  if present then
+    return { 'EXTENDED' } -- no worker had room
+  end
+  redis.call('HSET', session, 'offer_id', write_entry(offers, id, r, inline_bytes))
+  return { 'REWRITTEN' }
+end
+drop_entry(offers, r.offer_id)
+if tonumber(r.offers) >= max_offers then
+  dead_letter(session, dead_letters, leases, orphans, events, id, now, 'max_offers', dead_letter_ttl_ms)
+  return { 'DEAD_LETTERED', 'reason', 'max_offers' }
+end
+r.epoch, r.offers = next_epoch(r.epoch, '0', now, m.epoch_floor), int(tonumber(r.offers) + 1)
+write_offer(session, offers, id, r, now, lease_ms, inline_bytes, holder)
+event(events, 'offered', now, 'session', id, 'epoch', r.epoch, 'cause', r.cause or '', 'attempt', r.offers)
+return { 'OFFERED', 'epoch', r.epoch, 'attempt', r.offers }

@@ -1,0 +1,40 @@
+-- init.lua: makes the partition, or tells how it was made.
+--
+-- KEYS meta        HASH    the partition
+-- KEYS detector    HASH    holds
+-- KEYS events      STREAM  what happened
+-- ARGV server      text    run id of the server of this connection
+-- ARGV partitions  int     how many partitions the caller believes in
+-- ARGV protocol    int     version of keys and scripts that the caller speaks
+-- ARGV lineage     text    a new random id, used when there is none
+-- ARGV hold_ms     int     length of a hold
+-- ARGV previous    text    lineage that the caller knew before; '' at a first start
+-- REPLY OK lineage server created protocol
+-- REPLY PARTITIONS partitions
+-- REPLY PROTOCOL protocol
+-- RETRY safe: the second call finds what the first made.
+-- USES now read event hold
+local meta, detector, events = KEYS[1], KEYS[2], KEYS[3]
+local server, partitions, protocol, lineage, hold_ms, previous = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+
+local now = now_ms()
+local m = read(meta, 'partitions', 'protocol', 'lineage', 'server', 'hold_ms')
+if m.lineage then
+  if m.partitions ~= partitions then
+    return { 'PARTITIONS', 'partitions', m.partitions }
+  end
+  if tonumber(m.protocol) > tonumber(protocol) + 1 or tonumber(m.protocol) < tonumber(protocol) - 1 then
+    return { 'PROTOCOL', 'protocol', m.protocol }
+  end
+  if m.hold_ms ~= hold_ms then
+    redis.call('HSET', meta, 'hold_ms', hold_ms)
+  end
+  return { 'OK', 'lineage', m.lineage, 'server', m.server or '', 'created', '0', 'protocol', m.protocol }
+end
+redis.call('HSET', meta, 'partitions', partitions, 'protocol', protocol, 'lineage', lineage, 'server', server,
+  'epoch_floor', '0', 'hold_ms', hold_ms)
+if previous ~= '' then
+  redis.call('HSET', meta, 'resynced', lineage)
+  lost_writes(meta, detector, events, now, server)
+end
+return { 'OK', 'lineage', lineage, 'server', server, 'created', '1', 'protocol', protocol }

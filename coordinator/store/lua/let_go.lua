@@ -1,0 +1,75 @@
+-- let_go.lua: the owner hands a session to the heir that accepted: the last data, and the epoch moves.
+--
+-- KEYS meta       HASH    the partition
+-- KEYS detector   HASH    holds
+-- KEYS leases     ZSET    offers and handovers
+-- KEYS events     STREAM  what happened
+-- KEYS instance   HASH    the owner
+-- KEYS owned      SET     what it owns
+-- KEYS heir       HASH    the heir
+-- KEYS heir_owned SET     what the heir owns
+-- KEYS session    HASH    the record
+-- KEYS offers     STREAM  offers of the session's pool
+-- KEYS mailbox    CHANNEL the heir's
+-- ARGV server     text    run id of the server of this connection
+-- ARGV id         text    session id
+-- ARGV owner_id   text    instance id of the owner
+-- ARGV heir_id    text    instance id of the heir
+-- ARGV epoch      int     the epoch that the owner holds
+-- ARGV sequence   int     number of the last data; 0 when none comes along
+-- ARGV data       bytes   recovery data, with a sequence above 0
+-- REPLY OK epoch
+-- REPLY GONE state
+-- REPLY FENCED scope owner epoch state
+-- REPLY RESYNC
+-- REPLY HELD
+-- REPLY UNKNOWN
+-- RETRY safe: a second call of the same epoch answers OK again.
+-- USES now read epoch event hold offer
+local meta, detector, leases, events, instance = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local owned, heir, heir_owned, session, offers, mailbox = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
+local server, id, owner_id, heir_id, epoch = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local sequence, data = tonumber(ARGV[6]), ARGV[7]
+
+local now = now_ms()
+local m, held = guard(meta, detector, events, now, server)
+local state = redis.call('HGET', instance, 'state')
+if state == 'dead' then
+  event_of_refusal(events, now, 'let_go', id, owner_id, epoch)
+  return { 'FENCED', 'scope', 'instance', 'owner', '', 'epoch', '', 'state', '' }
+elseif not state then
+  return { 'UNKNOWN' }
+end
+local r = read(session, 'state', 'owner', 'epoch', 'heir', 'heir_request', 'anew', 'checkpoint', 'offer_id',
+  'let_go_epoch', 'let_go_by')
+if r.let_go_by == owner_id and r.let_go_epoch == epoch then
+  return { 'OK', 'epoch', r.epoch }
+elseif held then
+  return { 'HELD' }
+elseif not r.state or tonumber(r.epoch) < tonumber(epoch) or r.anew == '1' then
+  return { 'RESYNC' }
+elseif r.owner ~= owner_id or r.epoch ~= epoch then
+  event_of_refusal(events, now, 'let_go', id, owner_id, epoch)
+  return { 'FENCED', 'scope', 'session', 'owner', r.owner or '', 'epoch', r.epoch, 'state', r.state }
+elseif r.state ~= 'handing_over' or r.heir ~= heir_id then
+  return { 'GONE', 'state', r.state }
+end
+if redis.call('HGET', heir, 'state') ~= 'alive' then
+  return { 'GONE', 'state', 'heir' } -- the lease will end it, and the owner goes on
+end
+redis.call('SADD', heir_owned, id)
+redis.call('SREM', owned, id)
+if sequence > (tonumber(r.checkpoint) or 0) then
+  redis.call('HSET', session, 'data', data, 'updated_at', int(now))
+end
+local new_epoch = next_epoch(r.epoch, epoch, now, m.epoch_floor)
+redis.call('HSET', session, 'state', 'active', 'owner', heir_id, 'epoch', new_epoch, 'request', r.heir_request or '',
+  'checkpoint', '0', 'previous_owner', owner_id, 'cause', 'handover', 'planned', '1', 'orphaned_at', int(now),
+  'served_until', int(now), 'evidence_at', int(now), 'adopted_at', int(now), 'heir', '', 'heir_request', '',
+  'lease_holder', '', 'lease_until', '0', 'offer_id', '', 'let_go_by', owner_id, 'let_go_epoch', epoch, 'attempt', '1')
+drop_entry(offers, r.offer_id)
+redis.call('ZREM', leases, id)
+redis.call('PUBLISH', mailbox, 'yours ' .. id)
+event(events, 'handed_over', now, 'session', id, 'instance', heir_id, 'previous_owner', owner_id, 'epoch', new_epoch,
+  'cause', 'handover')
+return { 'OK', 'epoch', new_epoch }

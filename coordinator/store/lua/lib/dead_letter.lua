@@ -1,0 +1,10 @@
+-- dead_letter.lua: an orphan is given up on, and kept with its data and the reason.
+local function dead_letter(key, dead_letters, leases, orphans, events, id, now, reason, ttl_ms)
+  redis.call('HSET', key, 'state', 'dead_lettered', 'reason', reason, 'owner', '', 'offer_id', '', 'heir', '',
+    'lease_holder', '', 'lease_until', '0', 'dead_lettered_at', int(now))
+  redis.call('ZADD', dead_letters, int(now), id)
+  redis.call('PEXPIRE', key, ttl_ms)
+  redis.call('ZREM', leases, id)
+  redis.call('ZREM', orphans, id)
+  event(events, 'dead_lettered', now, 'session', id, 'reason', reason)
+end

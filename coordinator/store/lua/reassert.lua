@@ -1,0 +1,74 @@
+-- reassert.lua: after lost writes an owner states again what it held. The highest epoch wins while the hold lasts;
+-- afterwards it counts only where nothing is stored. A re-asserted session is renewed before its next write.
+--
+-- KEYS meta     HASH    the partition
+-- KEYS detector HASH    holds
+-- KEYS leases   ZSET    offers and handovers
+-- KEYS orphans  ZSET    sessions without an owner
+-- KEYS dead_letters ZSET sessions given up on
+-- KEYS events   STREAM  what happened
+-- KEYS instance HASH    the owner
+-- KEYS owned    SET     what it owns
+-- KEYS session  HASH    the record
+-- KEYS rival_owned SET  what the owner in the store owns; the caller's own set when it knows of none
+-- ARGV server   text    run id of the server of this connection
+-- ARGV id       text    session id
+-- ARGV owner    text    instance id
+-- ARGV epoch    int     the epoch that it held
+-- ARGV sequence int     number of its last data
+-- ARGV data     bytes   its last data
+-- ARGV pool     text
+-- ARGV tenant   text
+-- ARGV requires text
+-- ARGV opened_at_ms int
+-- ARGV rival    text    owner in the store as last told by AGAIN, '' at first
+-- REPLY OK epoch
+-- REPLY AGAIN rival
+-- REPLY GONE state owner epoch
+-- REPLY FENCED cause
+-- REPLY UNKNOWN
+-- RETRY safe: states the same again.
+-- USES now read event hold
+local meta, detector, leases, orphans, dead_letters = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local events, instance, owned, session, rival_owned = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local server, id, owner, epoch, sequence, data = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local pool, tenant, requires, opened_at_ms, rival = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11]
+
+local now = now_ms()
+local m, held = guard(meta, detector, events, now, server)
+local me = read(instance, 'state', 'cause')
+if me.state == 'dead' then
+  return { 'FENCED', 'cause', me.cause or '' }
+elseif not me.state or not m.lineage then
+  return { 'UNKNOWN' }
+end
+local r = read(session, 'state', 'owner', 'epoch', 'checkpoint')
+local stored, mine = tonumber(r.epoch) or 0, tonumber(epoch)
+local same = r.state and r.owner == owner and r.epoch == epoch and r.state ~= 'closed'
+if r.state and not same and (stored >= mine or not held) then
+  return { 'GONE', 'state', r.state, 'owner', r.owner or '', 'epoch', r.epoch }
+end
+local other = r.owner
+if other and other ~= '' and other ~= owner and other ~= rival then
+  return { 'AGAIN', 'rival', other }
+end
+redis.call('SADD', owned, id)
+if same then
+  redis.call('HSET', session, 'anew', '1')
+  if tonumber(sequence) > (tonumber(r.checkpoint) or 0) then
+    redis.call('HSET', session, 'data', data, 'checkpoint', sequence, 'updated_at', int(now))
+  end
+  return { 'OK', 'epoch', epoch }
+end
+if other and other ~= '' and other ~= owner then
+  redis.call('SREM', rival_owned, id)
+end
+redis.call('HSET', session, 'state', 'active', 'owner', owner, 'epoch', epoch, 'pool', pool, 'tenant', tenant,
+  'requires', requires, 'data', data, 'checkpoint', sequence, 'opened_at', opened_at_ms, 'updated_at', int(now),
+  'anew', '1', 'offers', '0', 'offer_id', '', 'heir', '', 'lease_holder', '', 'lease_until', '0')
+redis.call('PERSIST', session)
+redis.call('ZREM', leases, id)
+redis.call('ZREM', orphans, id)
+redis.call('ZREM', dead_letters, id)
+event(events, 'reasserted', now, 'session', id, 'instance', owner, 'epoch', epoch)
+return { 'OK', 'epoch', epoch }

@@ -1,0 +1,93 @@
+-- release.lua: the owner gives up one session that it cannot serve, with its last data; it is offered at once.
+--
+-- KEYS meta         HASH    the partition
+-- KEYS detector     HASH    holds
+-- KEYS leases       ZSET    offers and handovers
+-- KEYS orphans      ZSET    sessions without an owner
+-- KEYS dead_letters ZSET    sessions given up on
+-- KEYS events       STREAM  what happened
+-- KEYS instance     HASH    the owner
+-- KEYS owned        SET     what it owns
+-- KEYS session      HASH    the record
+-- KEYS offers       STREAM  offers of the session's pool
+-- ARGV server       text    run id of the server of this connection
+-- ARGV id           text    session id
+-- ARGV owner        text    instance id
+-- ARGV epoch        int     the epoch that the owner holds
+-- ARGV request      text    request id
+-- ARGV reason       text    why
+-- ARGV cause        text    released, or left when the whole instance goes
+-- ARGV sequence     int     number of the last data; 0 when none comes along
+-- ARGV data         bytes   recovery data, with a sequence above 0
+-- ARGV lease_ms     int     length of the lease
+-- ARGV max_recoveries int   orphaned more often than this within the window: dead letter
+-- ARGV recovery_window_ms int
+-- ARGV inline_bytes int     data up to this size travels in the offer
+-- ARGV dead_letter_ttl_ms int
+-- REPLY OK epoch
+-- REPLY DEAD_LETTERED reason
+-- REPLY FENCED scope owner epoch state
+-- REPLY RESYNC
+-- REPLY HELD
+-- REPLY UNKNOWN
+-- RETRY safe: the same request gets the same answer while the offer stands.
+-- USES now read epoch event hold offer dead_letter
+local meta, detector, leases, orphans, dead_letters = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local events, instance, owned, session, offers = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local server, id, owner, epoch, request, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local cause, sequence, data, lease_ms = ARGV[7], tonumber(ARGV[8]), ARGV[9], tonumber(ARGV[10])
+local max_recoveries, recovery_window_ms, inline_bytes = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
+local dead_letter_ttl_ms = ARGV[14]
+
+local now = now_ms()
+local m, held = guard(meta, detector, events, now, server)
+local state = redis.call('HGET', instance, 'state')
+if state == 'dead' then
+  event_of_refusal(events, now, 'release', id, owner, epoch)
+  return { 'FENCED', 'scope', 'instance', 'owner', '', 'epoch', '', 'state', '' }
+end
+if not state then
+  return { 'UNKNOWN' }
+end
+local r = read(session, 'state', 'owner', 'epoch', 'pool', 'data', 'checkpoint', 'orphanings', 'offer_id', 'anew',
+  'request', 'previous_owner')
+if r.request == request and r.previous_owner == owner then
+  if r.state == 'offered' then
+    return { 'OK', 'epoch', r.epoch }
+  elseif r.state == 'dead_lettered' then
+    return { 'DEAD_LETTERED', 'reason', 'max_recoveries' }
+  end
+end
+if held then
+  return { 'HELD' }
+end
+if not r.state or tonumber(r.epoch) < tonumber(epoch) or r.anew == '1' then
+  return { 'RESYNC' }
+end
+if r.owner ~= owner or r.epoch ~= epoch or (r.state ~= 'active' and r.state ~= 'handing_over') then
+  event_of_refusal(events, now, 'release', id, owner, epoch)
+  return { 'FENCED', 'scope', 'session', 'owner', r.owner or '', 'epoch', r.epoch, 'state', r.state }
+end
+if sequence > (tonumber(r.checkpoint) or 0) then
+  redis.call('HSET', session, 'data', data, 'checkpoint', int(sequence), 'updated_at', int(now))
+  r.data = data
+end
+local count, times = orphanings(r.orphanings, now, recovery_window_ms)
+r.previous_owner, r.cause, r.orphaned_at = owner, cause, int(now)
+redis.call('HSET', session, 'orphanings', times, 'recoveries', int(count), 'served_until', int(now),
+  'evidence_at', int(now), 'planned', '0', 'request', request, 'release_reason', reason, 'held_before_ms',
+  int(held_ms(read(detector, 'held_total_ms', 'hold_started_ms', 'hold_until_ms'), now)))
+drop_entry(offers, r.offer_id)
+redis.call('SREM', owned, id)
+event(events, 'released', now, 'session', id, 'instance', owner, 'epoch', epoch, 'cause', cause, 'reason', reason)
+if count > max_recoveries then
+  redis.call('HSET', session, 'previous_owner', owner, 'cause', cause, 'orphaned_at', int(now))
+  dead_letter(session, dead_letters, leases, orphans, events, id, now, 'max_recoveries', dead_letter_ttl_ms)
+  return { 'DEAD_LETTERED', 'reason', 'max_recoveries' }
+end
+r.epoch, r.offers = next_epoch(r.epoch, epoch, now, m.epoch_floor), '1'
+write_offer(session, offers, id, r, now, lease_ms, inline_bytes, owner)
+redis.call('ZADD', leases, int(now + lease_ms), id)
+redis.call('ZADD', orphans, int(now), id)
+event(events, 'orphaned', now, 'instance', owner, 'cause', cause, 'count', '1', 'sessions', id)
+return { 'OK', 'epoch', r.epoch }

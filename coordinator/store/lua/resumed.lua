@@ -1,0 +1,43 @@
+-- resumed.lua: media is up again at the new owner: the takeover's clock ends.
+--
+-- KEYS meta     HASH    the partition
+-- KEYS detector HASH    holds
+-- KEYS events   STREAM  what happened
+-- KEYS instance HASH    the owner
+-- KEYS session  HASH    the record
+-- ARGV server   text    run id of the server of this connection
+-- ARGV id       text    session id
+-- ARGV owner    text    instance id
+-- ARGV epoch    int     the epoch that the owner holds
+-- REPLY OK resume_ms
+-- REPLY FENCED scope owner epoch state
+-- REPLY RESYNC
+-- REPLY UNKNOWN
+-- RETRY safe: counted once an epoch.
+-- USES now read event hold
+local meta, detector, events, instance, session = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local server, id, owner, epoch = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+
+local now = now_ms()
+local _, held = guard(meta, detector, events, now, server)
+local state = redis.call('HGET', instance, 'state')
+if state == 'dead' then
+  event_of_refusal(events, now, 'resumed', id, owner, epoch)
+  return { 'FENCED', 'scope', 'instance', 'owner', '', 'epoch', '', 'state', '' }
+elseif not state then
+  return { 'UNKNOWN' }
+end
+local r = read(session, 'state', 'owner', 'epoch', 'cause', 'evidence_at', 'resumed_epoch', 'resume_ms')
+if held or not r.state or tonumber(r.epoch) < tonumber(epoch) then
+  return { 'RESYNC' }
+elseif r.owner ~= owner or r.epoch ~= epoch or (r.state ~= 'active' and r.state ~= 'handing_over') then
+  event_of_refusal(events, now, 'resumed', id, owner, epoch)
+  return { 'FENCED', 'scope', 'session', 'owner', r.owner or '', 'epoch', r.epoch, 'state', r.state }
+elseif r.resumed_epoch == epoch then
+  return { 'OK', 'resume_ms', r.resume_ms or '0' }
+end
+local resume_ms = int(math.max(0, now - (tonumber(r.evidence_at) or now)))
+redis.call('HSET', session, 'resumed_epoch', epoch, 'resumed_at', int(now), 'resume_ms', resume_ms)
+event(events, 'resumed', now, 'session', id, 'instance', owner, 'epoch', epoch, 'cause', r.cause or '',
+  'resume_ms', resume_ms)
+return { 'OK', 'resume_ms', resume_ms }

@@ -1,0 +1,25 @@
+-- settle.lua: a grave ends when nothing is left in it; what refuses the dead stays for a while.
+--
+-- KEYS graves        ZSET    dead instances that still own sessions
+-- KEYS instance      HASH    the dead
+-- KEYS owned         SET     what it owned
+-- ARGV server        text    run id of the server of this connection
+-- ARGV grave         text    instance id of the dead
+-- ARGV fenced_ttl_ms int     how long its id goes on being refused
+-- REPLY OK
+-- REPLY LEFT left
+-- REPLY GONE
+-- RETRY safe: the second call answers GONE.
+-- USES now
+local graves, instance, owned = KEYS[1], KEYS[2], KEYS[3]
+local grave, fenced_ttl_ms = ARGV[2], ARGV[3]
+
+local left = redis.call('SCARD', owned)
+if left > 0 then
+  return { 'LEFT', 'left', int(left) }
+end
+if redis.call('ZREM', graves, grave) == 0 then
+  return { 'GONE' }
+end
+redis.call('PEXPIRE', instance, fenced_ttl_ms)
+return { 'OK' }

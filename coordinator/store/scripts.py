@@ -1,0 +1,195 @@
+"""Loads the ``.lua`` files, reads their headers, and turns names into the positions that Redis wants.
+
+A header lists keys, arguments, replies and retry safety; neither Lua's side nor Python's counts indices against the
+other by hand: `Script.call` refuses names that differ from the header, and a test compares header and Lua.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from types import MappingProxyType
+
+__all__ = ["SCRIPTS", "SERVER", "Answer", "Call", "Header", "Script", "ServerRunId", "load_script"]
+
+Argument = bytes | str | int
+_Int = int  # `Answer` has methods of these names
+_Bytes = bytes
+
+
+class ServerRunId(bytes):
+    """Stands in for "the run id of the server that this connection talks to": the connection fills it in as it sends.
+
+    Only the connection knows it: between choosing the arguments and sending them, a failover may put another server
+    behind the same name.
+    """
+
+
+SERVER = ServerRunId(b"")
+
+_LINE = re.compile(r"^-- (KEYS|ARGV|REPLY|RETRY|USES)\s+(.*)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the header of a script says.
+
+    Attributes:
+        keys, args: names in order, without the repeated ones.
+        repeated_key, repeated_arg: name of the group that fills the rest, or ''.
+        replies: reply word -> names of its fields.
+        retry: why a second call with the same request does no harm.
+        uses: files of ``lua/lib`` that stand before the script, in order.
+    """
+
+    keys: tuple[str, ...]
+    args: tuple[str, ...]
+    repeated_key: str
+    repeated_arg: str
+    replies: Mapping[str, tuple[str, ...]]
+    retry: str
+    uses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a script answered: a word, and named fields as bytes."""
+
+    word: str
+    fields: Mapping[str, _Bytes]
+
+    def int(self, name: str, default: _Int = 0) -> _Int:
+        """A field as a whole number; ``default`` where it is missing or empty."""
+        value = self.fields.get(name)
+        return _Int(value) if value else default
+
+    def text(self, name: str, default: str = "") -> str:
+        """A field as text; ``default`` where it is missing."""
+        value = self.fields.get(name)
+        return default if value is None else value.decode()
+
+    def bytes(self, name: str, default: _Bytes = b"") -> _Bytes:
+        """A field as it came; ``default`` where it is missing."""
+        return self.fields.get(name, default)
+
+    def items(self, name: str) -> list[str]:
+        """A field that lists things, one a line."""
+        value = self.fields.get(name)
+        return value.decode().split("\n") if value else []
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One run of a script: what an executor sends."""
+
+    script: Script
+    keys: tuple[str, ...]
+    args: tuple[Argument, ...]
+
+    def evalsha(self) -> tuple[Argument, ...]:
+        """The command that names the script by its digest."""
+        return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
+
+    def eval(self) -> tuple[Argument, ...]:
+        """The same with the script's text, for a server that does not know it (yet, or any more)."""
+        return ("EVAL", self.script.source, len(self.keys), *self.keys, *self.args)
+
+    def parse(self, raw: Sequence[bytes]) -> Answer:
+        """The reply as an `Answer`.
+
+        Raises:
+            ValueError: the word is not one that the header lists.
+        """
+        word = raw[0].decode()
+        if word not in self.script.header.replies:
+            raise ValueError(f"{self.script.name}.lua answered {word!r}, which its header does not list")
+        fields = {raw[i].decode(): raw[i + 1] for i in range(1, len(raw) - 1, 2)}
+        return Answer(word, fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A loaded script."""
+
+    name: str
+    header: Header
+    source: bytes
+    sha: str
+
+    def call(
+        self,
+        keys: Mapping[str, str],
+        args: Mapping[str, Argument],
+        repeated_keys: Sequence[str] = (),
+        repeated_args: Sequence[Argument] = (),
+    ) -> Call:
+        """A call with these named keys and arguments, in the header's order.
+
+        Raises:
+            ValueError: names or their order differ from the header, or a group is repeated that it does not have.
+        """
+        header = self.header
+        if tuple(keys) != header.keys:
+            raise ValueError(f"{self.name}.lua takes the keys {header.keys}, not {tuple(keys)}")
+        if tuple(args) != header.args:
+            raise ValueError(f"{self.name}.lua takes the arguments {header.args}, not {tuple(args)}")
+        if (repeated_keys and not header.repeated_key) or (repeated_args and not header.repeated_arg):
+            raise ValueError(f"{self.name}.lua repeats no keys or arguments")
+        return Call(self, (*keys.values(), *repeated_keys), (*args.values(), *repeated_args))
+
+
+def _names(words: Sequence[str], what: str, name: str) -> tuple[tuple[str, ...], str]:
+    repeated = [w for w in words if w.startswith("*")]
+    if len(repeated) > 1 or (repeated and words[-1] != repeated[0]):
+        raise ValueError(f"{name}.lua: only the last of {what} may repeat, not {repeated}")
+    return tuple(w for w in words if not w.startswith("*")), repeated[0][1:] if repeated else ""
+
+
+def read_header(name: str, text: str) -> Header:
+    """The header of a script's text.
+
+    Raises:
+        ValueError: its first line does not name it, or a part is missing.
+    """
+    lines = text.splitlines()
+    if not lines or not lines[0].startswith(f"-- {name}.lua: "):
+        raise ValueError(f"{name}.lua must begin with '-- {name}.lua: what it does'")
+    found: dict[str, list[str]] = {"KEYS": [], "ARGV": [], "REPLY": [], "RETRY": [], "USES": []}
+    for line in lines:
+        if not line.startswith("--"):
+            break
+        if match := _LINE.match(line):
+            found[match[1]].append(match[2].strip())
+    if not found["REPLY"] or len(found["RETRY"]) != 1:
+        raise ValueError(f"{name}.lua: its header needs REPLY lines and one RETRY line")
+    keys, repeated_key = _names([k.split()[0] for k in found["KEYS"]], "KEYS", name)
+    args, repeated_arg = _names([a.split()[0] for a in found["ARGV"]], "ARGV", name)
+    replies = {reply.split()[0]: tuple(reply.split()[1:]) for reply in found["REPLY"]}
+    uses = tuple(word for line in found["USES"] for word in line.split())
+    return Header(keys, args, repeated_key, repeated_arg, MappingProxyType(replies), found["RETRY"][0], uses)
+
+
+def load_script(name: str) -> Script:
+    """Reads ``lua/<name>.lua`` and what it uses.
+
+    Raises:
+        ValueError: its header is wrong.
+    """
+    folder = resources.files("coordinator.store") / "lua"
+    text = (folder / f"{name}.lua").read_text(encoding="utf-8")
+    header = read_header(name, text)
+    parts = [(folder / "lib" / f"{lib}.lua").read_text(encoding="utf-8") for lib in header.uses]
+    source = "\n".join([*parts, text]).encode()
+    return Script(name, header, source, hashlib.sha1(source, usedforsecurity=False).hexdigest())
+
+
+def _load_all() -> Mapping[str, Script]:
+    folder = resources.files("coordinator.store") / "lua"
+    names = sorted(f.name.removesuffix(".lua") for f in folder.iterdir() if f.name.endswith(".lua"))
+    return MappingProxyType({name: load_script(name) for name in names})
+
+
+SCRIPTS: Mapping[str, Script] = _load_all()
