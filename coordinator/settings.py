@@ -1,0 +1,261 @@
+"""All settings, one home: environment ``COORDINATOR_*``, flags, a TOML file; checked together at start.
+
+Durations are seconds inside the program; from outside they take ``2s``, ``250ms``, ``5m``, ``24h`` or a number of
+seconds. Each default stands with its reason where there is one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from coordinator.errors import ConfigurationError, InvalidIdError
+from coordinator.ids import check_name, check_pool
+
+__all__ = ["Settings", "load", "parse_duration", "parse_size"]
+
+ENV_PREFIX = "COORDINATOR_"
+CONFIG_FILE = "COORDINATOR_CONFIG"
+_OTHER_VARIABLES = {CONFIG_FILE, "COORDINATOR_FAIL_POINT"}
+SECRETS = ("redis_url", "api_token", "encryption_keys")
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
+_SIZES = {"": 1, "b": 1, "kib": 1024, "kb": 1000, "mib": 1024**2, "mb": 1000**2}
+
+
+def parse_duration(value: object) -> float:
+    """Seconds of a duration: ``2s``, ``250ms``, ``5m``, ``24h``, ``7d`` or a number of seconds.
+
+    Raises:
+        ValueError: it is none of these, or negative.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d|)\s*", str(value))
+    if not match or isinstance(value, bool):
+        raise ValueError(f"{value!r} is not a duration: use 2s, 250ms, 5m, 24h or a number of seconds")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def parse_size(value: object) -> int:
+    """Bytes of a size: ``64KiB``, ``1MiB`` or a number of bytes.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    match = re.fullmatch(r"\s*(\d+)\s*([a-z]*)\s*", str(value).lower())
+    if not match or match[2] not in _SIZES or isinstance(value, bool):
+        raise ValueError(f"{value!r} is not a size: use 64KiB, 1MiB or a number of bytes")
+    return int(match[1]) * _SIZES[match[2]]
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration)]
+Size = Annotated[int, BeforeValidator(parse_size)]
+
+
+def _shown(seconds: float) -> str:
+    return f"{seconds * 1000:g}ms" if seconds < 1 else f"{seconds:g}s"
+
+
+class Settings(BaseSettings):
+    """Everything that can be set; the names are those of the environment in lower case, without the prefix."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", env_ignore_empty=True, validate_default=True)
+
+    redis_url: SecretStr | None = Field(None, description="the store; unset: an embedded Redis, for trying out")
+    prefix: str = Field("recovery", description="what all keys begin with", pattern=r"^[A-Za-z0-9._-]{1,63}$")
+    partitions: int = Field(1, ge=1, le=256, description="independent groups of keys; fixed at first start")
+
+    name: str = Field("", description="stable name of this process; default: the host's", validate_default=True)
+    pool: str = Field("default", description="offers of a pool go only to its instances")
+    capacity: int = Field(100, ge=0, le=1_000_000, description="sessions that this worker takes by offers")
+    labels: dict[str, str] = Field(default_factory=dict, description="labels of this worker, JSON")
+    address: str = Field("", description="where this worker can be reached, for look-ups by session id")
+
+    heartbeat_interval: Duration = Field(0.25, description="between two beats, ±10 %")
+    dead_after: Duration = Field(2.0, description="silence that means death")
+    lost_connection_after: Duration = Field(1.0, description="age of the last beat at which a lost connection means death")
+    safety_margin: Duration = Field(0.25, description="what the trust window ends before the earliest death")
+    max_scan_gap: Duration = Field(1.0, description="a longer gap between scans means that somebody paused: hold")
+    wedged_after: Duration = Field(5.0, description="a worker's event loop that stands still for so long is wedged")
+    store_timeout: Duration = Field(0.5, description="for one exchange with Redis")
+    lease: Duration = Field(3.0, description="of an offer: time to read and adopt it")
+
+    max_offers: int = Field(5, ge=1, description="deliveries without an adoption before it is a dead letter")
+    max_recoveries: int = Field(3, ge=0, description="times a session may be orphaned within the window")
+    recovery_window: Duration = Field(600.0, description="see max_recoveries")
+    give_up_after: Duration = Field(300.0, description="age of an orphan at which the caller has hung up")
+    breaker_min: int = Field(3, ge=1, description="instances silent at once that open the mass breaker")
+    breaker_share: float = Field(0.3, gt=0, le=1, description="or this share of them")
+    breaker_window: Duration = Field(2.0, description="within this time")
+
+    drain_timeout: Duration = Field(45.0, description="for handing everything over")
+    drain_concurrency: int = Field(10, ge=1, description="handovers at a time")
+    termination_grace_period: Duration | None = Field(None, description="of the pod, to be checked against drain_timeout")
+    max_data_bytes: Size = Field(65536, description="cap of recovery data")
+    closed_ttl: Duration = Field(86400.0, description="how long closed records stay")
+    fenced_ttl: Duration = Field(86400.0, description="how long a dead instance's id is refused")
+    dead_letter_ttl: Duration = Field(604800.0, description="how long dead letters stay")
+
+    http_host: str = Field("127.0.0.1", description="health, metrics and status page")
+    http_port: int = Field(9410, ge=0, le=65535, description="0: any free port")
+    drain_port: int = Field(9411, ge=0, le=65535, description="a kubelet's preStop hook")
+    api_token: SecretStr | None = Field(None, description="for everything that is not loopback; two, comma-separated, may be valid")
+    encryption_keys: SecretStr | None = Field(None, description="key ring for stored conversations")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+    log_format: Literal["console", "json"] | None = Field(None, description="default: console on a terminal, else json")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings, env_settings)
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _name(cls, value: object) -> object:
+        if value == "":
+            value = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:63] or "worker"
+        try:
+            return check_name(value)  # type: ignore[arg-type]
+        except InvalidIdError as error:
+            raise ValueError(str(error)) from None
+
+    @field_validator("pool")
+    @classmethod
+    def _pool(cls, value: str) -> str:
+        try:
+            return check_pool(value)
+        except InvalidIdError as error:
+            raise ValueError(str(error)) from None
+
+    @model_validator(mode="after")
+    def _times_fit_together(self) -> Self:
+        beat, dead, lost = self.heartbeat_interval, self.dead_after, self.lost_connection_after
+        margin, gap, jitter = self.safety_margin, self.max_scan_gap, 0.1 * self.heartbeat_interval
+        grace = self.termination_grace_period
+        rules = [
+            (beat >= 0.01, f"heartbeat_interval ({_shown(beat)}) must be at least 10ms"),
+            (dead >= 4 * beat, f"dead_after ({_shown(dead)}) must be at least 4 x heartbeat_interval ({_shown(beat)})"),
+            (
+                lost > margin + 2 * beat - jitter,
+                f"lost_connection_after ({_shown(lost)}) must be more than safety_margin ({_shown(margin)}) "
+                f"+ 2 x heartbeat_interval ({_shown(beat)}) - jitter ({_shown(jitter)})",
+            ),
+            (
+                gap + 2 * beat <= dead,
+                f"max_scan_gap ({_shown(gap)}) + 2 x heartbeat_interval ({_shown(beat)}) must be at most "
+                f"dead_after ({_shown(dead)})",
+            ),
+            (self.trust_window > 0, f"safety_margin ({_shown(margin)}) must be less than dead_after and lost_connection_after"),
+            (
+                self.lease < self.give_up_after,
+                f"lease ({_shown(self.lease)}) must be less than give_up_after ({_shown(self.give_up_after)})",
+            ),
+            (
+                grace is None or self.drain_timeout < grace,
+                f"drain_timeout ({_shown(self.drain_timeout)}) must be less than termination_grace_period "
+                f"({_shown(grace or 0)})",
+            ),
+        ]
+        broken = [message for kept, message in rules if not kept]
+        if broken:
+            raise ValueError("\n".join(broken))
+        return self
+
+    @property
+    def trust_window(self) -> float:
+        """Seconds, from the sending of the last acknowledged beat, for which a holder may rely on it."""
+        return min(self.dead_after, self.lost_connection_after) - self.safety_margin
+
+    @property
+    def url(self) -> str | None:
+        """The store's URL in clear, None when it is unset."""
+        return self.redis_url.get_secret_value() if self.redis_url else None
+
+    @classmethod
+    def for_worker(cls, url: str | None = None, **values: Any) -> Settings:
+        """Settings of a worker inside somebody's program: keywords first, then the environment.
+
+        Raises:
+            ConfigurationError: one line a fault.
+        """
+        return load(**({} if url is None else {"redis_url": url}), **values)
+
+
+def load(**overrides: Any) -> Settings:
+    """Settings from ``overrides`` (flags; None means not given), then the environment, then the file.
+
+    Raises:
+        ConfigurationError: one readable line a fault.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    faults = [*_unknown(given, ""), *_unknown_variables()]
+    try:
+        values = {**_from_file(), **_from_environment(), **given}
+        settings = Settings(**{k: v for k, v in values.items() if k in Settings.model_fields})
+    except ValidationError as error:
+        for fault in error.errors():
+            name = ".".join(str(part) for part in fault["loc"])
+            for line in fault["msg"].removeprefix("Value error, ").split("\n"):
+                faults.append(f"{name}: {line}" if name else line)
+    except ConfigurationError as error:
+        faults.append(str(error))
+    if faults:
+        raise ConfigurationError("\n".join(faults))
+    return settings
+
+
+def _unknown(names: Mapping[str, object], prefix: str) -> list[str]:
+    faults = []
+    for name in names:
+        if name not in Settings.model_fields:
+            near = difflib.get_close_matches(name, Settings.model_fields, n=1)
+            said = f"; did you mean {prefix}{near[0].upper() if prefix else near[0]}?" if near else ""
+            faults.append(f"{prefix}{name.upper() if prefix else name} is not a setting{said}")
+    return faults
+
+
+def _unknown_variables() -> list[str]:
+    names = {v for v in os.environ if v.startswith(ENV_PREFIX)} - _OTHER_VARIABLES
+    plain = {v.removeprefix(ENV_PREFIX).lower() for v in names}
+    return _unknown(dict.fromkeys(sorted(n for n in plain if n.removesuffix("_file") not in SECRETS)), ENV_PREFIX)
+
+
+def _from_environment() -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name in Settings.model_fields:
+        variable = f"{ENV_PREFIX}{name.upper()}"
+        if value := os.environ.get(variable):
+            values[name] = value
+        elif name in SECRETS and (path := os.environ.get(f"{variable}_FILE")):
+            try:
+                values[name] = Path(path).read_text(encoding="utf-8").strip()
+            except OSError as error:
+                raise ConfigurationError(f"{variable}_FILE: {path!r} cannot be read: {error.strerror}") from error
+    return values
+
+
+def _from_file() -> dict[str, Any]:
+    path = os.environ.get(CONFIG_FILE)
+    if not path:
+        return {}
+    try:
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"{CONFIG_FILE}: {path!r} cannot be read: {error}") from error
+    if faults := _unknown(values, ""):
+        raise ConfigurationError("\n".join(f"{path}: {fault}" for fault in faults))
+    return values

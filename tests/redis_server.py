@@ -1,0 +1,87 @@
+"""A real redis-server of its own for a test, on a private unix socket."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+
+import redis
+
+from coordinator.embedded import find_server
+from tests.waiting import wait_until
+
+
+class RedisServer:
+    """Started at once; no TCP port, no persistence unless asked for.
+
+    Args:
+        options: further command line options, such as ``--appendonly yes``.
+    """
+
+    def __init__(self, *options: str) -> None:
+        self.directory = tempfile.mkdtemp(prefix="recovery-redis-")
+        self.path = str(Path(self.directory) / "redis.sock")
+        self.url = f"unix://{self.path}"
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def client(self) -> redis.Redis:
+        return redis.Redis(unix_socket_path=self.path, protocol=2)
+
+    def start(self) -> None:
+        command = [
+            find_server(), "--port", "0", "--unixsocket", self.path, "--unixsocketperm", "700", "--save", "",
+            "--appendonly", "no", "--dir", self.directory, "--enable-debug-command", "yes", *self._options,
+        ]  # fmt: skip
+        if self._version() < (7,):
+            at = command.index("--enable-debug-command")
+            del command[at : at + 2]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        wait_until(self._answers, description="the redis-server answers")
+
+    @staticmethod
+    def _version() -> tuple[int, ...]:
+        text = subprocess.run([find_server(), "--version"], capture_output=True, text=True, check=True).stdout
+        return tuple(int(n) for n in text.split("v=")[1].split()[0].split("."))
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.client().ping())
+        except (redis.ConnectionError, redis.BusyLoadingError):
+            return False
+
+    def pause(self) -> None:
+        """The server stands still (SIGSTOP)."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """The server goes on (SIGCONT)."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait for the end."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def restart(self) -> None:
+        """Ends it and starts it again in the same directory; what was not persisted is lost."""
+        self.kill()
+        self.start()
+
+    def close(self) -> None:
+        """Ends it and removes its directory."""
+        if self._process is not None and self._process.poll() is None:
+            self.resume()
+            self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
