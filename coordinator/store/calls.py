@@ -232,6 +232,7 @@ def open(  # noqa: A001 - the word of the protocol
     tenant: str,
     requires: str,
     data: bytes,
+    encoding: str = "bytes",
 ) -> Call:
     """An instance becomes the first owner of a session."""
     return SCRIPTS["open"].call(
@@ -252,15 +253,26 @@ def open(  # noqa: A001 - the word of the protocol
             "tenant": tenant,
             "requires": requires,
             "data": data,
+            "encoding": encoding,
         },
     )
 
 
-def checkpoint(k: Keys, *, session: str, instance: str, epoch: int, sequence: int, data: bytes) -> Call:
+def checkpoint(
+    k: Keys, *, session: str, instance: str, epoch: int, sequence: int, data: bytes, encoding: str = "bytes"
+) -> Call:
     """The owner writes newer recovery data; ``sequence`` counts from 1 within the epoch."""
     return SCRIPTS["checkpoint"].call(
         {**_guarded(k), "events": k.events, "instance": k.instance(instance), "session": k.session(session)},
-        {"server": SERVER, "id": session, "owner": instance, "epoch": epoch, "sequence": sequence, "data": data},
+        {
+            "server": SERVER,
+            "id": session,
+            "owner": instance,
+            "epoch": epoch,
+            "sequence": sequence,
+            "data": data,
+            "encoding": encoding,
+        },
     )
 
 
@@ -295,6 +307,7 @@ def release(
     max_recoveries: int,
     recovery_window_ms: int,
     data: bytes | None = None,
+    encoding: str = "bytes",
     sequence: int = 0,
     inline_bytes: int = INLINE_BYTES,
     dead_letter_ttl_ms: int = DEAD_LETTER_TTL_MS,
@@ -322,6 +335,7 @@ def release(
             "cause": cause,
             "sequence": 0 if data is None else sequence,
             "data": data or b"",
+            "encoding": encoding,
             "lease_ms": lease_ms,
             "max_recoveries": max_recoveries,
             "recovery_window_ms": recovery_window_ms,
@@ -443,6 +457,7 @@ def let_go(
     epoch: int,
     pool: str,
     data: bytes | None = None,
+    encoding: str = "bytes",
     sequence: int = 0,
 ) -> Call:
     """The owner hands a session to the heir that accepted, with its last data when ``data`` is given."""
@@ -467,6 +482,7 @@ def let_go(
             "epoch": epoch,
             "sequence": 0 if data is None else sequence,
             "data": data or b"",
+            "encoding": encoding,
         },
     )
 
@@ -487,6 +503,7 @@ def reassert(
     epoch: int,
     sequence: int,
     data: bytes,
+    encoding: str = "bytes",
     pool: str,
     tenant: str,
     requires: str,
@@ -513,6 +530,7 @@ def reassert(
             "epoch": epoch,
             "sequence": sequence,
             "data": data,
+            "encoding": encoding,
             "pool": pool,
             "tenant": tenant,
             "requires": requires,

@@ -15,7 +15,7 @@
 -- ARGV request  text    request id
 -- ARGV epoch    int     epoch of the offer; '' to adopt by id whatever is offered
 -- ARGV floor    int     highest epoch that the caller has seen
--- REPLY OK epoch data previous_owner cause attempt orphaned_at_ms served_until_ms data_at_ms now_ms planned pool tenant requires opened_at_ms checkpoint existing
+-- REPLY OK epoch data encoding previous_owner cause attempt orphaned_at_ms served_until_ms data_at_ms now_ms planned pool tenant requires opened_at_ms checkpoint existing
 -- REPLY OWNED owner state
 -- REPLY GONE state
 -- REPLY DRAINING
@@ -41,11 +41,12 @@ end
 if held then
   return { 'HELD' }
 end
-local r = read(session, 'state', 'owner', 'epoch', 'pool', 'data', 'checkpoint', 'previous_owner', 'cause', 'offers',
+local r = read(session, 'state', 'owner', 'epoch', 'pool', 'data', 'encoding', 'checkpoint', 'previous_owner', 'cause', 'offers',
   'attempt', 'orphaned_at', 'served_until', 'evidence_at', 'updated_at', 'planned', 'tenant', 'requires', 'opened_at',
   'request', 'offer_id')
 local function adopted(with_epoch, existing)
-  return { 'OK', 'epoch', with_epoch, 'data', r.data or '', 'previous_owner', r.previous_owner or '',
+  return { 'OK', 'epoch', with_epoch, 'data', r.data or '', 'encoding', r.encoding or '',
+    'previous_owner', r.previous_owner or '',
     'cause', r.cause or '', 'attempt', r.attempt or '0', 'orphaned_at_ms', r.orphaned_at or '0',
     'served_until_ms', r.served_until or '0', 'data_at_ms', r.updated_at or '0', 'now_ms', int(now),
     'planned', r.planned or '0', 'pool', r.pool or '', 'tenant', r.tenant or '', 'requires', r.requires or '',

@@ -11,6 +11,7 @@
 -- ARGV epoch    int     the epoch that the writer holds
 -- ARGV sequence int     number of this checkpoint within the epoch, from 1
 -- ARGV data     bytes   recovery data
+-- ARGV encoding text    json (a mapping) or bytes: how the owner gave the data; Lua never looks into it
 -- REPLY OK
 -- REPLY OLD checkpoint
 -- REPLY FENCED scope owner epoch state
@@ -19,7 +20,8 @@
 -- RETRY safe: the same sequence answers OK and changes nothing.
 -- USES now read event hold
 local meta, detector, events, instance, session = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local server, id, owner, epoch, sequence, data = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local server, id, owner, epoch, sequence = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local data, encoding = ARGV[6], ARGV[7]
 
 local now = now_ms()
 local _, held = guard(meta, detector, events, now, server)
@@ -47,6 +49,6 @@ if tonumber(sequence) < stored then
   return { 'OLD', 'checkpoint', r.checkpoint }
 end
 if tonumber(sequence) > stored then
-  redis.call('HSET', session, 'data', data, 'checkpoint', sequence, 'updated_at', int(now))
+  redis.call('HSET', session, 'data', data, 'encoding', encoding, 'checkpoint', sequence, 'updated_at', int(now))
 end
 return { 'OK' }

@@ -41,7 +41,7 @@ end
 if held then
   return { 'HELD' }
 end
-local r = read(session, 'state', 'epoch', 'pool', 'data', 'offers', 'cause', 'previous_owner', 'orphaned_at', 'offer_id')
+local r = read(session, 'state', 'epoch', 'pool', 'data', 'encoding', 'offers', 'cause', 'previous_owner', 'orphaned_at', 'offer_id')
 if r.state ~= 'offered' or r.epoch ~= epoch then
   return { 'GONE' }
 end

@@ -18,6 +18,7 @@
 -- ARGV epoch      int     the epoch that the owner holds
 -- ARGV sequence   int     number of the last data; 0 when none comes along
 -- ARGV data       bytes   recovery data, with a sequence above 0
+-- ARGV encoding   text    json (a mapping) or bytes: how the owner gave the data; Lua never looks into it
 -- REPLY OK epoch
 -- REPLY GONE state
 -- REPLY FENCED scope owner epoch state
@@ -29,7 +30,7 @@
 local meta, detector, leases, events, instance = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local owned, heir, heir_owned, session, offers, mailbox = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local server, id, owner_id, heir_id, epoch = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local sequence, data = tonumber(ARGV[6]), ARGV[7]
+local sequence, data, encoding = tonumber(ARGV[6]), ARGV[7], ARGV[8]
 
 local now = now_ms()
 local m, held = guard(meta, detector, events, now, server)
@@ -60,7 +61,7 @@ end
 redis.call('SADD', heir_owned, id)
 redis.call('SREM', owned, id)
 if sequence > (tonumber(r.checkpoint) or 0) then
-  redis.call('HSET', session, 'data', data, 'updated_at', int(now))
+  redis.call('HSET', session, 'data', data, 'encoding', encoding, 'updated_at', int(now))
 end
 local new_epoch = next_epoch(r.epoch, epoch, now, m.epoch_floor)
 redis.call('HSET', session, 'state', 'active', 'owner', heir_id, 'epoch', new_epoch, 'request', r.heir_request or '',

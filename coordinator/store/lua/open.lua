@@ -15,7 +15,8 @@
 -- ARGV tenant   text
 -- ARGV requires text    JSON list of labels that an adopter must have
 -- ARGV data     bytes   recovery data
--- REPLY OK epoch existing data checkpoint now_ms
+-- ARGV encoding text    json (a mapping) or bytes: how the owner gave the data; Lua never looks into it
+-- REPLY OK epoch existing data encoding checkpoint now_ms
 -- REPLY OWNED owner state
 -- REPLY DRAINING
 -- REPLY HELD
@@ -25,7 +26,7 @@
 -- USES now read epoch event hold
 local meta, detector, events, instance, owned, session = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local server, id, owner, request, floor = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local pool, tenant, requires, data = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local pool, tenant, requires, data, encoding = ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10]
 
 local now = now_ms()
 local m, held = guard(meta, detector, events, now, server)
@@ -39,13 +40,14 @@ end
 if held then
   return { 'HELD' }
 end
-local r = read(session, 'state', 'owner', 'epoch', 'request', 'data', 'checkpoint')
+local r = read(session, 'state', 'owner', 'epoch', 'request', 'data', 'encoding', 'checkpoint')
 if r.state and r.state ~= 'closed' then
   if r.owner ~= owner then
     return { 'OWNED', 'owner', r.owner or '', 'state', r.state }
   end
   local existing = r.request == request and '0' or '1'
-  return { 'OK', 'epoch', r.epoch, 'existing', existing, 'data', r.data or '', 'checkpoint', r.checkpoint or '0',
+  return { 'OK', 'epoch', r.epoch, 'existing', existing, 'data', r.data or '',
+      'encoding', r.encoding or '', 'checkpoint', r.checkpoint or '0',
     'now_ms', int(now) }
 end
 if me.state == 'draining' then
@@ -55,8 +57,8 @@ local epoch = next_epoch(r.epoch, floor, now, m.epoch_floor)
 redis.call('SADD', owned, id)
 redis.call('DEL', session)
 redis.call('HSET', session, 'state', 'active', 'owner', owner, 'epoch', epoch, 'pool', pool, 'tenant', tenant,
-  'requires', requires, 'data', data, 'checkpoint', '0', 'opened_at', int(now), 'updated_at', int(now),
+  'requires', requires, 'data', data, 'encoding', encoding, 'checkpoint', '0', 'opened_at', int(now), 'updated_at', int(now),
   'offers', '0', 'recoveries', '0', 'orphanings', '', 'lease_holder', '', 'lease_until', '0', 'request', request,
   'offer_id', '', 'heir', '', 'anew', '0')
 event(events, 'opened', now, 'session', id, 'instance', owner, 'epoch', epoch)
-return { 'OK', 'epoch', epoch, 'existing', '0', 'data', data, 'checkpoint', '0', 'now_ms', int(now) }
+return { 'OK', 'epoch', epoch, 'existing', '0', 'data', data, 'encoding', encoding, 'checkpoint', '0', 'now_ms', int(now) }

@@ -17,6 +17,7 @@
 -- ARGV epoch    int     the epoch that it held
 -- ARGV sequence int     number of its last data
 -- ARGV data     bytes   its last data
+-- ARGV encoding text    json (a mapping) or bytes: how the owner gave the data; Lua never looks into it
 -- ARGV pool     text
 -- ARGV tenant   text
 -- ARGV requires text
@@ -31,8 +32,9 @@
 -- USES now read event hold
 local meta, detector, leases, orphans, dead_letters = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local events, instance, owned, session, rival_owned = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
-local server, id, owner, epoch, sequence, data = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local pool, tenant, requires, opened_at_ms, rival = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11]
+local server, id, owner, epoch, sequence = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local data, encoding, pool, tenant, requires = ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10]
+local opened_at_ms, rival = ARGV[11], ARGV[12]
 
 local now = now_ms()
 local m, held = guard(meta, detector, events, now, server)
@@ -56,7 +58,7 @@ redis.call('SADD', owned, id)
 if same then
   redis.call('HSET', session, 'anew', '1')
   if tonumber(sequence) > (tonumber(r.checkpoint) or 0) then
-    redis.call('HSET', session, 'data', data, 'checkpoint', sequence, 'updated_at', int(now))
+    redis.call('HSET', session, 'data', data, 'encoding', encoding, 'checkpoint', sequence, 'updated_at', int(now))
   end
   return { 'OK', 'epoch', epoch }
 end
@@ -64,7 +66,7 @@ if other and other ~= '' and other ~= owner then
   redis.call('SREM', rival_owned, id)
 end
 redis.call('HSET', session, 'state', 'active', 'owner', owner, 'epoch', epoch, 'pool', pool, 'tenant', tenant,
-  'requires', requires, 'data', data, 'checkpoint', sequence, 'opened_at', opened_at_ms, 'updated_at', int(now),
+  'requires', requires, 'data', data, 'encoding', encoding, 'checkpoint', sequence, 'opened_at', opened_at_ms, 'updated_at', int(now),
   'anew', '1', 'offers', '0', 'offer_id', '', 'heir', '', 'lease_holder', '', 'lease_until', '0')
 redis.call('PERSIST', session)
 redis.call('ZREM', leases, id)

@@ -19,6 +19,7 @@
 -- ARGV cause        text    released, or left when the whole instance goes
 -- ARGV sequence     int     number of the last data; 0 when none comes along
 -- ARGV data         bytes   recovery data, with a sequence above 0
+-- ARGV encoding     text    json (a mapping) or bytes: how the owner gave the data; Lua never looks into it
 -- ARGV lease_ms     int     length of the lease
 -- ARGV max_recoveries int   orphaned more often than this within the window: dead letter
 -- ARGV recovery_window_ms int
@@ -35,9 +36,9 @@
 local meta, detector, leases, orphans, dead_letters = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local events, instance, owned, session, offers = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local server, id, owner, epoch, request, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local cause, sequence, data, lease_ms = ARGV[7], tonumber(ARGV[8]), ARGV[9], tonumber(ARGV[10])
-local max_recoveries, recovery_window_ms, inline_bytes = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
-local dead_letter_ttl_ms = ARGV[14]
+local cause, sequence, data, encoding, lease_ms = ARGV[7], tonumber(ARGV[8]), ARGV[9], ARGV[10], tonumber(ARGV[11])
+local max_recoveries, recovery_window_ms, inline_bytes = tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14])
+local dead_letter_ttl_ms = ARGV[15]
 
 local now = now_ms()
 local m, held = guard(meta, detector, events, now, server)
@@ -49,7 +50,7 @@ end
 if not state then
   return { 'UNKNOWN' }
 end
-local r = read(session, 'state', 'owner', 'epoch', 'pool', 'data', 'checkpoint', 'orphanings', 'offer_id', 'anew',
+local r = read(session, 'state', 'owner', 'epoch', 'pool', 'data', 'encoding', 'checkpoint', 'orphanings', 'offer_id', 'anew',
   'request', 'previous_owner')
 if r.request == request and r.previous_owner == owner then
   if r.state == 'offered' then
@@ -69,8 +70,8 @@ if r.owner ~= owner or r.epoch ~= epoch or (r.state ~= 'active' and r.state ~= '
   return { 'FENCED', 'scope', 'session', 'owner', r.owner or '', 'epoch', r.epoch, 'state', r.state }
 end
 if sequence > (tonumber(r.checkpoint) or 0) then
-  redis.call('HSET', session, 'data', data, 'checkpoint', int(sequence), 'updated_at', int(now))
-  r.data = data
+  redis.call('HSET', session, 'data', data, 'encoding', encoding, 'checkpoint', int(sequence), 'updated_at', int(now))
+  r.data, r.encoding = data, encoding
 end
 local count, times = orphanings(r.orphanings, now, recovery_window_ms)
 r.previous_owner, r.cause, r.orphaned_at = owner, cause, int(now)

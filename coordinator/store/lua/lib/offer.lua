@@ -15,7 +15,8 @@ local function write_entry(offers, id, r, inline_bytes)
     name, data = 'data_bytes', int(#data)
   end
   return redis.call('XADD', offers, '*', 'session', id, 'epoch', r.epoch, 'attempt', r.offers, 'cause', r.cause,
-    'previous_owner', r.previous_owner, 'pool', r.pool, 'orphaned_at', r.orphaned_at, name, data)
+    'previous_owner', r.previous_owner, 'pool', r.pool, 'orphaned_at', r.orphaned_at,
+    'encoding', r.encoding or '', name, data)
 end
 
 -- r: epoch (new), offers (attempt), cause, previous_owner, pool, orphaned_at, data; the record gets the rest from the caller.
