@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import redis
 
 from coordinator.errors import StoreUnavailableError
 from coordinator.store.faults import is_noscript, store_error
+from coordinator.store.keys import Keys
 from coordinator.store.link import Link, ThreadLink
 from coordinator.store.scripts import Answer, Argument, Call
 
-__all__ = ["Executor", "SyncExecutor"]
+__all__ = ["Executor", "StorePartition", "SyncExecutor"]
 
 BATCH = 200
 """Most commands that go out together."""
@@ -159,3 +161,11 @@ class SyncExecutor:
     def close(self) -> None:
         """Closes the connection."""
         self._link.close()
+
+
+@dataclass(frozen=True, slots=True)
+class StorePartition:
+    """One partition: its keys and what runs calls on its server."""
+
+    keys: Keys
+    executor: Executor

@@ -8,7 +8,7 @@ from redis import exceptions as r
 
 from coordinator.errors import CoordinatorError, StoreUnavailableError
 
-__all__ = ["ScriptError", "is_noscript", "moves_the_server", "store_error"]
+__all__ = ["NoGroupError", "ScriptError", "is_noscript", "moves_the_server", "store_error"]
 
 _KINDS: tuple[tuple[type[Exception], str], ...] = (
     (r.TimeoutError, "timeout"),
@@ -53,6 +53,10 @@ class ScriptError(CoordinatorError):
     """A script met something that it must never meet: an error of this program, not of the store."""
 
 
+class NoGroupError(CoordinatorError):
+    """A stream or its consumer group is missing: make the group at 0, then ask again."""
+
+
 def is_noscript(error: Exception) -> bool:
     """Whether the server does not know a script's digest."""
     return isinstance(error, r.NoScriptError)
@@ -74,9 +78,13 @@ def store_error(error: Exception, script: str = "") -> CoordinatorError:
     for kind_of_error, kind in _KINDS:
         if isinstance(error, kind_of_error):
             return StoreUnavailableError(kind, text)
+    if "stream key no longer exists" in text:
+        return NoGroupError(text)
     for word, kind in _WORDS:
         if word in text:
             return StoreUnavailableError(kind, text)
+    if text.startswith("NOGROUP") or "No such key" in text:
+        return NoGroupError(text)
     if isinstance(error, r.ConnectionError | OSError):
         return StoreUnavailableError("connection", text)
     if script:

@@ -1,0 +1,46 @@
+# Each target sets up what it needs; prerequisites are make and a Python >= 3.11.
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+.PHONY: help setup demo test check fmt lock bench clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 was found (tried python3 and python3.11 to python3.14)."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+setup: $(VENV)/.ready ## the virtual environment, from the lock file
+
+demo: $(VENV)/.ready ## kill a worker and a coordinator, watch the calls go on
+	$(BIN)/coordinator demo
+
+test: check ## everything: format, lint, types, layers, tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup tests
+
+check: $(VENV)/.ready ## format, lint, types and layers only
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	@if command -v luacheck >/dev/null; then luacheck --quiet coordinator/store/lua; else echo "luacheck is not installed: Lua is not linted"; fi
+
+fmt: $(VENV)/.ready ## format and fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: ## the lock file anew (needs uv)
+	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --all-extras --python-version 3.11 pyproject.toml -o requirements.lock
+
+bench: $(VENV)/.ready ## measure detection, takeover, claims, cost
+	$(BIN)/coordinator bench
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) .hypothesis .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,269 @@
+"""``status``, ``instances``, ``sessions`` and ``session``: what is so, for people and programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from base64 import b64encode
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
+from functools import partial
+from typing import Annotated, Any
+
+import anyio
+import typer
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from coordinator.cli.options import NEGATIVE, OK, with_settings
+from coordinator.cli.store import partition_for, partitions
+from coordinator.cli.tables import clock, console, print_json, seconds, table
+from coordinator.errors import StoreUnavailableError
+from coordinator.ids import check_session_id
+from coordinator.settings import Settings
+from coordinator.states import SessionState
+from coordinator.store import reads
+from coordinator.store.executor import StorePartition
+from coordinator.store.reads import Overview, SessionRow
+
+__all__ = ["Json", "instances", "print_record", "read_record", "session", "sessions", "status"]
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of tables.")]
+Row = dict[str, Any]
+
+UNWATCHED = 5.0
+"""Seconds without a scan after which nobody is looking."""
+UNSHOWN = frozenset({"request", "heir_request"})
+TEXTS = frozenset({"pool", "tenant", "requires", "reason", "orphanings"})
+
+
+async def _of_all(settings: Settings, ask: Callable[[StorePartition], Awaitable[Any]]) -> list[Any]:
+    async with partitions(settings) as parts:
+        return [await ask(part) for part in parts]
+
+
+def _summed_up(seen: Overview) -> Row:
+    """One partition for ``--json``: without its instances, with ages in place of times."""
+    row = {k: v for k, v in seen.as_dict().items() if k not in ("instances", "oldest_orphan_ms", "last_scan_ms")}
+    return {
+        **row,
+        "started": bool(seen.lineage),
+        "instances": sum(instance.state != "dead" for instance in seen.instances),
+        "oldest_orphan_seconds": _age(seen.now_ms, seen.oldest_orphan_ms),
+        "last_scan_seconds": _age(seen.now_ms, seen.last_scan_ms),
+    }
+
+
+def _age(now_ms: int, at_ms: int) -> float | None:
+    return max(0, now_ms - at_ms) / 1000 if at_ms else None
+
+
+def _status_table(rows: list[Row]) -> RenderableType:
+    columns = (
+        "partition", "calls", "orphans", "oldest", "dead letters", "instances", "graves", "last scan", "hold",
+        "protocol",
+    )  # fmt: skip
+    shown = []
+    for row in rows:
+        left = (row["hold_until_ms"] - row["now_ms"]) / 1000
+        hold = Text(f"{row['hold_reason']}, {seconds(left)}", "yellow") if row["hold_reason"] else "-"
+        orphans = Text(str(row["orphans"]), "red" if row["orphans"] else "")
+        scan = Text(seconds(row["last_scan_seconds"]), "red" if _unwatched(row) else "")
+        shown.append(
+            (
+                row["partition"], row["active"], orphans, seconds(row["oldest_orphan_seconds"]), row["dead_lettered"],
+                row["instances"], row["graves"], scan, hold, row["protocol"] or "not started",
+            )
+        )  # fmt: skip
+    notes = [Text("no coordinator is looking", "red")] if any(_unwatched(row) for row in rows) else []
+    return Group(table(columns, shown), *notes)
+
+
+def _unwatched(row: Row) -> bool:
+    return row["last_scan_seconds"] is None or row["last_scan_seconds"] > UNWATCHED
+
+
+@with_settings()
+def status(
+    settings: Settings,
+    watch: Annotated[bool, typer.Option("--watch", help="Goes on until it is interrupted.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks with --watch.")] = 1.0,
+    as_json: Json = False,
+) -> int:
+    """Calls, orphans, instances, dead letters and holds of each partition.
+
+    With --watch it goes on while the store is away, until it is interrupted; with --json one document a line.
+
+    Exit status: 0 answered; 1 no coordinator ever ran here; 2 wrong usage or settings; 3 the store is not available.
+    """
+
+    async def look() -> list[Row]:
+        return [_summed_up(seen) for seen in await _of_all(settings, reads.overview)]
+
+    if watch:
+        return _watch(look, every, as_json)
+    rows = anyio.run(look)
+    started = all(row["started"] for row in rows)
+    if as_json:
+        print_json({"started": started, "partitions": rows})
+    else:
+        console().print(_status_table(rows))
+    return OK if started else NEGATIVE
+
+
+def _watch(look: Callable[[], Awaitable[list[Row]]], every: float, as_json: bool) -> int:
+    """Looks again and again, through times without the store, until it is interrupted."""
+    with nullcontext() if as_json else Live(console=console(), auto_refresh=False) as live:
+        try:
+            while True:
+                try:
+                    rows, away = anyio.run(look), ""
+                except StoreUnavailableError as error:
+                    rows, away = [], f"{error.kind}: {error.detail}"
+                if live is None:
+                    print(json.dumps({"partitions": rows, "unavailable": away or None}), flush=True)
+                else:
+                    shown = Text(f"the store is not available ({away})", "red") if away else _status_table(rows)
+                    live.update(shown, refresh=True)
+                time.sleep(every)
+        except KeyboardInterrupt:
+            return OK
+
+
+@with_settings()
+def instances(settings: Settings, as_json: Json = False) -> int:
+    """Instances: the living, and the dead whose calls are not all claimed yet; the fullest first.
+
+    Exit status: 0 answered; 2 wrong usage or settings; 3 the store is not available.
+    """
+    rows = [row for part in anyio.run(_of_all, settings, reads.instances) for row in part]
+    if as_json:
+        print_json({"instances": [row.as_dict() for row in rows]})
+        return OK
+    columns = (
+        "instance",
+        "partition",
+        "state",
+        "pool",
+        "calls",
+        "last beat",
+        "loop lag",
+        "address",
+        "started",
+        "ended",
+        "cause",
+    )
+    shown = (
+        (
+            row.id, row.partition, row.state, row.pool, f"{row.owned}/{row.capacity}",
+            seconds(row.beat_age_ms / 1000) if row.deadline_ms else None, seconds(row.loop_lag_ms / 1000), row.address,
+            clock(row.started_at), clock(row.ended_at), row.cause,
+        )
+        for row in rows
+    )  # fmt: skip
+    console().print(table(columns, shown))
+    return OK
+
+
+@with_settings()
+def sessions(
+    settings: Settings,
+    state: Annotated[SessionState | None, typer.Option(help="Only those in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most that are printed, newest first.")] = 100,
+    as_json: Json = False,
+) -> int:
+    """Session records, newest first, without their recovery data.
+
+    Exit status: 0 answered; 2 wrong usage or settings; 3 the store is not available.
+    """
+
+    async def ask(part: StorePartition) -> list[SessionRow]:
+        return [row async for row in reads.sessions(part, state)]
+
+    found: list[SessionRow] = [row for part in anyio.run(_of_all, settings, ask) for row in part]
+    found.sort(key=lambda row: (-row.opened_at, row.id))
+    rows = found[:limit]
+    if as_json:
+        print_json({"found": len(found), "sessions": [row.as_dict() for row in rows]})
+        return OK
+    columns = (
+        "session",
+        "state",
+        "owner",
+        "epoch",
+        "pool",
+        "recoveries",
+        "data",
+        "opened",
+        "updated",
+        "orphaned",
+        "reason",
+    )
+    shown = (
+        (
+            row.id, row.state, row.owner, row.epoch, row.pool, row.recoveries, f"{row.data_bytes} B",
+            clock(row.opened_at), clock(row.updated_at), clock(row.orphaned_at), row.reason,
+        )
+        for row in rows
+    )  # fmt: skip
+    console().print(table(columns, shown))
+    console().print(f"{len(rows)} of {len(found)}")
+    return OK
+
+
+async def read_record(settings: Settings, session_id: str, *, data: bool) -> Row | None:
+    """One session's record for printing, None when there is none; its recovery data only when asked for."""
+    check_session_id(session_id)
+    async with partitions(settings) as parts:
+        part = partition_for(parts, session_id)
+        record = await reads.record(part, session_id)
+    if record is None or "state" not in record:
+        return None
+    stored = record.pop("data", b"")
+    shown: Row = {"session": session_id, "partition": part.keys.partition}
+    for name, raw in record.items():
+        text = raw.decode(errors="replace")
+        if name not in UNSHOWN and text:
+            shown[name] = int(text) if text.isdigit() and name not in TEXTS else text
+    shown["data_bytes"] = len(stored)
+    if data:
+        shown["data"] = stored_data(stored)
+    return shown
+
+
+def stored_data(data: bytes) -> str | dict[str, str]:
+    """Recovery data for printing: as text where it is text, else in base64."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return {"base64": b64encode(data).decode()}
+
+
+def print_record(row: Row) -> None:
+    """One record as a table of fields, times readable."""
+    times = {n: f"{v}  {clock(v)}" for n, v in row.items() if isinstance(v, int) and n.endswith(("_at", "_until"))}
+    console().print(table(("", ""), ((name, times.get(name, value)) for name, value in row.items())))
+
+
+@with_settings()
+def session(
+    settings: Settings,
+    session_id: Annotated[str, typer.Argument(metavar="ID")],
+    data: Annotated[bool, typer.Option("--data", help="Its recovery data too: it may hold what is private.")] = False,
+    as_json: Json = False,
+) -> int:
+    """One session's record.
+
+    Exit status: 0 found; 1 not found; 2 wrong usage or settings; 3 the store is not available.
+    """
+
+    row = anyio.run(partial(read_record, settings, session_id, data=data))
+    if as_json:
+        print_json(row)
+    elif row is None:
+        print(f"coordinator: there is no session {session_id}", file=sys.stderr)
+    else:
+        print_record(row)
+    return NEGATIVE if row is None else OK

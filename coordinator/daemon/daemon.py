@@ -1,0 +1,121 @@
+"""The composition root of ``coordinator run``: settings -> store -> loops; order of start and of stop."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import anyio
+import anyio.abc
+import structlog
+from prometheus_client import CollectorRegistry
+
+from coordinator import __version__, clock, failpoints
+from coordinator.daemon.http import HttpServer, application, listen
+from coordinator.daemon.partition_loop import PartitionLoop
+from coordinator.errors import ConfigurationError
+from coordinator.ids import new_instance_id
+from coordinator.metrics import Metrics
+from coordinator.settings import Settings
+from coordinator.store.connect import Connector
+from coordinator.store.executor import StorePartition
+from coordinator.store.keys import Keys
+
+__all__ = ["Daemon"]
+
+log = structlog.get_logger()
+
+TICK_SECONDS = 0.05
+
+
+class Daemon:
+    """A coordinator. Any number run side by side; they meet only in Redis.
+
+    Args:
+        settings: with a Redis URL.
+        registry: where metrics are exported; by default one of its own.
+    """
+
+    def __init__(self, settings: Settings, registry: CollectorRegistry | None = None) -> None:
+        if settings.url is None:
+            raise ConfigurationError("redis_url is not set")
+        self.settings = settings
+        self.id = new_instance_id(settings.name)
+        self.metrics = Metrics(registry or CollectorRegistry(), __version__)
+        self._connector = Connector(settings.url, store_timeout=settings.store_timeout)
+        self.loops = [
+            PartitionLoop(
+                StorePartition(keys, self._connector.executor(keys.tag)),
+                settings,
+                self.metrics,
+                by=self.id,
+                loop_lag=lambda: self.loop_lag,
+            )
+            for keys in (Keys(settings.prefix, p) for p in range(settings.partitions))
+        ]
+        self.loop_lag = 0.0
+        self.http_port = 0
+        self._stopping = False
+
+    def not_ready(self) -> list[str]:
+        """Why this process is not ready; empty when it is."""
+        reasons = ["stopping"] if self._stopping else []
+        return reasons + [f"partition {n}: the store does not answer" for n, loop in enumerate(self.loops) if not loop.up]
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[int] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Runs until SIGTERM or SIGINT; a second signal ends it at once.
+
+        Raises:
+            ConfigurationError: a port is taken, or the store was made for another program.
+        """
+        failpoints.check()
+        where = listen(self.settings.http_host, self.settings.http_port)
+        self.http_port = where.getsockname()[1]
+        app = application(self.metrics.registry, self.not_ready, lambda: [loop.gauges.last for loop in self.loops])
+        server = HttpServer(app, where)
+        log.info(
+            "coordinator_started", instance=self.id, version=__version__, store=self._connector.describe(),
+            http=f"{self.settings.http_host}:{self.http_port}", partitions=self.settings.partitions,
+        )  # fmt: skip
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._signals, tasks, server)
+                tasks.start_soon(server.run)
+                tasks.start_soon(self._watch)
+                for loop in self.loops:
+                    tasks.start_soon(loop.run)
+                    tasks.start_soon(loop.run_slow)
+                task_status.started(self.http_port)
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._connector.aclose()
+        log.info("coordinator_stopped", instance=self.id)
+
+    async def _watch(self) -> None:
+        """Measures how late this loop wakes, and keeps ``store_up``."""
+        while True:
+            asleep = clock.now()
+            await anyio.sleep(TICK_SECONDS)
+            self.loop_lag = max(0.0, clock.now() - asleep - TICK_SECONDS)
+            self.metrics.store_up.set(all(loop.up for loop in self.loops))
+            self.metrics.paused.set(0)
+
+    async def _signals(self, tasks: anyio.abc.TaskGroup, server: HttpServer) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                log.info("coordinator_stopping", instance=self.id, signal=signal.Signals(number).name)
+                self._stopping = True
+                server.stop()
+                tasks.cancel_scope.cancel()
+                return
+
+
+def _first(group: BaseExceptionGroup[Any]) -> BaseException:
+    """The one error worth telling of a group; what the task group adds is no news."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            return _first(error)
+        return error
+    return group

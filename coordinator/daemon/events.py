@@ -1,0 +1,108 @@
+"""Reads what happened: each event is counted by one coordinator, however many run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import structlog
+
+from coordinator import clock
+from coordinator.metrics import Metrics
+from coordinator.settings import Settings
+from coordinator.store.executor import StorePartition
+from coordinator.store.faults import NoGroupError
+
+__all__ = ["EventReader"]
+
+log = structlog.get_logger()
+
+GROUP = "coordinators"
+COUNT = 500
+MOST_DEATHS = 10_000
+
+
+def _seconds(event: dict[str, str], name: str) -> float:
+    return float(event.get(name) or 0) / 1000
+
+
+@dataclass(slots=True)
+class EventReader:
+    """Turns events into counters, histograms and log lines.
+
+    Attributes:
+        deaths: instances known to be dead, with the own clock's time; stated again after lost writes.
+    """
+
+    part: StorePartition
+    settings: Settings
+    metrics: Metrics
+    by: str
+    deaths: dict[str, float] = field(default_factory=dict)
+
+    async def step(self) -> int:
+        """Reads what is new.
+
+        Returns:
+            How many events were read.
+
+        Raises:
+            StoreUnavailableError: the store did not answer.
+        """
+        keys, run = self.part.keys, self.part.executor
+        read = ("XREADGROUP", "GROUP", GROUP, self.by, "NOACK", "COUNT", COUNT, "STREAMS", keys.events, ">")
+        try:
+            answer = await run.command(*read)
+        except NoGroupError:
+            await run.command("XGROUP", "CREATE", keys.events, GROUP, "0", "MKSTREAM")
+            answer = await run.command(*read)
+        entries = answer[0][1] if answer else []
+        for _, fields in entries:
+            values = [v.decode("utf-8", "replace") for v in fields]
+            self.take(dict(zip(values[::2], values[1::2], strict=True)))
+        self._forget()
+        return len(entries)
+
+    def take(self, event: dict[str, str]) -> None:
+        """Counts and logs one event."""
+        m, cause = self.metrics, event.get("cause") or "unknown"
+        match event.get("type"):
+            case "died":
+                m.instance_deaths.labels(cause).inc()
+                m.detection.labels(cause).observe(_seconds(event, "detection_ms"))
+                self.deaths[event["instance"]] = clock.now()
+            case "orphaned":
+                m.orphans.labels(cause).inc(int(event.get("count") or 1))
+                m.offers.inc(int(event.get("count") or 1))
+            case "offered" | "declined" | "replayed":
+                m.offers.inc()
+            case "adopted":
+                m.adoptions.labels(cause).inc()
+                m.takeover.labels(cause).observe(_seconds(event, "takeover_ms"))
+                m.data_age.observe(_seconds(event, "data_age_ms"))
+                m.orphaned_session_seconds.inc(_seconds(event, "orphaned_ms"))
+            case "handed_over":
+                m.handovers.labels("completed").inc()
+            case "resumed":
+                m.resume.labels(cause).observe(_seconds(event, "resume_ms"))
+            case "dead_lettered":
+                m.dead_letters.labels(event.get("reason") or "unknown").inc()
+            case "closed":
+                m.session_seconds.inc(_seconds(event, "session_ms"))
+            case "fenced":
+                m.fenced_writes.labels(event.get("operation") or "unknown").inc()
+            case "hold":
+                m.holds.labels(event.get("reason") or "unknown").inc()
+        self._log(event)
+
+    def _log(self, event: dict[str, str]) -> None:
+        kind = event.get("type", "event")
+        fields = {k: v for k, v in event.items() if k not in ("type", "at", "sessions") and v}
+        fields["partition"] = str(self.part.keys.partition)
+        level = {"died": log.warning, "dead_lettered": log.error, "fenced": log.warning, "hold": log.warning}
+        level.get(kind, log.info)(f"{'instance' if kind in ('died', 'joined') else 'session'}_{kind}", **fields)
+
+    def _forget(self) -> None:
+        limit = clock.now() - self.settings.fenced_ttl
+        old = [i for i, at in self.deaths.items() if at < limit]
+        for instance in (*old, *list(self.deaths)[: max(0, len(self.deaths) - len(old) - MOST_DEATHS)]):
+            self.deaths.pop(instance, None)

@@ -1,0 +1,96 @@
+"""Sets the gauges of a partition; drops them when it cannot be seen, instead of repeating old ones."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from coordinator.metrics import Metrics
+from coordinator.settings import Settings
+from coordinator.store import reads
+from coordinator.store.executor import StorePartition
+
+__all__ = ["PartitionGauges"]
+
+
+@dataclass(slots=True)
+class PartitionGauges:
+    """What one partition exports; instances and slots are those of partition 0, of which every instance is a member."""
+
+    part: StorePartition
+    settings: Settings
+    metrics: Metrics
+    _reason: str = ""
+    _pools: set[str] = field(default_factory=set)
+    last: reads.Overview | None = None
+
+    async def step(self) -> None:
+        """Looks and sets.
+
+        Raises:
+            StoreUnavailableError: the store did not answer.
+        """
+        self.last = view = await reads.overview(self.part)
+        m, p = self.metrics, str(view.partition)
+        m.sessions.labels(p, "active").set(view.active)
+        m.sessions.labels(p, "offered").set(view.offered)
+        m.sessions.labels(p, "handing_over").set(max(0, view.leased - view.offered))
+        m.sessions.labels(p, "dead_lettered").set(view.dead_lettered)
+        m.orphaned_sessions.labels(p).set(view.orphans)
+        if view.oldest_orphan_ms:
+            m.oldest_orphan.labels(p).set(view.oldest_orphan_ms / 1000)
+        else:
+            m.oldest_orphan.clear() if self.settings.partitions == 1 else self._remove(m.oldest_orphan, p)
+        if self._reason and self._reason != view.hold_reason:
+            self._remove(m.hold_active, p, self._reason)
+        self._reason = view.hold_reason
+        if view.hold_reason:
+            m.hold_active.labels(p, view.hold_reason).set(1)
+        m.breaker_open.labels(p).set(0)
+        if view.partition == 0:
+            self._instances(view)
+
+    def _instances(self, view: reads.Overview) -> None:
+        m = self.metrics
+        states = Counter(row.state for row in view.instances)
+        for state in ("alive", "draining", "dead"):
+            m.instances.labels(state).set(states.get(state, 0))
+        free: Counter[str] = Counter()
+        for row in view.instances:
+            if row.state == "alive":
+                free[row.pool] += max(0, row.capacity - row.owned)
+        for pool in self._pools - set(free):
+            self._remove(m.free_slots, pool)
+        self._pools = set(free)
+        for pool, slots in free.items():
+            m.free_slots.labels(pool).set(slots)
+        living = [row for row in view.instances if row.state != "dead"]
+        m.fullest_instance_sessions.set(max((row.owned for row in living), default=0))
+        m.in_doubt_sessions.set(sum(row.owned for row in living if row.beat_age_ms > row.trust_ms))
+        m.drain_sessions_remaining.set(sum(row.owned for row in living if row.state == "draining"))
+        m.drain_deadline.set(0)
+
+    @staticmethod
+    def _remove(gauge: object, *labels: str) -> None:
+        try:
+            gauge.remove(*labels)  # type: ignore[attr-defined]
+        except KeyError:
+            return  # it was never set
+
+    def drop(self) -> None:
+        """Nothing is known: exports nothing of this partition."""
+        m, p = self.metrics, str(self.part.keys.partition)
+        self.last = None
+        for state in ("active", "offered", "handing_over", "dead_lettered"):
+            self._remove(m.sessions, p, state)
+        for gauge in (m.orphaned_sessions, m.oldest_orphan, m.breaker_open):
+            self._remove(gauge, p)
+        if self._reason:
+            self._remove(m.hold_active, p, self._reason)
+            self._reason = ""
+        if p == "0":
+            for state in ("alive", "draining", "dead"):
+                self._remove(m.instances, state)
+            for pool in self._pools:
+                self._remove(m.free_slots, pool)
+            self._pools.clear()

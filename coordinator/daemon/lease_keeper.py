@@ -1,0 +1,50 @@
+"""Ends leases: an offer is extended, offered again or given up on; a handover goes back to its owner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from coordinator.daemon.burial import expire_call
+from coordinator.failpoints import reach
+from coordinator.settings import Settings
+from coordinator.store.executor import StorePartition
+
+__all__ = ["LeaseKeeper"]
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class LeaseKeeper:
+    """Looks at the sessions whose lease is due."""
+
+    part: StorePartition
+    settings: Settings
+    by: str
+
+    async def step(self, sessions: Sequence[str]) -> None:
+        """Ends the leases of ``sessions``; safe to repeat, and to run beside others.
+
+        Raises:
+            StoreUnavailableError: the store did not answer; the leases stay due.
+        """
+        if not sessions:
+            return
+        keys, run = self.part.keys, self.part.executor
+        pools = await run.commands([("HGET", keys.session(s), "pool") for s in sessions])
+        reach("before_expire")
+        answers = await run.run_many(
+            [
+                expire_call(self.part, self.settings, session, (pool or b"default").decode(), self.by)
+                for session, pool in zip(sessions, pools, strict=True)
+            ]
+        )
+        reach("after_expire")
+        for session, answer in zip(sessions, answers, strict=True):
+            if answer.word == "DEAD_LETTERED":
+                log.error("session_dead_lettered", session=session, reason=answer.text("reason"))
+            elif answer.word == "OFFERED":
+                log.info("session_offered_again", session=session, epoch=answer.int("epoch"), attempt=answer.int("attempt"))

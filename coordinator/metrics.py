@@ -1,0 +1,71 @@
+"""Every metric, on a registry that is passed in. Gauges of several coordinators are meant for ``max by``."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+__all__ = ["Metrics"]
+
+_FAST = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 7.5, 10)
+_LONG = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 2.5, 3, 4, 5, 7.5, 10, 15, 30, 60)
+_SHORT = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
+
+
+class Metrics:
+    """The metrics of one process; names, labels and units as documented in the README.
+
+    Args:
+        registry: where they are exported.
+        version: of the program, for ``build_info``.
+    """
+
+    def __init__(self, registry: CollectorRegistry, version: str) -> None:
+        self.registry = registry
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"recovery_{name}", text, labels, registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"recovery_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"recovery_{name}", text, labels, buckets=buckets, registry=registry)
+
+        self.sessions = gauge("sessions", "Sessions by state.", "partition", "state")
+        self.orphaned_sessions = gauge("orphaned_sessions", "Sessions without an owner, graves included.", "partition")
+        self.oldest_orphan = gauge(
+            "oldest_orphan_timestamp_seconds", "Since when the oldest orphan has no owner; absent without one.", "partition"
+        )
+        self.instances = gauge("instances", "Instances by state.", "state")
+        self.free_slots = gauge("free_slots", "Sessions that the living instances of a pool could still take.", "pool")
+        self.fullest_instance_sessions = gauge("fullest_instance_sessions", "Sessions of the fullest instance: lost at once.")
+        self.in_doubt_sessions = gauge("in_doubt_sessions", "Sessions of instances whose last beat is older than their trust window.")
+        self.hold_active = gauge("hold_active", "1 while nobody is declared dead.", "partition", "reason")
+        self.breaker_open = gauge("breaker_open", "1 while the mass breaker confirms.", "partition")
+        self.paused = gauge("paused", "1 while an operator has paused recovery.")
+        self.last_scan = gauge("last_scan_timestamp_seconds", "When this process last scanned.", "partition")
+        self.store_up = gauge("store_up", "1 while every partition answers.")
+        self.drain_sessions_remaining = gauge("drain_sessions_remaining", "Sessions that draining instances still own.")
+        self.drain_deadline = gauge("drain_deadline_timestamp_seconds", "When the drain under way ends; 0 for none.")
+        self.build_info = gauge("build_info", "Always 1.", "version")
+        self.build_info.labels(version).set(1)
+
+        self.instance_deaths = counter("instance_deaths", "Instances declared dead.", "cause")
+        self.orphans = counter("orphans", "Sessions that lost their owner.", "cause")
+        self.offers = counter("offers", "Offers written.")
+        self.adoptions = counter("adoptions", "Orphans adopted.", "cause")
+        self.handovers = counter("handovers", "Planned handovers.", "outcome")
+        self.dead_letters = counter("dead_letters", "Sessions given up on.", "reason")
+        self.fenced_writes = counter("fenced_writes", "Writes refused because of their epoch or a dead owner.", "operation")
+        self.holds = counter("holds", "Holds begun.", "reason")
+        self.store_errors = counter("store_errors", "Exchanges with the store that failed.", "kind")
+        self.session_seconds = counter("session_seconds", "Length of the sessions that were closed.")
+        self.orphaned_session_seconds = counter("orphaned_session_seconds", "Time that adopted sessions had no owner.")
+
+        self.detection = histogram("detection_duration_seconds", "Evidence to declared.", _FAST, "cause")
+        self.takeover = histogram("takeover_duration_seconds", "Evidence to adopted.", _LONG, "cause")
+        self.resume = histogram("resume_duration_seconds", "Evidence to media up.", _LONG, "cause")
+        self.handover = histogram("handover_duration_seconds", "Owner let go to heir told.", _SHORT)
+        self.data_age = histogram("data_age_seconds", "Age of the recovery data at adoption.", _LONG)
+        self.scan = histogram("scan_duration_seconds", "One look at a partition.", _SHORT)
+        self.store_request = histogram("store_request_duration_seconds", "One exchange with the store.", _SHORT, "operation")

@@ -1,0 +1,120 @@
+"""Decisions of the coordinator, apart from all input and output: no clock, no store, no chance of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+__all__ = ["Observation", "Suspect", "backoff", "horizon", "sleep_seconds", "unfit_to_judge", "vote"]
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """An instance whose deadline is near or past.
+
+    Attributes:
+        instance: its id.
+        deadline_ms: its deadline by the server's clock.
+    """
+
+    instance: str
+    deadline_ms: int
+
+    @classmethod
+    def parse(cls, line: str) -> Suspect:
+        """From a line of a scan's answer: ``id deadline_ms``."""
+        instance, deadline_ms = line.rsplit(" ", 1)
+        return cls(instance, int(deadline_ms))
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Since when, on this process's own clock (seconds), a deadline has been seen unchanged."""
+
+    deadline_ms: int
+    since: float
+
+
+def horizon(dead_after: float, max_scan_gap: float) -> float:
+    """Seconds before its deadline at which an instance becomes a suspect.
+
+    Early enough that a scan each ``max_scan_gap / 4`` sees it unchanged for half of ``dead_after`` by its deadline;
+    late enough that one that beats regularly never is one (``dead_after >= 4 x heartbeat_interval``).
+    """
+    return dead_after / 2 + max_scan_gap / 4 + 0.05
+
+
+def vote(
+    suspects: Iterable[Suspect], seen: Mapping[str, Observation], now_ms: int, now: float, dead_after: float
+) -> tuple[list[Suspect], dict[str, Observation]]:
+    """Whom this coordinator declares dead, and what it remembers for the next scan.
+
+    Two clocks must agree: the server's, by which the deadline passed, and this process's own, on which the deadline
+    stood unchanged for half of ``dead_after`` (a new server whose clock is ahead convinces the first clock at once).
+
+    Args:
+        suspects: what the scan answered.
+        seen: what the last call returned.
+        now_ms: time of the scan, server's clock.
+        now: time of the scan, own clock in seconds.
+        dead_after: seconds.
+    """
+    remembered: dict[str, Observation] = {}
+    dead: list[Suspect] = []
+    for suspect in suspects:
+        known = seen.get(suspect.instance)
+        if known is None or known.deadline_ms != suspect.deadline_ms:
+            known = Observation(suspect.deadline_ms, now)
+        remembered[suspect.instance] = known
+        if suspect.deadline_ms <= now_ms and now - known.since >= dead_after / 2:
+            dead.append(suspect)
+    return dead, remembered
+
+
+def unfit_to_judge(loop_lag: float, round_trip: float, max_scan_gap: float) -> str:
+    """Why this coordinator should not declare anybody just now, '' if it may (Lifeguard, arXiv:1707.00788).
+
+    Args:
+        loop_lag: seconds by which its own loop woke too late.
+        round_trip: seconds that the scan took.
+        max_scan_gap: seconds.
+    """
+    limit = max_scan_gap / 4
+    if loop_lag > limit:
+        return f"own loop was {loop_lag:.3f} s late"
+    if round_trip > limit:
+        return f"the store took {round_trip:.3f} s"
+    return ""
+
+
+def sleep_seconds(now_ms: int, next_ms: int, seen: Mapping[str, Observation], now: float, dead_after: float, max_scan_gap: float) -> float:
+    """Seconds until the next scan: the next deadline, grave or lease, but at most a quarter of ``max_scan_gap``.
+
+    Args:
+        now_ms: time of the scan, server's clock.
+        next_ms: the earliest thing ahead by that clock, 0 for none.
+        seen: suspects, which may be waiting for the own clock only.
+        now: own clock in seconds.
+        dead_after: seconds.
+        max_scan_gap: seconds.
+    """
+    waits = [max_scan_gap / 4]
+    if next_ms:
+        waits.append((next_ms - now_ms + 1) / 1000)
+    for known in seen.values():
+        if known.deadline_ms <= now_ms:
+            waits.append(known.since + dead_after / 2 - now)
+    return max(0.001, min(waits))
+
+
+def backoff(attempt: int, chance: float, least: float = 0.05, most: float = 2.0) -> float:
+    """Seconds to wait before trial ``attempt`` (from 0) after an error: exponential with full jitter above half.
+
+    Args:
+        attempt: how many trials failed since the last success.
+        chance: a random number from 0 to 1.
+        least: the first wait.
+        most: the longest wait.
+    """
+    wait = min(most, least * 2.0 ** min(attempt, 16))
+    return wait * (0.5 + chance / 2)

@@ -1,0 +1,122 @@
+"""The blocked reader of offers: wakes at once, and never takes more than there is room for."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from coordinator import clock
+from coordinator.errors import CoordinatorError, FencedError, StoreUnavailableError
+from coordinator.policy import backoff
+from coordinator.store.connect import Blocking
+from coordinator.store.faults import NoGroupError
+from coordinator.worker.offer import Offer
+
+if TYPE_CHECKING:
+    from coordinator.worker.membership import Membership
+
+__all__ = ["Reader"]
+
+BLOCK_MS = 1000
+FULL_SECONDS = 0.1
+PASSES = 3
+"""Times that a worker passes on a session that it declined itself, so that others see it first."""
+PASS_SECONDS = 0.05
+DECLINED_SECONDS = 30.0
+
+
+class Reader:
+    """Reads one partition's offers to this worker's pool.
+
+    Args:
+        room: returns how many more offers the worker can take now.
+        deliver: hands an offer to the worker.
+    """
+
+    def __init__(
+        self, member: Membership, blocking: Blocking, room: Callable[[], int], deliver: Callable[[Offer], None]
+    ) -> None:
+        self._member, self._blocking = member, blocking
+        self._room, self._deliver = room, deliver
+        self._stream = member.part.keys.offers(member.settings.pool)
+        self._known: dict[bytes, Offer] = {}
+        self._declined: dict[str, tuple[int, float]] = {}
+        self._fresh = False
+
+    def declined(self, session_id: str) -> None:
+        """This worker does not want that session."""
+        passes, _ = self._declined.get(session_id, (0, 0.0))
+        self._declined[session_id] = (passes, clock.now())
+
+    def in_hand(self) -> int:
+        """Offers that take up room."""
+        self._known = {entry: offer for entry, offer in self._known.items() if offer.in_hand}
+        return len(self._known)
+
+    def restart(self) -> None:
+        """What this consumer was given may not have been seen: look at it again first."""
+        self._fresh = False
+
+    async def run(self) -> None:
+        """Reads until cancelled."""
+        failures = 0
+        while True:
+            room = self._room()
+            if room < 1 or self._member.draining or self._member.joining:
+                with anyio.move_on_after(FULL_SECONDS):
+                    await self._member.room_event.wait()
+                continue
+            try:
+                await self.step(room)
+                failures = 0
+            except NoGroupError:
+                await self._make_group()
+            except StoreUnavailableError:
+                self._fresh = False
+                await anyio.sleep(backoff(failures, random.random()))  # noqa: S311 - jitter
+                failures += 1
+
+    async def _make_group(self) -> None:
+        try:
+            await self._blocking.command("XGROUP", "CREATE", self._stream, "workers", "0", "MKSTREAM")
+        except CoordinatorError as error:
+            if "BUSYGROUP" not in str(error):
+                await anyio.sleep(PASS_SECONDS)
+
+    async def step(self, room: int) -> None:
+        """One read: first what was given to this consumer and never seen, then what is new."""
+        instance = self._member.instance
+        what: tuple[Any, ...] = ("BLOCK", BLOCK_MS) if self._fresh else ()
+        answer = await self._blocking.command(
+            "XREADGROUP", "GROUP", "workers", instance, "COUNT", room if self._fresh else 100, *what, "STREAMS", self._stream,
+            ">" if self._fresh else "0",
+        )  # fmt: skip
+        entries = answer[0][1] if answer else []
+        if not self._fresh:
+            self._fresh = True
+        for entry, fields in entries:
+            if entry in self._known or self._member.instance != instance:
+                continue
+            if not fields:  # it ended meanwhile, and only its delivery is left
+                await self._member.part.executor.command("XACK", self._stream, "workers", entry)
+                continue
+            named = {k.decode(): v for k, v in zip(fields[::2], fields[1::2], strict=True)}
+            await self._take(Offer(self._member, entry, named))
+
+    async def _take(self, offer: Offer) -> None:
+        passes, at = self._declined.get(offer.session_id, (PASSES, 0.0))
+        try:
+            if self._room() < 1:
+                await offer.decline("no room", counts=False)
+            elif passes < PASSES and clock.now() - at < DECLINED_SECONDS:
+                self._declined[offer.session_id] = (passes + 1, at)
+                await offer.decline("declined before", counts=False)
+                await anyio.sleep(PASS_SECONDS)
+            else:
+                self._known[offer.entry] = offer
+                self._deliver(offer)
+        except (FencedError, StoreUnavailableError):
+            self._fresh = False

@@ -1,0 +1,256 @@
+"""A session in the hands of its owner."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import structlog
+
+from coordinator import clock
+from coordinator.errors import FencedError
+from coordinator.ids import new_request_id
+from coordinator.store import calls
+from coordinator.store.scripts import Answer
+from coordinator.worker.data import RecoveryData, decode, encode
+
+if TYPE_CHECKING:
+    from coordinator.worker.membership import Membership
+
+__all__ = ["Session"]
+
+log = structlog.get_logger()
+
+
+class Session:
+    """One call that this worker owns; got from ``Worker.open``, ``Offer.adopt`` or ``Worker.adopt``.
+
+    Attributes:
+        id: the session's id.
+        epoch: its fencing token, to be passed to whatever can compare it; rises when it is renewed after lost writes.
+        pool, tenant, requires: as it was opened.
+        lost: set when the store said that somebody else has it; final. ``lost_reason`` says why.
+        recovered: whether it was adopted from somebody.
+        planned: whether its previous owner handed it over on purpose.
+        gap: seconds from the previous owner's last acknowledged heartbeat to the adoption; 0 when opened here.
+        data_age: seconds since the data was written, at adoption.
+        previous_owner, cause, attempt: from whom, why, and with which offer it came.
+    """
+
+    def __init__(
+        self,
+        member: Membership,
+        session_id: str,
+        epoch: int,
+        raw: bytes,
+        encoding: str,
+        *,
+        pool: str,
+        tenant: str = "",
+        requires: str = "",
+        opened_at_ms: int = 0,
+        sequence: int = 0,
+    ) -> None:
+        self.id, self.epoch = session_id, epoch
+        self.pool, self.tenant, self.requires = pool, tenant, requires
+        self.opened_at_ms = opened_at_ms
+        self.raw_data, self.encoding, self.sequence = raw, encoding, sequence
+        self.lost = anyio.Event()
+        self.lost_reason = ""
+        self.closed = anyio.Event()
+        self.recovered = self.planned = False
+        self.gap = self.data_age = 0.0
+        self.previous_owner = self.cause = ""
+        self.attempt = 0
+        self.unsure = False
+        self._member = member
+        self._instance = member.instance
+        self._pulse = member.pulse
+        self._writing = anyio.Lock()
+        self._staged: tuple[bytes, str] | None = None
+
+    @property
+    def recovery_data(self) -> dict[str, Any] | bytes:
+        """The newest recovery data that this worker has given or got, in the form in which it was given."""
+        return decode(self.raw_data, self.encoding)
+
+    @property
+    def _ours(self) -> bool:
+        return not self.lost.is_set() and not self.closed.is_set() and self._pulse is self._member.pulse
+
+    @property
+    def held(self) -> bool:
+        """True while nobody else can have adopted it. Ask before what cannot be undone."""
+        return self._ours and not self.unsure and self._pulse.held(clock.now())
+
+    @property
+    def may_speak(self) -> bool:
+        """True when held, and in doubt as long as it is only the store that does not answer."""
+        return self._ours and self._pulse.may_speak(clock.now())
+
+    async def checkpoint(self, data: RecoveryData) -> None:
+        """Writes newer recovery data; when it returns, an adopter would get it.
+
+        Args:
+            data: a JSON-able mapping or bytes, at most ``max_data_bytes``.
+
+        Raises:
+            FencedError: this worker is no longer the owner; final.
+            StoreUnavailableError: no answer within about two seconds; the data may have been written.
+            DataTooLargeError, InvalidDataError: nothing was sent.
+
+        Safe to repeat.
+        """
+        raw, encoding = encode(data, self._member.settings.max_data_bytes)
+        self._staged = None
+        await self._write(raw, encoding)
+
+    def stage(self, data: RecoveryData) -> None:
+        """The same, later and coalesced: returns at once, and only the newest is written.
+
+        Raises:
+            FencedError: this worker is no longer the owner.
+            DataTooLargeError, InvalidDataError: nothing is kept.
+        """
+        raw, encoding = encode(data, self._member.settings.max_data_bytes)
+        self._check()
+        self._staged = (raw, encoding)
+        self._member.stager.wake(self)
+
+    async def flush(self) -> None:
+        """Writes what is staged, if anything is.
+
+        Raises:
+            FencedError, StoreUnavailableError: as `checkpoint`; what could not be written stays staged.
+        """
+        staged = self._staged
+        if staged is None:
+            return
+        await self._write(*staged)
+        if self._staged is staged:
+            self._staged = None
+
+    async def resumed(self) -> None:
+        """Media is up again: ends the takeover's clock. Counted once an epoch; safe to repeat.
+
+        Raises:
+            FencedError, StoreUnavailableError: as `checkpoint`.
+        """
+        await self._final("resumed", lambda e: calls.resumed(self._keys, session=self.id, instance=self._instance, epoch=e))
+
+    async def close(self) -> None:
+        """The call ended: nobody will be offered it. Safe to repeat.
+
+        Raises:
+            FencedError: somebody else has it; their call goes on.
+            StoreUnavailableError: no answer within about two seconds.
+        """
+        if self.closed.is_set():
+            return
+        ttl = round(self._member.settings.closed_ttl * 1000)
+        async with self._writing:
+            self._member.closing.add(self.id)
+            await self._final(
+                "close",
+                lambda e: calls.close(
+                    self._keys, session=self.id, instance=self._instance, epoch=e, pool=self.pool, closed_ttl_ms=ttl
+                ),
+            )
+            self._end()
+
+    async def release(self, reason: str = "") -> None:
+        """Gives the call up, with its newest data, to be offered to others; this worker lives on.
+
+        Raises:
+            FencedError, StoreUnavailableError: as `checkpoint`.
+        """
+        await self._release(reason, "released")
+
+    async def _release(self, reason: str, cause: str) -> None:
+        s, request = self._member.settings, new_request_id()
+        async with self._writing:
+            raw, encoding = self._staged or (self.raw_data, self.encoding)
+            await self._final(
+                "release",
+                lambda e: calls.release(
+                    self._keys, session=self.id, instance=self._instance, epoch=e, request=request, pool=self.pool,
+                    reason=reason, cause=cause, lease_ms=round(s.lease * 1000), max_recoveries=s.max_recoveries,
+                    recovery_window_ms=round(s.recovery_window * 1000), data=raw, encoding=encoding,
+                    sequence=self.sequence + 1, dead_letter_ttl_ms=round(s.dead_letter_ttl * 1000),
+                ),
+            )  # fmt: skip
+            self._end()
+
+    async def let_go(self, heir: str) -> bool:
+        """Hands the call, with its newest data, to an heir that accepted it. For the library.
+
+        Returns:
+            Whether it went; False when the handover is over.
+        """
+        async with self._writing:
+            raw, encoding = self._staged or (self.raw_data, self.encoding)
+            answer = await self._final(
+                "let_go",
+                lambda e: calls.let_go(
+                    self._keys, session=self.id, instance=self._instance, heir=heir, epoch=e, pool=self.pool, data=raw,
+                    encoding=encoding, sequence=self.sequence + 1,
+                ),
+            )  # fmt: skip
+            if answer.word != "OK":
+                return False
+            self.lose(f"handed over to {heir}")
+            return True
+
+    @property
+    def _keys(self) -> Any:
+        return self._member.part.keys
+
+    def _check(self) -> None:
+        if self.lost.is_set() or self.closed.is_set():
+            raise FencedError(self.id, self.epoch, self.lost_reason or "it was closed or given up here")
+
+    async def _write(self, raw: bytes, encoding: str) -> None:
+        async with self._writing:
+            self._check()
+            self.raw_data, self.encoding = raw, encoding
+            self.sequence += 1
+            await self._final(
+                "checkpoint",
+                lambda e: calls.checkpoint(
+                    self._keys, session=self.id, instance=self._instance, epoch=e, sequence=self.sequence, data=raw,
+                    encoding=encoding,
+                ),
+            )  # fmt: skip
+
+    async def _final(self, operation: str, make: Any) -> Answer:
+        """Runs a write of the owner until it has an answer that counts."""
+        self._check()
+        with self._member.changing(operation != "checkpoint"):
+            answer = await self._member.request(lambda: make(self.epoch), self)
+        if answer.word == "FENCED":
+            detail = answer.text("state") and f"it is {answer.text('state')} under epoch {answer.text('epoch')}"
+            if answer.text("scope") == "instance":
+                self._member.fenced(self._instance, "a write was refused")
+            self.lose(detail or "its owner is dead")
+            raise FencedError(self.id, self.epoch, detail or "this instance was declared dead")
+        return answer
+
+    def _end(self) -> None:
+        self.closed.set()
+        self._staged = None
+        self._member.forget(self)
+
+    def lose(self, reason: str) -> None:
+        """The store said that this worker no longer has it; final. For the library."""
+        if self.lost.is_set() or self.closed.is_set():
+            return
+        self.lost_reason = reason
+        self._staged = None
+        self.lost.set()
+        self._member.forget(self)
+        log.warning("session_lost", session=self.id, epoch=self.epoch, instance=self._instance, reason=reason)
+
+    def __repr__(self) -> str:
+        return f"<Session {self.id} epoch={self.epoch}>"
+
+

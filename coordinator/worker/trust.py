@@ -1,0 +1,53 @@
+"""The three standings of a holder, computed at the moment of asking: held, in doubt, lost.
+
+Pure arithmetic on a clock that also counts while the machine sleeps; shared between the heartbeat's thread, which
+writes it, and whoever asks. Each field is written whole by one thread, so no lock is needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Pulse"]
+
+
+@dataclass(slots=True)
+class Pulse:
+    """What one instance id knows of its own life; times in seconds of `coordinator.clock.now`.
+
+    Attributes:
+        trust_window: seconds from the sending of an acknowledged beat for which nobody else can have adopted.
+        stall_limit: seconds without a tick after which this process itself must have stood still.
+        sent: when the last beat that was answered OK was sent.
+        ticked: when the heartbeat's thread last turned over.
+        stood_still: the process stood still since the last OK.
+        over: the store said that this id is dead.
+    """
+
+    trust_window: float
+    stall_limit: float
+    sent: float = float("-inf")
+    ticked: float = float("-inf")
+    stood_still: bool = False
+    over: bool = False
+
+    def tick(self, now: float) -> None:
+        """The thread turns over; a gap is noted before the time is, so that nobody sees the one without the other."""
+        if now - self.ticked > self.stall_limit and self.ticked != float("-inf"):
+            self.stood_still = True
+        self.ticked = now
+
+    def renew(self, sent: float) -> None:
+        """A beat sent at ``sent`` was answered OK."""
+        self.sent = max(self.sent, sent)
+        self.stood_still = False
+
+    def held(self, now: float) -> bool:
+        """Whether what this instance owns is certainly still its own."""
+        return not self.over and now - self.sent < self.trust_window
+
+    def may_speak(self, now: float) -> bool:
+        """Held; or in doubt only because the store does not answer, while this process never stood still."""
+        if self.held(now):
+            return True
+        return not self.over and not self.stood_still and now - self.ticked <= self.stall_limit

@@ -1,0 +1,97 @@
+"""The tables in the docs that are made from code; ``python -m tests.cli.docs_tables`` writes them anew."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics import MetricWrapperBase
+
+from coordinator.metrics import Metrics
+from coordinator.settings import Settings, parse_duration, parse_size
+from coordinator.states import transitions_table
+from coordinator.store.scripts import SCRIPTS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def scripts_table() -> str:
+    """Every script: what it does, what it answers, why a second call does no harm."""
+    rows = ["| script | what it does | answers | called twice |", "|---|---|---|---|"]
+    for name, script in SCRIPTS.items():
+        first = script.source.decode().split(f"-- {name}.lua: ", 1)[1].split("\n", 1)[0]
+        replies = "<br>".join(f"`{' '.join((word, *fields))}`" for word, fields in script.header.replies.items())
+        cells = (first.rstrip("."), replies, script.header.retry.rstrip("."))
+        rows.append(f"| `{name}` | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def shown(name: str) -> str:
+    """The default of a setting as a person would write it."""
+    field = Settings.model_fields[name]
+    value, parsers = field.default, [getattr(m, "func", None) for m in field.metadata]
+    if value is None or value == "" or field.default_factory is not None:
+        return "-"
+    if parse_duration in parsers:
+        for unit, seconds in (("d", 172800), ("h", 3600), ("m", 60), ("s", 1)):
+            if value >= seconds and value % (86400 if unit == "d" else seconds) == 0:
+                return f"{value / (86400 if unit == 'd' else seconds):g}{unit}"
+        return f"{value * 1000:g}ms"
+    if parse_size in parsers:
+        return f"{value // 1024}KiB"
+    return str(value)
+
+
+def settings_table() -> str:
+    """Every setting with its default."""
+    rows = ["| setting | default | what it is |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        rows.append(f"| `{name.upper()}` | {shown(name)} | {field.description} |")
+    return "\n".join(rows)
+
+
+def metrics_table() -> str:
+    """Every metric with its labels."""
+    rows = ["| metric | type | labels | what it is |", "|---|---|---|---|"]
+    for metric in vars(Metrics(CollectorRegistry(), "0")).values():
+        if isinstance(metric, MetricWrapperBase):
+            name = metric._name.removeprefix("recovery_") + ("_total" if metric._type == "counter" else "")
+            labels = ", ".join(metric._labelnames) or "-"
+            rows.append(f"| `{name}` | {metric._type} | {labels} | {metric._documentation} |")
+    return "\n".join(rows)
+
+
+TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
+    "settings": (ROOT / "README.md", settings_table),
+    "metrics": (ROOT / "README.md", metrics_table),
+    "states": (ROOT / "docs/protocol.md", transitions_table),
+    "scripts": (ROOT / "docs/protocol.md", scripts_table),
+}
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(<!-- table: {name} -->\n)(?:(?!<!--).)*?(<!-- end -->)", re.DOTALL)
+
+
+def written(name: str) -> str:
+    """The table as it stands in its document."""
+    path, _ = TABLES[name]
+    match = _pattern(name).search(path.read_text())
+    if match is None:
+        raise ValueError(f"{path.name} has no place for the table {name}")
+    return match[0].removeprefix(match[1]).removesuffix(match[2]).removesuffix("\n")
+
+
+def write_all() -> None:
+    """Replaces each table in its document by what the code says now."""
+    for name, (path, make) in TABLES.items():
+        old = written(name)
+        path.write_text(
+            path.read_text().replace(f"<!-- table: {name} -->\n{old}", f"<!-- table: {name} -->\n{make()}", 1)
+        )
+
+
+if __name__ == "__main__":
+    write_all()

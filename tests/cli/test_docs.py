@@ -1,0 +1,94 @@
+"""The documents say what the code says."""
+
+import ast
+import re
+import subprocess
+import sys
+
+import pytest
+
+from coordinator.cli.app import app
+from coordinator.cli.doctor_rights import tried_commands
+from coordinator.store.scripts import SCRIPTS
+from tests.cli.docs_tables import ROOT, TABLES, written
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PATH = re.compile(r"`((?:coordinator|docs|examples|tests|deploy)/[\w./-]+)`")
+LINK = re.compile(r"\]\(([^)#]+)\)")
+UPPER_CASE = re.compile(r'\("([A-Z]{3,})"')
+ASKED_ON_CONNECTING = {"INFO", "AUTH", "SELECT", "HELLO", "CLIENT", "ROLE", "ASKING"}
+SCRIPT_COMMAND = re.compile(rb"redis\.p?call\('(\w+)'")
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_are_what_the_code_says(name):
+    """A table in the docs equals the one made from the code (python -m tests.cli.docs_tables writes it)."""
+    _, make = TABLES[name]
+
+    assert written(name) == make()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_named_paths_exist(document):
+    """Every path that a document names is there, and so is every file that it links to."""
+    text = document.read_text()
+    named = [ROOT / path for path in PATH.findall(text)]
+    linked = [document.parent / path for path in LINK.findall(text) if "://" not in path]
+
+    assert [str(path) for path in named + linked if not path.exists()] == []
+
+
+def test_readme_shows_the_example_worker():
+    """The worker in the README is examples/worker.py, character for character."""
+    assert (ROOT / "examples/worker.py").read_text().rstrip() in (ROOT / "README.md").read_text()
+
+
+def test_example_worker_is_about_twenty_lines():
+    """The example stays as short as promised: at most 25 lines of code."""
+    tree = ast.parse((ROOT / "examples/worker.py").read_text())
+    lines = {node.lineno for node in ast.walk(tree) if hasattr(node, "lineno")}
+
+    assert len(lines) <= 25
+
+
+def commands_of(typer_app, prefix=()):
+    for command in typer_app.registered_commands:
+        yield " ".join((*prefix, command.name))
+    for group in typer_app.registered_groups:
+        yield from commands_of(group.typer_instance, (*prefix, group.name))
+
+
+COMMANDS = list(commands_of(app))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_readme_lists_every_command(command):
+    """Each command has a row in the README's table."""
+    assert f"| `coordinator {command}" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_its_exit_status(command):
+    """`--help` works for each command and tells the exit statuses."""
+    run = subprocess.run(
+        [sys.executable, "-m", "coordinator", *command.split(), "--help"], capture_output=True, text=True, timeout=60
+    )
+
+    assert run.returncode == 0
+    assert "Exit status:" in run.stdout
+
+
+def test_doctor_tries_every_command_that_scripts_call():
+    """No script calls a command whose right `doctor` does not try out."""
+    called = {name.decode().upper() for script in SCRIPTS.values() for name in SCRIPT_COMMAND.findall(script.source)}
+
+    assert called - tried_commands() == set()
+
+
+def test_doctor_tries_every_command_that_the_program_sends(redis_client):
+    """No command in the store, the daemon or the worker is sent whose right `doctor` does not try out."""
+    known = {name.upper() for name in redis_client.command_list()}
+    sources = [path for part in ("store", "daemon", "worker") for path in (ROOT / "coordinator" / part).glob("*.py")]
+    named = {name for path in sources for name in UPPER_CASE.findall(path.read_text())} & known
+
+    assert named - tried_commands() - ASKED_ON_CONNECTING == set()

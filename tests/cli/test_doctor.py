@@ -1,0 +1,145 @@
+"""What `doctor` finds in real servers."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import redis
+
+from coordinator.cli.doctor_checks import Server, version
+from coordinator.store import PROTOCOL
+from coordinator.store.keys import Keys
+
+
+def doctor(url: str, *args: str) -> tuple[int, dict[str, dict[str, str]]]:
+    """Runs it in a process of its own; exit status and findings by name."""
+    command = [sys.executable, "-m", "coordinator", "doctor", "--redis-url", url, "--json", *args]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in run.stderr
+    return run.returncode, {f["check"]: f for f in json.loads(run.stdout)["findings"]} if run.stdout else {}
+
+
+@pytest.fixture
+def server(url: str):
+    """A client of the server that `url` names; its settings and users are as before afterwards."""
+    client = redis.Redis.from_url(url)
+    kept = {name: client.config_get(name)[name] for name in ("maxmemory", "maxmemory-policy")}
+    yield client
+    for name, value in kept.items():
+        client.config_set(name, value)
+    for user in client.acl_users():
+        if user != "default":
+            client.acl_deluser(user)
+    client.close()
+
+
+def as_user(server: redis.Redis, url: str, *rules: str) -> str:
+    """The URL for a new user with these rights."""
+    server.execute_command("ACL", "SETUSER", "voice", "on", ">secret", "~{recovery:*", "&{recovery:*", *rules)
+    return url.replace("unix://", "unix://voice:secret@", 1)
+
+
+def test_a_plain_server_is_fit(url, server):
+    """A server with nothing wrong but persistence and memory limits is fit, and says what to do about those."""
+    status, findings = doctor(url)
+
+    assert status == 0
+    assert {f["level"] for f in findings.values()} <= {"ok", "warn"}
+    assert findings["persistence"]["level"] == "warn"
+    assert "appendonly" in findings["persistence"]["advice"]
+    assert findings["clock"]["level"] == "ok"
+    assert findings["latency"]["found"].startswith("PING p50")
+
+
+def test_nothing_is_left_in_the_store(url, server):
+    """The rights are tried out without leaving a key."""
+    doctor(url)
+
+    assert server.dbsize() == 0
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
+def test_an_evicting_server_is_not_fit(url, server, policy):
+    """Any policy that evicts fails."""
+    server.config_set("maxmemory-policy", policy)
+    status, findings = doctor(url)
+
+    assert status == 1
+    assert findings["eviction"]["level"] == "fail"
+
+
+def test_little_memory_left_is_a_warning(url, server):
+    """Less than a fifth of maxmemory free is worth a warning."""
+    server.config_set("maxmemory", int(server.info("memory")["used_memory"] * 1.1))
+    _, findings = doctor(url)
+
+    assert findings["memory"]["level"] == "warn"
+
+
+def test_missing_rights_are_named(url, server):
+    """A user that may not run scripts or publish is told so, with the rule to add."""
+    status, findings = doctor(as_user(server, url, "+@all", "-eval", "-publish"))
+
+    assert status == 1
+    assert findings["rights: scripts"]["level"] == "fail"
+    assert "+eval" in findings["rights: scripts"]["advice"]
+    assert findings["rights: pub/sub"]["level"] == "fail"
+    assert findings["rights: streams"]["level"] == "ok"
+
+
+def test_a_refused_config_is_unknown_and_no_failure(url, server):
+    """Managed services refuse CONFIG GET: what follows from it is unknown, and the server may be fit."""
+    status, findings = doctor(as_user(server, url, "+@all", "-config"))
+
+    assert status == 0
+    assert findings["persistence"]["level"] == "unknown"
+
+
+def test_other_partitions_than_stored_are_a_failure(url, server):
+    """A number of partitions that differs from the stored one is found before a start runs into it."""
+    values = {"partitions": "4", "protocol": str(PROTOCOL), "lineage": "ab" * 16}
+    server.hset(Keys("recovery", 0).meta, mapping=values)
+    status, findings = doctor(url, "--partitions", "2")
+
+    assert status == 1
+    assert findings["stored"]["level"] == "fail"
+    assert "set it to 4" in findings["stored"]["advice"]
+
+
+def test_an_unreachable_server_has_its_own_status(tmp_path):
+    """No server there: one finding, and exit status 3."""
+    status, findings = doctor(f"unix://{tmp_path}/nobody.sock")
+
+    assert status == 3
+    assert findings["reachable"]["level"] == "fail"
+
+
+def test_a_password_is_never_shown(url, server):
+    """The findings show the URL without its password."""
+    _, findings = doctor(as_user(server, url, "+@all"))
+
+    assert "secret" not in json.dumps(findings)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("info", "level"),
+    [
+        ({"redis_version": "6.0.16"}, "fail"),
+        ({"redis_version": "6.2.0"}, "ok"),
+        ({"redis_version": "8.0.1"}, "ok"),
+        ({"redis_version": "7.2.4", "valkey_version": "8.0.1"}, "ok"),
+        ({}, "unknown"),
+    ],
+)
+async def test_versions(info, level):
+    """6.2 is the oldest Redis that will do; Valkey will."""
+
+    async def never(*words):
+        raise AssertionError(f"asks nothing, not {words}")
+
+    server = Server(never, Keys("recovery", 0), 1, PROTOCOL)
+    server.info = info
+
+    assert (await version(server)).level == level

@@ -1,0 +1,113 @@
+"""`coordinator run`, as a process."""
+
+import json
+import signal
+import subprocess
+import sys
+import urllib.request
+from contextlib import contextmanager
+
+import pytest
+
+from coordinator.settings import Settings
+
+RUN = [sys.executable, "-m", "coordinator", "run", "--http-port", "0", "--log-format", "json"]
+
+
+@contextmanager
+def running(*args):
+    """The daemon, ended when the block is left; yields it and the fields of its start."""
+    with subprocess.Popen([*RUN, *args], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            said = []
+            for line in process.stderr:
+                said.append(line)
+                if "coordinator_started" in line:
+                    yield process, json.loads(line), said
+                    break
+            else:
+                pytest.fail("".join(said))
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def test_without_a_url_it_says_that_redis_is_embedded():
+    """Whoever starts it without a Redis URL is told that nothing is kept, and where it is."""
+    with running() as (_, _, said):
+        assert "nothing of it is kept" in "".join(said)
+        assert "unix://" in said[0]
+
+
+def test_it_serves_health(url):
+    """/healthz answers once it has started."""
+    with (
+        running("--redis-url", url) as (_, started, _),
+        urllib.request.urlopen(f"http://{started['http']}/healthz") as answer,
+    ):
+        assert answer.status == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_as_asked(url, number):
+    """SIGTERM and SIGINT end it with exit status 0."""
+    with running("--redis-url", url) as (process, started, _):
+        urllib.request.urlopen(f"http://{started['http']}/healthz").close()
+        process.send_signal(number)
+
+        assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["--dead-after", "1s", "--heartbeat-interval", "1s"],
+            "dead_after (1s) must be at least 4 x heartbeat_interval (1s)",
+        ),
+        (["--lease", "soon"], "lease: 'soon' is not a duration"),
+        (["--redis-url", "http://localhost"], "http"),
+    ],
+)
+def test_wrong_settings_stop_the_start(arguments, line):
+    """Exit status 2 and readable lines that name the value; no traceback."""
+    run = subprocess.run([*RUN, *arguments], capture_output=True, text=True, timeout=30)
+
+    assert run.returncode == 2
+    assert line in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_a_taken_port_stops_the_start(url):
+    """Exit status 2 when the HTTP port is taken, and the line names it."""
+    with running("--redis-url", url) as (_, started, _):
+        port = started["http"].split(":")[1]
+        run = subprocess.run(
+            [*RUN, "--redis-url", url, "--http-port", port], capture_output=True, text=True, timeout=30
+        )
+
+    assert run.returncode == 2
+    assert port in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_another_number_of_partitions_stops_the_start(url, redis_client):
+    """The stored number of partitions counts: another is exit status 2, with both numbers."""
+    with running("--redis-url", url, "--partitions", "2"):
+        run = subprocess.run(
+            [*RUN, "--redis-url", url, "--partitions", "3"], capture_output=True, text=True, timeout=30
+        )
+    redis_client.flushall()
+
+    assert run.returncode == 2
+    assert "3 is set" in run.stderr
+    assert "made with 2" in run.stderr
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_a_flag(name):
+    """Each setting has a flag of its name in the help of `run`."""
+    assert f"--{name.replace('_', '-')} " in HELP
+
+
+HELP = subprocess.run([*RUN, "--help"], capture_output=True, text=True, timeout=30).stdout
