@@ -1,0 +1,37 @@
+"""Recovery coordinator: live voice calls outlive the worker that served them."""
+
+from typing import TYPE_CHECKING, Any
+
+from coordinator.errors import (
+    ConfigurationError,
+    CoordinatorError,
+    DataTooLargeError,
+    DrainingError,
+    FencedError,
+    InvalidDataError,
+    InvalidIdError,
+    NameInUseError,
+    SessionGoneError,
+    SessionHeldError,
+    StoreUnavailableError,
+)
+
+if TYPE_CHECKING:
+    from coordinator.worker import Offer, Session, Worker
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConfigurationError", "CoordinatorError", "DataTooLargeError", "DrainingError", "FencedError", "InvalidDataError",
+    "InvalidIdError", "NameInUseError", "Offer", "Session", "SessionGoneError", "SessionHeldError",
+    "StoreUnavailableError", "Worker", "__version__",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """The library is loaded when it is first used: the commands do not need it."""
+    if name in ("Offer", "Session", "Worker"):
+        from coordinator import worker
+
+        return getattr(worker, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -109,6 +109,12 @@ class Connector:
         self._open.append(client)
         return client
 
+    async def close_listener(self, client: aredis.Redis) -> None:
+        """Closes what `listener` made."""
+        if client in self._open:
+            self._open.remove(client)
+        await client.aclose()
+
     async def aclose(self) -> None:
         """Closes every connection that was made here."""
         while self._open:

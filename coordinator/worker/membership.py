@@ -1,0 +1,367 @@
+"""One instance's life in one partition: its id, its beats, what it owns there, and what it does when refused."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import anyio
+import structlog
+
+from coordinator import clock
+from coordinator.errors import ConfigurationError, FencedError, NameInUseError, StoreUnavailableError
+from coordinator.ids import new_instance_id, new_lineage, new_request_id
+from coordinator.settings import Settings
+from coordinator.store import PROTOCOL, calls
+from coordinator.store.connect import Connector
+from coordinator.store.executor import StorePartition
+from coordinator.store.keys import Keys
+from coordinator.store.scripts import Answer, Call
+from coordinator.worker.heart import Beat, Heart, Roll
+from coordinator.worker.mailbox import Mailbox
+from coordinator.worker.reader import Reader
+from coordinator.worker.resync import Resync
+from coordinator.worker.session import Session
+from coordinator.worker.stager import Stager
+from coordinator.worker.trust import Pulse
+
+if TYPE_CHECKING:
+    from coordinator.worker.offer import Offer
+
+__all__ = ["Membership"]
+
+log = structlog.get_logger()
+
+PATIENCE_SECONDS = 2.0
+RETRY_SECONDS = 0.05
+
+
+class Membership:
+    """A worker in one partition; partitions are independent worlds.
+
+    Attributes:
+        instance: the id under which it is registered now; another one after it was fenced.
+        sessions: what it owns here, by id.
+    """
+
+    def __init__(
+        self,
+        connector: Connector,
+        settings: Settings,
+        partition: int,
+        *,
+        room: Callable[[], int],
+        deliver: Callable[[Offer], None],
+        loop_lag: Callable[[], float],
+    ) -> None:
+        keys = Keys(settings.prefix, partition)
+        self.settings, self.connector = settings, connector
+        self.part = StorePartition(keys, connector.executor(keys.tag))
+        self.instance = new_instance_id(settings.name)
+        self.pulse = self._new_pulse()
+        self.sessions: dict[str, Session] = {}
+        self.adopting: set[str] = set()
+        self.closing: set[str] = set()
+        self.highest_epoch = 0
+        self.server = self.lineage = ""
+        self.draining = False
+        self.joining = True
+        self.room_event = anyio.Event()
+        self.stager = Stager()
+        self.mailbox = Mailbox(self)
+        self.resync = Resync(self)
+        self.reader = Reader(self, connector.blocking(keys.tag), room, deliver)
+        self.roll = Roll(self.instance, self.pulse)
+        self._changing = 0
+        self._asked = 0
+        self._mismatches = 0
+        self._beats: list[Beat] = []
+        self._beaten = anyio.Event()
+        self._loop_lag = loop_lag
+        self.heart: Heart | None = None
+
+    def _new_pulse(self) -> Pulse:
+        s = self.settings
+        return Pulse(s.trust_window, s.store_timeout + s.safety_margin)
+
+    # -- joining -------------------------------------------------------------------------------------------------------
+
+    async def join(self, patience: float | None = None) -> None:
+        """Registers under the present id, and makes the partition when nobody did.
+
+        Args:
+            patience: seconds for which a name in use is asked for again; default long enough for a predecessor's
+                trust window and a hold to end.
+
+        Raises:
+            NameInUseError: another live process beats under the same name.
+            FencedError: this id is dead.
+            ConfigurationError: the store was made for another program.
+            StoreUnavailableError: the store did not answer.
+        """
+        s = self.settings
+        deadline = clock.now() + (2 * s.dead_after + 1 if patience is None else patience)
+        predecessor = ""
+        self.joining = True
+        while True:
+            sent = clock.now()
+            answer = await self.part.executor.run(
+                calls.join(
+                    self.part.keys, instance=self.instance, name=s.name, pool=s.pool, capacity=s.capacity,
+                    labels=json.dumps(s.labels), address=s.address, dead_after_ms=round(s.dead_after * 1000),
+                    trust_ms=round(s.trust_window * 1000), predecessor=predecessor,
+                )
+            )  # fmt: skip
+            match answer.word:
+                case "UNKNOWN":
+                    await self._init()
+                case "AGAIN":
+                    predecessor = answer.text("predecessor")
+                case "FENCED":
+                    raise FencedError(detail=f"{self.instance} is dead ({answer.text('cause')})")
+                case "NAME_IN_USE":
+                    if clock.now() > deadline:
+                        raise NameInUseError(s.name, answer.text("instance"))
+                    await anyio.sleep(min(answer.int("retry_ms") / 1000, s.heartbeat_interval))
+                case _:
+                    break
+        self.server, self.lineage = self.part.executor.server, answer.text("lineage")
+        self.pulse.tick(clock.now())
+        self.pulse.renew(sent)
+        self.joining = False
+        self._call_roll()
+        self.room_changed()
+
+    async def _init(self) -> None:
+        answer = await self.part.executor.run(
+            calls.init(
+                self.part.keys, partitions=self.settings.partitions, protocol=PROTOCOL, lineage=new_lineage(),
+                hold_ms=round(self.settings.dead_after * 1000), previous=self.lineage,
+            )
+        )  # fmt: skip
+        if answer.word == "PARTITIONS":
+            raise ConfigurationError(
+                f"partitions: {self.settings.partitions} is set, but this store was made with {answer.int('partitions')}; "
+                "the number is fixed at first start"
+            )
+        if answer.word == "PROTOCOL":
+            raise ConfigurationError(f"the store speaks protocol {answer.int('protocol')}, this program {PROTOCOL}")
+
+    async def check_partitions(self) -> None:
+        """Compares the number of partitions with the stored one.
+
+        Raises:
+            ConfigurationError: they differ.
+        """
+        await self._init()
+
+    async def start_over(self, reason: str) -> None:
+        """This id is dead: what it owned is lost, and a new life begins under a new id.
+
+        Raises:
+            NameInUseError: another live process has the name by now.
+        """
+        log.warning("instance_fenced", instance=self.instance, reason=reason, partition=self.part.keys.partition)
+        self.pulse.over = True
+        for session in list(self.sessions.values()):
+            session.lose(f"{self.instance} is dead: {reason}")
+        self.closing.clear()
+        self.instance = new_instance_id(self.settings.name)
+        self.pulse = self._new_pulse()
+        self.joining = True
+        self._call_roll()
+        await self.mailbox.move()
+        while True:
+            try:
+                await self.join()
+                break
+            except StoreUnavailableError:
+                await anyio.sleep(RETRY_SECONDS * 4)
+        self.reader.restart()
+        log.info("instance_joined_again", instance=self.instance, partition=self.part.keys.partition)
+
+    def fenced(self, instance: str, reason: str) -> None:
+        """An answer said that ``instance`` is dead."""
+        if instance == self.instance:
+            self.pulse.over = True
+            self.resync.want("fenced", reason)
+
+    # -- beats ---------------------------------------------------------------------------------------------------------
+
+    def start_heart(self, wake: Callable[[Callable[[], None]], None]) -> None:
+        """Starts the thread; ``wake`` runs a function on the event loop, from any thread."""
+
+        def heard(beat: Beat) -> None:
+            self._beats.append(beat)
+            wake(self._beaten.set)
+
+        self.heart = Heart(
+            self.connector, self.part.keys, self.settings, roll=lambda: self.roll, loop_lag=self._loop_lag, heard=heard
+        )
+        self.heart.start()
+
+    async def listen_to_heart(self) -> None:
+        """Takes what the beats were answered, until cancelled."""
+        while True:
+            await self._beaten.wait()
+            self._beaten = anyio.Event()
+            beats, self._beats = self._beats, []
+            for beat in beats:
+                await self._take(beat)
+
+    async def _take(self, beat: Beat) -> None:
+        if beat.error is not None and not isinstance(beat.error, StoreUnavailableError):
+            raise beat.error
+        if beat.answer is None or beat.roll.instance != self.instance:
+            return
+        answer = beat.answer
+        if answer.word == "OK":
+            self._mismatches = 0
+            if answer.int("asked") != self._asked:
+                self._asked = answer.int("asked")
+                await self.mailbox.look_for_handovers()
+        elif answer.word == "FENCED":
+            self.fenced(beat.roll.instance, f"declared dead ({answer.text('cause')})")
+        elif answer.word == "UNKNOWN":
+            self.resync.want("unknown", "the store does not know this instance")
+        elif answer.text("server") != beat.roll.server or answer.text("lineage") != beat.roll.lineage or answer.int("held"):
+            self.resync.want("lost_writes", "the server or its data changed")
+        else:  # only the roll call differs: once may be a session that is changing hands
+            self._mismatches += 1
+            if self._mismatches > 1:
+                self._mismatches = 0
+                self.resync.want("roll_call", f"the store counts {answer.int('owned')} sessions")
+
+    def agree(self, server: str, lineage: str) -> None:
+        """This instance and the store agree again on what it owns."""
+        self.server, self.lineage = server, lineage
+        self._call_roll()
+        if self.heart is not None:
+            self.heart.soon()
+
+    def _call_roll(self) -> None:
+        count = None if self._changing else len(self.sessions)
+        self.roll = Roll(self.instance, self.pulse, self.server, self.lineage, count)
+
+    # -- requests ------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def changing(self, really: bool = True) -> Iterator[None]:
+        """While sessions change hands the roll call stays away from the beats."""
+        self._changing += really
+        self._call_roll()
+        try:
+            yield
+        finally:
+            self._changing -= really
+            self._call_roll()
+
+    async def request(self, make: Callable[[], Call], session: Session | None = None) -> Answer:
+        """Runs a call that is safe to repeat until it has an answer that counts.
+
+        Waits out holds, joins again where the store forgot the instance, and tries again where it did not answer.
+
+        Raises:
+            StoreUnavailableError: not within `PATIENCE_SECONDS`, or a hold and its aftermath.
+        """
+        began = clock.now()
+        while True:
+            try:
+                answer = await self.part.executor.run(make())
+            except StoreUnavailableError:
+                if clock.now() - began > PATIENCE_SECONDS:
+                    raise
+                await anyio.sleep(RETRY_SECONDS)
+                continue
+            if answer.word not in ("HELD", "UNKNOWN", "RESYNC"):
+                self.highest_epoch = max(self.highest_epoch, answer.int("epoch"))
+                return answer
+            if answer.word != "HELD":
+                kind = "unknown" if answer.word == "UNKNOWN" else "lost_writes"
+                self.resync.want(kind, "a write was answered " + answer.word)
+            if clock.now() - began > PATIENCE_SECONDS + 2 * self.settings.dead_after:
+                raise StoreUnavailableError("try_again", f"the store answers {answer.word}")
+            await anyio.sleep(RETRY_SECONDS)
+            if session is not None and session.lost.is_set():
+                raise FencedError(session.id, session.epoch, session.lost_reason)
+
+    async def adopt(self, session_id: str, epoch: int | None, request: str) -> Session | None:
+        """Adopts what is offered; None when there is nothing to adopt (any more).
+
+        Raises:
+            FencedError, StoreUnavailableError: as `Offer.adopt`.
+        """
+        instance = self.instance
+        self.adopting.add(session_id)
+        try:
+            with self.changing():
+                answer = await self.request(
+                    lambda: calls.adopt(
+                        self.part.keys, session=session_id, instance=instance, request=request, epoch=epoch,
+                        pool=self.settings.pool, floor=self.highest_epoch,
+                    )
+                )  # fmt: skip
+                if answer.word == "FENCED":
+                    self.fenced(instance, "an adoption was refused")
+                    raise FencedError(session_id, epoch, "this instance was declared dead")
+                if answer.word != "OK" or instance != self.instance:
+                    return None
+                return self._adopted(session_id, answer)
+        finally:
+            self.adopting.discard(session_id)
+
+    def _adopted(self, session_id: str, answer: Answer) -> Session:
+        known = self.sessions.get(session_id)
+        if known is not None and known.epoch == answer.int("epoch"):
+            return known
+        session = Session(
+            self, session_id, answer.int("epoch"), answer.bytes("data"), answer.text("encoding"), pool=answer.text("pool"),
+            tenant=answer.text("tenant"), requires=answer.text("requires"), opened_at_ms=answer.int("opened_at_ms"),
+            sequence=answer.int("checkpoint"),
+        )  # fmt: skip
+        now_ms = answer.int("now_ms")
+        session.recovered = bool(answer.text("previous_owner"))
+        session.planned = answer.text("planned") == "1"
+        if session.recovered:
+            session.gap = max(0.0, (now_ms - answer.int("served_until_ms", now_ms)) / 1000)
+            session.data_age = max(0.0, (now_ms - answer.int("data_at_ms", now_ms)) / 1000)
+        session.previous_owner, session.cause = answer.text("previous_owner"), answer.text("cause")
+        session.attempt = answer.int("attempt")
+        self.keep(session)
+        return session
+
+    def keep(self, session: Session) -> None:
+        """A session is ours."""
+        self.closing.discard(session.id)
+        self.sessions[session.id] = session
+        self._call_roll()
+
+    def forget(self, session: Session) -> None:
+        """A session is not ours any more."""
+        if self.sessions.get(session.id) is session:
+            del self.sessions[session.id]
+        self._call_roll()
+        self.room_changed()
+
+    def room_changed(self) -> None:
+        """There may be room for another offer."""
+        event, self.room_event = self.room_event, anyio.Event()
+        event.set()
+
+    async def leave(self, cause: str, reason: str) -> None:
+        """States that this instance ends now; what it still owns is offered to others at once.
+
+        Raises:
+            StoreUnavailableError: the store did not answer: its silence will tell.
+        """
+        if self.heart is not None:
+            self.heart.stop()
+        await self.part.executor.run(
+            calls.leave(self.part.keys, instance=self.instance, by=self.instance, reason=reason, cause=cause)
+        )
+
+    def new_request(self) -> str:
+        """A request id."""
+        return new_request_id()

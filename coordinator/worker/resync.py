@@ -1,0 +1,170 @@
+"""What a worker does when the store and it disagree: start over, register again, state again what it held, compare."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+import structlog
+
+from coordinator import clock
+from coordinator.errors import FencedError, StoreUnavailableError
+from coordinator.ids import new_request_id
+from coordinator.store import calls
+from coordinator.store.scripts import Answer, Call
+from coordinator.worker.session import Session
+
+if TYPE_CHECKING:
+    from coordinator.worker.membership import Membership
+
+__all__ = ["Resync"]
+
+log = structlog.get_logger()
+
+RETRY_SECONDS = 0.05
+
+
+class _AgainError(Exception):
+    """The store forgot the instance in the middle."""
+
+
+class Resync:
+    """One a membership; one repair at a time."""
+
+    def __init__(self, member: Membership) -> None:
+        self._member = member
+        self._wanted: dict[str, str] = {}
+        self._event = anyio.Event()
+
+    def want(self, kind: str, reason: str) -> None:
+        """Asks for a repair: ``fenced``, ``unknown``, ``lost_writes`` or ``roll_call``. From now on nothing is sure."""
+        if kind in ("unknown", "lost_writes"):
+            for session in self._member.sessions.values():
+                session.unsure = True
+        self._wanted[kind] = reason
+        self._event.set()
+
+    async def run(self) -> None:
+        """Repairs until cancelled."""
+        while True:
+            await self._event.wait()
+            self._event = anyio.Event()
+            wanted, self._wanted = self._wanted, {}
+            await self._repair(wanted)
+
+    async def _repair(self, wanted: dict[str, str]) -> None:
+        member = self._member
+        if "fenced" in wanted:
+            await member.start_over(wanted["fenced"])
+            return
+        again = "unknown" in wanted
+        if again and clock.now() - member.pulse.sent > member.settings.fenced_ttl / 2:
+            await member.start_over("unknown to the store, and silent for too long to come back under the same id")
+            return
+        log.warning("resync_started", instance=member.instance, **wanted)
+        while True:
+            try:
+                if again:
+                    sent = member.pulse.sent
+                    await member.join()
+                    member.pulse.sent = sent  # only a beat that is answered OK makes it hold again
+                    again = False
+                if "roll_call" not in wanted or len(wanted) > 1:
+                    await self._state_again(list(member.sessions.values()))
+                await self._compare()
+                break
+            except _AgainError:
+                again = True
+            except FencedError as error:
+                await member.start_over(str(error))
+                return
+            except StoreUnavailableError:
+                await anyio.sleep(RETRY_SECONDS * 2)
+        self._wanted.pop("lost_writes", None)
+        self._wanted.pop("unknown", None)
+        log.info("resync_ended", instance=member.instance, sessions=len(member.sessions))
+
+    async def _state_again(self, sessions: list[Session]) -> None:
+        """Re-asserts sessions, waits for the end of the hold, and has each renewed."""
+        for session in sessions:
+            session.unsure = True
+            await self._reassert(session)
+        for session in sessions:
+            while not session.lost.is_set() and not session.closed.is_set():
+                answer = await self._run(
+                    calls.renew(
+                        self._member.part.keys, session=session.id, instance=self._member.instance, epoch=session.epoch
+                    )
+                )
+                if answer.word == "HELD":
+                    await anyio.sleep(RETRY_SECONDS)
+                    continue
+                if answer.word == "OK":
+                    if answer.int("epoch") != session.epoch:
+                        session.epoch, session.sequence = answer.int("epoch"), answer.int("checkpoint")
+                    session.unsure = False
+                else:
+                    session.lose(f"{answer.text('owner') or 'somebody else'} has it since writes were lost")
+                break
+
+    async def _reassert(self, session: Session) -> None:
+        rival = ""
+        while True:
+            answer = await self._run(
+                calls.reassert(
+                    self._member.part.keys, session=session.id, instance=self._member.instance, epoch=session.epoch,
+                    sequence=session.sequence, data=session.raw_data, encoding=session.encoding, pool=session.pool,
+                    tenant=session.tenant, requires=session.requires, opened_at_ms=session.opened_at_ms, rival=rival,
+                )
+            )  # fmt: skip
+            if answer.word == "AGAIN":
+                rival = answer.text("rival")
+                continue
+            if answer.word == "GONE":
+                session.lose(f"it is {answer.text('state')} under epoch {answer.text('epoch')} since writes were lost")
+            return
+
+    async def _compare(self) -> None:
+        """The roll: what only the store names was closed here, or is given to others; what only we name is stated again."""
+        member = self._member
+        keys, run = member.part.keys, member.part.executor
+        stored = {m.decode() for m in await run.command("SMEMBERS", keys.owned(member.instance))}
+        ours = set(member.sessions)
+        missing = [member.sessions[i] for i in ours - stored if i in member.sessions]
+        if missing:
+            await self._state_again(missing)
+        for session_id in stored - ours - member.adopting:
+            if session_id not in member.sessions:
+                await self._give_up(session_id)
+        lineage = await run.command("HGET", keys.meta, "lineage")
+        if lineage is None:
+            raise _AgainError
+        member.agree(run.server, lineage.decode())
+
+    async def _give_up(self, session_id: str) -> None:
+        member, s = self._member, self._member.settings
+        keys = member.part.keys
+        epoch, pool = await member.part.executor.command("HMGET", keys.session(session_id), "epoch", "pool")
+        if epoch is None:
+            return
+        if session_id in member.closing:
+            call = calls.close(
+                keys, session=session_id, instance=member.instance, epoch=int(epoch), pool=pool.decode(),
+                closed_ttl_ms=round(s.closed_ttl * 1000),
+            )  # fmt: skip
+        else:
+            call = calls.release(
+                keys, session=session_id, instance=member.instance, epoch=int(epoch), request=new_request_id(),
+                pool=pool.decode(), reason="unknown to its owner", cause="released", lease_ms=round(s.lease * 1000),
+                max_recoveries=s.max_recoveries, recovery_window_ms=round(s.recovery_window * 1000),
+            )  # fmt: skip
+        answer = await self._run(call)
+        log.warning("session_given_up", session=session_id, instance=member.instance, answer=answer.word)
+
+    async def _run(self, call: Call) -> Answer:
+        answer = await self._member.part.executor.run(call)
+        if answer.word == "UNKNOWN":
+            raise _AgainError
+        if answer.word == "FENCED":
+            raise FencedError(detail=f"{self._member.instance} is dead")
+        return answer

@@ -1,0 +1,423 @@
+"""The worker's library: `Worker`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import anyio
+import anyio.abc
+import structlog
+
+from coordinator import clock
+from coordinator.errors import (
+    ConfigurationError,
+    CoordinatorError,
+    DrainingError,
+    FencedError,
+    SessionHeldError,
+    StoreUnavailableError,
+)
+from coordinator.ids import check_pool, check_session_id, new_request_id, partition_of
+from coordinator.settings import Settings
+from coordinator.store import calls
+from coordinator.store.connect import Connector
+from coordinator.worker.attached import AttachedSession
+from coordinator.worker.data import RecoveryData, encode
+from coordinator.worker.membership import Membership
+from coordinator.worker.offer import Offer
+from coordinator.worker.session import Session
+
+__all__ = ["DrainReport", "Worker"]
+
+log = structlog.get_logger()
+
+TICK_SECONDS = 0.05
+FAREWELL_SECONDS = 5.0
+POLL_SECONDS = 0.05
+
+Handler = Callable[[Session], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class DrainReport:
+    """What a drain did.
+
+    Attributes:
+        released: ids of sessions that were offered to others.
+        failed: id -> why it could not be moved.
+    """
+
+    released: tuple[str, ...] = ()
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+class Worker:
+    """One voice worker: an asynchronous context manager. On leaving it normally what it owns is offered to others.
+
+    Args:
+        url: the store; default the setting ``REDIS_URL``.
+        settings: any setting by its name in lower case: ``name``, ``pool``, ``capacity``, ``dead_after``, ...
+
+    Raises:
+        ConfigurationError: one line a fault.
+    """
+
+    def __init__(self, url: str | None = None, **settings: Any) -> None:
+        self.settings = Settings.for_worker(url, **settings)
+        if self.settings.url is None:
+            raise ConfigurationError("redis_url is not set: name the store, as in Worker('redis://localhost:6379')")
+        self._connector = Connector(self.settings.url, store_timeout=self.settings.store_timeout)
+        self._stamp = clock.now()
+        self._send: anyio.abc.ObjectSendStream[Offer]
+        self._members: list[Membership] = []
+        self._reading = False
+        self._handler: tuple[Handler, anyio.abc.TaskGroup] | None = None
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._draining = False
+
+    @property
+    def name(self) -> str:
+        """The stable name."""
+        return self.settings.name
+
+    @property
+    def id(self) -> str:
+        """The instance id (in partition 0)."""
+        return self._members[0].instance
+
+    @property
+    def sessions(self) -> tuple[Session, ...]:
+        """What this worker owns now."""
+        return tuple(s for member in self._members for s in member.sessions.values())
+
+    def _room(self) -> int:
+        owned = sum(len(m.sessions) + len(m.adopting) for m in self._members)
+        return self.settings.capacity - owned - sum(m.reader.in_hand() for m in self._members)
+
+    def _loop_lag(self) -> float:
+        return max(0.0, clock.now() - self._stamp - TICK_SECONDS)
+
+    def _member(self, session_id: str) -> Membership:
+        return self._members[partition_of(check_session_id(session_id), self.settings.partitions)]
+
+    async def __aenter__(self) -> Worker:
+        self._send, self._receive = anyio.create_memory_object_stream[Offer](float("inf"))
+        self._members = [
+            Membership(
+                self._connector, self.settings, p, room=self._room, deliver=self._send.send_nowait, loop_lag=self._loop_lag
+            )
+            for p in range(self.settings.partitions)
+        ]
+        try:
+            for member in self._members:
+                await member.check_partitions()
+                await member.join()
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._connector.aclose()
+            raise
+        loop = asyncio.get_running_loop()
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(self._turn_over)
+        for member in self._members:
+            member.start_heart(lambda f: None if loop.is_closed() else loop.call_soon_threadsafe(f) and None)
+            for task in (member.listen_to_heart, member.resync.run, member.stager.run, member.mailbox.run):
+                self._tasks.start_soon(task)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        assert self._tasks is not None  # noqa: S101 - entered before
+        with anyio.move_on_after(FAREWELL_SECONDS, shield=True):
+            await self._farewell(error)
+        for member in self._members:
+            if member.heart is not None:
+                member.heart.stop()
+        self._tasks.cancel_scope.cancel()
+        try:
+            return await self._tasks.__aexit__(kind, error, traceback)
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
+        finally:
+            with anyio.CancelScope(shield=True):
+                self._send.close()
+                self._receive.close()
+                await self._connector.aclose()
+
+    async def _farewell(self, error: BaseException | None) -> None:
+        normal = error is None or isinstance(error, asyncio.CancelledError)
+        if normal:
+            await self._release_all("left", "the worker ended")
+        for member in self._members:
+            try:
+                why = "the worker ended" if normal else f"{type(error).__name__}"
+                await member.leave("left" if normal else "exited", why)
+            except CoordinatorError as fault:
+                log.warning("leave_failed", instance=member.instance, error=str(fault))
+
+    async def _turn_over(self) -> None:
+        while True:
+            self._stamp = clock.now()
+            await anyio.sleep(TICK_SECONDS)
+
+    async def open(
+        self,
+        session_id: str,
+        recovery_data: RecoveryData = b"",
+        *,
+        pool: str | None = None,
+        tenant: str = "",
+        requires: Sequence[str] = (),
+    ) -> Session:
+        """Becomes the first owner of a call; an own session is returned as it is. Safe to repeat.
+
+        Args:
+            session_id: 1-256 printable ASCII characters without white space and braces.
+            recovery_data: what a worker needs to take the call over: a JSON-able mapping or bytes.
+            pool: whose instances may adopt it; default this worker's.
+            tenant: kept with the record.
+            requires: labels that an adopter should have.
+
+        Raises:
+            SessionHeldError: another instance owns it, or it waits to be adopted.
+            DrainingError: this worker takes nothing new.
+            FencedError: this instance was declared dead just now; it starts over by itself.
+            InvalidIdError, InvalidDataError, DataTooLargeError: nothing was sent.
+            StoreUnavailableError: no answer within about two seconds; it may have been opened.
+        """
+        member = self._member(session_id)
+        raw, encoding = encode(recovery_data, self.settings.max_data_bytes)
+        pool = check_pool(pool or self.settings.pool)
+        if session_id in member.sessions:
+            return member.sessions[session_id]
+        if self._draining:
+            raise DrainingError("this worker is draining and takes nothing new")
+        instance, request, wanted = member.instance, new_request_id(), json.dumps(list(requires))
+        with member.changing():
+            member.adopting.add(session_id)
+            try:
+                answer = await member.request(
+                    lambda: calls.open(
+                        member.part.keys, session=session_id, instance=instance, request=request,
+                        floor=member.highest_epoch, pool=pool, tenant=tenant, requires=wanted, data=raw, encoding=encoding,
+                    )
+                )  # fmt: skip
+            finally:
+                member.adopting.discard(session_id)
+            match answer.word:
+                case "OWNED":
+                    raise SessionHeldError(session_id, answer.text("owner"), answer.text("state"))
+                case "DRAINING":
+                    raise DrainingError("this worker is draining and takes nothing new")
+                case "FENCED":
+                    member.fenced(instance, "an opening was refused")
+                    raise FencedError(session_id, None, "this instance was declared dead")
+            if instance != member.instance:
+                raise FencedError(session_id, None, "this instance was declared dead")
+            session = Session(
+                member, session_id, answer.int("epoch"), answer.bytes("data"), answer.text("encoding"), pool=pool,
+                tenant=tenant, requires=wanted, opened_at_ms=answer.int("now_ms"), sequence=answer.int("checkpoint"),
+            )  # fmt: skip
+            member.keep(session)
+        if self._handler:
+            handler, tasks = self._handler
+            tasks.start_soon(self._handle, handler, session)
+        return session
+
+    async def offers(self) -> AsyncIterator[Offer]:
+        """Offers to this worker's pool, at most ``capacity`` less what is owned and in hand at a time."""
+        if not self._reading:
+            self._reading = True
+            assert self._tasks is not None  # noqa: S101 - inside the context manager
+            for member in self._members:
+                self._tasks.start_soon(member.reader.run)
+        async for offer in self._receive:
+            if offer.in_hand:
+                yield offer
+
+    async def adopt(self, session_id: str, wait: float = 3.0) -> Session | None:
+        """Takes a call whose caller came back here.
+
+        Takes an orphan; awaits the verdict on a silent owner; asks a living one to hand over.
+
+        Args:
+            wait: seconds; 0 tries once.
+
+        Returns:
+            The session, or None: unknown, closed, another pool's, or not to be had in time.
+
+        Raises:
+            FencedError: this instance was declared dead meanwhile.
+            StoreUnavailableError: no answer within about two seconds.
+        """
+        member, request = self._member(session_id), new_request_id()
+        deadline = clock.now() + wait
+        told = member.mailbox.wait_for(session_id)
+        try:
+            while True:
+                session = await member.adopt(session_id, None, request)
+                if session is not None:
+                    return session
+                if not await self._ask(member, session_id, request) or clock.now() >= deadline:
+                    return None
+                with anyio.move_on_after(min(POLL_SECONDS, max(0.0, deadline - clock.now()))):
+                    await told.wait()
+        finally:
+            member.mailbox.done_waiting(session_id)
+
+    async def _ask(self, member: Membership, session_id: str, request: str) -> bool:
+        """Asks the owner to hand over; False when there is nothing to wait for."""
+        keys = member.part.keys
+        state, owner = await member.part.executor.command("HMGET", keys.session(session_id), "state", "owner")
+        if state == b"offered":
+            return True
+        if state not in (b"active", b"handing_over"):
+            return False
+        instance = member.instance
+        answer = await member.request(
+            lambda: calls.ask(
+                keys, session=session_id, instance=instance, owner=owner.decode(), request=request,
+                lease_ms=round(self.settings.lease * 1000),
+            )
+        )  # fmt: skip
+        if answer.word == "FENCED":
+            member.fenced(instance, "asking for a handover was refused")
+            raise FencedError(session_id, None, "this instance was declared dead")
+        return answer.word in ("OK", "ORPHAN", "OWNED")
+
+    async def locate(self, session_id: str) -> str | None:
+        """The registered address of the session's owner; None when nobody owns it or the owner gave none.
+
+        Raises:
+            StoreUnavailableError: the store did not answer.
+        """
+        member = self._member(session_id)
+        owner = await member.part.executor.command("HGET", member.part.keys.session(session_id), "owner")
+        if not owner:
+            return None
+        state, address = await member.part.executor.command(
+            "HMGET", member.part.keys.instance(owner.decode()), "state", "address"
+        )
+        return address.decode() if address and state != b"dead" else None
+
+    async def attach(self, session_id: str, epoch: int) -> AttachedSession:
+        """A handle with which a child process writes a session that its parent owns.
+
+        Raises:
+            SessionGoneError, FencedError, StoreUnavailableError: as `AttachedSession.attach`.
+        """
+        member = self._member(session_id)
+        session = await AttachedSession.attach(member.part, self.settings, session_id, epoch)
+        assert self._tasks is not None  # noqa: S101 - inside the context manager
+        self._tasks.start_soon(session.watch)
+        return session
+
+    async def certify(self, instance: str, reason: str = "", *, cause: str = "exited") -> bool:
+        """States that another instance ended, in every partition. Safe to repeat.
+
+        Returns:
+            Whether any partition knew it alive.
+
+        Raises:
+            StoreUnavailableError: the store did not answer.
+        """
+        answers = [
+            await m.part.executor.run(calls.certify(m.part.keys, instance=instance, cause=cause, by=self.id, reason=reason))
+            for m in self._members
+        ]
+        return any(answer.word == "OK" for answer in answers)
+
+    async def serve(self, handler: Handler) -> None:
+        """Runs ``handler`` as a task for each session, opened or adopted, until cancelled.
+
+        The task is cancelled when the session is lost; the session is closed when the handler returns, and released
+        when it raises.
+        """
+        async with anyio.create_task_group() as tasks:
+            self._handler = (handler, tasks)
+            try:
+                for session in self.sessions:
+                    tasks.start_soon(self._handle, handler, session)
+                async for offer in self.offers():
+                    tasks.start_soon(self._adopt_and_handle, handler, offer)
+            finally:
+                self._handler = None
+
+    async def _adopt_and_handle(self, handler: Handler, offer: Offer) -> None:
+        try:
+            session = await offer.adopt()
+        except (FencedError, DrainingError, StoreUnavailableError) as error:
+            log.warning("adoption_failed", session=offer.session_id, error=str(error))
+            return
+        if session is not None:
+            await self._handle(handler, session)
+
+    async def _handle(self, handler: Handler, session: Session) -> None:
+        failure: Exception | None = None
+        async with anyio.create_task_group() as tasks:
+
+            async def stop_when_lost() -> None:
+                await session.lost.wait()
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(stop_when_lost)
+            try:
+                await handler(session)
+            except Exception as error:  # noqa: BLE001 - the program's own code: its call goes to somebody else
+                failure = error
+            tasks.cancel_scope.cancel()
+        if session.lost.is_set() or session.closed.is_set():
+            return
+        try:
+            if failure is None:
+                await session.close()
+            else:
+                log.error("handler_failed", session=session.id, error=repr(failure))
+                await session.release(f"the handler raised {type(failure).__name__}")
+        except (FencedError, StoreUnavailableError) as error:
+            log.warning("session_not_ended", session=session.id, error=str(error))
+
+    async def drain(self, timeout: float | None = None) -> DrainReport:  # noqa: ASYNC109 - the name of the setting
+        """Takes nothing new and offers what is owned to others.
+
+        Args:
+            timeout: seconds; default ``drain_timeout``.
+        """
+        self._draining = True
+        for member in self._members:
+            member.draining = True
+        report = DrainReport()
+        with anyio.move_on_after(self.settings.drain_timeout if timeout is None else timeout):
+            report = await self._release_all("released", "draining")
+        return report
+
+    async def _release_all(self, cause: str, reason: str) -> DrainReport:
+        released: list[str] = []
+        failed: dict[str, str] = {}
+
+        async def release(session: Session) -> None:
+            try:
+                await session._release(reason, cause)
+                released.append(session.id)
+            except (FencedError, StoreUnavailableError) as error:
+                failed[session.id] = str(error)
+
+        async with anyio.create_task_group() as tasks:
+            for session in self.sessions:
+                tasks.start_soon(release, session)
+        return DrainReport(tuple(released), failed)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error worth telling of a group."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
