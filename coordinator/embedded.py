@@ -90,7 +90,7 @@ class EmbeddedRedis:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             start_new_session=True,  # a terminal's Ctrl-C must not end it before its clients
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 - one prctl call
+            preexec_fn=_die_with_parent,
         )  # fmt: skip
         deadline = time.monotonic() + START_SECONDS
         while not path.exists():

@@ -1,16 +1,16 @@
 """Every error that the library raises on purpose.
 
-    CoordinatorError
-    |- FencedError             this instance or session was taken over: stop, the answer is final
-    |- SessionHeldError        the session has another owner
-    |- SessionGoneError        the session ended or was never opened
-    |- StoreUnavailableError   Redis did not answer as it should: nothing is known, nothing is lost
-    |- DataTooLargeError       recovery data above the cap
-    |- InvalidDataError        recovery data that cannot be stored       (also a ValueError)
-    |- InvalidIdError          an id or name outside its alphabet        (also a ValueError)
-    |- ConfigurationError      a setting, a URL or a Redis that does not fit (also a ValueError)
-    |- DrainingError           this instance takes nothing new
-    `- NameInUseError          another live process has the same name
+CoordinatorError
+|- FencedError             this instance or session was taken over: stop, the answer is final
+|- SessionHeldError        the session has another owner
+|- SessionGoneError        the session ended or was never opened
+|- StoreUnavailableError   Redis did not answer as it should: nothing is known, nothing is lost
+|- DataTooLargeError       recovery data above the cap
+|- InvalidDataError        recovery data that cannot be stored       (also a ValueError)
+|- InvalidIdError          an id or name outside its alphabet        (also a ValueError)
+|- ConfigurationError      a setting, a URL or a Redis that does not fit (also a ValueError)
+|- DrainingError           this instance takes nothing new
+`- NameInUseError          another live process has the same name
 """
 
 from __future__ import annotations
@@ -110,4 +110,6 @@ class NameInUseError(CoordinatorError):
 
     def __init__(self, name: str, instance: str) -> None:
         self.name, self.instance = name, instance
-        super().__init__(f"the name {name!r} is in use by the live instance {instance!r}: give this process another name")
+        super().__init__(
+            f"the name {name!r} is in use by the live instance {instance!r}: give this process another name"
+        )

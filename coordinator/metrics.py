@@ -34,12 +34,18 @@ class Metrics:
         self.sessions = gauge("sessions", "Sessions by state.", "partition", "state")
         self.orphaned_sessions = gauge("orphaned_sessions", "Sessions without an owner, graves included.", "partition")
         self.oldest_orphan = gauge(
-            "oldest_orphan_timestamp_seconds", "Since when the oldest orphan has no owner; absent without one.", "partition"
+            "oldest_orphan_timestamp_seconds",
+            "Since when the oldest orphan has no owner; absent without one.",
+            "partition",
         )
         self.instances = gauge("instances", "Instances by state.", "state")
         self.free_slots = gauge("free_slots", "Sessions that the living instances of a pool could still take.", "pool")
-        self.fullest_instance_sessions = gauge("fullest_instance_sessions", "Sessions of the fullest instance: lost at once.")
-        self.in_doubt_sessions = gauge("in_doubt_sessions", "Sessions of instances whose last beat is older than their trust window.")
+        self.fullest_instance_sessions = gauge(
+            "fullest_instance_sessions", "Sessions of the fullest instance: lost at once."
+        )
+        self.in_doubt_sessions = gauge(
+            "in_doubt_sessions", "Sessions of instances whose last beat is older than their trust window."
+        )
         self.hold_active = gauge("hold_active", "1 while nobody is declared dead.", "partition", "reason")
         self.breaker_open = gauge("breaker_open", "1 while the mass breaker confirms.", "partition")
         self.paused = gauge("paused", "1 while an operator has paused recovery.")
@@ -56,7 +62,9 @@ class Metrics:
         self.adoptions = counter("adoptions", "Orphans adopted.", "cause")
         self.handovers = counter("handovers", "Planned handovers.", "outcome")
         self.dead_letters = counter("dead_letters", "Sessions given up on.", "reason")
-        self.fenced_writes = counter("fenced_writes", "Writes refused because of their epoch or a dead owner.", "operation")
+        self.fenced_writes = counter(
+            "fenced_writes", "Writes refused because of their epoch or a dead owner.", "operation"
+        )
         self.holds = counter("holds", "Holds begun.", "reason")
         self.store_errors = counter("store_errors", "Exchanges with the store that failed.", "kind")
         self.session_seconds = counter("session_seconds", "Length of the sessions that were closed.")
@@ -68,4 +76,6 @@ class Metrics:
         self.handover = histogram("handover_duration_seconds", "Owner let go to heir told.", _SHORT)
         self.data_age = histogram("data_age_seconds", "Age of the recovery data at adoption.", _LONG)
         self.scan = histogram("scan_duration_seconds", "One look at a partition.", _SHORT)
-        self.store_request = histogram("store_request_duration_seconds", "One exchange with the store.", _SHORT, "operation")
+        self.store_request = histogram(
+            "store_request_duration_seconds", "One exchange with the store.", _SHORT, "operation"
+        )

@@ -87,7 +87,9 @@ def unfit_to_judge(loop_lag: float, round_trip: float, max_scan_gap: float) -> s
     return ""
 
 
-def sleep_seconds(now_ms: int, next_ms: int, seen: Mapping[str, Observation], now: float, dead_after: float, max_scan_gap: float) -> float:
+def sleep_seconds(
+    now_ms: int, next_ms: int, seen: Mapping[str, Observation], now: float, dead_after: float, max_scan_gap: float
+) -> float:
     """Seconds until the next scan: the next deadline, grave or lease, but at most a quarter of ``max_scan_gap``.
 
     Args:

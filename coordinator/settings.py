@@ -67,7 +67,9 @@ def _shown(seconds: float) -> str:
 class Settings(BaseSettings):
     """Everything that can be set; the names are those of the environment in lower case, without the prefix."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", env_ignore_empty=True, validate_default=True)
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, extra="forbid", env_ignore_empty=True, validate_default=True
+    )
 
     redis_url: SecretStr | None = Field(None, description="the store; unset: an embedded Redis, for trying out")
     prefix: str = Field("recovery", description="what all keys begin with", pattern=r"^[A-Za-z0-9._-]{1,63}$")
@@ -81,7 +83,9 @@ class Settings(BaseSettings):
 
     heartbeat_interval: Duration = Field(0.25, description="between two beats, ±10 %")
     dead_after: Duration = Field(2.0, description="silence that means death")
-    lost_connection_after: Duration = Field(1.0, description="age of the last beat at which a lost connection means death")
+    lost_connection_after: Duration = Field(
+        1.0, description="age of the last beat at which a lost connection means death"
+    )
     safety_margin: Duration = Field(0.25, description="what the trust window ends before the earliest death")
     max_scan_gap: Duration = Field(1.0, description="a longer gap between scans means that somebody paused: hold")
     wedged_after: Duration = Field(5.0, description="a worker's event loop that stands still for so long is wedged")
@@ -98,7 +102,9 @@ class Settings(BaseSettings):
 
     drain_timeout: Duration = Field(45.0, description="for handing everything over")
     drain_concurrency: int = Field(10, ge=1, description="handovers at a time")
-    termination_grace_period: Duration | None = Field(None, description="of the pod, to be checked against drain_timeout")
+    termination_grace_period: Duration | None = Field(
+        None, description="of the pod, to be checked against drain_timeout"
+    )
     max_data_bytes: Size = Field(65536, description="cap of recovery data")
     closed_ttl: Duration = Field(86400.0, description="how long closed records stay")
     fenced_ttl: Duration = Field(86400.0, description="how long a dead instance's id is refused")
@@ -107,7 +113,9 @@ class Settings(BaseSettings):
     http_host: str = Field("127.0.0.1", description="health, metrics and status page")
     http_port: int = Field(9410, ge=0, le=65535, description="0: any free port")
     drain_port: int = Field(9411, ge=0, le=65535, description="a kubelet's preStop hook")
-    api_token: SecretStr | None = Field(None, description="for everything that is not loopback; two, comma-separated, may be valid")
+    api_token: SecretStr | None = Field(
+        None, description="for everything that is not loopback; two, comma-separated, may be valid"
+    )
     encryption_keys: SecretStr | None = Field(None, description="key ring for stored conversations")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_format: Literal["console", "json"] | None = Field(None, description="default: console on a terminal, else json")
@@ -159,7 +167,10 @@ class Settings(BaseSettings):
                 f"max_scan_gap ({_shown(gap)}) + 2 x heartbeat_interval ({_shown(beat)}) must be at most "
                 f"dead_after ({_shown(dead)})",
             ),
-            (self.trust_window > 0, f"safety_margin ({_shown(margin)}) must be less than dead_after and lost_connection_after"),
+            (
+                self.trust_window > 0,
+                f"safety_margin ({_shown(margin)}) must be less than dead_after and lost_connection_after",
+            ),
             (
                 self.lease < self.give_up_after,
                 f"lease ({_shown(self.lease)}) must be less than give_up_after ({_shown(self.give_up_after)})",

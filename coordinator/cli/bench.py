@@ -47,7 +47,7 @@ class Sizes:
 
 
 FULL = Sizes(1000, 5000, 20_000, 20_000, (1_000, 20_000, 200_000), 10.0, 256)
-QUICK = Sizes(200, 1000, 5_000, 5_000, (1_000, 20_000), 4.0, 256)
+QUICK = Sizes(200, 1000, 10_000, 5_000, (1_000, 20_000), 4.0, 256)
 
 
 async def measure(sizes: Sizes, step: Step) -> dict[str, object]:

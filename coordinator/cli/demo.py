@@ -47,6 +47,7 @@ class Demo:
         self.coordinators: list[CoordinatorProcess] = []
         self.drained: dict[str, anyio.Event] = {}
         self.killed: dict[str, str] = {}
+        self.shown: set[str] = set()
         self.began = time.monotonic()
 
     def told(self, text: str) -> None:
@@ -66,6 +67,7 @@ class Demo:
                 dead = await self._kill(executor)
                 while not all(call.recovered for call in dead):
                     await anyio.sleep(POLL)
+            self._show_recovered()
             tasks.cancel_scope.cancel()
 
     async def _start(self, stack: AsyncExitStack, tasks: anyio.abc.TaskGroup) -> None:
@@ -102,7 +104,6 @@ class Demo:
 
     async def _follow_events(self, executor: Executor) -> None:
         last: bytes = b"0"
-        shown: set[str] = set()
         while True:
             await anyio.sleep(POLL)
             for _, entries in await executor.command("XREAD", "COUNT", 1000, "STREAMS", self.keys.events, last) or ():
@@ -110,10 +111,13 @@ class Demo:
                     last = entry_id
                     values = [v.decode(errors="replace") for v in raw]
                     self._event(dict(zip(values[::2], values[1::2], strict=True)))
-            for call in self.calls.by_session.values():
-                if call.recovered and call.session not in shown:
-                    shown.add(call.session)
-                    self.told(line_of(call))
+            self._show_recovered()
+
+    def _show_recovered(self) -> None:
+        for call in self.calls.by_session.values():
+            if call.recovered and call.session not in self.shown:
+                self.shown.add(call.session)
+                self.told(line_of(call))
 
     def _event(self, fields: dict[str, str]) -> None:
         self.calls.event(fields)

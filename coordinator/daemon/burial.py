@@ -19,7 +19,9 @@ __all__ = ["Burial", "expire_call"]
 log = structlog.get_logger()
 
 
-def expire_call(part: StorePartition, settings: Settings, session: str, pool: str, holder: str, *, reader_dead: bool = False) -> calls.Call:
+def expire_call(
+    part: StorePartition, settings: Settings, session: str, pool: str, holder: str, *, reader_dead: bool = False
+) -> calls.Call:
     """The call that ends a lease, with this coordinator's settings."""
     return calls.expire(
         part.keys,
@@ -70,9 +72,7 @@ class Burial:
             reach("after_claim")
         await self._give_back(grave, pool)
         reach("before_settle")
-        settled = await run.run(
-            calls.settle(keys, grave=grave, fenced_ttl_ms=round(self.settings.fenced_ttl * 1000))
-        )
+        settled = await run.run(calls.settle(keys, grave=grave, fenced_ttl_ms=round(self.settings.fenced_ttl * 1000)))
         reach("after_settle")
         return settled.word != "LEFT"
 

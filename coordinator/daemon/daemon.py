@@ -60,7 +60,9 @@ class Daemon:
     def not_ready(self) -> list[str]:
         """Why this process is not ready; empty when it is."""
         reasons = ["stopping"] if self._stopping else []
-        return reasons + [f"partition {n}: the store does not answer" for n, loop in enumerate(self.loops) if not loop.up]
+        return reasons + [
+            f"partition {n}: the store does not answer" for n, loop in enumerate(self.loops) if not loop.up
+        ]
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[int] = anyio.TASK_STATUS_IGNORED) -> None:
         """Runs until SIGTERM or SIGINT; a second signal ends it at once.

@@ -116,7 +116,9 @@ class HttpServer:
     def __init__(self, app: Any, where: socket.socket) -> None:
         self._socket = where
         self._server = _Server(
-            uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1, ws="none")
+            uvicorn.Config(
+                app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1, ws="none"
+            )
         )
 
     async def run(self) -> None:

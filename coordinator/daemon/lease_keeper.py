@@ -47,4 +47,6 @@ class LeaseKeeper:
             if answer.word == "DEAD_LETTERED":
                 log.error("session_dead_lettered", session=session, reason=answer.text("reason"))
             elif answer.word == "OFFERED":
-                log.info("session_offered_again", session=session, epoch=answer.int("epoch"), attempt=answer.int("attempt"))
+                log.info(
+                    "session_offered_again", session=session, epoch=answer.int("epoch"), attempt=answer.int("attempt")
+                )

@@ -121,7 +121,11 @@ class PartitionLoop:
             await self.part.executor.run_many(
                 [
                     calls.certify(
-                        self.part.keys, instance=dead, cause="restated", by=self.detector.by, reason="the server changed"
+                        self.part.keys,
+                        instance=dead,
+                        cause="restated",
+                        by=self.detector.by,
+                        reason="the server changed",
                     )
                     for dead in self.events.deaths
                 ]

@@ -103,7 +103,9 @@ def parse_url(url: str) -> StoreUrl:
     addresses = tuple(_host_port(h, shown) for h in hosts.split(",")) if hosts else ()
     if parts.scheme == "redis+sentinel":
         if not addresses or not segments:
-            raise ConfigurationError(f"redis_url {shown}: a sentinel URL is redis+sentinel://host:port,host:port/service/db")
+            raise ConfigurationError(
+                f"redis_url {shown}: a sentinel URL is redis+sentinel://host:port,host:port/service/db"
+            )
         return StoreUrl(
             "sentinel", addresses, shown, **login, service=segments[0], db=_db("".join(segments[1:2]), shown)
         )

@@ -100,7 +100,9 @@ class Executor:
     async def _exchange(self, batch: list[_Item]) -> None:
         answers = await self._link.exchange([w.evalsha() if isinstance(w, Call) else w for w, _ in batch])
         unknown = [
-            i for i, a in enumerate(answers) if isinstance(a, Exception) and is_noscript(a) and isinstance(batch[i][0], Call)
+            i
+            for i, a in enumerate(answers)
+            if isinstance(a, Exception) and is_noscript(a) and isinstance(batch[i][0], Call)
         ]
         if unknown:  # the server does not know these scripts (any more): once with their text
             texts = [what.eval() for i in unknown if isinstance(what := batch[i][0], Call)]

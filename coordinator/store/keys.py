@@ -10,7 +10,19 @@ from dataclasses import dataclass, field
 
 __all__ = ["PERMANENT", "PERMANENT_WHILE", "Keys", "kind_of"]
 
-PERMANENT = ("meta", "instances", "graves", "leases", "orphans", "offers", "dead-letters", "events", "detector", "names", "owned")
+PERMANENT = (
+    "meta",
+    "instances",
+    "graves",
+    "leases",
+    "orphans",
+    "offers",
+    "dead-letters",
+    "events",
+    "detector",
+    "names",
+    "owned",
+)
 """Kinds of keys that have no expiry: one of each a partition (or pool, or living instance), all bounded."""
 
 PERMANENT_WHILE = {

@@ -147,11 +147,7 @@ async def instances(part: StorePartition) -> list[InstanceRow]:
         "name", "state", "pool", "capacity", "address", "loop_lag", "started_at", "ended_at", "cause", "dead_after_ms", "trust_ms",
     )  # fmt: skip
     rows = await run.commands(
-        [
-            command
-            for i in ids
-            for command in (("HMGET", keys.instance(i), *fields), ("SCARD", keys.owned(i)))
-        ]
+        [command for i in ids for command in (("HMGET", keys.instance(i), *fields), ("SCARD", keys.owned(i)))]
     )
     found = []
     for n, instance in enumerate(ids):
@@ -160,9 +156,21 @@ async def instances(part: StorePartition) -> list[InstanceRow]:
         age = max(0, now_ms - deadline + _int(r["dead_after_ms"])) if deadline else 0
         found.append(
             InstanceRow(
-                instance, _text(r["name"]), keys.partition, _text(r["state"]), _text(r["pool"]), _int(r["capacity"]), owned,
-                _text(r["address"]), deadline, age, _int(r["loop_lag"]), _int(r["started_at"]), _int(r["ended_at"]),
-                _text(r["cause"]), _int(r["trust_ms"]),
+                instance,
+                _text(r["name"]),
+                keys.partition,
+                _text(r["state"]),
+                _text(r["pool"]),
+                _int(r["capacity"]),
+                owned,
+                _text(r["address"]),
+                deadline,
+                age,
+                _int(r["loop_lag"]),
+                _int(r["started_at"]),
+                _int(r["ended_at"]),
+                _text(r["cause"]),
+                _int(r["trust_ms"]),
             )  # fmt: skip
         )
     return sorted(found, key=lambda row: (-row.owned, row.id))
@@ -236,9 +244,21 @@ async def _rows(part: StorePartition, ids: Sequence[str]) -> list[SessionRow]:
         if r["state"]:
             rows.append(
                 SessionRow(
-                    session, keys.partition, _text(r["state"]), _text(r["owner"]), _int(r["epoch"]), _text(r["pool"]),
-                    _text(r["tenant"]), _text(r["cause"]), _int(r["offers"]), _int(r["recoveries"]), _text(r["reason"]), size,
-                    _int(r["opened_at"]), _int(r["updated_at"]), _int(r["orphaned_at"]),
+                    session,
+                    keys.partition,
+                    _text(r["state"]),
+                    _text(r["owner"]),
+                    _int(r["epoch"]),
+                    _text(r["pool"]),
+                    _text(r["tenant"]),
+                    _text(r["cause"]),
+                    _int(r["offers"]),
+                    _int(r["recoveries"]),
+                    _text(r["reason"]),
+                    size,
+                    _int(r["opened_at"]),
+                    _int(r["updated_at"]),
+                    _int(r["orphaned_at"]),
                 )  # fmt: skip
             )
     return rows
@@ -285,11 +305,7 @@ async def dead_letters(part: StorePartition) -> list[DeadLetter]:
     at = {_text(members[i]): int(float(members[i + 1])) for i in range(0, len(members), 2)}
     fields = ("state", "reason", "cause", "previous_owner", "pool")
     answers = await part.executor.commands(
-        [
-            command
-            for i in at
-            for command in (("HMGET", keys.session(i), *fields), ("HSTRLEN", keys.session(i), "data"))
-        ]
+        [command for i in at for command in (("HMGET", keys.session(i), *fields), ("HSTRLEN", keys.session(i), "data"))]
     )
     found = []
     for n, (session, when) in enumerate(at.items()):

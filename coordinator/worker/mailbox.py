@@ -107,5 +107,3 @@ class Mailbox:
         heir = await member.part.executor.command("HGET", member.part.keys.session(session_id), "heir")
         if heir and await session.let_go(heir.decode()):
             log.info("session_handed_over", session=session_id, heir=heir.decode())
-
-

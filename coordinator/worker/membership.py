@@ -226,7 +226,11 @@ class Membership:
             self.fenced(beat.roll.instance, f"declared dead ({answer.text('cause')})")
         elif answer.word == "UNKNOWN":
             self.resync.want("unknown", "the store does not know this instance")
-        elif answer.text("server") != beat.roll.server or answer.text("lineage") != beat.roll.lineage or answer.int("held"):
+        elif (
+            answer.text("server") != beat.roll.server
+            or answer.text("lineage") != beat.roll.lineage
+            or answer.int("held")
+        ):
             self.resync.want("lost_writes", "the server or its data changed")
         else:  # only the roll call differs: once may be a session that is changing hands
             self._mismatches += 1

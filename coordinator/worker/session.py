@@ -136,7 +136,9 @@ class Session:
         Raises:
             FencedError, StoreUnavailableError: as `checkpoint`.
         """
-        await self._final("resumed", lambda e: calls.resumed(self._keys, session=self.id, instance=self._instance, epoch=e))
+        await self._final(
+            "resumed", lambda e: calls.resumed(self._keys, session=self.id, instance=self._instance, epoch=e)
+        )
 
     async def close(self) -> None:
         """The call ended: nobody will be offered it. Safe to repeat.
@@ -252,5 +254,3 @@ class Session:
 
     def __repr__(self) -> str:
         return f"<Session {self.id} epoch={self.epoch}>"
-
-

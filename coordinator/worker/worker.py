@@ -109,7 +109,12 @@ class Worker:
         self._send, self._receive = anyio.create_memory_object_stream[Offer](float("inf"))
         self._members = [
             Membership(
-                self._connector, self.settings, p, room=self._room, deliver=self._send.send_nowait, loop_lag=self._loop_lag
+                self._connector,
+                self.settings,
+                p,
+                room=self._room,
+                deliver=self._send.send_nowait,
+                loop_lag=self._loop_lag,
             )
             for p in range(self.settings.partitions)
         ]
@@ -329,7 +334,9 @@ class Worker:
             StoreUnavailableError: the store did not answer.
         """
         answers = [
-            await m.part.executor.run(calls.certify(m.part.keys, instance=instance, cause=cause, by=self.id, reason=reason))
+            await m.part.executor.run(
+                calls.certify(m.part.keys, instance=instance, cause=cause, by=self.id, reason=reason)
+            )
             for m in self._members
         ]
         return any(answer.word == "OK" for answer in answers)

@@ -4,6 +4,7 @@ import os
 import signal
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from coordinator.cli.processes import CoordinatorProcess, StartError, free_port, interruptible, started
@@ -71,7 +72,7 @@ async def test_a_signal_leaves_the_block_in_order(number):
     with pytest.raises(KeyboardInterrupt):
         async with interruptible():
             try:
-                await anyio.sleep(0)
+                await anyio.lowlevel.checkpoint()
                 os.kill(os.getpid(), number)
                 await anyio.sleep_forever()
             finally:
@@ -83,7 +84,7 @@ async def test_a_signal_leaves_the_block_in_order(number):
 async def test_without_a_signal_the_block_simply_ends():
     """Nothing is raised when nobody interrupts."""
     async with interruptible():
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
 
 
 def test_free_port():

@@ -10,7 +10,14 @@ import pytest
 import redis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from coordinator.states import SessionState, allowed
 from coordinator.store import calls
@@ -104,7 +111,12 @@ class ProtocolMachine(RuleBasedStateMachine):
         else:
             assert answer.word == "OWNED"
 
-    @rule(session=st.sampled_from(SESSIONS), name=st.sampled_from(NAMES), ahead=st.sampled_from([-1, 0, 1, 2]), stale=st.booleans())
+    @rule(
+        session=st.sampled_from(SESSIONS),
+        name=st.sampled_from(NAMES),
+        ahead=st.sampled_from([-1, 0, 1, 2]),
+        stale=st.booleans(),
+    )
     def checkpoint(self, session: str, name: str, ahead: int, stale: bool) -> None:
         c, me = self.calls[session], self.live[name]
         epoch = c.epoch - 1 if stale else c.epoch
@@ -195,7 +207,9 @@ class ProtocolMachine(RuleBasedStateMachine):
     def read_offers(self, name: str) -> None:
         for session, epoch in self.bench.read_offers(self.live[name]):
             c = self.calls[session]
-            assert (c.state, c.epoch) == ("offered", epoch), "an entry that is not the present offer was left in the stream"
+            assert (c.state, c.epoch) == ("offered", epoch), (
+                "an entry that is not the present offer was left in the stream"
+            )
             c.read = True
 
     @rule(session=st.sampled_from(SESSIONS), name=st.sampled_from(NAMES), by_id=st.booleans(), stale=st.booleans())
@@ -240,7 +254,12 @@ class ProtocolMachine(RuleBasedStateMachine):
             "delegate",
             lambda: self.bench.run(
                 calls.delegate(
-                    self.bench.keys, session=session, instance=self.live[name], epoch=c.epoch, pool="default", lease_ms=LEASE_MS
+                    self.bench.keys,
+                    session=session,
+                    instance=self.live[name],
+                    epoch=c.epoch,
+                    pool="default",
+                    lease_ms=LEASE_MS,
                 )
             ),
         )
@@ -255,7 +274,9 @@ class ProtocolMachine(RuleBasedStateMachine):
         answer = self._same(
             "ask",
             lambda: self.bench.run(
-                calls.ask(self.bench.keys, session=session, instance=me, owner=owner, request=request, lease_ms=LEASE_MS)
+                calls.ask(
+                    self.bench.keys, session=session, instance=me, owner=owner, request=request, lease_ms=LEASE_MS
+                )
             ),
         )
         if c.state not in ("active", "handing_over"):
@@ -278,7 +299,14 @@ class ProtocolMachine(RuleBasedStateMachine):
         data, sequence = b"last words %d" % self.written, c.sequence + 1
         run = lambda: self.bench.run(  # noqa: E731
             calls.let_go(
-                self.bench.keys, session=session, instance=c_owner, heir=heir, epoch=epoch, pool="default", data=data, sequence=sequence
+                self.bench.keys,
+                session=session,
+                instance=c_owner,
+                heir=heir,
+                epoch=epoch,
+                pool="default",
+                data=data,
+                sequence=sequence,
             )
         )
         c_owner = c.owner
@@ -341,7 +369,10 @@ class ProtocolMachine(RuleBasedStateMachine):
         if c.state == "dead_lettered":
             c.state, c.data = "closed", b""
 
-    @rule(session=st.sampled_from(SESSIONS), index=st.sampled_from(["owned", "leases", "orphans", "dead_letters", "graves"]))
+    @rule(
+        session=st.sampled_from(SESSIONS),
+        index=st.sampled_from(["owned", "leases", "orphans", "dead_letters", "graves"]),
+    )
     def an_index_entry_is_lost_and_found(self, session: str, index: str) -> None:
         c, keys = self.calls[session], self.bench.keys
         record = self.bench.record(session)
@@ -366,7 +397,9 @@ class ProtocolMachine(RuleBasedStateMachine):
             before = self.before.get(session)
             if state != before and state is not None:
                 pairs = [(SessionState(before) if before else None, SessionState(state))]
-                assert any(allowed(s, *pair) for pair in pairs for s in SCRIPTS_IN_RULES), f"{before} -> {state} is not listed"
+                assert any(allowed(s, *pair) for pair in pairs for s in SCRIPTS_IN_RULES), (
+                    f"{before} -> {state} is not listed"
+                )
             self.before[session] = state
             if state is None:
                 continue
@@ -388,7 +421,19 @@ class ProtocolMachine(RuleBasedStateMachine):
             assert bench.owned(me) == served
 
 
-SCRIPTS_IN_RULES = ("open", "claim", "release", "adopt", "expire", "decline", "ask", "let_go", "replay", "purge", "close")
+SCRIPTS_IN_RULES = (
+    "open",
+    "claim",
+    "release",
+    "adopt",
+    "expire",
+    "decline",
+    "ask",
+    "let_go",
+    "replay",
+    "purge",
+    "close",
+)
 
 
 @pytest.mark.parametrize("machine", [ProtocolMachine])
@@ -398,6 +443,9 @@ def test_the_scripts_keep_the_rules(machine: type[ProtocolMachine], redis_client
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         machine,
         settings=settings(
-            max_examples=int(os.environ.get("PROPERTY_EXAMPLES", "150")), stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=int(os.environ.get("PROPERTY_EXAMPLES", "150")),
+            stateful_step_count=50,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
         ),
     )

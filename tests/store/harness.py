@@ -48,7 +48,9 @@ class Bench:
             calls.init(self.keys, partitions=1, protocol=1, lineage="lineage-1", hold_ms=hold_ms, previous="")
         )
 
-    def join(self, instance: str, pool: str = "default", dead_after_ms: int = DEAD_AFTER_MS, predecessor: str = "") -> Answer:
+    def join(
+        self, instance: str, pool: str = "default", dead_after_ms: int = DEAD_AFTER_MS, predecessor: str = ""
+    ) -> Answer:
         """Registers, and names the predecessor when asked to."""
         answer = self.run(
             calls.join(
@@ -68,7 +70,9 @@ class Bench:
             return self.join(instance, pool, dead_after_ms, answer.text("predecessor"))
         return answer
 
-    def beat(self, instance: str, count: int | None = None, lineage: str = "lineage-1", seen: str | None = None) -> Answer:
+    def beat(
+        self, instance: str, count: int | None = None, lineage: str = "lineage-1", seen: str | None = None
+    ) -> Answer:
         return self.run(
             calls.beat(
                 self.keys,
@@ -81,7 +85,9 @@ class Bench:
             )
         )
 
-    def open(self, session: str, instance: str, data: bytes = b"opened", request: str = "", pool: str = "default") -> Answer:
+    def open(
+        self, session: str, instance: str, data: bytes = b"opened", request: str = "", pool: str = "default"
+    ) -> Answer:
         return self.run(
             calls.open(
                 self.keys,
@@ -98,9 +104,7 @@ class Bench:
 
     def checkpoint(self, session: str, instance: str, epoch: int, sequence: int, data: bytes) -> Answer:
         return self.run(
-            calls.checkpoint(
-                self.keys, session=session, instance=instance, epoch=epoch, sequence=sequence, data=data
-            )
+            calls.checkpoint(self.keys, session=session, instance=instance, epoch=epoch, sequence=sequence, data=data)
         )
 
     def close(self, session: str, instance: str, epoch: int) -> Answer:
@@ -170,7 +174,9 @@ class Bench:
             )
         )
 
-    def expire(self, session: str, max_offers: int = 5, give_up_after_ms: int = 600_000, *, reader_dead: bool = False) -> Answer:
+    def expire(
+        self, session: str, max_offers: int = 5, give_up_after_ms: int = 600_000, *, reader_dead: bool = False
+    ) -> Answer:
         return self.run(
             calls.expire(
                 self.keys,
@@ -183,7 +189,9 @@ class Bench:
             )
         )
 
-    def reassert(self, session: str, instance: str, epoch: int, sequence: int = 0, data: bytes = b"", rival: str = "") -> Answer:
+    def reassert(
+        self, session: str, instance: str, epoch: int, sequence: int = 0, data: bytes = b"", rival: str = ""
+    ) -> Answer:
         return self.run(
             calls.reassert(
                 self.keys,

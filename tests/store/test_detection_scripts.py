@@ -60,7 +60,8 @@ def test_a_deadline_ahead_is_not_silence(silent: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("last_scan", "reason"), [(None, "start"), (lambda now: now - GAP_MS - 1, "gap"), (lambda now: now + 9_000, "clock")]
+    ("last_scan", "reason"),
+    [(None, "start"), (lambda now: now - GAP_MS - 1, "gap"), (lambda now: now + 9_000, "clock")],
 )
 def test_the_tick_guard_holds(silent: Bench, last_scan: object, reason: str) -> None:
     """A last scan that is missing, too long ago or in the future means hold, and nobody is declared."""
