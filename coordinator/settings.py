@@ -129,6 +129,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """`load` reads environment and file itself, so that it can say whose fault a value is."""
         return (init_settings, env_settings)
 
     @field_validator("name", mode="before")

@@ -22,9 +22,9 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from coordinator import __version__
+        from coordinator.version import VERSION
 
-        typer.echo(f"coordinator {__version__}")
+        typer.echo(f"coordinator {VERSION}")
         raise typer.Exit
 
 

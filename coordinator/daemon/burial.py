@@ -12,7 +12,7 @@ from coordinator.settings import Settings
 from coordinator.store import calls
 from coordinator.store.executor import StorePartition
 from coordinator.store.faults import NoGroupError
-from coordinator.store.scripts import Answer
+from coordinator.store.scripts import Answer, Call
 
 __all__ = ["Burial", "expire_call"]
 
@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 def expire_call(
     part: StorePartition, settings: Settings, session: str, pool: str, holder: str, *, reader_dead: bool = False
-) -> calls.Call:
+) -> Call:
     """The call that ends a lease, with this coordinator's settings."""
     return calls.expire(
         part.keys,

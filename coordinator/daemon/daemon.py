@@ -10,7 +10,7 @@ import anyio.abc
 import structlog
 from prometheus_client import CollectorRegistry
 
-from coordinator import __version__, clock, failpoints
+from coordinator import clock, failpoints
 from coordinator.daemon.http import HttpServer, application, listen
 from coordinator.daemon.partition_loop import PartitionLoop
 from coordinator.errors import ConfigurationError
@@ -20,6 +20,7 @@ from coordinator.settings import Settings
 from coordinator.store.connect import Connector
 from coordinator.store.executor import StorePartition
 from coordinator.store.keys import Keys
+from coordinator.version import VERSION
 
 __all__ = ["Daemon"]
 
@@ -41,7 +42,7 @@ class Daemon:
             raise ConfigurationError("redis_url is not set")
         self.settings = settings
         self.id = new_instance_id(settings.name)
-        self.metrics = Metrics(registry or CollectorRegistry(), __version__)
+        self.metrics = Metrics(registry or CollectorRegistry(), VERSION)
         self._connector = Connector(settings.url, store_timeout=settings.store_timeout)
         self.loops = [
             PartitionLoop(
@@ -76,7 +77,7 @@ class Daemon:
         app = application(self.metrics.registry, self.not_ready, lambda: [loop.gauges.last for loop in self.loops])
         server = HttpServer(app, where)
         log.info(
-            "coordinator_started", instance=self.id, version=__version__, store=self._connector.describe(),
+            "coordinator_started", instance=self.id, version=VERSION, store=self._connector.describe(),
             http=f"{self.settings.http_host}:{self.http_port}", partitions=self.settings.partitions,
         )  # fmt: skip
         try:
@@ -119,5 +120,6 @@ def _first(group: BaseExceptionGroup[Any]) -> BaseException:
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
             return _first(error)
-        return error
+        found: BaseException = error
+        return found
     return group

@@ -87,7 +87,7 @@ def parse_url(url: str) -> StoreUrl:
     netloc = f"{user}:***@{hosts}" if at and password else parts.netloc
     shown = urlunsplit((parts.scheme, netloc, parts.path, "", ""))
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-    login = {"username": unquote(user) or None, "password": unquote(password) or None}
+    login: dict[str, Any] = {"username": unquote(user) or None, "password": unquote(password) or None}
     segments = [unquote(s) for s in parts.path.split("/") if s]
     tls_options = {f"ssl_{k.removeprefix('ssl_')}": v for k, v in query.items() if k.startswith("ssl_")}
     if parts.scheme == "unix":

@@ -39,7 +39,8 @@ def run_id_of(info: Any) -> bytes:
 
 def pack(commands: Sequence[Sequence[Argument]], server: bytes) -> bytes:
     """Commands as bytes for the wire, with the server's run id filled in."""
-    return b"".join(hiredis.pack_command(tuple(server if a is SERVER else a for a in c)) for c in commands)
+    packed: Any = hiredis.pack_command
+    return b"".join(packed(tuple(server if a is SERVER else a for a in c)) for c in commands)
 
 
 def _options(url: StoreUrl, address: Address, timeout: float, retry: Any) -> dict[str, Any]:

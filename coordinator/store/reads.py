@@ -144,8 +144,18 @@ async def instances(part: StorePartition) -> list[InstanceRow]:
     deadlines = {_text(members[i]): int(float(members[i + 1])) for i in range(0, len(members), 2)}
     ids = [*deadlines, *(_text(g) for g in graves)]
     fields = (
-        "name", "state", "pool", "capacity", "address", "loop_lag", "started_at", "ended_at", "cause", "dead_after_ms", "trust_ms",
-    )  # fmt: skip
+        "name",
+        "state",
+        "pool",
+        "capacity",
+        "address",
+        "loop_lag",
+        "started_at",
+        "ended_at",
+        "cause",
+        "dead_after_ms",
+        "trust_ms",
+    )
     rows = await run.commands(
         [command for i in ids for command in (("HMGET", keys.instance(i), *fields), ("SCARD", keys.owned(i)))]
     )
@@ -171,7 +181,7 @@ async def instances(part: StorePartition) -> list[InstanceRow]:
                 _int(r["ended_at"]),
                 _text(r["cause"]),
                 _int(r["trust_ms"]),
-            )  # fmt: skip
+            )
         )
     return sorted(found, key=lambda row: (-row.owned, row.id))
 
@@ -259,7 +269,7 @@ async def _rows(part: StorePartition, ids: Sequence[str]) -> list[SessionRow]:
                     _int(r["opened_at"]),
                     _int(r["updated_at"]),
                     _int(r["orphaned_at"]),
-                )  # fmt: skip
+                )
             )
     return rows
 
@@ -311,5 +321,7 @@ async def dead_letters(part: StorePartition) -> list[DeadLetter]:
     for n, (session, when) in enumerate(at.items()):
         state, *texts = (_text(v) for v in answers[2 * n])
         if state == "dead_lettered":
-            found.append(DeadLetter(session, keys.partition, when, *texts, int(answers[2 * n + 1])))
+            reason, cause, previous_owner, pool = texts
+            size = int(answers[2 * n + 1])
+            found.append(DeadLetter(session, keys.partition, when, reason, cause, previous_owner, pool, size))
     return found

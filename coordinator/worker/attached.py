@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import anyio
 
 from coordinator import clock
@@ -70,10 +72,8 @@ class AttachedSession:
     async def watch(self) -> None:
         """Looks once a heartbeat interval, until it is lost."""
         while not self.lost.is_set():
-            try:
+            with contextlib.suppress(StoreUnavailableError):  # in doubt when the trust is over
                 await self.look()
-            except StoreUnavailableError:
-                pass  # in doubt when the trust is over
             await anyio.sleep(self._settings.heartbeat_interval)
 
     async def checkpoint(self, data: RecoveryData) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 import anyio.abc
 import structlog
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from coordinator import clock
 from coordinator.errors import (
@@ -73,7 +74,8 @@ class Worker:
             raise ConfigurationError("redis_url is not set: name the store, as in Worker('redis://localhost:6379')")
         self._connector = Connector(self.settings.url, store_timeout=self.settings.store_timeout)
         self._stamp = clock.now()
-        self._send: anyio.abc.ObjectSendStream[Offer]
+        self._send: MemoryObjectSendStream[Offer]
+        self._receive: MemoryObjectReceiveStream[Offer]
         self._members: list[Membership] = []
         self._reading = False
         self._handler: tuple[Handler, anyio.abc.TaskGroup] | None = None
@@ -127,11 +129,16 @@ class Worker:
                 await self._connector.aclose()
             raise
         loop = asyncio.get_running_loop()
+
+        def wake(what: Callable[[], None]) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(what)
+
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         self._tasks.start_soon(self._turn_over)
         for member in self._members:
-            member.start_heart(lambda f: None if loop.is_closed() else loop.call_soon_threadsafe(f) and None)
+            member.start_heart(wake)
             for task in (member.listen_to_heart, member.resync.run, member.stager.run, member.mailbox.run):
                 self._tasks.start_soon(task)
         return self
@@ -391,7 +398,7 @@ class Worker:
         except (FencedError, StoreUnavailableError) as error:
             log.warning("session_not_ended", session=session.id, error=str(error))
 
-    async def drain(self, timeout: float | None = None) -> DrainReport:  # noqa: ASYNC109 - the name of the setting
+    async def drain(self, timeout: float | None = None) -> DrainReport:
         """Takes nothing new and offers what is owned to others.
 
         Args:
@@ -400,10 +407,9 @@ class Worker:
         self._draining = True
         for member in self._members:
             member.draining = True
-        report = DrainReport()
         with anyio.move_on_after(self.settings.drain_timeout if timeout is None else timeout):
-            report = await self._release_all("released", "draining")
-        return report
+            return await self._release_all("released", "draining")
+        return DrainReport(failed={s.id: "no time was left" for s in self.sessions})
 
     async def _release_all(self, cause: str, reason: str) -> DrainReport:
         released: list[str] = []

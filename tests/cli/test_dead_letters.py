@@ -33,7 +33,7 @@ def bench(redis_client):
 
 
 def state_of(bench: Bench, session: str) -> str:
-    return bench.client.hget(bench.keys.session(session), "state").decode()
+    return str(bench.client.hget(bench.keys.session(session), "state").decode())
 
 
 def test_list_has_an_exit_status_for_scripts(run, bench):

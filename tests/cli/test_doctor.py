@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import redis
@@ -23,7 +24,7 @@ def doctor(url: str, *args: str) -> tuple[int, dict[str, dict[str, str]]]:
 @pytest.fixture
 def server(url: str):
     """A client of the server that `url` names; its settings and users are as before afterwards."""
-    client = redis.Redis.from_url(url)
+    client: Any = redis.Redis.from_url(url)
     kept = {name: client.config_get(name)[name] for name in ("maxmemory", "maxmemory-policy")}
     yield client
     for name, value in kept.items():

@@ -19,7 +19,8 @@ def running(*args):
     """The daemon, ended when the block is left; yields it and the fields of its start."""
     with subprocess.Popen([*RUN, *args], stderr=subprocess.PIPE, text=True) as process:
         try:
-            said = []
+            said: list[str] = []
+            assert process.stderr is not None
             for line in process.stderr:
                 said.append(line)
                 if "coordinator_started" in line:

@@ -30,7 +30,7 @@ NAMES = ("w1", "w2", "w3")
 
 
 @dataclass
-class Call_:
+class Known:
     """What the model knows of one session."""
 
     state: str | None = None
@@ -54,7 +54,7 @@ class ProtocolMachine(RuleBasedStateMachine):
         self.client.flushdb()
         self.bench = Bench(self.client)
         self.bench.init()
-        self.calls = {s: Call_() for s in SESSIONS}
+        self.calls = {s: Known() for s in SESSIONS}
         self.births = dict.fromkeys(NAMES, 0)
         self.live: dict[str, str] = {}
         self.dead: list[str] = []
@@ -104,7 +104,7 @@ class ProtocolMachine(RuleBasedStateMachine):
             assert not answer.int("existing")
             epoch = answer.int("epoch")
             assert epoch > c.epoch
-            self.calls[session] = Call_("active", me, epoch, data)
+            self.calls[session] = Known("active", me, epoch, data)
         elif c.owner == me:
             assert answer.word == "OK"
             assert answer.int("epoch") == c.epoch
@@ -294,7 +294,7 @@ class ProtocolMachine(RuleBasedStateMachine):
         c = self.calls[session]
         if not c.owner or c.state == "closed":
             return
-        epoch, heir = c.epoch, c.heir or "nobody~0"
+        epoch, heir, c_owner = c.epoch, c.heir or "nobody~0", c.owner
         self.written += 1
         data, sequence = b"last words %d" % self.written, c.sequence + 1
         run = lambda: self.bench.run(  # noqa: E731
@@ -309,7 +309,6 @@ class ProtocolMachine(RuleBasedStateMachine):
                 sequence=sequence,
             )
         )
-        c_owner = c.owner
         answer = run()
         if c.owner in self.dead:
             assert answer.word == "FENCED"
@@ -440,7 +439,7 @@ SCRIPTS_IN_RULES = (
 def test_the_scripts_keep_the_rules(machine: type[ProtocolMachine], redis_client: redis.Redis) -> None:
     """Whatever order the scripts run in, records, owners, epochs, data and indexes are those of the rules."""
     machine.client = redis_client
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         machine,
         settings=settings(
             max_examples=int(os.environ.get("PROPERTY_EXAMPLES", "150")),

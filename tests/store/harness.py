@@ -13,7 +13,7 @@ from coordinator.store.scripts import SERVER, Answer, Call
 DEAD_AFTER_MS = 60_000
 TRUST_MS = 750
 LEASE_MS = 60_000
-LIMITS = {"max_recoveries": 3, "recovery_window_ms": 600_000}
+LIMITS: Any = {"max_recoveries": 3, "recovery_window_ms": 600_000}
 
 
 class Bench:

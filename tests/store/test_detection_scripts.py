@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import redis
 
@@ -186,6 +188,6 @@ def test_another_partition_count_is_named(bench: Bench) -> None:
 def test_a_protocol_two_versions_away_is_refused(bench: Bench) -> None:
     """A program works with its own version of the protocol and the neighbours, and with no other."""
     bench.init()
-    init = {"partitions": 1, "lineage": "x", "hold_ms": 2000}
+    init: Any = {"partitions": 1, "lineage": "x", "hold_ms": 2000}
     assert bench.run(calls.init(bench.keys, protocol=2, **init)).word == "OK"
     assert bench.run(calls.init(bench.keys, protocol=3, **init)).word == "PROTOCOL"

@@ -182,7 +182,7 @@ def test_a_write_above_the_stored_epoch_is_resync_never_fenced(served: Bench) ->
 
 def test_epochs_rise_through_a_rollback_to_a_clock_that_is_behind(served: Bench) -> None:
     """Epochs granted after a failover are above all that the lost history can have granted."""
-    snapshot = {key: served.client.dump(key) for key in served.client.keys()}
+    snapshot = {key: served.client.dump(key) for key in served.client.scan_iter()}
     highest = 0
     for request in range(20):
         epoch = _epoch(served)
