@@ -46,8 +46,8 @@ class Sizes:
     data_bytes: int
 
 
-FULL = Sizes(1000, 5000, 20_000, 20_000, (1_000, 20_000, 200_000), 10.0, 256)
-QUICK = Sizes(200, 1000, 10_000, 5_000, (1_000, 20_000), 4.0, 256)
+FULL = Sizes(1000, 1000, 20_000, 20_000, (1_000, 20_000, 200_000), 10.0, 256)
+QUICK = Sizes(200, 500, 10_000, 5_000, (1_000, 20_000), 4.0, 256)
 
 
 async def measure(sizes: Sizes, step: Step) -> dict[str, object]:

@@ -8,16 +8,17 @@ import sys
 
 import anyio
 
-from coordinator import Worker
+from coordinator import Session, Worker
 
 
 async def adopt_all(url: str, prefix: str, capacity: int) -> None:
-    """Until it is killed."""
+    """Until it is killed. The handler returns at once, so that each call is closed as soon as it is adopted."""
+
+    async def hang_up(session: Session) -> None:
+        """The caller has nothing to say."""
+
     async with Worker(url, name="bench-worker", prefix=prefix, capacity=capacity) as worker:
-        async for offer in worker.offers():
-            session = await offer.adopt()
-            if session is not None:
-                await session.close()
+        await worker.serve(hang_up)
 
 
 def main() -> None:

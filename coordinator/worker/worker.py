@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -69,6 +70,8 @@ class Worker:
     """
 
     def __init__(self, url: str | None = None, **settings: Any) -> None:
+        if not structlog.is_configured():  # its default would write into the standard output of somebody's program
+            structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
         self.settings = Settings.for_worker(url, **settings)
         if self.settings.url is None:
             raise ConfigurationError("redis_url is not set: name the store, as in Worker('redis://localhost:6379')")

@@ -1,0 +1,100 @@
+"""Coordinators and workers as processes of their own, which a test kills, stops and continues."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tests.waiting import wait_until
+
+
+class Process:
+    """A child whose output lines, each a JSON document, are read as they come."""
+
+    def __init__(self, *args: str, **environment: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", *args],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | environment,
+        )
+        self.lines: list[dict[str, Any]] = []
+        self._queue: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._queue.put(line)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def told(self, what: str) -> list[dict[str, Any]]:
+        """All lines of a kind so far."""
+        while not self._queue.empty():
+            self.lines.append(json.loads(self._queue.get()))
+        return [line for line in self.lines if line["what"] == what]
+
+    def wait_for(self, what: str, count: int = 1, timeout: float = 20.0) -> list[dict[str, Any]]:
+        """The lines of a kind, as soon as there are so many."""
+        wait_until(lambda: len(self.told(what)) >= count, timeout, f"{count} lines {what!r}, of {self.lines[-3:]}")
+        return self.told(what)
+
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def close(self) -> None:
+        if self.alive:
+            self._process.kill()
+        self._process.wait()
+        self._reader.join()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+
+@contextmanager
+def coordinator(url: str, *, fail_point: str = "") -> Iterator[Process]:
+    """A coordinator process."""
+    process = Process(
+        "coordinator",
+        "run",
+        "--redis-url",
+        url,
+        "--http-port",
+        "0",
+        "--log-format",
+        "json",
+        COORDINATOR_FAIL_POINT=fail_point,
+    )
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+@contextmanager
+def worker(url: str, name: str, *calls: str, capacity: int = 500, mode: str = "serve") -> Iterator[Process]:
+    """A worker process that opens ``calls``."""
+    process = Process("tests.acceptance.worker_process", url, name, str(capacity), mode, *calls)
+    try:
+        process.wait_for("ready")
+        yield process
+    finally:
+        process.close()
