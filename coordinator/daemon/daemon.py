@@ -76,13 +76,13 @@ class Daemon:
         self.http_port = where.getsockname()[1]
         app = application(self.metrics.registry, self.not_ready, lambda: [loop.gauges.last for loop in self.loops])
         server = HttpServer(app, where)
-        log.info(
-            "coordinator_started", instance=self.id, version=VERSION, store=self._connector.describe(),
-            http=f"{self.settings.http_host}:{self.http_port}", partitions=self.settings.partitions,
-        )  # fmt: skip
         try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._signals, tasks, server)
+                await tasks.start(self._signals, tasks, server)  # from here on a signal is a clean stop
+                log.info(
+                    "coordinator_started", instance=self.id, version=VERSION, store=self._connector.describe(),
+                    http=f"{self.settings.http_host}:{self.http_port}", partitions=self.settings.partitions,
+                )  # fmt: skip
                 tasks.start_soon(server.run)
                 tasks.start_soon(self._watch)
                 for loop in self.loops:
@@ -105,8 +105,11 @@ class Daemon:
             self.metrics.store_up.set(all(loop.up for loop in self.loops))
             self.metrics.paused.set(0)
 
-    async def _signals(self, tasks: anyio.abc.TaskGroup, server: HttpServer) -> None:
+    async def _signals(
+        self, tasks: anyio.abc.TaskGroup, server: HttpServer, *, task_status: anyio.abc.TaskStatus[None]
+    ) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
             async for number in signals:
                 log.info("coordinator_stopping", instance=self.id, signal=signal.Signals(number).name)
                 self._stopping = True

@@ -91,7 +91,7 @@ def test_eight_coordinators_make_one_offer_a_session(url: str, redis_client: red
         offers = bench.keys.offers("default")
         wait_until(lambda: redis_client.xlen(offers) >= 5000, 60, "every session is offered")
         wait_until(lambda: not redis_client.zcard(bench.keys.graves), 30, "the grave ended")
-        entries = redis_client.xrange(offers)
+        entries = bench.client.xrange(offers)
     assert len(entries) == 5000
     assert len({fields[b"session"] for _, fields in entries}) == 5000
 

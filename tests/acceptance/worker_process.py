@@ -61,7 +61,7 @@ async def attempts(worker: Worker, sessions: list[Session]) -> None:
             "decline": kept[0].decline,
         }.items():
             try:
-                await attempt()  # type: ignore[no-untyped-call]
+                await attempt()
                 outcomes[name] = "allowed"
             except CoordinatorError as error:
                 outcomes[name] = type(error).__name__
@@ -79,7 +79,8 @@ async def watch(worker: Worker, sessions: list[Session]) -> None:
         await anyio.sleep(0.002)
 
 
-async def main(url: str, name: str, capacity: str, mode: str, *calls: str) -> None:
+async def main(*arguments: str) -> None:
+    url, name, capacity, mode, *calls = arguments
     async with Worker(url, name=name, capacity=int(capacity)) as worker:
         sessions = []
         for call in calls:
