@@ -37,7 +37,13 @@ class Resync:
         self._event = anyio.Event()
 
     def want(self, kind: str, reason: str) -> None:
-        """Asks for a repair: ``fenced``, ``unknown``, ``lost_writes`` or ``roll_call``. From now on nothing is sure."""
+        """Asks for a repair. From now on nothing is sure that it concerns.
+
+        Args:
+            kind: ``fenced``, ``unknown`` (the store forgot the instance), ``lost_writes``, ``roll_call`` (the counts
+                differ) or ``outcome_unknown`` (of sessions that are being given away).
+            reason: for the log.
+        """
         if kind in ("unknown", "lost_writes"):
             for session in self._member.sessions.values():
                 session.unsure = True
@@ -69,8 +75,8 @@ class Resync:
                     await member.join()
                     member.pulse.sent = sent  # only a beat that is answered OK makes it hold again
                     again = False
-                if "roll_call" not in wanted or len(wanted) > 1:
-                    await self._state_again(list(member.sessions.values()))
+                everything = again or "lost_writes" in wanted or "unknown" in wanted
+                await self._state_again([s for s in member.sessions.values() if everything or s.undecided])
                 await self._compare()
                 break
             except _AgainError:
@@ -86,6 +92,7 @@ class Resync:
 
     async def _state_again(self, sessions: list[Session]) -> None:
         """Re-asserts sessions, waits for the end of the hold, and has each renewed."""
+        undecided = {session: session.undecided for session in sessions}
         for session in sessions:
             session.unsure = True
             await self._reassert(session)
@@ -103,6 +110,8 @@ class Resync:
                     if answer.int("epoch") != session.epoch:
                         session.epoch, session.sequence = answer.int("epoch"), answer.int("checkpoint")
                     session.unsure = False
+                    if session.undecided is undecided[session]:
+                        session.undecided = None
                 else:
                     session.lose(f"{answer.text('owner') or 'somebody else'} has it since writes were lost")
                 break

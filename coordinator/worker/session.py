@@ -63,6 +63,8 @@ class Session:
         self.previous_owner = self.cause = ""
         self.attempt = 0
         self.unsure = False
+        self.undecided: object | None = None
+        self._leaving = False
         self._member = member
         self._instance = member.instance
         self._pulse = member.pulse
@@ -79,14 +81,18 @@ class Session:
         return not self.lost.is_set() and not self.closed.is_set() and self._pulse is self._member.pulse
 
     @property
+    def _given_away(self) -> bool:
+        return self._leaving or self.undecided is not None
+
+    @property
     def held(self) -> bool:
         """True while nobody else can have adopted it. Ask before what cannot be undone."""
-        return self._ours and not self.unsure and self._pulse.held(clock.now())
+        return self._ours and not self.unsure and not self._given_away and self._pulse.held(clock.now())
 
     @property
     def may_speak(self) -> bool:
         """True when held, and in doubt as long as it is only the store that does not answer."""
-        return self._ours and self._pulse.may_speak(clock.now())
+        return self._ours and not self._given_away and self._pulse.may_speak(clock.now())
 
     async def checkpoint(self, data: RecoveryData) -> None:
         """Writes newer recovery data; when it returns, an adopter would get it.
@@ -172,7 +178,7 @@ class Session:
         s, request = self._member.settings, new_request_id()
         async with self._writing:
             raw, encoding = self._staged or (self.raw_data, self.encoding)
-            await self._final(
+            await self._give_away(
                 "release",
                 lambda e: calls.release(
                     self._keys, session=self.id, instance=self._instance, epoch=e, request=request, pool=self.pool,
@@ -191,7 +197,7 @@ class Session:
         """
         async with self._writing:
             raw, encoding = self._staged or (self.raw_data, self.encoding)
-            answer = await self._final(
+            answer = await self._give_away(
                 "let_go",
                 lambda e: calls.let_go(
                     self._keys, session=self.id, instance=self._instance, heir=heir, epoch=e, pool=self.pool, data=raw,
@@ -235,6 +241,24 @@ class Session:
                 self._member.fenced(self._instance, "a write was refused")
             self.lose(detail or "its owner is dead")
             raise FencedError(self.id, self.epoch, detail or "this instance was declared dead")
+        return answer
+
+    async def _give_away(self, operation: str, make: Any) -> Answer:
+        """A write after which somebody else may speak: from before it is sent this worker holds the session no more.
+
+        When its outcome is unknown (no answer, or cancelled) that lasts until a re-assertion has told.
+        """
+        self._check()
+        self._leaving = True
+        try:
+            answer = await self._final(operation, make)
+        except FencedError:
+            raise
+        except BaseException:
+            self.undecided, self._leaving = object(), False
+            self._member.resync.want("outcome_unknown", f"no answer to {operation}")
+            raise
+        self._leaving = answer.word == "OK"
         return answer
 
     def _end(self) -> None:

@@ -1,0 +1,111 @@
+"""A way to Redis that a test can cut: bytes stop in both directions, connections stay open, nothing is answered."""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import tempfile
+import threading
+from pathlib import Path
+
+
+class Proxy:
+    """Passes a unix socket of its own on to a server's unix socket.
+
+    ``cut`` and ``mend`` are a network that drops packets. ``lose_reply_to`` lets one request through, and closes its
+    connection instead of passing on the answer.
+    """
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._directory = tempfile.TemporaryDirectory(prefix="rc-proxy-")
+        self.path = str(Path(self._directory.name) / "proxy.sock")
+        self.url = f"unix://{self.path}"
+        self.lost_replies = 0
+        self._open = threading.Event()
+        self._open.set()
+        self._ended = False
+        self._marks: list[bytes] = []
+        self._doomed: set[socket.socket] = set()
+        self._peer: dict[socket.socket, socket.socket] = {}
+        self._clients: set[socket.socket] = set()
+        self._selector = selectors.DefaultSelector()
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(self.path)
+        self._listener.listen(128)
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def cut(self) -> None:
+        """From now on nothing gets through."""
+        self._open.clear()
+
+    def mend(self) -> None:
+        """What waited gets through, and what comes."""
+        self._open.set()
+
+    def lose_reply_to(self, mark: bytes) -> None:
+        """The next request that contains ``mark`` is executed; its answer is lost."""
+        self._marks.append(mark)
+
+    def close(self) -> None:
+        """Ends all connections."""
+        self._ended = True
+        self._open.set()
+        self._thread.join()
+        for sock in (*self._peer, self._listener):
+            sock.close()
+        self._directory.cleanup()
+
+    def _run(self) -> None:
+        while not self._ended:
+            ready = self._selector.select(0.02)
+            self._open.wait()
+            for key, _ in ready:
+                if key.fileobj is self._listener:
+                    self._accept()
+                elif isinstance(key.fileobj, socket.socket) and key.fileobj in self._peer:
+                    self._pass(key.fileobj)
+
+    def _accept(self) -> None:
+        client, _ = self._listener.accept()
+        server = socket.socket(socket.AF_UNIX)
+        try:
+            server.connect(self._target)
+        except OSError:
+            client.close()
+            return
+        self._peer[client], self._peer[server] = server, client
+        self._clients.add(client)
+        for sock in (client, server):
+            self._selector.register(sock, selectors.EVENT_READ)
+
+    def _pass(self, sock: socket.socket) -> None:
+        peer = self._peer[sock]
+        try:
+            data = sock.recv(65536)
+        except OSError:
+            data = b""
+        if not data or sock in self._doomed:
+            self.lost_replies += bool(data)
+            self._drop(sock)
+            return
+        if sock in self._clients:
+            for mark in [m for m in self._marks if m in data]:
+                self._marks.remove(mark)
+                self._doomed.add(peer)
+        try:
+            peer.sendall(data)
+        except OSError:
+            self._drop(sock)
+
+    def _drop(self, sock: socket.socket) -> None:
+        for end in (sock, self._peer[sock]):
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(end)
+            self._peer.pop(end, None)
+            self._clients.discard(end)
+            self._doomed.discard(end)
+            end.close()
