@@ -12,13 +12,12 @@ from prometheus_client import CollectorRegistry
 
 from coordinator import clock, failpoints
 from coordinator.daemon.http import HttpServer, application, listen
-from coordinator.daemon.partition_loop import PartitionLoop
+from coordinator.daemon.partition_loop import Connections, PartitionLoop
 from coordinator.errors import ConfigurationError
 from coordinator.ids import new_instance_id
 from coordinator.metrics import Metrics
 from coordinator.settings import Settings
 from coordinator.store.connect import Connector
-from coordinator.store.executor import StorePartition
 from coordinator.store.keys import Keys
 from coordinator.version import VERSION
 
@@ -46,7 +45,7 @@ class Daemon:
         self._connector = Connector(settings.url, store_timeout=settings.store_timeout)
         self.loops = [
             PartitionLoop(
-                StorePartition(keys, self._connector.executor(keys.tag)),
+                Connections.open(self._connector, keys),
                 settings,
                 self.metrics,
                 by=self.id,

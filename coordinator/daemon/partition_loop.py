@@ -1,17 +1,23 @@
-"""One partition's loop: look, bury, keep leases, sleep until the next deadline. Partitions never wait for each other."""
+"""One partition's loops: a detector that only looks and declares, what it finds to do, and a slow half.
+
+They use connections of their own, so that a large grave or the walk over the records delays no declaration.
+Partitions never wait for each other.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import anyio
+import anyio.abc
 import structlog
 
 from coordinator import clock
 from coordinator.daemon.burial import Burial
-from coordinator.daemon.detector import Detector
+from coordinator.daemon.detector import Detector, Look
 from coordinator.daemon.events import EventReader
 from coordinator.daemon.gauges import PartitionGauges
 from coordinator.daemon.lease_keeper import LeaseKeeper
@@ -22,15 +28,33 @@ from coordinator.metrics import Metrics
 from coordinator.policy import backoff, sleep_seconds
 from coordinator.settings import Settings
 from coordinator.store import PROTOCOL, calls
+from coordinator.store.connect import Connector
 from coordinator.store.executor import StorePartition
+from coordinator.store.keys import Keys
 
-__all__ = ["PartitionLoop"]
+__all__ = ["Connections", "PartitionLoop"]
 
 log = structlog.get_logger()
 
 SLOW_SECONDS = 1.0
-"""Between two steps of the slow half: sweep, events, gauges."""
+"""Between two steps of the slow half: sweep, gauges."""
 EVENTS_SECONDS = 0.25
+MOST_BURIALS = 16
+"""Graves that one coordinator empties side by side; the others are found again by their key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """Three ways to one partition, so that none of the loops waits behind another's commands."""
+
+    watch: StorePartition
+    work: StorePartition
+    slow: StorePartition
+
+    @classmethod
+    def open(cls, connector: Connector, keys: Keys) -> Connections:
+        """Three connections of ``connector``."""
+        return cls(*(StorePartition(keys, connector.executor(keys.tag)) for _ in range(3)))
 
 
 class PartitionLoop:
@@ -42,20 +66,22 @@ class PartitionLoop:
 
     def __init__(
         self,
-        part: StorePartition,
+        connections: Connections,
         settings: Settings,
         metrics: Metrics,
         *,
         by: str,
         loop_lag: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        self.part, self.settings, self.metrics = part, settings, metrics
-        self.detector = Detector(part, settings, by, loop_lag)
-        self.burial = Burial(part, settings, by)
-        self.leases = LeaseKeeper(part, settings, by)
-        self.sweeper = Sweeper(part, settings)
-        self.events = EventReader(part, settings, metrics, by)
-        self.gauges = PartitionGauges(part, settings, metrics)
+        self.part, self.settings, self.metrics = connections.watch, settings, metrics
+        self.detector = Detector(connections.watch, settings, by, loop_lag)
+        self.burial = Burial(connections.work, settings, by)
+        self.leases = LeaseKeeper(connections.work, settings, by)
+        self.sweeper = Sweeper(connections.slow, settings)
+        self.events = EventReader(connections.slow, settings, metrics, by)
+        self.gauges = PartitionGauges(connections.slow, settings, metrics)
+        self._burying: set[str] = set()
+        self._keeping_leases = False
         self.up = False
         self._told_down = False
         self._lineage = ""
@@ -90,7 +116,7 @@ class PartitionLoop:
         self._lineage = answer.text("lineage")
 
     async def step(self) -> float:
-        """One look and all that it finds to do.
+        """One look and all that it finds to do, one after the other.
 
         Returns:
             Seconds to sleep until the next look.
@@ -98,21 +124,42 @@ class PartitionLoop:
         Raises:
             ConfigurationError, StoreUnavailableError: as `prepare`.
         """
+        found = await self.look()
+        await self._bury(self._graves(found))
+        if not found.transfers_held:
+            await self.leases.step(found.leases)
+        return self._pause(found)
+
+    async def look(self) -> Look:
+        """One look: declares who is dead, and takes nothing.
+
+        Raises:
+            ConfigurationError, StoreUnavailableError: as `prepare`.
+        """
         if not self._lineage:
             await self.prepare()
         with self.metrics.scan.time():
-            look = await self.detector.step()
-        if not look.known:
+            found = await self.detector.step()
+        if not found.known:
             await self.prepare()
-            return 0.001
+            return found
         self.metrics.last_scan.labels(self.part.keys.partition).set_to_current_time()
         await self._restate_deaths()
-        if not look.transfers_held:
-            await self._bury((*look.buried, *(g for g in look.graves if g not in look.buried)))
-            await self.leases.step(look.leases)
-        self.events.deaths.update(dict.fromkeys(look.buried, clock.now()))
+        self.events.deaths.update(dict.fromkeys(found.buried, clock.now()))
+        return found
+
+    def _pause(self, found: Look) -> float:
+        if not found.known:
+            return 0.001
         s = self.settings
-        return sleep_seconds(look.now_ms, look.next_ms, self.detector.seen, clock.now(), s.dead_after, s.max_scan_gap)
+        return sleep_seconds(found.now_ms, found.next_ms, self.detector.seen, clock.now(), s.dead_after, s.max_scan_gap)
+
+    @staticmethod
+    def _graves(found: Look) -> list[str]:
+        """What may be claimed now: the newly dead first."""
+        if found.transfers_held:
+            return []
+        return [*found.buried, *(g for g in found.graves if g not in found.buried)]
 
     async def _bury(self, graves: Sequence[str]) -> None:
         """Graves side by side: their round trips share the pipeline, and a large one does not delay a small one."""
@@ -150,23 +197,52 @@ class PartitionLoop:
         await self.gauges.step()
 
     async def run(self) -> None:
-        """Steps until cancelled; waits with backoff and jitter while the store is away, and declares nobody.
+        """Looks until cancelled; waits with backoff and jitter while the store is away, and declares nobody.
 
         Raises:
             ConfigurationError: the store is not one that this program can work with.
         """
         failures = 0
-        while True:
-            try:
-                pause = await self.step()
-            except StoreUnavailableError as error:
-                self._down(error)
-                pause = backoff(failures, random.random())  # noqa: S311 - jitter
-                failures += 1
-            else:
-                self._back()
-                failures = 0
-            await anyio.sleep(pause)
+        async with anyio.create_task_group() as tasks:
+            while True:
+                try:
+                    found = await self.look()
+                except StoreUnavailableError as error:
+                    self._down(error)
+                    pause = backoff(failures, random.random())  # noqa: S311 - jitter
+                    failures += 1
+                else:
+                    self._back()
+                    failures = 0
+                    self._start_work(tasks, found)
+                    pause = self._pause(found)
+                await anyio.sleep(pause)
+
+    def _start_work(self, tasks: anyio.abc.TaskGroup, found: Look) -> None:
+        """A task for each grave that nobody here empties yet, and one for the leases that are due."""
+        for grave in self._graves(found):
+            if grave not in self._burying and len(self._burying) < MOST_BURIALS:
+                self._burying.add(grave)
+                tasks.start_soon(self._bury_one, grave)
+        if found.leases and not found.transfers_held and not self._keeping_leases:
+            self._keeping_leases = True
+            tasks.start_soon(self._keep_leases, found.leases)
+
+    async def _bury_one(self, grave: str) -> None:
+        try:
+            await self.burial.step(grave)
+        except StoreUnavailableError as error:  # it is found again by its key
+            self.metrics.store_errors.labels(error.kind).inc()
+        finally:
+            self._burying.discard(grave)
+
+    async def _keep_leases(self, sessions: Sequence[str]) -> None:
+        try:
+            await self.leases.step(sessions)
+        except StoreUnavailableError as error:  # they stay due
+            self.metrics.store_errors.labels(error.kind).inc()
+        finally:
+            self._keeping_leases = False
 
     async def run_slow(self) -> None:
         """The slow half until cancelled."""
