@@ -6,7 +6,9 @@ seconds. Each default stands with its reason where there is one.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import json
 import os
 import re
 import socket
@@ -15,17 +17,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from coordinator.errors import ConfigurationError, InvalidIdError
 from coordinator.ids import check_name, check_pool
 
-__all__ = ["Settings", "load", "parse_duration", "parse_size"]
+__all__ = ["Settings", "load", "parse_duration", "parse_labels", "parse_size"]
 
 ENV_PREFIX = "COORDINATOR_"
 CONFIG_FILE = "COORDINATOR_CONFIG"
 _OTHER_VARIABLES = {CONFIG_FILE, "COORDINATOR_FAIL_POINT"}
+_SERVICE_LINK = re.compile(
+    r"\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)=.*|\w+_PORT=\w+://.*"
+)
+"""What Kubernetes puts into the environment of every pod beside a Service whose name begins with ``coordinator``."""
 SECRETS = ("redis_url", "api_token", "encryption_keys")
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
@@ -56,8 +62,25 @@ def parse_size(value: object) -> int:
     return int(match[1]) * _SIZES[match[2]]
 
 
+def parse_labels(value: object) -> object:
+    """A mapping of labels: as JSON, or as ``zone=a,version=2``.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("{"):
+        return json.loads(value)
+    pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+    if any(not equals or not name.strip() for name, equals, _ in pairs):
+        raise ValueError(f"{value!r} are no labels: use zone=a,version=2 or a JSON object")
+    return {name.strip(): text.strip() for name, _, text in pairs}
+
+
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 Size = Annotated[int, BeforeValidator(parse_size)]
+Labels = Annotated[dict[str, str], BeforeValidator(parse_labels)]
 
 
 def _shown(seconds: float) -> str:
@@ -78,7 +101,7 @@ class Settings(BaseSettings):
     name: str = Field("", description="stable name of this process; default: the host's", validate_default=True)
     pool: str = Field("default", description="offers of a pool go only to its instances")
     capacity: int = Field(100, ge=0, le=1_000_000, description="sessions that this worker takes by offers")
-    labels: dict[str, str] = Field(default_factory=dict, description="labels of this worker, JSON")
+    labels: Labels = Field(default_factory=dict, description="labels of this worker: zone=a,version=2, or JSON")
     address: str = Field("", description="where this worker can be reached, for look-ups by session id")
 
     heartbeat_interval: Duration = Field(0.25, description="between two beats, ±10 %")
@@ -197,6 +220,21 @@ class Settings(BaseSettings):
         """The store's URL in clear, None when it is unset."""
         return self.redis_url.get_secret_value() if self.redis_url else None
 
+    _url_file: Path | None = PrivateAttr(None)
+
+    def current_url(self) -> str:
+        """The store's URL as it stands now: read again when it was given as ``REDIS_URL_FILE``.
+
+        Raises:
+            ConfigurationError: it is unset.
+        """
+        if self._url_file is not None:
+            with contextlib.suppress(OSError):  # being replaced just now: the last one
+                self.redis_url = SecretStr(self._url_file.read_text(encoding="utf-8").strip())
+        if self.url is None:
+            raise ConfigurationError("redis_url is not set: name the store, as in redis://localhost:6379")
+        return self.url
+
     @classmethod
     def for_worker(cls, url: str | None = None, **values: Any) -> Settings:
         """Settings of a worker inside somebody's program: keywords first, then the environment.
@@ -218,6 +256,9 @@ def load(**overrides: Any) -> Settings:
     try:
         values = {**_from_file(), **_from_environment(), **given}
         settings = Settings(**{k: v for k, v in values.items() if k in Settings.model_fields})
+        if "redis_url" not in given and not os.environ.get(f"{ENV_PREFIX}REDIS_URL"):
+            path = os.environ.get(f"{ENV_PREFIX}REDIS_URL_FILE")
+            settings._url_file = Path(path) if path else None
     except ValidationError as error:
         for fault in error.errors():
             name = ".".join(str(part) for part in fault["loc"])
@@ -241,7 +282,8 @@ def _unknown(names: Mapping[str, object], prefix: str) -> list[str]:
 
 
 def _unknown_variables() -> list[str]:
-    names = {v for v in os.environ if v.startswith(ENV_PREFIX)} - _OTHER_VARIABLES
+    ours = {name: value for name, value in os.environ.items() if name.startswith(ENV_PREFIX)}
+    names = {n for n, value in ours.items() if not _SERVICE_LINK.fullmatch(f"{n}={value}")} - _OTHER_VARIABLES
     plain = {v.removeprefix(ENV_PREFIX).lower() for v in names}
     return _unknown(dict.fromkeys(sorted(n for n in plain if n.removesuffix("_file") not in SECRETS)), ENV_PREFIX)
 

@@ -13,7 +13,6 @@ from prometheus_client import CollectorRegistry
 from coordinator import clock, failpoints
 from coordinator.daemon.http import HttpServer, application, listen
 from coordinator.daemon.partition_loop import Connections, PartitionLoop
-from coordinator.errors import ConfigurationError
 from coordinator.ids import new_instance_id
 from coordinator.metrics import Metrics
 from coordinator.settings import Settings
@@ -37,12 +36,10 @@ class Daemon:
     """
 
     def __init__(self, settings: Settings, registry: CollectorRegistry | None = None) -> None:
-        if settings.url is None:
-            raise ConfigurationError("redis_url is not set")
         self.settings = settings
         self.id = new_instance_id(settings.name)
         self.metrics = Metrics(registry or CollectorRegistry(), VERSION)
-        self._connector = Connector(settings.url, store_timeout=settings.store_timeout)
+        self._connector = Connector(settings.current_url, store_timeout=settings.store_timeout)
         self.loops = [
             PartitionLoop(
                 Connections.open(self._connector, keys),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
@@ -11,7 +13,7 @@ from redis.crc import key_slot
 
 from coordinator.errors import ConfigurationError
 
-__all__ = ["Address", "StoreUrl", "parse_url", "slot_owner"]
+__all__ = ["Address", "StoreUrl", "UrlSource", "parse_url", "slot_owner"]
 
 _FORMS = (
     "redis://host:port/db, rediss://host:port/db, unix:///path/to/socket, "
@@ -114,6 +116,34 @@ def parse_url(url: str) -> StoreUrl:
             raise ConfigurationError(f"redis_url {shown}: a cluster URL names at least one host:port")
         return StoreUrl("cluster", addresses, shown, **login)
     raise ConfigurationError(f"redis_url {shown}: {parts.scheme or 'no'} scheme is not known; use {_FORMS}")
+
+
+class UrlSource:
+    """Where the URL comes from: given once, or read again for each connection, since secrets in files change.
+
+    Args:
+        url: the URL, or what returns it now.
+
+    Raises:
+        ConfigurationError: the URL is of no known form.
+    """
+
+    def __init__(self, url: str | Callable[[], str]) -> None:
+        self._given = url
+        self._text = self._read()
+        self._url = parse_url(self._text)
+
+    def _read(self) -> str:
+        return self._given if isinstance(self._given, str) else self._given()
+
+    def now(self) -> StoreUrl:
+        """The URL for a new connection; the last good one where what stands there now is none."""
+        text = self._read()
+        if text != self._text:
+            with contextlib.suppress(ConfigurationError):
+                self._url = parse_url(text)
+                self._text = text
+        return self._url
 
 
 def slot_owner(slots: list[list[Any]], key: str, asked: Address) -> Address | None:

@@ -10,7 +10,7 @@ import redis.asyncio as aredis
 from redis.backoff import NoBackoff
 
 from coordinator.errors import StoreUnavailableError
-from coordinator.store.address import parse_url
+from coordinator.store.address import UrlSource
 from coordinator.store.executor import Executor, SyncExecutor
 from coordinator.store.faults import store_error
 from coordinator.store.link import Link, ThreadLink
@@ -49,37 +49,37 @@ class Connector:
     """Makes the connections of one process to one Redis deployment.
 
     Args:
-        url: see `coordinator.store.address.parse_url`.
+        url: see `coordinator.store.address.parse_url`; or what returns it, asked again for each connection.
         store_timeout: seconds that one exchange may take.
 
     Raises:
         ConfigurationError: the URL is of no known form.
     """
 
-    def __init__(self, url: str, *, store_timeout: float = 0.5) -> None:
-        self._url = parse_url(url)
+    def __init__(self, url: str | Callable[[], str], *, store_timeout: float = 0.5) -> None:
+        self._source = UrlSource(url)
         self._timeout = store_timeout
         self._open: list[Any] = []
 
     def describe(self) -> str:
         """The URL without its password."""
-        return self._url.shown
+        return self._source.now().shown
 
     def executor(self, key: str) -> Executor:
         """Scripts and commands of the partition that ``key`` is in."""
-        executor = Executor(Link(self._url, key, self._timeout))
+        executor = Executor(Link(self._source, key, self._timeout))
         self._open.append(executor)
         return executor
 
     def blocking(self, key: str) -> Blocking:
         """Reads that block, of the partition that ``key`` is in."""
-        blocking = Blocking(Link(self._url, key, self._timeout), self._timeout)
+        blocking = Blocking(Link(self._source, key, self._timeout), self._timeout)
         self._open.append(blocking)
         return blocking
 
     def heart(self, key: str, on_wait: Callable[[], None] = lambda: None) -> SyncExecutor:
         """A connection for the thread that beats in the partition that ``key`` is in; that thread closes it."""
-        return SyncExecutor(ThreadLink(self._url, key, self._timeout, on_wait))
+        return SyncExecutor(ThreadLink(self._source, key, self._timeout, on_wait))
 
     async def listener(self, key: str) -> aredis.Redis:
         """A client for pub/sub, connected to the server that holds ``key``.
@@ -88,14 +88,15 @@ class Connector:
             StoreUnavailableError: no sentinel or node could tell which server that is.
         """
         try:
-            address = await Link(self._url, key, self._timeout).find()
+            address = await Link(self._source, key, self._timeout).find()
         except (redis.RedisError, OSError) as error:
             raise StoreUnavailableError("connection", str(store_error(error))) from error
         where: dict[str, Any] = (
             {"unix_socket_path": address.path} if address.path else {"host": address.host, "port": address.port}
         )
-        options = self._url.connection_options()
-        if self._url.tls:
+        url = self._source.now()
+        options = url.connection_options()
+        if url.tls:
             options |= {"ssl": True}
         client = aredis.Redis(
             **where,

@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from coordinator.errors import StoreUnavailableError
-from coordinator.store.address import Address, StoreUrl, slot_owner
+from coordinator.store.address import Address, StoreUrl, UrlSource, slot_owner
 from coordinator.store.faults import moves_the_server, store_error
 from coordinator.store.scripts import SERVER, Argument
 
@@ -64,13 +64,14 @@ class Link:
     """An asyncio connection that is made when first used, and anew after an error.
 
     Args:
-        url: the store.
+        source: the store's URL.
         key: any key of the partition; in a cluster it decides the server.
         timeout: seconds for connecting and for one exchange.
     """
 
-    def __init__(self, url: StoreUrl, key: str, timeout: float) -> None:
-        self._url, self._key, self._timeout = url, key, timeout
+    def __init__(self, source: UrlSource, key: str, timeout: float) -> None:
+        self._source, self._key, self._timeout = source, key, timeout
+        self._url = source.now()
         self._connection: Any = None
         self.server = b""
         self.address: Address | None = None
@@ -139,6 +140,7 @@ class Link:
         Raises:
             StoreUnavailableError: no sentinel or node could tell.
         """
+        self._url = self._source.now()
         if self._url.kind == "standalone":
             return self._url.addresses[0]
         asked: list[str] = []
@@ -184,8 +186,9 @@ class Link:
 class ThreadLink:
     """The same for a thread: blocking, but never longer than a slice without calling ``on_wait``."""
 
-    def __init__(self, url: StoreUrl, key: str, timeout: float, on_wait: Callable[[], None] = lambda: None) -> None:
-        self._url, self._key, self._timeout = url, key, timeout
+    def __init__(self, source: UrlSource, key: str, timeout: float, on_wait: Callable[[], None] = lambda: None) -> None:
+        self._source, self._key, self._timeout = source, key, timeout
+        self._url = source.now()
         self._connection: Any = None
         self.on_wait = on_wait
         self.server = b""
@@ -244,6 +247,7 @@ class ThreadLink:
         return connection
 
     def _find(self) -> Address:
+        self._url = self._source.now()
         if self._url.kind == "standalone":
             return self._url.addresses[0]
         asked: list[str] = []

@@ -17,7 +17,6 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from coordinator import clock
 from coordinator.errors import (
-    ConfigurationError,
     CoordinatorError,
     DrainingError,
     FencedError,
@@ -73,9 +72,7 @@ class Worker:
         if not structlog.is_configured():  # its default would write into the standard output of somebody's program
             structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
         self.settings = Settings.for_worker(url, **settings)
-        if self.settings.url is None:
-            raise ConfigurationError("redis_url is not set: name the store, as in Worker('redis://localhost:6379')")
-        self._connector = Connector(self.settings.url, store_timeout=self.settings.store_timeout)
+        self._connector = Connector(self.settings.current_url, store_timeout=self.settings.store_timeout)
         self._stamp = clock.now()
         self._send: MemoryObjectSendStream[Offer]
         self._receive: MemoryObjectReceiveStream[Offer]

@@ -12,6 +12,7 @@ import redis
 from coordinator import failpoints
 from tests.acceptance.processes import Process, coordinator, worker
 from tests.acceptance.worker_process import data_of
+from tests.proxy import Proxy
 from tests.redis_server import RedisServer
 from tests.waiting import wait_until
 
@@ -113,6 +114,30 @@ def test_a_worker_without_redis_is_in_doubt_and_then_holds_again() -> None:
             assert len(owned) == 1
     finally:
         server.close()
+
+
+def test_a_worker_that_is_cut_off_is_in_doubt_before_anybody_adopts(
+    redis_server: RedisServer, redis_client: redis.Redis
+) -> None:
+    """Cut off but running: not held before another adopts, speaking until it hears it, and lost at the first answer."""
+    proxy = Proxy(redis_server.path)
+    url = redis_server.url
+    try:
+        with coordinator(url), worker(url, "survivor") as survivor, worker(proxy.url, "cut", "call", mode="watch") as w:
+            wait_until(lambda: w.told("standing")[-1:] and w.told("standing")[-1]["held"], description="held")
+            proxy.cut()
+            (adopted,) = survivor.wait_for("adopted")
+            doubt = [line for line in w.told("standing") if not line["held"]][-1]
+            assert doubt["at"] < adopted["at"], "it was held when another adopted it"
+            assert (doubt["may_speak"], doubt["lost"]) == (True, False)
+            assert not any(line["lost"] for line in w.told("standing")), "nobody can have told it"
+            proxy.mend()
+            wait_until(lambda: w.told("standing")[-1]["lost"], description="lost")
+            after = [line for line in w.told("standing") if line["at"] > doubt["at"]]
+            assert not any(line["held"] for line in after), "it never believes again"
+            assert after[-1]["may_speak"] is False
+    finally:
+        proxy.close()
 
 
 @pytest.mark.parametrize("persistence", ["no", "yes"])
