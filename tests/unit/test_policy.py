@@ -1,0 +1,81 @@
+"""Decisions of the coordinator, as functions of what they are given."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.policy import Observation, Suspect, backoff, horizon, sleep_seconds, unfit_to_judge, vote
+
+DEAD_AFTER, GAP = 2.0, 1.0
+
+
+def test_both_clocks_must_agree() -> None:
+    """Past its deadline on the server's clock is not enough; it must have been seen unchanged for half of dead_after."""
+    silent = Suspect("a~1", 10_000)
+    dead, seen = vote([silent], {}, 10_001, 50.0, DEAD_AFTER)
+    assert dead == []
+    dead, seen = vote([silent], seen, 10_002, 50.9, DEAD_AFTER)
+    assert dead == []
+    dead, seen = vote([silent], seen, 10_003, 51.0, DEAD_AFTER)
+    assert dead == [silent]
+
+
+def test_a_deadline_that_is_ahead_is_nobodys_death() -> None:
+    """However long it has been watched, an instance is alive until its deadline passed on the server's clock."""
+    suspect = Suspect("a~1", 10_000)
+    dead, _ = vote([suspect], {"a~1": Observation(10_000, 0.0)}, 9_999, 100.0, DEAD_AFTER)
+    assert dead == []
+
+
+def test_a_beat_starts_the_watch_anew() -> None:
+    """A deadline that moved is a new observation."""
+    dead, seen = vote([Suspect("a~1", 11_000)], {"a~1": Observation(10_000, 0.0)}, 12_000, 100.0, DEAD_AFTER)
+    assert dead == []
+    assert seen == {"a~1": Observation(11_000, 100.0)}
+
+
+def test_who_is_no_suspect_any_more_is_forgotten() -> None:
+    """What is remembered is bounded by the suspects of the last look."""
+    _, seen = vote([], {"a~1": Observation(1, 0.0)}, 2, 1.0, DEAD_AFTER)
+    assert seen == {}
+
+
+@given(st.floats(0.25, 60), st.floats(0.01, 30))
+def test_a_suspect_is_watched_for_long_enough_before_its_deadline(dead_after: float, gap: float) -> None:
+    """With a look each quarter of max_scan_gap the watch is half of dead_after old when the deadline passes."""
+    first_look_at_the_latest = horizon(dead_after, gap) - gap / 4
+    assert first_look_at_the_latest >= dead_after / 2
+
+
+def test_the_sleep_ends_at_the_next_deadline() -> None:
+    """The next look comes a millisecond after the next deadline, and never later than a quarter of max_scan_gap."""
+    assert sleep_seconds(1000, 1100, {}, 0.0, DEAD_AFTER, GAP) == 0.101
+    assert sleep_seconds(1000, 9000, {}, 0.0, DEAD_AFTER, GAP) == 0.25
+    assert sleep_seconds(1000, 0, {}, 0.0, DEAD_AFTER, GAP) == 0.25
+    waiting = {"a~1": Observation(900, 5.0)}
+    assert abs(sleep_seconds(1000, 0, waiting, 5.9, DEAD_AFTER, GAP) - 0.1) < 1e-9
+
+
+@given(
+    st.integers(0, 10**6), st.integers(0, 10**6), st.floats(0, 1000), st.floats(0, 1000), st.integers(0, 10**6)
+)  # fmt: skip
+def test_the_sleep_is_bounded(now_ms: int, next_ms: int, since: float, now: float, deadline_ms: int) -> None:
+    """Whatever it is given, the sleep is above zero and at most a quarter of max_scan_gap."""
+    seen = {"a~1": Observation(deadline_ms, since)}
+    assert 0.001 <= sleep_seconds(now_ms, next_ms, seen, now, DEAD_AFTER, GAP) <= GAP / 4
+
+
+def test_a_slow_judge_does_not_judge() -> None:
+    """Own lag or a slow store above a quarter of max_scan_gap withholds a declaration, with the reason."""
+    assert unfit_to_judge(0.01, 0.01, GAP) == ""
+    assert "own loop was 0.300 s late" in unfit_to_judge(0.3, 0.01, GAP)
+    assert "the store took 0.300 s" in unfit_to_judge(0.01, 0.3, GAP)
+
+
+@given(st.integers(0, 10_000), st.floats(0, 1))
+def test_backoff_is_bounded(attempt: int, chance: float) -> None:
+    """It grows from 50 ms to 2 s, with jitter in the upper half."""
+    wait = backoff(attempt, chance)
+    full = min(2.0, 0.05 * 2.0 ** min(attempt, 16))
+    assert full / 2 <= wait <= full

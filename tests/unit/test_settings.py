@@ -1,0 +1,174 @@
+"""Settings: sources, durations, and one readable line for each fault."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coordinator.errors import ConfigurationError
+from coordinator.settings import Settings, load, parse_duration, parse_labels, parse_size
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("2s", 2), ("250ms", 0.25), ("5m", 300), ("5min", 300), ("24h", 86400), ("7d", 604800), (" 1.5 s ", 1.5), (3, 3)],
+)
+def test_durations(text: object, seconds: float) -> None:
+    """Each form of a duration is read as seconds."""
+    assert parse_duration(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "2 weeks", "-1s", "s", "1e3", None, True, "nan", "inf"])
+def test_wrong_durations(text: object) -> None:
+    """What is no duration is named, with the forms that are."""
+    with pytest.raises(ValueError, match="is not a duration: use 2s"):
+        parse_duration(text)
+
+
+@given(st.integers(min_value=0, max_value=10**9))
+def test_milliseconds_are_exact_enough(number: int) -> None:
+    """A duration in ms comes back in ms."""
+    assert round(parse_duration(f"{number}ms") * 1000) == number
+
+
+def test_sizes() -> None:
+    """Sizes take units of 1000 and of 1024, and nothing else."""
+    assert [parse_size(s) for s in ("64KiB", "1kb", "1MiB", 5, "7 b")] == [65536, 1000, 1048576, 5, 7]
+    with pytest.raises(ValueError, match="is not a size"):
+        parse_size("64 parsecs")
+
+
+def test_labels() -> None:
+    """Labels come as pairs or as JSON; what is neither is refused."""
+    assert parse_labels("zone=a, version=2") == {"zone": "a", "version": "2"}
+    assert parse_labels('{"zone": "a"}') == {"zone": "a"}
+    assert parse_labels("") == {}
+    with pytest.raises(ValueError, match="are no labels"):
+        parse_labels("zone")
+
+
+def test_the_defaults_fit_together() -> None:
+    """With nothing set the documented defaults hold, and the trust window is 750 ms."""
+    settings = load()
+    assert (settings.heartbeat_interval, settings.dead_after, settings.lease) == (0.25, 2.0, 3.0)
+    assert settings.trust_window == pytest.approx(0.75)
+    assert settings.url is None
+
+
+def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nearer source wins; what it leaves out comes from the next."""
+    file = tmp_path / "coordinator.toml"
+    file.write_text('pool = "file"\ncapacity = 1\nlease = "4s"\n')
+    monkeypatch.setenv("COORDINATOR_CONFIG", str(file))
+    monkeypatch.setenv("COORDINATOR_POOL", "environment")
+    monkeypatch.setenv("COORDINATOR_CAPACITY", "2")
+    settings = load(capacity=3, name=None)
+    assert (settings.capacity, settings.pool, settings.lease) == (3, "environment", 4.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"dead_after": "900ms", "max_scan_gap": "300ms"}, r"dead_after \(900ms\) must be at least 4 x heartbeat_interval \(250ms\)"),
+        ({"lost_connection_after": "700ms"}, r"lost_connection_after \(700ms\) must be more than safety_margin \(250ms\)"),
+        ({"max_scan_gap": "1.8s"}, r"max_scan_gap \(1.8s\) \+ 2 x heartbeat_interval \(250ms\) must be at most dead_after \(2s\)"),
+        ({"lease": "6m"}, r"lease \(360s\) must be less than give_up_after \(300s\)"),
+        ({"termination_grace_period": "30s"}, r"drain_timeout \(45s\) must be less than termination_grace_period \(30s\)"),
+        ({"heartbeat_interval": "5ms"}, r"heartbeat_interval \(5ms\) must be at least 10ms"),
+        ({"safety_margin": "3s", "lost_connection_after": "4s"}, r"safety_margin \(3s\) must be less than"),
+        ({"dead_after": "soon"}, r"dead_after: 'soon' is not a duration"),
+        ({"partitions": 0}, r"partitions: .*greater than or equal to 1"),
+        ({"name": "a b"}, r"name: 'a b' is not an instance name: 1 to 63 characters"),
+        ({"pool": "p/q"}, r"pool: 'p/q' is not a pool"),
+        ({"prefix": "{x}"}, r"prefix: "),
+        ({"log_level": "loud"}, r"log_level: "),
+        ({"deadafter": "2s"}, r"deadafter is not a setting; did you mean dead_after\?"),
+    ],
+)  # fmt: skip
+def test_wrong_values_are_said_with_their_rule(values: dict[str, object], said: str) -> None:
+    """Each fault is one line that names the value and the rule."""
+    with pytest.raises(ConfigurationError, match=said) as refused:
+        load(**values)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_every_fault_is_said_at_once() -> None:
+    """Two faults are two lines."""
+    with pytest.raises(ConfigurationError) as refused:
+        load(lease="x", capacity=-1)
+    assert len(str(refused.value).splitlines()) == 2
+
+
+def test_an_unknown_variable_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelt variable is named, with the setting that was meant."""
+    monkeypatch.setenv("COORDINATOR_DEADAFTER", "2s")
+    with pytest.raises(
+        ConfigurationError, match="COORDINATOR_DEADAFTER is not a setting; did you mean COORDINATOR_DEAD_AFTER"
+    ):
+        load()
+
+
+def test_variables_of_a_kubernetes_service_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Service called coordinator puts variables into every pod; they stop nothing, and a misspelt port still does."""
+    for name, value in {
+        "SERVICE_HOST": "10.0.0.1",
+        "SERVICE_PORT": "9410",
+        "SERVICE_PORT_HTTP": "9410",
+        "PORT": "tcp://10.0.0.1:9410",
+        "PORT_9410_TCP": "tcp://10.0.0.1:9410",
+        "PORT_9410_TCP_ADDR": "10.0.0.1",
+        "METRICS_SERVICE_HOST": "10.0.0.2",
+    }.items():
+        monkeypatch.setenv(f"COORDINATOR_{name}", value)
+    load()
+    monkeypatch.setenv("COORDINATOR_HTP_PORT", "9410")
+    with pytest.raises(ConfigurationError, match="did you mean COORDINATOR_HTTP_PORT"):
+        load()
+
+
+def test_a_secret_in_a_file_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """REDIS_URL_FILE is read at the start and again for each connection; while it is away the last one counts."""
+    file = tmp_path / "url"
+    file.write_text("redis://:old@localhost\n")
+    monkeypatch.setenv("COORDINATOR_REDIS_URL_FILE", str(file))
+    settings = load()
+    assert settings.current_url() == "redis://:old@localhost"
+    file.write_text("redis://:new@localhost")
+    assert settings.current_url() == "redis://:new@localhost"
+    file.unlink()
+    assert settings.current_url() == "redis://:new@localhost"
+    with pytest.raises(ConfigurationError, match=r"REDIS_URL_FILE: .* cannot be read"):
+        load()
+
+
+def test_a_given_url_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was given by flag is not replaced by the file's."""
+    file = tmp_path / "url"
+    file.write_text("redis://file")
+    monkeypatch.setenv("COORDINATOR_REDIS_URL_FILE", str(file))
+    assert load(redis_url="redis://flag").current_url() == "redis://flag"
+
+
+def test_secrets_are_not_shown() -> None:
+    """Neither the text nor the representation of settings has the password."""
+    settings = load(redis_url="redis://:hush@localhost", api_token="hush")
+    assert "hush" not in f"{settings!r} {settings}"
+
+
+def test_a_configuration_file_that_is_broken_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is no TOML, or sets what is no setting, is named."""
+    file = tmp_path / "coordinator.toml"
+    monkeypatch.setenv("COORDINATOR_CONFIG", str(file))
+    for text, said in (("pool = ", "cannot be read"), ("pol = 'x'", "did you mean pool")):
+        file.write_text(text)
+        with pytest.raises(ConfigurationError, match=said):
+            load()
+
+
+def test_without_a_url_there_is_none() -> None:
+    """Asking for the URL where none is set is a clear error."""
+    with pytest.raises(ConfigurationError, match="redis_url is not set"):
+        Settings.for_worker().current_url()
