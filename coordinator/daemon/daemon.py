@@ -88,6 +88,7 @@ class Daemon:
         except BaseExceptionGroup as group:
             raise _first(group) from None
         finally:
+            where.close()
             with anyio.CancelScope(shield=True):
                 await self._connector.aclose()
         log.info("coordinator_stopped", instance=self.id)

@@ -125,8 +125,7 @@ class Worker:
                 await member.check_partitions()
                 await member.join()
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self._connector.aclose()
+            await self._close()
             raise
         loop = asyncio.get_running_loop()
 
@@ -158,10 +157,13 @@ class Worker:
         except BaseExceptionGroup as group:
             raise _first(group) from None
         finally:
-            with anyio.CancelScope(shield=True):
-                self._send.close()
-                self._receive.close()
-                await self._connector.aclose()
+            await self._close()
+
+    async def _close(self) -> None:
+        with anyio.CancelScope(shield=True):
+            self._send.close()
+            self._receive.close()
+            await self._connector.aclose()
 
     async def _farewell(self, error: BaseException | None) -> None:
         normal = error is None or isinstance(error, asyncio.CancelledError)
