@@ -34,5 +34,7 @@ end
 redis.call('HSET', session, 'offer_id', '', 'lease_holder', by, 'lease_until', int(now + lease_ms))
 redis.call('ZADD', leases, int(now + lease_ms), id)
 drop_entry(offers, r.offer_id)
-event(events, 'delegated', now, 'session', id, 'instance', by, 'epoch', epoch)
+if (r.offer_id or '') ~= '' then
+  event(events, 'delegated', now, 'session', id, 'instance', by, 'epoch', epoch)
+end
 return { 'OK' }

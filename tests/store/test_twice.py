@@ -1,0 +1,216 @@
+"""A lost reply is normal: every script is called twice with the same request, and the second call changes nothing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from coordinator.store import calls
+from coordinator.store.scripts import SCRIPTS, Call
+from tests.store.harness import LEASE_MS, TRUST_MS, Bench
+
+A, B = "a~1", "b~1"
+TIMES = re.compile(r"(_at|_until|_ms|last_scan)$|_ms$|^(evidence|ended|held_total)")
+
+
+def _ready(bench: Bench) -> int:
+    """Two instances, the first with an open session; its epoch."""
+    bench.init()
+    bench.end_hold()
+    bench.join(A)
+    bench.join(B)
+    return bench.open("s", A, b"data").int("epoch")
+
+
+def _orphaned(bench: Bench) -> int:
+    """Its owner is dead and the session offered; the offer's epoch."""
+    _ready(bench)
+    bench.certify(A)
+    bench.claim(A, ["s"])
+    return int(bench.record("s")["epoch"])
+
+
+def _given_up(bench: Bench) -> int:
+    """It is a dead letter."""
+    epoch = _orphaned(bench)
+    bench.decline("s", B, epoch, max_offers=1)
+    return epoch
+
+
+def _asked(bench: Bench) -> int:
+    """The second instance waits for a handover."""
+    epoch = _ready(bench)
+    bench.run(calls.ask(bench.keys, session="s", instance=B, owner=A, request="ask-1", lease_ms=LEASE_MS))
+    return epoch
+
+
+def _silent(bench: Bench) -> int:
+    """The deadline of the first is over, and somebody looks regularly."""
+    epoch = _ready(bench)
+    bench.client.zadd(bench.keys.instances, {A: 5})
+    bench.client.hset(bench.keys.detector, "last_scan_ms", int(bench.client.time()[0]) * 1000 + 500)
+    return epoch
+
+
+def _restated(bench: Bench) -> int:
+    """It was re-asserted and the hold is over."""
+    epoch = _ready(bench)
+    bench.reassert("s", A, epoch, 1, b"newer")
+    return epoch
+
+
+def _buried(bench: Bench) -> int:
+    """Nothing is left of the grave."""
+    return _orphaned(bench)
+
+
+def _lost_index(bench: Bench) -> int:
+    """The owner's index entry is gone."""
+    epoch = _ready(bench)
+    bench.client.srem(bench.keys.owned(A), "s")
+    return epoch
+
+
+def _due(bench: Bench) -> int:
+    """The lease of an offer that somebody read is over."""
+    epoch = _orphaned(bench)
+    bench.read_offers(B)
+    bench.end_lease("s")
+    return epoch
+
+
+Make = Callable[[Bench, int], Call]
+K: Any = calls
+COMMON: dict[str, Any] = {"lease_ms": LEASE_MS}
+LIMITS: dict[str, Any] = {**COMMON, "max_recoveries": 3, "recovery_window_ms": 600_000}
+
+CASES: dict[str, tuple[Callable[[Bench], int], Make]] = {
+    "init": (
+        lambda b: 0,
+        lambda b, e: K.init(b.keys, partitions=1, protocol=1, lineage="lineage-1", hold_ms=1, previous=""),
+    ),
+    "join": (
+        _ready,
+        lambda b, e: K.join(
+            b.keys, instance="c~1", name="c", pool="default", capacity=1, labels="{}", address="", dead_after_ms=60_000,
+            trust_ms=TRUST_MS,
+        ),
+    ),
+    "beat": (
+        _ready,
+        lambda b, e: K.beat(
+            b.keys, instance=A, dead_after_ms=60_000, seen_server=b.server_id, lineage="lineage-1", count=1, loop_lag_ms=3
+        ),
+    ),
+    "scan": (_silent, lambda b, e: K.scan(b.keys, max_scan_gap_ms=60_000, hold_ms=1, horizon_ms=1)),
+    "declare": (_silent, lambda b, e: K.declare(b.keys, instance=A, deadline_ms=5, max_scan_gap_ms=60_000)),
+    "certify": (_ready, lambda b, e: K.certify(b.keys, instance=A, cause="exited", by="t", reason="r")),
+    "claim": (
+        lambda b: (_ready(b), b.certify(A))[0],
+        lambda b, e: K.claim(b.keys, grave=A, sessions=["s"], pool="default", **LIMITS),
+    ),
+    "settle": (_buried, lambda b, e: K.settle(b.keys, grave=A, fenced_ttl_ms=60_000)),
+    "open": (
+        _ready,
+        lambda b, e: K.open(
+            b.keys, session="new", instance=A, request="r1", floor=0, pool="default", tenant="", requires="", data=b"x"
+        ),
+    ),
+    "checkpoint": (_ready, lambda b, e: K.checkpoint(b.keys, session="s", instance=A, epoch=e, sequence=1, data=b"x")),
+    "close": (
+        _ready,
+        lambda b, e: K.close(b.keys, session="s", instance=A, epoch=e, pool="default", closed_ttl_ms=60_000),
+    ),
+    "release": (
+        _ready,
+        lambda b, e: K.release(
+            b.keys, session="s", instance=A, epoch=e, request="r1", pool="default", reason="", cause="released", **LIMITS
+        ),
+    ),
+    "adopt": (
+        _orphaned,
+        lambda b, e: K.adopt(b.keys, session="s", instance=B, request="r1", epoch=e, pool="default", floor=0),
+    ),
+    "decline": (
+        _orphaned,
+        lambda b, e: K.decline(
+            b.keys, session="s", instance=B, epoch=e, pool="default", reason="", counts=True, max_offers=5, **COMMON
+        ),
+    ),
+    "delegate": (
+        _orphaned,
+        lambda b, e: K.delegate(b.keys, session="s", instance=B, epoch=e, pool="default", **COMMON),
+    ),
+    "ask": (
+        _ready,
+        lambda b, e: K.ask(b.keys, session="s", instance=B, owner=A, request="r1", **COMMON),
+    ),
+    "let_go": (
+        _asked,
+        lambda b, e: K.let_go(
+            b.keys, session="s", instance=A, heir=B, epoch=e, pool="default", data=b"last", sequence=1
+        ),
+    ),
+    "resumed": (_ready, lambda b, e: K.resumed(b.keys, session="s", instance=A, epoch=e)),
+    "reassert": (
+        _ready,
+        lambda b, e: K.reassert(
+            b.keys, session="s", instance=A, epoch=e, sequence=1, data=b"x", pool="default", tenant="", requires="",
+            opened_at_ms=1,
+        ),
+    ),
+    "renew": (_restated, lambda b, e: K.renew(b.keys, session="s", instance=A, epoch=e)),
+    "expire": (
+        _due,
+        lambda b, e: K.expire(b.keys, session="s", pool="default", max_offers=5, give_up_after_ms=600_000, **COMMON),
+    ),
+    "repair": (_lost_index, lambda b, e: K.repair(b.keys, session="s", owner=A, dead_after_ms=60_000)),
+    "replay": (_given_up, lambda b, e: K.replay(b.keys, session="s", pool="default", **COMMON)),
+    "purge": (_given_up, lambda b, e: K.purge(b.keys, session="s", closed_ttl_ms=60_000)),
+    "trust": (_ready, lambda b, e: K.trust(b.keys, session="s", instance=A, epoch=e)),
+}  # fmt: skip
+
+
+def _everything(bench: Bench) -> dict[str, Any]:
+    """The store without its times and without the count of asking, which wakes the owner once more: members of sorted sets, fields of hashes, entries of streams."""
+    found: dict[str, Any] = {}
+    for raw in bench.client.scan_iter(count=1000):
+        key = raw.decode()
+        match bench.client.type(raw).decode():
+            case "hash":
+                fields = {k.decode(): v for k, v in bench.client.hgetall(raw).items()}
+                found[key] = {k: v for k, v in fields.items() if not TIMES.search(k) and k != "asked"}
+            case "zset":
+                found[key] = sorted(bench.client.zrange(raw, 0, -1))
+            case "set":
+                found[key] = sorted(bench.client.smembers(raw))
+            case "stream":
+                found[key] = bench.client.xrange(raw)
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_second_call_changes_nothing_and_answers_as_its_header_says(bench: Bench, name: str) -> None:
+    """The same word again, or the word that the header names for a second call; the store stays as it was."""
+    prepare, make = CASES[name]
+    call = make(bench, prepare(bench))
+    before = _everything(bench)
+    first = bench.run(call)
+    once = _everything(bench)
+    assert first.word in ("OK", "OFFERED"), "the example does what the script is for"
+    assert once != before or name in ("scan", "trust", "beat", "init", "resumed"), "the example changes something"
+    second = bench.run(call)
+    assert _everything(bench) == once
+    told = re.search(r"second call answers ([A-Z]+)|answers ([A-Z]+)\.", SCRIPTS[name].header.retry)
+    expected = next(word for word in told.groups() if word) if told else first.word
+    assert second.word == expected
+    if second.word == first.word:
+        assert second.fields.get("epoch") == first.fields.get("epoch")
+
+
+def test_no_script_is_left_out() -> None:
+    """Every script has a case."""
+    assert set(CASES) == set(SCRIPTS)
