@@ -18,7 +18,16 @@ from __future__ import annotations
 __all__ = [
     "ConfigurationError", "CoordinatorError", "DataTooLargeError", "DrainingError", "FencedError", "InvalidDataError",
     "InvalidIdError", "NameInUseError", "SessionGoneError", "SessionHeldError", "StoreUnavailableError",
+    "first_error",
 ]  # fmt: skip
+
+
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error worth telling of a group; that a task group was around it is no news."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 class CoordinatorError(Exception):

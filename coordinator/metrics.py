@@ -73,9 +73,17 @@ class Metrics:
         self.detection = histogram("detection_duration_seconds", "Evidence to declared.", _FAST, "cause")
         self.takeover = histogram("takeover_duration_seconds", "Evidence to adopted.", _LONG, "cause")
         self.resume = histogram("resume_duration_seconds", "Evidence to media up.", _LONG, "cause")
-        self.handover = histogram("handover_duration_seconds", "Owner let go to heir told.", _SHORT)
+        self.handover = histogram("handover_duration_seconds", "Heir ready to owner let go.", _FAST)
         self.data_age = histogram("data_age_seconds", "Age of the recovery data at adoption.", _LONG)
         self.scan = histogram("scan_duration_seconds", "One look at a partition.", _SHORT)
         self.store_request = histogram(
             "store_request_duration_seconds", "One exchange with the store.", _SHORT, "operation"
         )
+        self._operations: dict[str, Histogram] = {}
+
+    def observe_request(self, operation: str, seconds: float) -> None:
+        """Counts a request to the store; ``operation`` is a script's name or a command."""
+        known = self._operations.get(operation)
+        if known is None:
+            known = self._operations[operation] = self.store_request.labels(operation)
+        known.observe(seconds)

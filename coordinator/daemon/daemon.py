@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from typing import Any
 
 import anyio
 import anyio.abc
@@ -13,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from coordinator import clock, failpoints
 from coordinator.daemon.http import HttpServer, application, listen
 from coordinator.daemon.partition_loop import Connections, PartitionLoop
+from coordinator.errors import first_error
 from coordinator.ids import new_instance_id
 from coordinator.metrics import Metrics
 from coordinator.settings import Settings
@@ -39,7 +39,9 @@ class Daemon:
         self.settings = settings
         self.id = new_instance_id(settings.name)
         self.metrics = Metrics(registry or CollectorRegistry(), VERSION)
-        self._connector = Connector(settings.current_url, store_timeout=settings.store_timeout)
+        self._connector = Connector(
+            settings.current_url, store_timeout=settings.store_timeout, observe=self.metrics.observe_request
+        )
         self.loops = [
             PartitionLoop(
                 Connections.open(self._connector, keys),
@@ -86,7 +88,7 @@ class Daemon:
                     tasks.start_soon(loop.run_slow)
                 task_status.started(self.http_port)
         except BaseExceptionGroup as group:
-            raise _first(group) from None
+            raise first_error(group) from None
         finally:
             where.close()
             with anyio.CancelScope(shield=True):
@@ -113,13 +115,3 @@ class Daemon:
                 server.stop()
                 tasks.cancel_scope.cancel()
                 return
-
-
-def _first(group: BaseExceptionGroup[Any]) -> BaseException:
-    """The one error worth telling of a group; what the task group adds is no news."""
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            return _first(error)
-        found: BaseException = error
-        return found
-    return group

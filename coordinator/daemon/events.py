@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from coordinator import clock
+from coordinator.errors import StoreUnavailableError
 from coordinator.metrics import Metrics
 from coordinator.settings import Settings
 from coordinator.store.executor import StorePartition
@@ -53,7 +54,7 @@ class EventReader:
         try:
             answer = await run.command(*read)
         except NoGroupError:
-            await run.command("XGROUP", "CREATE", keys.events, GROUP, "0", "MKSTREAM")
+            await self._make_group()
             answer = await run.command(*read)
         entries = answer[0][1] if answer else []
         for _, fields in entries:
@@ -61,6 +62,13 @@ class EventReader:
             self.take(dict(zip(values[::2], values[1::2], strict=True)))
         self._forget()
         return len(entries)
+
+    async def _make_group(self) -> None:
+        try:
+            await self.part.executor.command("XGROUP", "CREATE", self.part.keys.events, GROUP, "0", "MKSTREAM")
+        except StoreUnavailableError as error:
+            if "BUSYGROUP" not in error.detail:  # another coordinator was faster
+                raise
 
     def take(self, event: dict[str, str]) -> None:
         """Counts and logs one event."""
@@ -73,6 +81,7 @@ class EventReader:
             case "orphaned":
                 m.orphans.labels(cause).inc(int(event.get("count") or 1))
                 m.offers.inc(int(event.get("count") or 1))
+                m.handovers.labels("owner_died").inc(int(event.get("handovers") or 0))
             case "offered" | "declined" | "replayed":
                 m.offers.inc()
             case "adopted":
@@ -82,6 +91,9 @@ class EventReader:
                 m.orphaned_session_seconds.inc(_seconds(event, "orphaned_ms"))
             case "handed_over":
                 m.handovers.labels("completed").inc()
+                m.handover.observe(_seconds(event, "handover_ms"))
+            case "returned":
+                m.handovers.labels(event.get("outcome") or "timed_out").inc()
             case "resumed":
                 m.resume.labels(cause).observe(_seconds(event, "resume_ms"))
             case "dead_lettered":

@@ -22,7 +22,7 @@ from coordinator.daemon.events import EventReader
 from coordinator.daemon.gauges import PartitionGauges
 from coordinator.daemon.lease_keeper import LeaseKeeper
 from coordinator.daemon.sweeper import Sweeper
-from coordinator.errors import ConfigurationError, StoreUnavailableError
+from coordinator.errors import ConfigurationError, StoreUnavailableError, first_error
 from coordinator.ids import new_lineage
 from coordinator.metrics import Metrics
 from coordinator.policy import backoff, sleep_seconds
@@ -202,21 +202,27 @@ class PartitionLoop:
         Raises:
             ConfigurationError: the store is not one that this program can work with.
         """
+        try:
+            async with anyio.create_task_group() as tasks:
+                await self._look_for_ever(tasks)
+        except BaseExceptionGroup as group:
+            raise first_error(group) from None
+
+    async def _look_for_ever(self, tasks: anyio.abc.TaskGroup) -> None:
         failures = 0
-        async with anyio.create_task_group() as tasks:
-            while True:
-                try:
-                    found = await self.look()
-                except StoreUnavailableError as error:
-                    self._down(error)
-                    pause = backoff(failures, random.random())  # noqa: S311 - jitter
-                    failures += 1
-                else:
-                    self._back()
-                    failures = 0
-                    self._start_work(tasks, found)
-                    pause = self._pause(found)
-                await anyio.sleep(pause)
+        while True:
+            try:
+                found = await self.look()
+            except StoreUnavailableError as error:
+                self._down(error)
+                pause = backoff(failures, random.random())  # noqa: S311 - jitter
+                failures += 1
+            else:
+                self._back()
+                failures = 0
+                self._start_work(tasks, found)
+                pause = self._pause(found)
+            await anyio.sleep(pause)
 
     def _start_work(self, tasks: anyio.abc.TaskGroup, found: Look) -> None:
         """A task for each grave that nobody here empties yet, and one for the leases that are due."""

@@ -51,14 +51,21 @@ class Connector:
     Args:
         url: see `coordinator.store.address.parse_url`; or what returns it, asked again for each connection.
         store_timeout: seconds that one exchange may take.
+        observe: told of each request of an executor: its operation and its seconds on the wire.
 
     Raises:
         ConfigurationError: the URL is of no known form.
     """
 
-    def __init__(self, url: str | Callable[[], str], *, store_timeout: float = 0.5) -> None:
+    def __init__(
+        self,
+        url: str | Callable[[], str],
+        *,
+        store_timeout: float = 0.5,
+        observe: Callable[[str, float], None] | None = None,
+    ) -> None:
         self._source = UrlSource(url)
-        self._timeout = store_timeout
+        self._timeout, self._observe = store_timeout, observe
         self._open: list[Any] = []
 
     def describe(self) -> str:
@@ -67,7 +74,7 @@ class Connector:
 
     def executor(self, key: str) -> Executor:
         """Scripts and commands of the partition that ``key`` is in."""
-        executor = Executor(Link(self._source, key, self._timeout))
+        executor = Executor(Link(self._source, key, self._timeout), self._observe)
         self._open.append(executor)
         return executor
 

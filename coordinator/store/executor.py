@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,11 +28,15 @@ _Item = tuple[Call | tuple[Argument, ...], "asyncio.Future[Any]"]
 class Executor:
     """Scripts and commands of one partition, in order, over one connection.
 
+    Args:
+        link: the connection.
+        observe: told of each request's operation (a script's name or a command) and its seconds on the wire.
+
     A call that is cancelled may still be applied; its answer is read and thrown away, so that no other call gets it.
     """
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    def __init__(self, link: Link, observe: Callable[[str, float], None] | None = None) -> None:
+        self._link, self._observe = link, observe
         self._waiting: deque[_Item] = deque()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -98,7 +103,12 @@ class Executor:
                 raise
 
     async def _exchange(self, batch: list[_Item]) -> None:
+        began = time.monotonic()
         answers = await self._link.exchange([w.evalsha() if isinstance(w, Call) else w for w, _ in batch])
+        if self._observe is not None:
+            took = time.monotonic() - began
+            for what, _ in batch:
+                self._observe(what.script.name if isinstance(what, Call) else str(what[0]).lower(), took)
         unknown = [
             i
             for i, a in enumerate(answers)

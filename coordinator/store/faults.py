@@ -39,6 +39,7 @@ _WORDS = (
     ("CLUSTERDOWN", "cluster_down"),
     ("used memory > 'maxmemory'", "out_of_memory"),
     ("NOAUTH", "auth"),
+    ("Authentication required", "auth"),
     ("WRONGPASS", "auth"),
     ("invalid username-password pair", "auth"),
     ("NOPERM", "permission"),

@@ -22,6 +22,7 @@ from coordinator.errors import (
     FencedError,
     SessionHeldError,
     StoreUnavailableError,
+    first_error,
 )
 from coordinator.ids import check_pool, check_session_id, new_request_id, partition_of
 from coordinator.settings import Settings
@@ -155,7 +156,7 @@ class Worker:
         try:
             return await self._tasks.__aexit__(kind, error, traceback)
         except BaseExceptionGroup as group:
-            raise _first(group) from None
+            raise first_error(group) from None
         finally:
             await self._close()
 
@@ -428,11 +429,3 @@ class Worker:
             for session in self.sessions:
                 tasks.start_soon(release, session)
         return DrainReport(tuple(released), failed)
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one error worth telling of a group."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -22,6 +22,7 @@ CASES = [
     (r.ResponseError("OOM command not allowed when used memory > 'maxmemory'."), "out_of_memory"),
     (r.ResponseError("BUSY Redis is busy running a script."), "busy"),
     (r.AuthenticationError("WRONGPASS invalid username-password pair"), "auth"),
+    (redis.ConnectionError("Authentication required."), "auth"),
     (r.NoPermissionError("this user has no permissions to run the 'evalsha' command"), "permission"),
     (redis.ConnectionError("max number of clients reached"), "max_clients"),
     (redis.ConnectionError("Connection closed by server."), "connection"),

@@ -54,6 +54,9 @@ end
 redis.call('ZADD', leases, int(now + lease_ms), id)
 redis.call('HSET', session, 'state', 'handing_over', 'heir', heir_id, 'heir_request', request,
   'lease_holder', heir_id, 'lease_until', int(now + lease_ms))
+if r.state == 'active' then
+  redis.call('HSET', session, 'accepted_at', int(now))
+end
 redis.call('HINCRBY', owner, 'asked', 1)
 redis.call('PUBLISH', mailbox, 'ask ' .. id)
 return { 'OK' }

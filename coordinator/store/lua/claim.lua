@@ -46,7 +46,7 @@ if dead.state ~= 'dead' then
 end
 local until_ms = int(now + lease_ms)
 local leased, orphaned, removed, offered, other_pools = {}, {}, {}, {}, {}
-local dead_lettered, skipped = 0, 0
+local dead_lettered, skipped, handovers = 0, 0, 0
 -- First a write that Redis refuses when its memory is full; others look at this grave again if this one stops here.
 redis.call('ZADD', graves, int(now + 200), grave)
 local held_before = int(held_ms(read(detector, 'held_total_ms', 'hold_started_ms', 'hold_until_ms'), now))
@@ -61,6 +61,7 @@ for i = FIRST_KEY + 1, #KEYS do
   else
     removed[#removed + 1] = id
     drop_entry(offers, r.offer_id)
+    handovers = handovers + (r.state == 'handing_over' and 1 or 0)
     local times = tonumber(dead.ended_at) or now
     local count
     count, times = orphanings(r.orphanings, times, recovery_window_ms)
@@ -84,6 +85,7 @@ if #offered > 0 then
   redis.call('ZADD', leases, unpack(leased))
   redis.call('ZADD', orphans, unpack(orphaned))
   event(events, 'orphaned', now, 'instance', grave, 'cause', dead.cause or '', 'count', int(#offered),
+    'handovers', int(handovers),
     'sessions', table.concat(offered, '\n'))
 end
 if #removed > 0 then

@@ -56,6 +56,7 @@ if r.state == 'handing_over' then -- the heir never came, or the owner kept it: 
     'lease_until', '0')
   drop_entry(offers, r.offer_id)
   redis.call('ZREM', leases, id)
+  event(events, 'returned', now, 'session', id, 'instance', r.owner or '', 'outcome', 'timed_out')
   return { 'RETURNED', 'owner', r.owner or '' }
 end
 if r.pool ~= pool then

@@ -42,7 +42,7 @@ elseif not state then
   return { 'UNKNOWN' }
 end
 local r = read(session, 'state', 'owner', 'epoch', 'heir', 'heir_request', 'anew', 'checkpoint', 'offer_id',
-  'let_go_epoch', 'let_go_by')
+  'let_go_epoch', 'let_go_by', 'accepted_at')
 if r.let_go_by == owner_id and r.let_go_epoch == epoch then
   return { 'OK', 'epoch', r.epoch }
 elseif held then
@@ -72,5 +72,5 @@ drop_entry(offers, r.offer_id)
 redis.call('ZREM', leases, id)
 redis.call('PUBLISH', mailbox, 'yours ' .. id)
 event(events, 'handed_over', now, 'session', id, 'instance', heir_id, 'previous_owner', owner_id, 'epoch', new_epoch,
-  'cause', 'handover')
+  'cause', 'handover', 'handover_ms', int(now - (tonumber(r.accepted_at) or now)))
 return { 'OK', 'epoch', new_epoch }

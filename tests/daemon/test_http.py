@@ -1,0 +1,110 @@
+"""Health, readiness, metrics and the status page of a running daemon."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from coordinator.daemon.daemon import Daemon
+from coordinator.settings import load
+from tests.redis_server import RedisServer
+from tests.waiting import eventually
+
+CONTRACT = {
+    "sessions",
+    "orphaned_sessions",
+    "oldest_orphan_timestamp_seconds",
+    "instances",
+    "free_slots",
+    "fullest_instance_sessions",
+    "in_doubt_sessions",
+    "hold_active",
+    "breaker_open",
+    "paused",
+    "last_scan_timestamp_seconds",
+    "store_up",
+    "drain_sessions_remaining",
+    "drain_deadline_timestamp_seconds",
+    "build_info",
+    "instance_deaths_total",
+    "orphans_total",
+    "offers_total",
+    "adoptions_total",
+    "handovers_total",
+    "dead_letters_total",
+    "fenced_writes_total",
+    "holds_total",
+    "store_errors_total",
+    "session_seconds_total",
+    "orphaned_session_seconds_total",
+    "detection_duration_seconds",
+    "takeover_duration_seconds",
+    "resume_duration_seconds",
+    "handover_duration_seconds",
+    "data_age_seconds",
+    "scan_duration_seconds",
+    "store_request_duration_seconds",
+}
+"""Names on which dashboards and alerts rely."""
+README = Path(__file__).parents[2] / "README.md"
+
+
+async def get(port: int, path: str) -> tuple[int, str]:
+    """Status and body."""
+
+    def ask() -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
+
+    return await anyio.to_thread.run_sync(ask)
+
+
+async def test_health_and_readiness_follow_the_process_and_the_store() -> None:
+    """healthz never looks at Redis; readyz is 503 with the reason while the store is away, and 200 again after."""
+    server = RedisServer()
+    try:
+        daemon = Daemon(load(redis_url=server.url, http_port=0))
+        async with anyio.create_task_group() as tasks:
+            port = await tasks.start(daemon.run)
+            await eventually(lambda: not daemon.not_ready())
+            assert await get(port, "/readyz") == (200, '{"ready":true,"reasons":[]}')
+            server.pause()
+            await eventually(lambda: bool(daemon.not_ready()))
+            status, body = await get(port, "/readyz")
+            assert status == 503
+            assert json.loads(body)["reasons"] == ["partition 0: the store does not answer"]
+            assert await get(port, "/healthz") == (200, "ok\n")
+            assert "the store cannot be seen" in (await get(port, "/"))[1]
+            server.resume()
+            await eventually(lambda: not daemon.not_ready())
+            assert (await get(port, "/readyz"))[0] == 200
+            assert (await get(port, "/nothing"))[0] == 404
+            tasks.cancel_scope.cancel()
+    finally:
+        server.close()
+
+
+async def test_every_documented_metric_is_exported_and_every_exported_one_documented(url: str) -> None:
+    """The table of the README and /metrics have the same names."""
+    daemon = Daemon(load(redis_url=url, http_port=0))
+    async with anyio.create_task_group() as tasks:
+        port = await tasks.start(daemon.run)
+        await eventually(lambda: not daemon.not_ready())
+        _, text = await get(port, "/metrics")
+        tasks.cancel_scope.cancel()
+    exported = set(re.findall(r"^# TYPE recovery_(\w+) ", text, re.MULTILINE))
+    exported = {name for name in exported if not name.endswith("_created")}
+    documented = set(re.findall(r"^\| `(\w+)` \| (?:gauge|counter|histogram) \|", README.read_text(), re.MULTILINE))
+    assert exported == documented
+    assert exported == CONTRACT
+    assert 'recovery_store_request_duration_seconds_count{operation="scan"}' in text

@@ -1,0 +1,284 @@
+"""The coordinator's loops, one step at a time, on a real Redis."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+import redis
+
+from coordinator import ConfigurationError, StoreUnavailableError
+from coordinator.daemon.partition_loop import PartitionLoop
+from coordinator.store import calls
+from tests.coordinating import partition_loop
+from tests.redis_server import RedisServer
+from tests.store.harness import Bench
+from tests.waiting import eventually
+
+
+@pytest.fixture
+def bench(redis_client: redis.Redis) -> Bench:
+    """A partition with two instances; the first owns three sessions."""
+    made = Bench(redis_client)
+    made.init()
+    for instance in ("a~1", "b~1"):
+        made.join(instance)
+    for n in range(3):
+        made.open(f"s{n}", "a~1", b"data")
+    return made
+
+
+def value(loop: PartitionLoop, name: str, **labels: str) -> float | None:
+    """A sample as it would be scraped."""
+    return loop.metrics.registry.get_sample_value(f"recovery_{name}", labels)
+
+
+async def after_the_hold(loop: PartitionLoop, bench: Bench) -> None:
+    """The first look of a deployment holds; it is over."""
+    await loop.look()
+    bench.end_hold()
+    await loop.look()
+
+
+def silence(bench: Bench, instance: str) -> None:
+    """Its deadline passed, and no beat comes any more."""
+    bench.client.zadd(bench.keys.instances, {instance: 5})
+
+
+async def test_the_first_look_holds_and_says_so(url: str, bench: Bench) -> None:
+    """Nobody is declared dead before somebody has looked for one dead_after."""
+    silence(bench, "a~1")
+    async with partition_loop(url) as loop:
+        found = await loop.look()
+        assert (found.reason, found.buried) == ("start", ())
+        await loop.slow_step()
+        await loop.events.step()
+        assert value(loop, "hold_active", partition="0", reason="start") == 1
+        assert value(loop, "holds_total", reason="start") == 1
+        bench.end_hold()
+        await loop.look()
+        await loop.slow_step()
+        assert value(loop, "hold_active", partition="0", reason="start") is None
+
+
+async def test_silence_is_declared_by_both_clocks(url: str, bench: Bench) -> None:
+    """A deadline that passed long ago on the server's clock alone is no death; watched for long enough it is."""
+    async with partition_loop(url) as loop:
+        await after_the_hold(loop, bench)
+        silence(bench, "a~1")
+        assert (await loop.look()).buried == ()
+        loop.detector.seen = {
+            name: type(seen)(seen.deadline_ms, seen.since - 1.1) for name, seen in loop.detector.seen.items()
+        }
+        assert (await loop.look()).buried == ("a~1",)
+        assert (await loop.look()).buried == ()
+
+
+async def test_a_slow_judge_declares_nobody(url: str, bench: Bench) -> None:
+    """A coordinator whose own loop lags withholds the declaration; without the lag it declares."""
+    async with partition_loop(url) as loop:
+        await after_the_hold(loop, bench)
+        silence(bench, "a~1")
+        await loop.look()
+        loop.detector.seen = {
+            name: type(seen)(seen.deadline_ms, seen.since - 5) for name, seen in loop.detector.seen.items()
+        }
+        loop.detector.loop_lag = lambda: 0.5
+        assert (await loop.look()).buried == ()
+        loop.detector.loop_lag = lambda: 0.0
+        assert (await loop.look()).buried == ("a~1",)
+
+
+async def test_a_grave_is_emptied_and_ends(url: str, bench: Bench) -> None:
+    """What the dead owned is offered, and the grave is gone; a second coordinator finds nothing to do."""
+    async with partition_loop(url) as one, partition_loop(url) as two:
+        await after_the_hold(one, bench)
+        bench.certify("a~1")
+        await one.step()
+        assert bench.members(bench.keys.graves) == set()
+        assert bench.members(bench.keys.orphans) == {"s0", "s1", "s2"}
+        epochs = [bench.record(f"s{n}")["epoch"] for n in range(3)]
+        await two.step()
+        assert [bench.record(f"s{n}")["epoch"] for n in range(3)] == epochs
+
+
+async def test_what_the_dead_had_read_is_offered_again_at_once(url: str, bench: Bench) -> None:
+    """A reader that died gives its offers back, with no attempt counted against its successor's lease."""
+    async with partition_loop(url) as loop:
+        await after_the_hold(loop, bench)
+        bench.certify("a~1")
+        await loop.step()
+        first = dict(bench.read_offers("b~1"))
+        assert set(first) == {"s0", "s1", "s2"}
+        bench.certify("b~1")
+        await loop.step()
+        bench.join("c~1")
+        second = dict(bench.read_offers("c~1"))
+        assert set(second) == set(first)
+        assert all(second[s] > first[s] for s in first)
+
+
+async def test_pools_are_kept_apart(url: str, redis_client: redis.Redis) -> None:
+    """Sessions of another pool than their dead owner's are offered in their own."""
+    bench = Bench(redis_client)
+    bench.init()
+    bench.join("a~1")
+    bench.open("mine", "a~1")
+    bench.open("theirs", "a~1", pool="video")
+    async with partition_loop(url) as loop:
+        await after_the_hold(loop, bench)
+        bench.certify("a~1")
+        await loop.step()
+    assert [s for s, _ in bench.read_offers("b~1")] == ["mine"]
+    assert [s for s, _ in bench.read_offers("b~1", "video")] == ["theirs"]
+
+
+async def test_leases_end(url: str, bench: Bench) -> None:
+    """An offer that was read and not adopted comes again as another attempt, and ends as a dead letter with its data."""
+    async with partition_loop(url, max_offers=2) as loop:
+        await after_the_hold(loop, bench)
+        bench.certify("a~1")
+        await loop.step()
+        bench.read_offers("b~1")
+        for n in range(3):
+            bench.end_lease(f"s{n}")
+        await loop.step()
+        assert [bench.record(f"s{n}")["offers"] for n in range(3)] == ["2"] * 3
+        bench.read_offers("b~1")
+        for n in range(3):
+            bench.end_lease(f"s{n}")
+        await loop.step()
+        record = bench.record("s0")
+        assert (record["state"], record["reason"], record["data"]) == ("dead_lettered", "max_offers", "data")
+        await loop.events.step()
+        await loop.slow_step()
+        assert value(loop, "dead_letters_total", reason="max_offers") == 3
+        assert value(loop, "sessions", partition="0", state="dead_lettered") == 3
+
+
+async def test_the_sweep_finds_what_the_indexes_lost(url: str, bench: Bench) -> None:
+    """A session that its owner's index lost, a grave and a lease that vanished: all are found by the walk."""
+    async with partition_loop(url) as loop:
+        await after_the_hold(loop, bench)
+        bench.client.delete(bench.keys.owned("a~1"))
+        while not await loop.sweeper.step():
+            pass
+        await loop.sweeper.step()
+        assert bench.owned("a~1") == {"s0", "s1", "s2"}
+        bench.certify("a~1")
+        bench.client.zrem(bench.keys.graves, "a~1")
+        await eventually(lambda: _swept(loop, bench, bench.keys.graves))
+        await loop.step()
+        bench.client.delete(bench.keys.leases, bench.keys.orphans)
+        await eventually(lambda: _swept(loop, bench, bench.keys.orphans, 3))
+        assert bench.members(bench.keys.leases) == {"s0", "s1", "s2"}
+
+
+async def _swept(loop: PartitionLoop, bench: Bench, key: str, count: int = 1) -> bool:
+    await loop.sweeper.step()
+    return len(bench.members(key)) >= count
+
+
+async def test_events_are_counted_once_however_many_coordinators_run(url: str, bench: Bench) -> None:
+    """Two coordinators read the same events; together they count each once."""
+    async with partition_loop(url) as one, partition_loop(url) as two:
+        two.events.by = "coordinator~2"
+        await after_the_hold(one, bench)
+        bench.certify("a~1")
+        await one.step()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one.events.step)
+            tasks.start_soon(two.events.step)
+        counts = [value(loop, "instance_deaths_total", cause="exited") or 0 for loop in (one, two)]
+        assert sum(counts) == 1
+        assert sum(value(loop, "orphans_total", cause="exited") or 0 for loop in (one, two)) == 3
+        assert await one.events.step() == 0
+
+
+async def test_gauges_tell_what_is_there_and_vanish_with_the_store(bench: Bench, url: str) -> None:
+    """Sessions, orphans, instances and slots as stored; dropped when the store cannot be seen."""
+    async with partition_loop(url) as loop:
+        await after_the_hold(loop, bench)
+        await loop.slow_step()
+        assert value(loop, "sessions", partition="0", state="active") == 3
+        assert value(loop, "instances", state="alive") == 2
+        assert value(loop, "free_slots", pool="default") == 17
+        assert value(loop, "fullest_instance_sessions") == 3
+        assert value(loop, "oldest_orphan_timestamp_seconds", partition="0") is None
+        bench.certify("a~1")
+        await loop.slow_step()
+        assert value(loop, "orphaned_sessions", partition="0") == 3, "sessions of graves are orphans"
+        assert (value(loop, "oldest_orphan_timestamp_seconds", partition="0") or 0) > 1e9
+        loop.gauges.drop()
+        for name, labels in (
+            ("sessions", {"partition": "0", "state": "active"}),
+            ("orphaned_sessions", {"partition": "0"}),
+        ):
+            assert value(loop, name, **labels) is None
+
+
+async def test_a_store_that_is_away_is_said_once_and_declares_nobody() -> None:
+    """While the store is away nothing is remembered of suspects; when it is back the loop goes on by itself."""
+    server = RedisServer()
+    try:
+        async with partition_loop(server.url) as loop, anyio.create_task_group() as tasks:
+            tasks.start_soon(loop.run)
+            await eventually(lambda: loop.up)
+            server.kill()
+            await eventually(lambda: not loop.up)
+            await eventually(lambda: (value(loop, "store_errors_total", kind="connection") or 0) >= 2)
+            assert loop.detector.seen == {}
+            server.start()
+            await eventually(lambda: loop.up)
+            tasks.cancel_scope.cancel()
+    finally:
+        server.close()
+
+
+async def test_another_number_of_partitions_stops_the_loop(url: str, bench: Bench) -> None:
+    """A store that was made for another number is a configuration error, not something to try again."""
+    async with partition_loop(url, partitions=2) as loop:
+        with pytest.raises(ConfigurationError, match="partitions: 2 is set, but this store was made with 1"):
+            await loop.run()
+
+
+async def test_deaths_are_stated_again_to_another_server(url: str, bench: Bench) -> None:
+    """What a coordinator knows dead is stated again when the server is another one, before anything is claimed."""
+    async with partition_loop(url) as loop:
+        await after_the_hold(loop, bench)
+        bench.certify("a~1")
+        await loop.look()
+        await loop.events.step()
+        assert list(loop.events.deaths) == ["a~1"]
+        keys: Any = bench.keys
+        bench.client.hset(keys.instance("a~1"), "state", "alive")  # as a replica that lagged would have it
+        loop._server = "another"
+        await loop.look()
+        assert bench.client.hget(keys.instance("a~1"), "state") == b"dead"
+
+
+async def test_a_hold_after_lost_writes_keeps_transfers(url: str, bench: Bench) -> None:
+    """During it nothing is claimed; afterwards the same grave is."""
+    async with partition_loop(url) as loop:
+        await after_the_hold(loop, bench)
+        bench.certify("a~1")
+        bench.client.hset(bench.keys.meta, "server", "the server before")
+        found = await loop.look()
+        assert found.transfers_held
+        await loop.step()
+        assert bench.members(bench.keys.graves) == {"a~1"}
+        assert (
+            bench.run(calls.ask(bench.keys, session="s0", instance="b~1", owner="a~1", request="r", lease_ms=1)).word
+            == "HELD"
+        )
+        bench.end_hold()
+        await loop.step()
+        assert bench.members(bench.keys.orphans) == {"s0", "s1", "s2"}
+
+
+async def test_an_unreachable_store_raises_for_a_step(redis_server: RedisServer) -> None:
+    """A step against nothing is the one error that means: nothing is known."""
+    async with partition_loop(f"unix://{redis_server.directory}/nobody.sock") as loop:
+        with pytest.raises(StoreUnavailableError):
+            await loop.step()
