@@ -15,6 +15,11 @@ from coordinator.embedded import find_server
 from tests.waiting import wait_until
 
 
+def server_path() -> str:
+    """The server to test with: ``TEST_REDIS_SERVER``, else the one that the program would find."""
+    return os.environ.get("TEST_REDIS_SERVER") or find_server()
+
+
 class RedisServer:
     """Started at once; no TCP port, no persistence unless asked for.
 
@@ -40,7 +45,7 @@ class RedisServer:
 
     def start(self) -> None:
         command = [
-            find_server(), "--port", "0", "--unixsocket", self.path, "--unixsocketperm", "700", "--save", "",
+            server_path(), "--port", "0", "--unixsocket", self.path, "--unixsocketperm", "700", "--save", "",
             "--appendonly", "no", "--dir", self.directory, "--enable-debug-command", "yes", *self._options,
         ]  # fmt: skip
         if self._version() < (7,):
@@ -51,7 +56,7 @@ class RedisServer:
 
     @staticmethod
     def _version() -> tuple[int, ...]:
-        text = subprocess.run([find_server(), "--version"], capture_output=True, text=True, check=True).stdout
+        text = subprocess.run([server_path(), "--version"], capture_output=True, text=True, check=True).stdout
         return tuple(int(n) for n in text.split("v=")[1].split()[0].split("."))
 
     def _answers(self) -> bool:

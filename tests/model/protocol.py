@@ -16,7 +16,7 @@ RULES = {
     "hold": "after a change of server nothing changes hands until owners have stated again what they held",
     "doubt": "what is to be stated again is not held until it is renewed, and a beat during the hold restores no trust",
     "contest": "of two re-assertions the higher epoch wins",
-    "too_late": "after the hold a re-assertion counts only where nothing is stored",
+    "too_late": "after the hold a re-assertion counts only where nothing, or an older epoch of the same owner, is stored",
     "behind": "a write above the stored epoch is answered RESYNC, not FENCED",
     "roll_call": "a beat compares what the instance believes to own with what the store says",
     "restate": "coordinators state the deaths that they know of again during a hold",
@@ -242,7 +242,8 @@ class Protocol:
             w2 = self._process(w, i, stated=x.stated | {s})
             same = r is not None and r.owner == i and r.epoch == epoch and r.state in ("active", "handing_over")
             higher = r is None or r.epoch < epoch or "contest" not in self.rules
-            wins = r is None or (higher and (st.held or "too_late" not in self.rules))
+            older = r is not None and r.owner == i and r.epoch < epoch and r.state in ("active", "handing_over")
+            wins = r is None or older or (higher and (st.held or "too_late" not in self.rules))
             if same and r:
                 w2 = self._record(w2, s, r._replace(anew=True, data=max(data, r.data)))
                 yield Step(f"{name} re-asserts s{s} ({epoch})", w2)

@@ -1,5 +1,5 @@
 -- reassert.lua: after lost writes an owner states again what it held. The highest epoch wins while the hold lasts;
--- afterwards it counts only where nothing is stored. A re-asserted session is renewed before its next write.
+-- afterwards it counts only where nothing is stored, or an older epoch of the same owner. A re-asserted session is renewed before its next write.
 --
 -- KEYS meta     HASH    the partition
 -- KEYS detector HASH    holds
@@ -46,8 +46,9 @@ elseif not me.state or not m.lineage then
 end
 local r = read(session, 'state', 'owner', 'epoch', 'checkpoint')
 local stored, mine = tonumber(r.epoch) or 0, tonumber(epoch)
-local same = r.state and r.owner == owner and r.epoch == epoch and r.state ~= 'closed'
-if r.state and not same and (stored >= mine or not held) then
+local ours = r.owner == owner and stored <= mine and (r.state == 'active' or r.state == 'handing_over')
+local same = ours and r.epoch == epoch
+if r.state and not ours and (stored >= mine or not held) then
   return { 'GONE', 'state', r.state, 'owner', r.owner or '', 'epoch', r.epoch }
 end
 local other = r.owner

@@ -1,0 +1,124 @@
+"""A worker and a store that disagree: what each of them does until they agree again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import redis
+
+from coordinator import Worker
+from coordinator.store.keys import Keys
+from coordinator.store.scripts import SCRIPTS
+from tests.proxy import Proxy
+from tests.redis_server import RedisServer
+from tests.store.harness import Bench
+from tests.waiting import eventually
+
+KEYS = Keys("recovery", 0)
+
+
+def state(client: redis.Redis, session: str) -> str:
+    """The stored state, '' without a record."""
+    found: Any = client.hget(KEYS.session(session), "state")
+    return (found or b"").decode()
+
+
+async def test_a_session_that_only_the_store_lists_is_offered_to_others(
+    url: str, redis_client: redis.Redis, redis_server: RedisServer
+) -> None:
+    """An adoption whose answer was lost for good: the roll call finds it, and others get the call."""
+    proxy = Proxy(redis_server.path)
+    try:
+        async with Worker(url, name="a") as a, Worker(proxy.url, name="b") as b:
+            await (await a.open("call-1", b"data")).release()
+            async for offer in b.offers():
+                b._members[0].part.executor._link._timeout = 0.3
+                proxy.lose_reply_to(SCRIPTS["adopt"].sha.encode())
+                with anyio.move_on_after(0.02):  # the program gives up before the answer and its repetition
+                    await offer.adopt()
+                break
+            taken = None
+            with anyio.fail_after(15):
+                while taken is None:
+                    taken = await a.adopt("call-1", wait=1)
+            assert taken.recovery_data == b"data"
+    finally:
+        proxy.close()
+
+
+async def test_a_session_that_was_closed_is_closed_again(url: str, redis_client: redis.Redis) -> None:
+    """A failover forgot the end of a call: the roll call ends it again, and nobody is offered it."""
+    async with Worker(url, name="a") as worker:
+        session = await worker.open("call-1", b"data")
+        before: Any = redis_client.hgetall(KEYS.session("call-1"))
+        await session.close()
+        redis_client.hset(KEYS.session("call-1"), mapping=before)
+        redis_client.persist(KEYS.session("call-1"))
+        redis_client.sadd(KEYS.owned(worker.id), "call-1")
+        await eventually(lambda: state(redis_client, "call-1") == "closed")
+
+
+async def test_a_session_that_the_store_forgot_is_stated_again(url: str, redis_client: redis.Redis) -> None:
+    """Its record and index are gone: the owner states them again, under a higher epoch, and goes on."""
+    async with Worker(url, name="a") as worker:
+        session = await worker.open("call-1", b"data")
+        before = session.epoch
+        redis_client.delete(KEYS.session("call-1"), KEYS.owned(worker.id))
+        await eventually(lambda: session.epoch > before and session.held)
+        await session.checkpoint(b"more")
+        assert redis_client.hget(KEYS.session("call-1"), "data") == b"more"
+
+
+async def test_an_empty_store_is_filled_again(url: str, redis_client: redis.Redis) -> None:
+    """Everything is wiped: instance, sessions and data are back under higher epochs, and nothing was lost."""
+    async with Worker(url, name="a") as worker:
+        sessions = [await worker.open(f"call-{n}", b"%d" % n) for n in range(20)]
+        before = [s.epoch for s in sessions]
+        redis_client.flushall()
+        await eventually(lambda: all(s.held and s.epoch > e for s, e in zip(sessions, before, strict=True)), 20)
+        assert not any(s.lost.is_set() for s in sessions)
+        assert [redis_client.hget(KEYS.session(f"call-{n}"), "data") for n in range(20)] == [
+            b"%d" % n for n in range(20)
+        ]
+
+
+async def test_of_two_who_believe_the_higher_epoch_wins(url: str, redis_client: redis.Redis) -> None:
+    """After a wipe somebody else stated the session with a higher epoch: ours is lost, and said so."""
+    async with Worker(url, name="a") as worker:
+        session = await worker.open("call-1", b"data")
+        redis_client.flushall()
+        bench = Bench(redis_client)
+        bench.init(hold_ms=60_000)
+        bench.join("b~1")
+        bench.reassert("call-1", "b~1", session.epoch + 1_000_000, 0, b"newer")
+        with anyio.fail_after(10):
+            await session.lost.wait()
+        assert not session.held
+        assert bench.record("call-1")["owner"] == "b~1"
+
+
+async def test_a_rolled_back_epoch_is_answered_by_stating_it_again(url: str, redis_client: redis.Redis) -> None:
+    """A write above the stored epoch is no fencing: the owner states what it holds, and the write succeeds."""
+    async with Worker(url, name="a") as worker:
+        session = await worker.open("call-1", b"data")
+        epoch = session.epoch
+        redis_client.hset(KEYS.session("call-1"), "epoch", epoch - 1000)
+        await session.checkpoint(b"more")
+        assert not session.lost.is_set()
+        assert session.epoch > epoch
+        assert redis_client.hget(KEYS.session("call-1"), "data") == b"more"
+
+
+async def test_after_too_long_a_silence_an_instance_starts_over(url: str, redis_client: redis.Redis) -> None:
+    """Forgotten by the store and silent for more than half of fenced_ttl: a new id, and what it held is lost."""
+    async with Worker(url, name="a", fenced_ttl=1.0) as worker:
+        session, before = await worker.open("call-1", b"data"), worker.id
+        worker._members[0].pulse.sent -= 10
+        heart = worker._members[0].heart
+        assert heart is not None
+        heart.stop()  # no beat in between
+        worker._members[0].resync.want("unknown", "the store does not know this instance")
+        with anyio.fail_after(10):
+            await session.lost.wait()
+        await eventually(lambda: worker.id != before)
