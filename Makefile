@@ -22,8 +22,8 @@ setup: $(VENV)/.ready ## the virtual environment, from the lock file
 demo: $(VENV)/.ready ## kill a worker and a coordinator, watch the calls go on
 	$(BIN)/coordinator demo
 
-test: check ## everything: format, lint, types, layers, tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup tests
+test: check ## everything: format, lint, types, layers, tests with their coverage
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup --cov --cov-report= tests
 
 check: $(VENV)/.ready ## format, lint, types and layers only
 	$(BIN)/ruff format --check .

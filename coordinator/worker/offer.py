@@ -120,6 +120,7 @@ class Offer:
 
     def _done(self) -> None:
         self._over = True
+        self._member.reader.answered(self)
         self._member.room_changed()
 
     def __repr__(self) -> str:

@@ -53,8 +53,16 @@ class Reader:
 
     def in_hand(self) -> int:
         """Offers that take up room."""
-        self._known = {entry: offer for entry, offer in self._known.items() if offer.in_hand}
+        while self._known:  # leases end in the order in which offers came
+            entry = next(iter(self._known))
+            if self._known[entry].in_hand:
+                break
+            del self._known[entry]
         return len(self._known)
+
+    def answered(self, offer: Offer) -> None:
+        """An offer takes up no room any more."""
+        self._known.pop(offer.entry, None)
 
     def restart(self) -> None:
         """What this consumer was given may not have been seen: look at it again first."""

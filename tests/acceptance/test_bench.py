@@ -1,8 +1,11 @@
 """The benchmark at its smallest: that it measures, not what."""
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -14,7 +17,7 @@ SMALLEST = [
 
 
 @pytest.mark.timeout(120)
-def test_bench_measures_everything_in_one_json_document():
+def test_bench_measures_everything_in_one_json_document() -> None:
     """One run gives every figure, each death is seen, and each call adopted."""
     run = subprocess.run([*BENCH, *SMALLEST, "--json"], capture_output=True, text=True, timeout=100)
     result = json.loads(run.stdout)
@@ -32,7 +35,7 @@ def test_bench_measures_everything_in_one_json_document():
 
 
 @pytest.mark.parametrize("sizes", ["many", "0", "1,-5"])
-def test_wrong_sizes_are_told(sizes):
+def test_wrong_sizes_are_told(sizes: Any) -> None:
     """A wrong list of sizes is wrong usage: exit status 2, one line."""
     run = subprocess.run([*BENCH, "--idle", sizes], capture_output=True, text=True, timeout=30)
 

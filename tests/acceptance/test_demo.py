@@ -1,5 +1,7 @@
 """The demo, as a user runs it."""
 
+from __future__ import annotations
+
 import json
 import os
 import signal
@@ -7,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +17,7 @@ DEMO = [sys.executable, "-m", "coordinator", "demo"]
 
 
 @pytest.mark.timeout(90)
-def test_demo_recovers_every_call_with_its_last_data():
+def test_demo_recovers_every_call_with_its_last_data() -> None:
     """A killed worker's calls are all adopted with the data last checkpointed, though a coordinator is killed too."""
     run = subprocess.run([*DEMO, "--json"], capture_output=True, text=True, timeout=60)
     result = json.loads(run.stdout)
@@ -33,7 +36,7 @@ def test_demo_recovers_every_call_with_its_last_data():
 
 
 @pytest.mark.timeout(90)
-def test_demo_shows_each_call():
+def test_demo_shows_each_call() -> None:
     """Without --json each recovered call has a line, and the summary says OK."""
     run = subprocess.run([*DEMO, "--calls", "6"], capture_output=True, text=True, timeout=60)
 
@@ -60,7 +63,7 @@ def descendants(pid: int) -> set[int]:
 @pytest.mark.timeout(90)
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc to see the processes")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_demo_leaves_no_process_behind(number):
+def test_an_interrupted_demo_leaves_no_process_behind(number: Any) -> None:
     """After SIGINT or SIGTERM every process that the demo started is gone, and the status is 130."""
     with subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
         assert demo.stdout is not None

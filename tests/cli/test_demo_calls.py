@@ -1,6 +1,9 @@
 """How the demo judges a call."""
 
+from __future__ import annotations
+
 from base64 import b64encode
+from typing import Any
 
 import pytest
 
@@ -33,7 +36,7 @@ def adopt(calls: Calls, data: bytes, epoch: int = 101) -> None:
     ("sequence", "verdict", "recovered"),
     [(5, "acknowledged", True), (6, "in_flight", True), (4, "different", False), (7, "different", False)],
 )
-def test_only_the_last_checkpoint_or_the_one_on_its_way_will_do(sequence, verdict, recovered):
+def test_only_the_last_checkpoint_or_the_one_on_its_way_will_do(sequence: Any, verdict: Any, recovered: Any) -> None:
     """Data is right when it is the last acknowledged or the next one, byte for byte."""
     calls = killed_after(5)
     adopt(calls, recovery_data("call-1", sequence))
@@ -42,7 +45,7 @@ def test_only_the_last_checkpoint_or_the_one_on_its_way_will_do(sequence, verdic
     assert (call.verdict, call.recovered) == (verdict, recovered)
 
 
-def test_another_calls_data_is_different():
+def test_another_calls_data_is_different() -> None:
     """Data of another call with the same number does not pass."""
     calls = killed_after(5)
     adopt(calls, recovery_data("call-2", 5))
@@ -50,7 +53,7 @@ def test_another_calls_data_is_different():
     assert calls.by_session["call-1"].verdict == "different"
 
 
-def test_an_epoch_that_did_not_rise_is_no_recovery():
+def test_an_epoch_that_did_not_rise_is_no_recovery() -> None:
     """Recovered under the same epoch is not recovered."""
     calls = killed_after(5)
     adopt(calls, recovery_data("call-1", 5), epoch=100)
@@ -58,7 +61,7 @@ def test_an_epoch_that_did_not_rise_is_no_recovery():
     assert not calls.by_session["call-1"].recovered
 
 
-def test_the_way_of_a_call_is_told_in_ms_after_death():
+def test_the_way_of_a_call_is_told_in_ms_after_death() -> None:
     """Each step carries its time from the death of the owner."""
     calls = killed_after(5)
     adopt(calls, recovery_data("call-1", 5))
@@ -67,12 +70,12 @@ def test_the_way_of_a_call_is_told_in_ms_after_death():
     assert (told["declared_ms"], told["offered_ms"], told["adopted_ms"]) == (2000, 2001, 2005)
 
 
-def test_a_call_that_nobody_adopted_makes_the_demo_fail():
+def test_a_call_that_nobody_adopted_makes_the_demo_fail() -> None:
     """One missing recovery is not ok."""
     assert as_data(killed_after(5), {"worker-1": "worker"}, 3.0)["ok"] is False
 
 
-def test_a_living_worker_that_was_fenced_makes_the_demo_fail():
+def test_a_living_worker_that_was_fenced_makes_the_demo_fail() -> None:
     """A call taken from a living worker is not ok, even if all others were recovered."""
     calls = killed_after(5)
     adopt(calls, recovery_data("call-1", 5))

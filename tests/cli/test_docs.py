@@ -1,11 +1,16 @@
 """The documents say what the code says."""
 
+from __future__ import annotations
+
 import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import redis
 
 from coordinator.cli.app import app
 from coordinator.cli.doctor_rights import tried_commands
@@ -21,7 +26,7 @@ SCRIPT_COMMAND = re.compile(rb"redis\.p?call\('(\w+)'")
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_tables_are_what_the_code_says(name):
+def test_tables_are_what_the_code_says(name: str) -> None:
     """A table in the docs equals the one made from the code (python -m tests.cli.docs_tables writes it)."""
     _, make = TABLES[name]
 
@@ -29,7 +34,7 @@ def test_tables_are_what_the_code_says(name):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_named_paths_exist(document):
+def test_named_paths_exist(document: Any) -> None:
     """Every path that a document names is there, and so is every file that it links to."""
     text = document.read_text()
     named = [ROOT / path for path in PATH.findall(text)]
@@ -38,12 +43,12 @@ def test_named_paths_exist(document):
     assert [str(path) for path in named + linked if not path.exists()] == []
 
 
-def test_readme_shows_the_example_worker():
+def test_readme_shows_the_example_worker() -> None:
     """The worker in the README is examples/worker.py, character for character."""
     assert (ROOT / "examples/worker.py").read_text().rstrip() in (ROOT / "README.md").read_text()
 
 
-def test_example_worker_is_about_twenty_lines():
+def test_example_worker_is_about_twenty_lines() -> None:
     """The example stays as short as promised: at most 25 lines of code."""
     tree = ast.parse((ROOT / "examples/worker.py").read_text())
     lines = {node.lineno for node in ast.walk(tree) if hasattr(node, "lineno")}
@@ -51,7 +56,7 @@ def test_example_worker_is_about_twenty_lines():
     assert len(lines) <= 25
 
 
-def commands_of(typer_app, prefix=()):
+def commands_of(typer_app: Any, prefix: Any = ()) -> Iterator[str]:
     for command in typer_app.registered_commands:
         yield " ".join((*prefix, command.name))
     for group in typer_app.registered_groups:
@@ -62,13 +67,13 @@ COMMANDS = list(commands_of(app))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_readme_lists_every_command(command):
+def test_readme_lists_every_command(command: Any) -> None:
     """Each command has a row in the README's table."""
     assert f"| `coordinator {command}" in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_with_its_exit_status(command):
+def test_every_command_has_help_with_its_exit_status(command: Any) -> None:
     """`--help` works for each command and tells the exit statuses."""
     run = subprocess.run(
         [sys.executable, "-m", "coordinator", *command.split(), "--help"], capture_output=True, text=True, timeout=60
@@ -78,14 +83,14 @@ def test_every_command_has_help_with_its_exit_status(command):
     assert "Exit status:" in run.stdout
 
 
-def test_doctor_tries_every_command_that_scripts_call():
+def test_doctor_tries_every_command_that_scripts_call() -> None:
     """No script calls a command whose right `doctor` does not try out."""
     called = {name.decode().upper() for script in SCRIPTS.values() for name in SCRIPT_COMMAND.findall(script.source)}
 
     assert called - tried_commands() == set()
 
 
-def test_doctor_tries_every_command_that_the_program_sends(redis_client):
+def test_doctor_tries_every_command_that_the_program_sends(redis_client: redis.Redis) -> None:
     """No command in the store, the daemon or the worker is sent whose right `doctor` does not try out."""
     known = {name.upper() for name in redis_client.command_list()}
     sources = [path for part in ("store", "daemon", "worker") for path in (ROOT / "coordinator" / part).glob("*.py")]

@@ -1,9 +1,13 @@
 """What `doctor` finds in real servers."""
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Never
 
 import pytest
 import redis
@@ -22,7 +26,7 @@ def doctor(url: str, *args: str) -> tuple[int, dict[str, dict[str, str]]]:
 
 
 @pytest.fixture
-def server(url: str):
+def server(url: str) -> Iterator[Any]:
     """A client of the server that `url` names; its settings and users are as before afterwards."""
     client: Any = redis.Redis.from_url(url)
     kept = {name: client.config_get(name)[name] for name in ("maxmemory", "maxmemory-policy")}
@@ -35,13 +39,13 @@ def server(url: str):
     client.close()
 
 
-def as_user(server: redis.Redis, url: str, *rules: str) -> str:
+def as_user(server: Any, url: str, *rules: str) -> str:
     """The URL for a new user with these rights."""
     server.execute_command("ACL", "SETUSER", "voice", "on", ">secret", "~{recovery:*", "&{recovery:*", *rules)
     return url.replace("unix://", "unix://voice:secret@", 1)
 
 
-def test_a_plain_server_is_fit(url, server):
+def test_a_plain_server_is_fit(url: str, server: Any) -> None:
     """A server with nothing wrong but persistence and memory limits is fit, and says what to do about those."""
     status, findings = doctor(url)
 
@@ -53,7 +57,7 @@ def test_a_plain_server_is_fit(url, server):
     assert findings["latency"]["found"].startswith("PING p50")
 
 
-def test_nothing_is_left_in_the_store(url, server):
+def test_nothing_is_left_in_the_store(url: str, server: Any) -> None:
     """The rights are tried out without leaving a key."""
     doctor(url)
 
@@ -61,7 +65,7 @@ def test_nothing_is_left_in_the_store(url, server):
 
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
-def test_an_evicting_server_is_not_fit(url, server, policy):
+def test_an_evicting_server_is_not_fit(url: str, server: Any, policy: Any) -> None:
     """Any policy that evicts fails."""
     server.config_set("maxmemory-policy", policy)
     status, findings = doctor(url)
@@ -70,7 +74,7 @@ def test_an_evicting_server_is_not_fit(url, server, policy):
     assert findings["eviction"]["level"] == "fail"
 
 
-def test_little_memory_left_is_a_warning(url, server):
+def test_little_memory_left_is_a_warning(url: str, server: Any) -> None:
     """Less than a fifth of maxmemory free is worth a warning."""
     server.config_set("maxmemory", int(server.info("memory")["used_memory"] * 1.1))
     _, findings = doctor(url)
@@ -78,7 +82,7 @@ def test_little_memory_left_is_a_warning(url, server):
     assert findings["memory"]["level"] == "warn"
 
 
-def test_missing_rights_are_named(url, server):
+def test_missing_rights_are_named(url: str, server: Any) -> None:
     """A user that may not run scripts or publish is told so, with the rule to add."""
     status, findings = doctor(as_user(server, url, "+@all", "-eval", "-publish"))
 
@@ -89,7 +93,7 @@ def test_missing_rights_are_named(url, server):
     assert findings["rights: streams"]["level"] == "ok"
 
 
-def test_a_refused_config_is_unknown_and_no_failure(url, server):
+def test_a_refused_config_is_unknown_and_no_failure(url: str, server: Any) -> None:
     """Managed services refuse CONFIG GET: what follows from it is unknown, and the server may be fit."""
     status, findings = doctor(as_user(server, url, "+@all", "-config"))
 
@@ -97,7 +101,7 @@ def test_a_refused_config_is_unknown_and_no_failure(url, server):
     assert findings["persistence"]["level"] == "unknown"
 
 
-def test_other_partitions_than_stored_are_a_failure(url, server):
+def test_other_partitions_than_stored_are_a_failure(url: str, server: Any) -> None:
     """A number of partitions that differs from the stored one is found before a start runs into it."""
     values = {"partitions": "4", "protocol": str(PROTOCOL), "lineage": "ab" * 16}
     server.hset(Keys("recovery", 0).meta, mapping=values)
@@ -108,7 +112,7 @@ def test_other_partitions_than_stored_are_a_failure(url, server):
     assert "set it to 4" in findings["stored"]["advice"]
 
 
-def test_an_unreachable_server_has_its_own_status(tmp_path):
+def test_an_unreachable_server_has_its_own_status(tmp_path: Path) -> None:
     """No server there: one finding, and exit status 3."""
     status, findings = doctor(f"unix://{tmp_path}/nobody.sock")
 
@@ -116,7 +120,7 @@ def test_an_unreachable_server_has_its_own_status(tmp_path):
     assert findings["reachable"]["level"] == "fail"
 
 
-def test_a_password_is_never_shown(url, server):
+def test_a_password_is_never_shown(url: str, server: Any) -> None:
     """The findings show the URL without its password."""
     _, findings = doctor(as_user(server, url, "+@all"))
 
@@ -134,10 +138,10 @@ def test_a_password_is_never_shown(url, server):
         ({}, "unknown"),
     ],
 )
-async def test_versions(info, level):
+async def test_versions(info: Any, level: Any) -> None:
     """6.2 is the oldest Redis that will do; Valkey will."""
 
-    async def never(*words):
+    async def never(*words: Any) -> Never:
         raise AssertionError(f"asks nothing, not {words}")
 
     server = Server(never, Keys("recovery", 0), 1, PROTOCOL)

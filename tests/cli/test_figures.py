@@ -1,5 +1,9 @@
 """The arithmetic of the commands."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import pytest
 
 from coordinator.cli.figures import percentile
@@ -16,6 +20,6 @@ from coordinator.cli.figures import percentile
         (list(range(1, 101)), 0.0, 1),
     ],
 )
-def test_percentile_is_the_nearest_rank(values, share, expected):
+def test_percentile_is_the_nearest_rank(values: Any, share: Any, expected: Any) -> None:
     """The percentile is the smallest value with that share of all at or below it."""
     assert percentile(values, share) == expected

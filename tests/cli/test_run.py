@@ -1,13 +1,18 @@
 """`coordinator run`, as a process."""
 
+from __future__ import annotations
+
 import json
 import signal
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
+import redis
 
 from coordinator.settings import Settings
 
@@ -15,7 +20,7 @@ RUN = [sys.executable, "-m", "coordinator", "run", "--http-port", "0", "--log-fo
 
 
 @contextmanager
-def running(*args):
+def running(*args: Any) -> Iterator[Any]:
     """The daemon, ended when the block is left; yields it and the fields of its start."""
     with subprocess.Popen([*RUN, *args], stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -33,14 +38,14 @@ def running(*args):
                 process.kill()
 
 
-def test_without_a_url_it_says_that_redis_is_embedded():
+def test_without_a_url_it_says_that_redis_is_embedded() -> None:
     """Whoever starts it without a Redis URL is told that nothing is kept, and where it is."""
     with running() as (_, _, said):
         assert "nothing of it is kept" in "".join(said)
         assert "unix://" in said[0]
 
 
-def test_it_serves_health(url):
+def test_it_serves_health(url: str) -> None:
     """/healthz answers once it has started."""
     with (
         running("--redis-url", url) as (_, started, _),
@@ -50,7 +55,7 @@ def test_it_serves_health(url):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_ends_as_asked(url, number):
+def test_it_ends_as_asked(url: str, number: Any) -> None:
     """SIGTERM and SIGINT end it with exit status 0."""
     with running("--redis-url", url) as (process, started, _):
         urllib.request.urlopen(f"http://{started['http']}/healthz").close()
@@ -70,7 +75,7 @@ def test_it_ends_as_asked(url, number):
         (["--redis-url", "http://localhost"], "http"),
     ],
 )
-def test_wrong_settings_stop_the_start(arguments, line):
+def test_wrong_settings_stop_the_start(arguments: Any, line: Any) -> None:
     """Exit status 2 and readable lines that name the value; no traceback."""
     run = subprocess.run([*RUN, *arguments], capture_output=True, text=True, timeout=30)
 
@@ -79,7 +84,7 @@ def test_wrong_settings_stop_the_start(arguments, line):
     assert "Traceback" not in run.stderr
 
 
-def test_a_taken_port_stops_the_start(url):
+def test_a_taken_port_stops_the_start(url: str) -> None:
     """Exit status 2 when the HTTP port is taken, and the line names it."""
     with running("--redis-url", url) as (_, started, _):
         port = started["http"].split(":")[1]
@@ -92,7 +97,7 @@ def test_a_taken_port_stops_the_start(url):
     assert "Traceback" not in run.stderr
 
 
-def test_another_number_of_partitions_stops_the_start(url, redis_client):
+def test_another_number_of_partitions_stops_the_start(url: str, redis_client: redis.Redis) -> None:
     """The stored number of partitions counts: another is exit status 2, with both numbers."""
     with running("--redis-url", url, "--partitions", "2"):
         run = subprocess.run(
@@ -106,7 +111,7 @@ def test_another_number_of_partitions_stops_the_start(url, redis_client):
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
-def test_every_setting_is_a_flag(name):
+def test_every_setting_is_a_flag(name: str) -> None:
     """Each setting has a flag of its name in the help of `run`."""
     assert f"--{name.replace('_', '-')} " in HELP
 

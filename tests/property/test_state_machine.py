@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from hypothesis.stateful import (
 
 from coordinator.states import SessionState, allowed
 from coordinator.store import calls
+from coordinator.store.scripts import Answer
 from tests.store.harness import LEASE_MS, Bench
 
 MAX_OFFERS = 3
@@ -150,7 +152,7 @@ class ProtocolMachine(RuleBasedStateMachine):
     @rule(session=st.sampled_from(SESSIONS), name=st.sampled_from(NAMES))
     def release(self, session: str, name: str) -> None:
         c, me, request = self.calls[session], self.live[name], self.bench.request()
-        run = lambda: self.bench.run(  # noqa: E731
+        run: Callable[[], Answer] = lambda: self.bench.run(  # noqa: E731
             calls.release(
                 self.bench.keys, session=session, instance=me, epoch=c.epoch, request=request, pool="default",
                 reason="no", cause="released", lease_ms=LEASE_MS, max_recoveries=MAX_RECOVERIES,
@@ -299,7 +301,7 @@ class ProtocolMachine(RuleBasedStateMachine):
         epoch, heir, c_owner = c.epoch, c.heir or "nobody~0", c.owner
         self.written += 1
         data, sequence = b"last words %d" % self.written, c.sequence + 1
-        run = lambda: self.bench.run(  # noqa: E731
+        run: Callable[[], Answer] = lambda: self.bench.run(  # noqa: E731
             calls.let_go(
                 self.bench.keys,
                 session=session,
