@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from coordinator.cli.figures import percentile
 from coordinator.errors import StoreUnavailableError
+from coordinator.store.deployment import OLDEST_REDIS
 from coordinator.store.keys import Keys
 
 __all__ = ["CHECKS", "Command", "Finding", "Server", "refused"]
@@ -21,7 +22,6 @@ Command = Callable[..., Awaitable[Any]]
 """Sends one command to the server and answers with the raw reply; raises `StoreUnavailableError`."""
 
 PINGS = 100
-OLDEST = (6, 2)
 SLOW_PING_MS = 50.0
 CLOCK_WARNING = 1.0
 """Seconds between the server's clock and this machine's."""
@@ -107,7 +107,7 @@ async def version(server: Server) -> Finding:
     numbers = tuple(int(part) for part in text.split(".")[:2] if part.isdigit())
     if len(numbers) < 2:
         return Finding("version", "unknown", "the server does not tell its version", "Redis 6.2 or Valkey is needed")
-    if numbers < OLDEST:
+    if numbers < OLDEST_REDIS:
         return Finding("version", "fail", f"Redis {text}", "Redis 6.2 or newer, or Valkey, is needed")
     return Finding("version", "ok", f"Redis {text}")
 

@@ -22,13 +22,13 @@ from coordinator.daemon.events import EventReader
 from coordinator.daemon.gauges import PartitionGauges
 from coordinator.daemon.lease_keeper import LeaseKeeper
 from coordinator.daemon.sweeper import Sweeper
-from coordinator.errors import ConfigurationError, StoreUnavailableError, first_error
-from coordinator.ids import new_lineage
+from coordinator.errors import StoreUnavailableError, first_error
 from coordinator.metrics import Metrics
 from coordinator.policy import backoff, sleep_seconds
 from coordinator.settings import Settings
-from coordinator.store import PROTOCOL, calls
+from coordinator.store import calls
 from coordinator.store.connect import Connector
+from coordinator.store.deployment import check_server, prepare
 from coordinator.store.executor import StorePartition
 from coordinator.store.keys import Keys
 
@@ -91,29 +91,15 @@ class PartitionLoop:
         """Makes the partition, or checks that it was made for a program like this.
 
         Raises:
-            ConfigurationError: another number of partitions, or a protocol that this program does not speak.
+            ConfigurationError: another number of partitions, a protocol that this program does not speak, or a server
+                that is too old or evicts keys.
             StoreUnavailableError: the store did not answer.
         """
-        answer = await self.part.executor.run(
-            calls.init(
-                self.part.keys,
-                partitions=self.settings.partitions,
-                protocol=PROTOCOL,
-                lineage=new_lineage(),
-                hold_ms=round(self.settings.dead_after * 1000),
-                previous=self._lineage,
-            )
-        )
-        if answer.word == "PARTITIONS":
-            raise ConfigurationError(
-                f"partitions: {self.settings.partitions} is set, but this store was made with {answer.int('partitions')}; "
-                "the number is fixed at first start"
-            )
-        if answer.word == "PROTOCOL":
-            raise ConfigurationError(
-                f"the store speaks protocol {answer.int('protocol')}, this program {PROTOCOL} and its neighbours: update it"
-            )
-        self._lineage = answer.text("lineage")
+        if not self._lineage:
+            await check_server(self.part.executor)
+        s = self.settings
+        hold_ms = round(s.dead_after * 1000)
+        self._lineage = await prepare(self.part, partitions=s.partitions, hold_ms=hold_ms, previous=self._lineage)
 
     async def step(self) -> float:
         """One look and all that it finds to do, one after the other.

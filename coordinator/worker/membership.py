@@ -11,11 +11,12 @@ import anyio
 import structlog
 
 from coordinator import clock
-from coordinator.errors import ConfigurationError, FencedError, NameInUseError, StoreUnavailableError
-from coordinator.ids import new_instance_id, new_lineage, new_request_id
+from coordinator.errors import FencedError, NameInUseError, StoreUnavailableError
+from coordinator.ids import new_instance_id, new_request_id
 from coordinator.settings import Settings
-from coordinator.store import PROTOCOL, calls
+from coordinator.store import calls
 from coordinator.store.connect import Connector
+from coordinator.store.deployment import check_server, prepare
 from coordinator.store.executor import StorePartition
 from coordinator.store.keys import Keys
 from coordinator.store.scripts import Answer, Call
@@ -135,26 +136,18 @@ class Membership:
         self.room_changed()
 
     async def _init(self) -> None:
-        answer = await self.part.executor.run(
-            calls.init(
-                self.part.keys, partitions=self.settings.partitions, protocol=PROTOCOL, lineage=new_lineage(),
-                hold_ms=round(self.settings.dead_after * 1000), previous=self.lineage,
-            )
-        )  # fmt: skip
-        if answer.word == "PARTITIONS":
-            raise ConfigurationError(
-                f"partitions: {self.settings.partitions} is set, but this store was made with {answer.int('partitions')}; "
-                "the number is fixed at first start"
-            )
-        if answer.word == "PROTOCOL":
-            raise ConfigurationError(f"the store speaks protocol {answer.int('protocol')}, this program {PROTOCOL}")
+        s = self.settings
+        hold_ms = round(s.dead_after * 1000)
+        await prepare(self.part, partitions=s.partitions, hold_ms=hold_ms, previous=self.lineage)
 
-    async def check_partitions(self) -> None:
-        """Compares the number of partitions with the stored one.
+    async def check_store(self) -> None:
+        """Looks whether the server will do, and compares the number of partitions with the stored one.
 
         Raises:
-            ConfigurationError: they differ.
+            ConfigurationError: it will not, or they differ.
+            StoreUnavailableError: the store did not answer.
         """
+        await check_server(self.part.executor)
         await self._init()
 
     async def start_over(self, reason: str) -> None:

@@ -123,7 +123,7 @@ class Worker:
         ]
         try:
             for member in self._members:
-                await member.check_partitions()
+                await member.check_store()
                 await member.join()
         except BaseException:
             await self._close()

@@ -13,8 +13,11 @@ from coordinator import ConfigurationError, StoreUnavailableError, Worker
 from coordinator.ids import new_lineage
 from coordinator.store import calls
 from coordinator.store.connect import Connector
+from coordinator.store.deployment import check_server
 from coordinator.store.executor import Executor
 from coordinator.store.keys import Keys
+from coordinator.store.scripts import Argument
+from tests.coordinating import partition_loop
 from tests.proxy import Proxy
 from tests.redis_server import RedisServer
 from tests.waiting import eventually
@@ -247,3 +250,48 @@ async def test_a_worker_with_another_number_of_partitions_is_refused(url: str, r
     with pytest.raises(ConfigurationError, match="partitions: 2 is set, but this store was made with 1"):
         async with Worker(url, name="b", partitions=2):
             raise AssertionError("it was let in")
+
+
+async def test_a_server_that_evicts_is_refused(url: str, redis_client: redis.Redis) -> None:
+    """Worker and coordinator do not start on a Redis that deletes keys, and say which setting it is."""
+    redis_client.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        with pytest.raises(ConfigurationError, match=r"maxmemory-policy allkeys-lru.*set maxmemory-policy noeviction"):
+            async with Worker(url, name="a"):
+                raise AssertionError("it was let in")
+        async with partition_loop(url) as loop:
+            with pytest.raises(ConfigurationError, match="allkeys-lru"):
+                await loop.run()
+    finally:
+        redis_client.config_set("maxmemory-policy", "noeviction")
+    assert redis_client.keys("*") == []
+
+
+@pytest.mark.parametrize(
+    ("info", "refused"),
+    [
+        ("redis_version:6.0.16", True),
+        ("redis_version:5.0.7", True),
+        ("redis_version:6.2.0", False),
+        ("redis_version:7.2.4\r\nvalkey_version:8.0.1", False),
+        ("redis_version:255.255.255", False),
+        ("", False),
+    ],
+)
+async def test_a_server_that_is_too_old_is_refused(info: str, refused: bool) -> None:
+    """Below 6.2 it is named with what is needed; whoever does not tell is taken."""
+
+    class Told(Executor):
+        def __init__(self) -> None:
+            pass
+
+        async def command(self, *args: Argument) -> bytes:
+            return info.encode()
+
+    if refused:
+        with pytest.raises(
+            ConfigurationError, match=r"the server is Redis \d\.0\.\d+; 6\.2 or newer, or Valkey, is needed"
+        ):
+            await check_server(Told())
+    else:
+        await check_server(Told())
