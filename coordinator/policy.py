@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-__all__ = ["Observation", "Suspect", "backoff", "horizon", "sleep_seconds", "unfit_to_judge", "vote"]
+__all__ = [
+    "Candidate",
+    "Observation",
+    "Suspect",
+    "backoff",
+    "horizon",
+    "released",
+    "sleep_seconds",
+    "unfit_to_judge",
+    "vote",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +45,29 @@ class Observation:
     since: float
 
 
-def horizon(dead_after: float, max_scan_gap: float) -> float:
+def horizon(dead_after: float, max_scan_gap: float, lost_after: float = 0.0) -> float:
     """Seconds before its deadline at which an instance becomes a suspect.
 
-    Early enough that a scan each ``max_scan_gap / 4`` sees it unchanged for half of ``dead_after`` by its deadline;
+    Early enough that a scan each ``max_scan_gap / 4`` sees it unchanged for half of ``dead_after`` by its deadline, and for
+    half of ``lost_after`` by the moment at which a lost connection counts (scans come when somebody becomes a suspect);
     late enough that one that beats regularly never is one (``dead_after >= 4 x heartbeat_interval``).
     """
-    return dead_after / 2 + max_scan_gap / 4 + 0.05
+    silence = dead_after / 2 + max_scan_gap / 4 + 0.05
+    return max(silence, dead_after - lost_after / 2) if lost_after else silence
 
 
 def vote(
-    suspects: Iterable[Suspect], seen: Mapping[str, Observation], now_ms: int, now: float, dead_after: float
-) -> tuple[list[Suspect], dict[str, Observation]]:
+    suspects: Iterable[Suspect],
+    seen: Mapping[str, Observation],
+    now_ms: int,
+    now: float,
+    dead_after: float,
+    lost_after: float = 0.0,
+) -> tuple[list[Suspect], list[Suspect], dict[str, Observation]]:
     """Whom this coordinator declares dead, and what it remembers for the next scan.
 
-    Two clocks must agree: the server's, by which the deadline passed, and this process's own, on which the deadline
-    stood unchanged for half of ``dead_after`` (a new server whose clock is ahead convinces the first clock at once).
+    Two clocks must agree: the server's, by which the time passed, and this process's own, on which the deadline
+    stood unchanged for half of that time (a new server whose clock is ahead convinces the first clock at once).
 
     Args:
         suspects: what the scan answered.
@@ -58,17 +75,66 @@ def vote(
         now_ms: time of the scan, server's clock.
         now: time of the scan, own clock in seconds.
         dead_after: seconds.
+        lost_after: seconds since the last beat after which a lost connection counts; 0 for never.
+
+    Returns:
+        The silent; those whose connection is to be looked at; what to remember.
     """
     remembered: dict[str, Observation] = {}
-    dead: list[Suspect] = []
+    silent: list[Suspect] = []
+    doubtful: list[Suspect] = []
     for suspect in suspects:
         known = seen.get(suspect.instance)
         if known is None or known.deadline_ms != suspect.deadline_ms:
             known = Observation(suspect.deadline_ms, now)
         remembered[suspect.instance] = known
-        if suspect.deadline_ms <= now_ms and now - known.since >= dead_after / 2:
-            dead.append(suspect)
-    return dead, remembered
+        watched = now - known.since
+        if suspect.deadline_ms <= now_ms and watched >= dead_after / 2:
+            silent.append(suspect)
+        elif (
+            lost_after
+            and _counts_from(suspect.deadline_ms, dead_after, lost_after) <= now_ms
+            and watched >= lost_after / 2
+        ):
+            doubtful.append(suspect)
+    return silent, doubtful, remembered
+
+
+def _counts_from(deadline_ms: int, dead_after: float, lost_after: float) -> int:
+    """When, by the server's clock, a lost connection counts."""
+    return deadline_ms - round((dead_after - lost_after) * 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A silent instance that the mass breaker may release.
+
+    Attributes:
+        owned: its sessions.
+    """
+
+    suspect: Suspect
+    pool: str
+    owned: int
+
+
+def released(candidates: Iterable[Candidate], room: Mapping[str, int]) -> list[Suspect]:
+    """Whom of many silent instances to declare now: as many as the survivors of their pool have room for.
+
+    One whose sessions are more than all the room goes alone, so that nothing is stuck; without any room nobody goes.
+
+    Args:
+        candidates: silent instances, the oldest first.
+        room: pool -> sessions that its living instances could still take, less what is on offer already.
+    """
+    left = dict(room)
+    gone: list[Suspect] = []
+    for candidate in candidates:
+        have = left.get(candidate.pool, 0)
+        if candidate.owned == 0 or have >= candidate.owned or (have > 0 and have == room.get(candidate.pool)):
+            left[candidate.pool] = have - candidate.owned
+            gone.append(candidate.suspect)
+    return gone
 
 
 def unfit_to_judge(loop_lag: float, round_trip: float, max_scan_gap: float) -> str:
@@ -88,7 +154,13 @@ def unfit_to_judge(loop_lag: float, round_trip: float, max_scan_gap: float) -> s
 
 
 def sleep_seconds(
-    now_ms: int, next_ms: int, seen: Mapping[str, Observation], now: float, dead_after: float, max_scan_gap: float
+    now_ms: int,
+    next_ms: int,
+    seen: Mapping[str, Observation],
+    now: float,
+    dead_after: float,
+    max_scan_gap: float,
+    lost_after: float = 0.0,
 ) -> float:
     """Seconds until the next scan: the next deadline, grave or lease, but at most a quarter of ``max_scan_gap``.
 
@@ -99,13 +171,21 @@ def sleep_seconds(
         now: own clock in seconds.
         dead_after: seconds.
         max_scan_gap: seconds.
+        lost_after: seconds, see `vote`.
     """
     waits = [max_scan_gap / 4]
     if next_ms:
         waits.append((next_ms - now_ms + 1) / 1000)
     for known in seen.values():
         if known.deadline_ms <= now_ms:
-            waits.append(known.since + dead_after / 2 - now)
+            own = known.since + dead_after / 2 - now
+            if own > 0:  # else it is held back, and looked at again in a while
+                waits.append(own)
+        elif lost_after:
+            ahead = (_counts_from(known.deadline_ms, dead_after, lost_after) - now_ms + 1) / 1000
+            ahead = max(ahead, known.since + lost_after / 2 - now)
+            if ahead > 0:  # else its connection was looked at, and still stands
+                waits.append(ahead)
     return max(0.001, min(waits))
 
 

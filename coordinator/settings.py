@@ -34,6 +34,19 @@ _SERVICE_LINK = re.compile(
 """What Kubernetes puts into the environment of every pod beside a Service whose name begins with ``coordinator``."""
 SECRETS = ("redis_url", "api_token", "encryption_keys")
 
+PROFILES: dict[str, dict[str, str]] = {
+    "fast": {
+        "heartbeat_interval": "150ms", "dead_after": "1.2s", "lost_connection_after": "600ms", "safety_margin": "200ms",
+        "max_scan_gap": "600ms", "wedged_after": "3s", "store_timeout": "300ms", "breaker_window": "1.2s",
+    },
+    "default": {},
+    "safe": {
+        "heartbeat_interval": "500ms", "dead_after": "5s", "lost_connection_after": "2.5s", "safety_margin": "500ms",
+        "max_scan_gap": "2s", "wedged_after": "10s", "store_timeout": "1s", "lease": "5s", "breaker_window": "5s",
+    },
+}  # fmt: skip
+"""Timing settings by profile; what a profile does not name has its default."""
+
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
 _SIZES = {"": 1, "b": 1, "kib": 1024, "kb": 1000, "mib": 1024**2, "mb": 1000**2}
 
@@ -104,10 +117,13 @@ class Settings(BaseSettings):
     labels: Labels = Field(default_factory=dict, description="labels of this worker: zone=a,version=2, or JSON")
     address: str = Field("", description="where this worker can be reached, for look-ups by session id")
 
+    profile: Literal["fast", "default", "safe"] = Field(
+        "default", description="timing settings that fit together; each may still be set by itself"
+    )
     heartbeat_interval: Duration = Field(0.25, description="between two beats, ±10 %")
     dead_after: Duration = Field(2.0, description="silence that means death")
     lost_connection_after: Duration = Field(
-        1.0, description="age of the last beat at which a lost connection means death"
+        1.0, description="age of the last beat at which a lost connection means death; 0: connections do not count"
     )
     safety_margin: Duration = Field(0.25, description="what the trust window ends before the earliest death")
     max_scan_gap: Duration = Field(1.0, description="a longer gap between scans means that somebody paused: hold")
@@ -182,7 +198,7 @@ class Settings(BaseSettings):
             (beat >= 0.01, f"heartbeat_interval ({_shown(beat)}) must be at least 10ms"),
             (dead >= 4 * beat, f"dead_after ({_shown(dead)}) must be at least 4 x heartbeat_interval ({_shown(beat)})"),
             (
-                lost > margin + 2 * beat - jitter,
+                lost == 0 or lost > margin + 2 * beat - jitter,
                 f"lost_connection_after ({_shown(lost)}) must be more than safety_margin ({_shown(margin)}) "
                 f"+ 2 x heartbeat_interval ({_shown(beat)}) - jitter ({_shown(jitter)})",
             ),
@@ -213,7 +229,7 @@ class Settings(BaseSettings):
     @property
     def trust_window(self) -> float:
         """Seconds, from the sending of the last acknowledged beat, for which a holder may rely on it."""
-        return min(self.dead_after, self.lost_connection_after) - self.safety_margin
+        return min(self.dead_after, self.lost_connection_after or self.dead_after) - self.safety_margin
 
     @property
     def url(self) -> str | None:
@@ -255,6 +271,7 @@ def load(**overrides: Any) -> Settings:
     faults = [*_unknown(given, ""), *_unknown_variables()]
     try:
         values = {**_from_file(), **_from_environment(), **given}
+        values = {**PROFILES.get(str(values.get("profile", "default")), {}), **values}
         settings = Settings(**{k: v for k, v in values.items() if k in Settings.model_fields})
         if "redis_url" not in given and not os.environ.get(f"{ENV_PREFIX}REDIS_URL"):
             path = os.environ.get(f"{ENV_PREFIX}REDIS_URL_FILE")

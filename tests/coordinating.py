@@ -34,5 +34,6 @@ async def coordinating(url: str, **settings: Any) -> AsyncIterator[PartitionLoop
     async with partition_loop(url, **settings) as loop, anyio.create_task_group() as tasks:
         tasks.start_soon(loop.run)
         tasks.start_soon(loop.run_slow)
+        tasks.start_soon(loop.run_events)
         yield loop
         tasks.cancel_scope.cancel()

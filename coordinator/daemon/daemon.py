@@ -86,6 +86,7 @@ class Daemon:
                 for loop in self.loops:
                     tasks.start_soon(loop.run)
                     tasks.start_soon(loop.run_slow)
+                    tasks.start_soon(loop.run_events)
                 task_status.started(self.http_port)
         except BaseExceptionGroup as group:
             raise first_error(group) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
@@ -10,6 +11,7 @@ from coordinator import clock
 from coordinator.errors import StoreUnavailableError
 from coordinator.metrics import Metrics
 from coordinator.settings import Settings
+from coordinator.store.connect import Blocking
 from coordinator.store.executor import StorePartition
 from coordinator.store.faults import NoGroupError
 
@@ -20,6 +22,7 @@ log = structlog.get_logger()
 GROUP = "coordinators"
 COUNT = 500
 MOST_DEATHS = 10_000
+BLOCK_MS = 1000
 
 
 def _seconds(event: dict[str, str], name: str) -> float:
@@ -31,6 +34,8 @@ class EventReader:
     """Turns events into counters, histograms and log lines.
 
     Attributes:
+        blocking: a connection on which reading may wait.
+        died: told of each death as it is read.
         deaths: instances known to be dead, with the own clock's time; stated again after lost writes.
     """
 
@@ -38,10 +43,15 @@ class EventReader:
     settings: Settings
     metrics: Metrics
     by: str
+    blocking: Blocking | None = None
+    died: Callable[[str], None] = lambda instance: None
     deaths: dict[str, float] = field(default_factory=dict)
 
-    async def step(self) -> int:
+    async def step(self, *, block: bool = False) -> int:
         """Reads what is new.
+
+        Args:
+            block: wait for `BLOCK_MS` until there is something.
 
         Returns:
             How many events were read.
@@ -50,12 +60,14 @@ class EventReader:
             StoreUnavailableError: the store did not answer.
         """
         keys, run = self.part.keys, self.part.executor
-        read = ("XREADGROUP", "GROUP", GROUP, self.by, "NOACK", "COUNT", COUNT, "STREAMS", keys.events, ">")
+        wait = ("BLOCK", BLOCK_MS) if block else ()
+        read = ("XREADGROUP", "GROUP", GROUP, self.by, "NOACK", "COUNT", COUNT, *wait, "STREAMS", keys.events, ">")
+        command = self.blocking.command if block and self.blocking is not None else run.command
         try:
-            answer = await run.command(*read)
+            answer = await command(*read)
         except NoGroupError:
             await self._make_group()
-            answer = await run.command(*read)
+            answer = await command(*read)
         entries = answer[0][1] if answer else []
         for _, fields in entries:
             values = [v.decode("utf-8", "replace") for v in fields]
@@ -78,6 +90,7 @@ class EventReader:
                 m.instance_deaths.labels(cause).inc()
                 m.detection.labels(cause).observe(_seconds(event, "detection_ms"))
                 self.deaths[event["instance"]] = clock.now()
+                self.died(event["instance"])
             case "orphaned":
                 m.orphans.labels(cause).inc(int(event.get("count") or 1))
                 m.offers.inc(int(event.get("count") or 1))

@@ -46,7 +46,7 @@ class PartitionGauges:
         self._reason = view.hold_reason
         if view.hold_reason:
             m.hold_active.labels(p, view.hold_reason).set(1)
-        m.breaker_open.labels(p).set(0)
+        m.breaker_open.labels(p).set(1 if view.breaker_since_ms else 0)
         if view.partition == 0:
             self._instances(view)
 
@@ -69,6 +69,14 @@ class PartitionGauges:
         m.in_doubt_sessions.set(sum(row.owned for row in living if row.beat_age_ms > row.trust_ms))
         m.drain_sessions_remaining.set(sum(row.owned for row in living if row.state == "draining"))
         m.drain_deadline.set(0)
+
+    def withheld(self, reason: str, on: bool) -> None:
+        """This coordinator, not the partition, declares nobody just now."""
+        labels = str(self.part.keys.partition), reason
+        if on:
+            self.metrics.hold_active.labels(*labels).set(1)
+        else:
+            self._remove(self.metrics.hold_active, *labels)
 
     @staticmethod
     def _remove(gauge: object, *labels: str) -> None:

@@ -27,7 +27,7 @@ from coordinator.metrics import Metrics
 from coordinator.policy import backoff, sleep_seconds
 from coordinator.settings import Settings
 from coordinator.store import calls
-from coordinator.store.connect import Connector
+from coordinator.store.connect import Blocking, Connector
 from coordinator.store.deployment import check_server, prepare
 from coordinator.store.executor import StorePartition
 from coordinator.store.keys import Keys
@@ -38,23 +38,25 @@ log = structlog.get_logger()
 
 SLOW_SECONDS = 1.0
 """Between two steps of the slow half: sweep, gauges."""
-EVENTS_SECONDS = 0.25
+WAIT_SECONDS = 0.25
 MOST_BURIALS = 16
 """Graves that one coordinator empties side by side; the others are found again by their key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Connections:
-    """Three ways to one partition, so that none of the loops waits behind another's commands."""
+    """Four ways to one partition, so that none of the loops waits behind another's commands."""
 
     watch: StorePartition
     work: StorePartition
     slow: StorePartition
+    events: Blocking
 
     @classmethod
     def open(cls, connector: Connector, keys: Keys) -> Connections:
-        """Three connections of ``connector``."""
-        return cls(*(StorePartition(keys, connector.executor(keys.tag)) for _ in range(3)))
+        """Four connections of ``connector``."""
+        watch, work, slow = (StorePartition(keys, connector.executor(keys.tag)) for _ in range(3))
+        return cls(watch, work, slow, connector.blocking(keys.tag))
 
 
 class PartitionLoop:
@@ -74,12 +76,15 @@ class PartitionLoop:
         loop_lag: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.part, self.settings, self.metrics = connections.watch, settings, metrics
-        self.detector = Detector(connections.watch, settings, by, loop_lag)
+        self.detector = Detector(
+            connections.watch, settings, by, loop_lag, lambda reason: metrics.holds.labels(reason).inc()
+        )
         self.burial = Burial(connections.work, settings, by)
         self.leases = LeaseKeeper(connections.work, settings, by)
         self.sweeper = Sweeper(connections.slow, settings)
-        self.events = EventReader(connections.slow, settings, metrics, by)
+        self.events = EventReader(connections.slow, settings, metrics, by, connections.events, self._died)
         self.gauges = PartitionGauges(connections.slow, settings, metrics)
+        self._tasks: anyio.abc.TaskGroup | None = None
         self._burying: set[str] = set()
         self._keeping_leases = False
         self.up = False
@@ -130,6 +135,7 @@ class PartitionLoop:
             await self.prepare()
             return found
         self.metrics.last_scan.labels(self.part.keys.partition).set_to_current_time()
+        self.gauges.withheld("slow_judge", bool(self.detector.unfit))
         await self._restate_deaths()
         self.events.deaths.update(dict.fromkeys(found.buried, clock.now()))
         return found
@@ -138,7 +144,15 @@ class PartitionLoop:
         if not found.known:
             return 0.001
         s = self.settings
-        return sleep_seconds(found.now_ms, found.next_ms, self.detector.seen, clock.now(), s.dead_after, s.max_scan_gap)
+        return sleep_seconds(
+            found.now_ms,
+            found.next_ms,
+            self.detector.seen,
+            clock.now(),
+            s.dead_after,
+            s.max_scan_gap,
+            self.detector.lost_after,
+        )
 
     @staticmethod
     def _graves(found: Look) -> list[str]:
@@ -190,6 +204,7 @@ class PartitionLoop:
         """
         try:
             async with anyio.create_task_group() as tasks:
+                self._tasks = tasks
                 await self._look_for_ever(tasks)
         except BaseExceptionGroup as group:
             raise first_error(group) from None
@@ -213,12 +228,20 @@ class PartitionLoop:
     def _start_work(self, tasks: anyio.abc.TaskGroup, found: Look) -> None:
         """A task for each grave that nobody here empties yet, and one for the leases that are due."""
         for grave in self._graves(found):
-            if grave not in self._burying and len(self._burying) < MOST_BURIALS:
-                self._burying.add(grave)
-                tasks.start_soon(self._bury_one, grave)
+            self._start_burial(tasks, grave)
         if found.leases and not found.transfers_held and not self._keeping_leases:
             self._keeping_leases = True
             tasks.start_soon(self._keep_leases, found.leases)
+
+    def _start_burial(self, tasks: anyio.abc.TaskGroup, grave: str) -> None:
+        if grave not in self._burying and len(self._burying) < MOST_BURIALS:
+            self._burying.add(grave)
+            tasks.start_soon(self._bury_one, grave)
+
+    def _died(self, instance: str) -> None:
+        """An event told of a death: its sessions are claimed now instead of at the next look."""
+        if self._tasks is not None and self.up:
+            self._start_burial(self._tasks, instance)
 
     async def _bury_one(self, grave: str) -> None:
         try:
@@ -238,18 +261,25 @@ class PartitionLoop:
 
     async def run_slow(self) -> None:
         """The slow half until cancelled."""
-        next_slow = clock.now()
         while True:
             if self.up:
                 try:
-                    await self.events.step()
-                    if clock.now() >= next_slow:
-                        next_slow = clock.now() + SLOW_SECONDS
-                        await self.slow_step()
+                    await self.slow_step()
                 except StoreUnavailableError as error:
                     self.metrics.store_errors.labels(error.kind).inc()
                     self.gauges.drop()
-            await anyio.sleep(EVENTS_SECONDS)
+            await anyio.sleep(SLOW_SECONDS if self.up else WAIT_SECONDS)
+
+    async def run_events(self) -> None:
+        """Reads events as they come, until cancelled."""
+        while True:
+            try:
+                if self.up:
+                    await self.events.step(block=True)
+                    continue
+            except StoreUnavailableError as error:
+                self.metrics.store_errors.labels(error.kind).inc()
+            await anyio.sleep(WAIT_SECONDS)
 
     def _down(self, error: StoreUnavailableError) -> None:
         self.metrics.store_errors.labels(error.kind).inc()

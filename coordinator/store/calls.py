@@ -91,6 +91,8 @@ def beat(
     lineage: str,
     count: int | None,
     loop_lag_ms: int,
+    wedged_after_ms: int = 0,
+    presence: bool = False,
 ) -> Call:
     """An instance says that it is still here. ``count`` is its roll call, None when it cannot say just now."""
     return SCRIPTS["beat"].call(
@@ -109,11 +111,24 @@ def beat(
             "lineage": lineage,
             "count": "" if count is None else count,
             "loop_lag_ms": loop_lag_ms,
+            "wedged_after_ms": wedged_after_ms,
+            "presence": int(presence),
         },
     )
 
 
-def scan(k: Keys, *, max_scan_gap_ms: int, hold_ms: int, horizon_ms: int, limit: int = BATCH) -> Call:
+def scan(
+    k: Keys,
+    *,
+    max_scan_gap_ms: int,
+    hold_ms: int,
+    horizon_ms: int,
+    limit: int = BATCH,
+    due_ms: int = 0,
+    breaker_min: int = 3,
+    breaker_permille: int = 300,
+    breaker_window_ms: int = 2000,
+) -> Call:
     """A coordinator's look: who is silent, which graves and leases are due, whether a hold is on."""
     return SCRIPTS["scan"].call(
         {**_guarded(k), "instances": k.instances, "graves": k.graves, "leases": k.leases, "events": k.events},
@@ -123,6 +138,10 @@ def scan(k: Keys, *, max_scan_gap_ms: int, hold_ms: int, horizon_ms: int, limit:
             "hold_ms": hold_ms,
             "horizon_ms": horizon_ms,
             "limit": limit,
+            "due_ms": due_ms,
+            "breaker_min": breaker_min,
+            "breaker_permille": breaker_permille,
+            "breaker_window_ms": breaker_window_ms,
         },
     )
 
@@ -139,11 +158,19 @@ def _death(k: Keys, instance: str) -> dict[str, str]:
 
 
 def declare(
-    k: Keys, *, instance: str, deadline_ms: int, max_scan_gap_ms: int, cause: str = "silence", by: str = ""
+    k: Keys,
+    *,
+    instance: str,
+    deadline_ms: int,
+    max_scan_gap_ms: int,
+    cause: str = "silence",
+    by: str = "",
+    lost_after_ms: int = 0,
+    breaker_window_ms: int = 2000,
 ) -> Call:
-    """An instance is declared dead because the deadline that the coordinator saw has passed unchanged."""
+    """An instance is declared dead: the deadline that the coordinator saw passed unchanged, or its connection is gone."""
     return SCRIPTS["declare"].call(
-        _death(k, instance),
+        {**_death(k, instance), "mailbox": k.mailbox(instance)},
         {
             "server": SERVER,
             "id": instance,
@@ -151,6 +178,8 @@ def declare(
             "max_scan_gap_ms": max_scan_gap_ms,
             "cause": cause,
             "by": by,
+            "lost_after_ms": lost_after_ms,
+            "breaker_window_ms": breaker_window_ms,
         },
     )
 

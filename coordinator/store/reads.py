@@ -99,6 +99,7 @@ class Overview:
         orphans: sessions without an owner, those of graves included.
         oldest_orphan_ms: since when the oldest has none, 0 without one.
         hold_reason: '' when no hold is on.
+        breaker_since_ms: since when the mass breaker is open, 0 while it is closed.
     """
 
     partition: int
@@ -117,6 +118,7 @@ class Overview:
     hold_reason: str
     hold_until_ms: int
     transfers_held: bool
+    breaker_since_ms: int
     instances: tuple[InstanceRow, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -198,7 +200,15 @@ async def overview(part: StorePartition) -> Overview:
     meta, detector, orphans, oldest, leased, dead, graves = await run.commands(
         [
             ("HMGET", keys.meta, "lineage", "server", "protocol"),
-            ("HMGET", keys.detector, "last_scan_ms", "hold_reason", "hold_until_ms", "transfers_held_until_ms"),
+            (
+                "HMGET",
+                keys.detector,
+                "last_scan_ms",
+                "hold_reason",
+                "hold_until_ms",
+                "transfers_held_until_ms",
+                "breaker_since_ms",
+            ),
             ("ZCARD", keys.orphans),
             ("ZRANGE", keys.orphans, 0, 0, "WITHSCORES"),
             ("ZCARD", keys.leases),
@@ -230,6 +240,7 @@ async def overview(part: StorePartition) -> Overview:
         hold_reason=(_text(detector[1]) or "hold") if held else "",
         hold_until_ms=hold_until if held else 0,
         transfers_held=_int(detector[3]) > now_ms,
+        breaker_since_ms=_int(detector[4]),
         instances=tuple(rows),
     )
 

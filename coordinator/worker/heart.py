@@ -28,6 +28,7 @@ class Roll:
 
     Attributes:
         count: sessions believed to be owned; None while one is changing hands.
+        presence: whether the presence connection is up, and may count.
     """
 
     instance: str
@@ -35,6 +36,7 @@ class Roll:
     server: str = ""
     lineage: str = ""
     count: int | None = None
+    presence: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +106,18 @@ class Heart(threading.Thread):
                     lineage=roll.lineage,
                     count=roll.count,
                     loop_lag_ms=100 * int(self._loop_lag() * 10),
+                    wedged_after_ms=round(self._settings.wedged_after * 1000),
+                    presence=roll.presence,
                 )
             )
+            if answer.word == "WEDGED":  # nobody else may believe that we speak for what we own
+                roll.pulse.over = True
+                self._executor.run(
+                    calls.certify(
+                        self._keys, instance=roll.instance, cause="wedged", by=roll.instance,
+                        reason=f"its event loop stood still for {self._loop_lag():.1f} s",
+                    )
+                )  # fmt: skip
         except StoreUnavailableError as error:
             return Beat(roll, sent, error=error)
         except CoordinatorError as error:

@@ -24,7 +24,13 @@ LISTEN_SECONDS = 1.0
 
 
 class Mailbox:
-    """One a membership; a lost message is made good by the beat, or by asking again."""
+    """One a membership; a lost message is made good by the beat, or by asking again.
+
+    Its connection is the instance's presence too: a coordinator that misses beats asks whether somebody listens here.
+
+    Attributes:
+        subscribed: whether the connection is up.
+    """
 
     def __init__(self, member: Membership) -> None:
         self._member = member
@@ -32,6 +38,7 @@ class Mailbox:
         self._moved = anyio.Event()
         self._asked: set[str] = set()
         self._work = anyio.Event()
+        self.subscribed = False
 
     def wait_for(self, session_id: str) -> anyio.Event:
         """Is set when the session has become ours."""
@@ -65,11 +72,15 @@ class Mailbox:
         try:
             box: Any = client.pubsub(ignore_subscribe_messages=True)
             await box.subscribe(member.part.keys.mailbox(member.instance))
+            self.subscribed = True
+            member.presence_changed()
             while not self._moved.is_set():
                 message = await box.get_message(timeout=LISTEN_SECONDS)
                 if message and message.get("type") == "message":
                     self._take(message["data"].decode())
         finally:
+            self.subscribed = False
+            member.presence_changed()
             with anyio.CancelScope(shield=True), contextlib.suppress(redis.RedisError, OSError):
                 await member.connector.close_listener(client)
 

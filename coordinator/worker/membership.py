@@ -217,6 +217,8 @@ class Membership:
                 await self.mailbox.look_for_handovers()
         elif answer.word == "FENCED":
             self.fenced(beat.roll.instance, f"declared dead ({answer.text('cause')})")
+        elif answer.word == "WEDGED":
+            self.fenced(beat.roll.instance, "its event loop stood still")
         elif answer.word == "UNKNOWN":
             self.resync.want("unknown", "the store does not know this instance")
         elif (
@@ -240,7 +242,12 @@ class Membership:
 
     def _call_roll(self) -> None:
         count = None if self._changing else len(self.sessions)
-        self.roll = Roll(self.instance, self.pulse, self.server, self.lineage, count)
+        presence = self.mailbox.subscribed and self.settings.lost_connection_after > 0
+        self.roll = Roll(self.instance, self.pulse, self.server, self.lineage, count, presence)
+
+    def presence_changed(self) -> None:
+        """The presence connection came or went; the next beat says so."""
+        self._call_roll()
 
     # -- requests ------------------------------------------------------------------------------------------------------
 

@@ -13,31 +13,31 @@ DEAD_AFTER, GAP = 2.0, 1.0
 def test_both_clocks_must_agree() -> None:
     """Past its deadline on the server's clock is not enough; it must have been seen unchanged for half of dead_after."""
     silent = Suspect("a~1", 10_000)
-    dead, seen = vote([silent], {}, 10_001, 50.0, DEAD_AFTER)
+    dead, _, seen = vote([silent], {}, 10_001, 50.0, DEAD_AFTER)
     assert dead == []
-    dead, seen = vote([silent], seen, 10_002, 50.9, DEAD_AFTER)
+    dead, _, seen = vote([silent], seen, 10_002, 50.9, DEAD_AFTER)
     assert dead == []
-    dead, seen = vote([silent], seen, 10_003, 51.0, DEAD_AFTER)
+    dead, _, seen = vote([silent], seen, 10_003, 51.0, DEAD_AFTER)
     assert dead == [silent]
 
 
 def test_a_deadline_that_is_ahead_is_nobodys_death() -> None:
     """However long it has been watched, an instance is alive until its deadline passed on the server's clock."""
     suspect = Suspect("a~1", 10_000)
-    dead, _ = vote([suspect], {"a~1": Observation(10_000, 0.0)}, 9_999, 100.0, DEAD_AFTER)
+    dead, _, _ = vote([suspect], {"a~1": Observation(10_000, 0.0)}, 9_999, 100.0, DEAD_AFTER)
     assert dead == []
 
 
 def test_a_beat_starts_the_watch_anew() -> None:
     """A deadline that moved is a new observation."""
-    dead, seen = vote([Suspect("a~1", 11_000)], {"a~1": Observation(10_000, 0.0)}, 12_000, 100.0, DEAD_AFTER)
+    dead, _, seen = vote([Suspect("a~1", 11_000)], {"a~1": Observation(10_000, 0.0)}, 12_000, 100.0, DEAD_AFTER)
     assert dead == []
     assert seen == {"a~1": Observation(11_000, 100.0)}
 
 
 def test_who_is_no_suspect_any_more_is_forgotten() -> None:
     """What is remembered is bounded by the suspects of the last look."""
-    _, seen = vote([], {"a~1": Observation(1, 0.0)}, 2, 1.0, DEAD_AFTER)
+    _, _, seen = vote([], {"a~1": Observation(1, 0.0)}, 2, 1.0, DEAD_AFTER)
     assert seen == {}
 
 

@@ -13,18 +13,21 @@
 -- ARGV lineage       text    lineage with which it last agreed
 -- ARGV count         int     roll call: sessions that it believes to own here; '' when it cannot say just now
 -- ARGV loop_lag_ms   int     how far its event loop is behind
+-- ARGV wedged_after_ms int   a loop that is so far behind stands still; 0 for never
+-- ARGV presence      text    1 while its presence connection is up
 -- REPLY OK server lineage now_ms asked state
 -- REPLY RESYNC server lineage held owned
+-- REPLY WEDGED
 -- REPLY UNKNOWN server lineage
 -- REPLY FENCED cause
 -- RETRY safe: a repeated beat moves the deadline again, as a later one would.
 -- USES now read event hold
 local meta, detector, instances, events, instance, owned = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local server, id, dead_after_ms, seen_server, lineage = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
-local count, loop_lag_ms = ARGV[6], ARGV[7]
+local count, loop_lag_ms, wedged_after_ms, presence = ARGV[6], ARGV[7], tonumber(ARGV[8]), ARGV[9]
 
 local now = now_ms()
-local me = read(instance, 'state', 'cause', 'asked', 'loop_lag', 'owned')
+local me = read(instance, 'state', 'cause', 'asked', 'loop_lag', 'owned', 'presence')
 if me.state == 'dead' then
   return { 'FENCED', 'cause', me.cause or '' }
 end
@@ -32,9 +35,15 @@ local m, held = guard(meta, detector, events, now, server)
 if not me.state or not m.lineage then
   return { 'UNKNOWN', 'server', m.server or '', 'lineage', m.lineage or '' }
 end
-redis.call('ZADD', instances, int(now + dead_after_ms), id)
-if me.loop_lag ~= loop_lag_ms then
-  redis.call('HSET', instance, 'loop_lag', loop_lag_ms)
+local wedged = wedged_after_ms > 0 and tonumber(loop_lag_ms) >= wedged_after_ms
+if not wedged then
+  redis.call('ZADD', instances, int(now + dead_after_ms), id)
+end
+if me.loop_lag ~= loop_lag_ms or me.presence ~= presence then
+  redis.call('HSET', instance, 'loop_lag', loop_lag_ms, 'presence', presence)
+end
+if wedged then -- it is asked to fence itself; if it does not, its deadline passes
+  return { 'WEDGED' }
 end
 if lineage ~= m.lineage and lineage ~= '' and redis.call('HGET', meta, 'resynced') ~= m.lineage then
   redis.call('HSET', meta, 'resynced', m.lineage) -- a wipe that no server change told of

@@ -11,14 +11,19 @@
 -- ARGV hold_ms         int     length of that hold
 -- ARGV horizon_ms      int     deadlines this near make a suspect
 -- ARGV limit           int     most of each kind
--- REPLY OK now_ms reason hold_until_ms transfers_held next_ms lineage suspects graves leases
--- REPLY HELD now_ms reason hold_until_ms transfers_held next_ms lineage suspects graves leases
+-- ARGV due_ms          int     deadlines this near may be declared: 0, or more where a lost connection counts
+-- ARGV breaker_min     int     so many suspects at least open the mass breaker
+-- ARGV breaker_permille int    or this share of all instances, if that is more
+-- ARGV breaker_window_ms int   deaths by silence within this time count with them
+-- REPLY OK now_ms reason hold_until_ms transfers_held next_ms lineage suspects graves leases breaker_since_ms
+-- REPLY HELD now_ms reason hold_until_ms transfers_held next_ms lineage suspects graves leases breaker_since_ms
 -- REPLY UNKNOWN
 -- RETRY safe: it reads, and keeps the time of the last look.
--- USES now read event hold
+-- USES now read event hold breaker
 local meta, detector, instances, graves, leases, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local server, max_scan_gap_ms, hold_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local horizon_ms, limit = tonumber(ARGV[4]), ARGV[5]
+local horizon_ms, limit, due_ms = tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
+local breaker_min, breaker_permille, breaker_window_ms = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
 
 local now = now_ms()
 if redis.call('HEXISTS', meta, 'lineage') == 0 then
@@ -59,6 +64,8 @@ if not held and d.hold_started_ms and d.hold_started_ms ~= '0' then -- it ended:
   d.hold_reason = ''
 end
 
+local breaker_since = watch_mass(detector, instances, events, now, horizon_ms, due_ms, breaker_min, breaker_permille,
+  breaker_window_ms, held)
 local suspects = {}
 local silent = redis.call('ZRANGEBYSCORE', instances, '-inf', int(now + horizon_ms), 'WITHSCORES', 'LIMIT', 0, limit)
 for i = 1, #silent, 2 do
@@ -72,6 +79,11 @@ if not transfers_held then
   end
 end
 local next_ms = held and ends or 0
+local coming = redis.call('ZRANGEBYSCORE', instances, '(' .. int(now + horizon_ms), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+if coming[2] then -- when the next one becomes a suspect
+  local at = tonumber(coming[2]) - horizon_ms
+  next_ms = next_ms == 0 and at or math.min(next_ms, at)
+end
 for _, zset in ipairs({ instances, graves, leases }) do
   local first = redis.call('ZRANGEBYSCORE', zset, '(' .. int(now), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
   local at = tonumber(first[2])
@@ -82,4 +94,4 @@ end
 return { held and 'HELD' or 'OK', 'now_ms', int(now), 'reason', d.hold_reason or '', 'hold_until_ms', int(ends),
   'transfers_held', transfers_held and '1' or '0', 'next_ms', int(next_ms), 'lineage', m.lineage,
   'suspects', table.concat(suspects, '\n'), 'graves', table.concat(due_graves, '\n'),
-  'leases', table.concat(due_leases, '\n') }
+  'leases', table.concat(due_leases, '\n'), 'breaker_since_ms', int(breaker_since) }

@@ -1,0 +1,66 @@
+"""``certify``: an operator, or a program that saw the exit, states that an instance ended."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import anyio
+import typer
+
+from coordinator.cli.options import NEGATIVE, OK, with_settings
+from coordinator.cli.status import Json
+from coordinator.cli.store import partitions
+from coordinator.cli.tables import console, print_json, table
+from coordinator.errors import ConfigurationError
+from coordinator.settings import Settings
+from coordinator.store import calls
+from coordinator.store.executor import StorePartition
+
+__all__ = ["certify"]
+
+
+async def _certify(part: StorePartition, named: str, by: str, reason: str) -> dict[str, Any]:
+    """One partition: an instance has an id of its own in each, so a name means its newest id there."""
+    keys, run = part.keys, part.executor
+    instance = named
+    if "~" not in named:
+        found = await run.command("HGET", keys.names, named)
+        instance = found.decode() if found else ""
+    row = {"partition": keys.partition, "instance": instance or named, "outcome": "unknown", "sessions": 0, "cause": ""}
+    if instance:
+        answer = await run.run(calls.certify(keys, instance=instance, cause="operator", by=by, reason=reason))
+        row["outcome"] = {"OK": "certified", "ALREADY": "already_dead"}.get(answer.word, "unknown")
+        row["sessions"], row["cause"] = answer.int("owned"), answer.text("cause") or "operator"
+    return row
+
+
+async def _everywhere(settings: Settings, named: str, reason: str) -> list[dict[str, Any]]:
+    async with partitions(settings) as parts:
+        return [await _certify(part, named, settings.name, reason) for part in parts]
+
+
+@with_settings()
+def certify(
+    settings: Settings,
+    instance: Annotated[str, typer.Argument(metavar="INSTANCE", help="Its id, or its name for the newest id.")],
+    reason: Annotated[str, typer.Option(help="Why, for the record and the events.")] = "",
+    as_json: Json = False,
+) -> int:
+    """State that an instance ended: its calls are offered to others at once. There is no way back.
+
+    Only for an instance that has really exited: one that lives is fenced by this, and stops its calls when it hears so.
+
+    Exit status: 0 written; 1 nobody knows it alive; 2 wrong usage or settings; 3 the store is not available.
+    """
+    if not instance.strip() or any(c.isspace() for c in instance):
+        raise ConfigurationError(f"{instance!r} is not an instance: give its id (name~ULID) or its name")
+    rows = anyio.run(_everywhere, settings, instance, reason)
+    if as_json:
+        print_json({"certificates": rows})
+    else:
+        console().print(
+            table(("partition", "instance", "outcome", "calls to recover"), [
+                (row["partition"], row["instance"], row["outcome"].replace("_", " "), row["sessions"]) for row in rows
+            ])
+        )  # fmt: skip
+    return OK if any(row["outcome"] == "certified" for row in rows) else NEGATIVE
