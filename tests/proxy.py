@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
+import itertools
+import random
 import selectors
 import socket
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 
@@ -15,10 +19,21 @@ class Proxy:
 
     ``cut`` and ``mend`` are a network that drops packets. ``lose_reply_to`` lets one request through, and closes its
     connection instead of passing on the answer.
+
+    Args:
+        target: the server's socket.
+        delay: seconds that bytes travel, each way.
+        jitter: seconds by which that varies, up and down.
+        reset: share of answers that end their connection instead.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, *, delay: float = 0.0, jitter: float = 0.0, reset: float = 0.0) -> None:
         self._target = target
+        self._delay, self._jitter, self._reset = delay, jitter, reset
+        self._travelling: list[tuple[float, int, socket.socket, bytes]] = []
+        self._order = itertools.count()
+        self._last: dict[socket.socket, float] = {}
+        self._chance = random.Random(1)
         self._directory = tempfile.TemporaryDirectory(prefix="rc-proxy-")
         self.path = str(Path(self._directory.name) / "proxy.sock")
         self.url = f"unix://{self.path}"
@@ -61,8 +76,10 @@ class Proxy:
 
     def _run(self) -> None:
         while not self._ended:
-            ready = self._selector.select(0.02)
+            due = self._travelling[0][0] - time.monotonic() if self._travelling else 0.02
+            ready = self._selector.select(max(0.0, min(0.02, due)))
             self._open.wait()
+            self._arrive()
             for key, _ in ready:
                 if key.fileobj is self._listener:
                     self._accept()
@@ -96,8 +113,26 @@ class Proxy:
             for mark in [m for m in self._marks if m in data]:
                 self._marks.remove(mark)
                 self._doomed.add(peer)
+        elif self._reset and self._chance.random() < self._reset:
+            self._drop(sock)
+            return
+        if self._delay:
+            late = self._delay + self._chance.uniform(-self._jitter, self._jitter)
+            at = max(time.monotonic() + late, self._last.get(peer, 0.0))  # bytes do not overtake each other
+            self._last[peer] = at
+            heapq.heappush(self._travelling, (at, next(self._order), peer, data))
+        else:
+            self._send(peer, data)
+
+    def _arrive(self) -> None:
+        while self._travelling and self._travelling[0][0] <= time.monotonic():
+            _, _, sock, data = heapq.heappop(self._travelling)
+            if sock in self._peer:
+                self._send(sock, data)
+
+    def _send(self, sock: socket.socket, data: bytes) -> None:
         try:
-            peer.sendall(data)
+            sock.sendall(data)
         except OSError:
             self._drop(sock)
 
@@ -106,6 +141,7 @@ class Proxy:
             with contextlib.suppress(KeyError):
                 self._selector.unregister(end)
             self._peer.pop(end, None)
+            self._last.pop(end, None)
             self._clients.discard(end)
             self._doomed.discard(end)
             end.close()

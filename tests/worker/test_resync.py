@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import anyio
+import pytest
 import redis
 
 from coordinator import Worker
@@ -108,6 +109,29 @@ async def test_a_rolled_back_epoch_is_answered_by_stating_it_again(url: str, red
         assert not session.lost.is_set()
         assert session.epoch > epoch
         assert redis_client.hget(KEYS.session("call-1"), "data") == b"more"
+
+
+async def test_a_session_that_came_during_a_resync_is_held_after_it(
+    url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writes are found lost again while a resync ends: what was opened in between is stated again too."""
+    async with Worker(url, name="a") as worker:
+        resync = worker._members[0].resync
+        compare, reached, go = resync._compare, anyio.Event(), anyio.Event()
+
+        async def slow_compare() -> None:
+            reached.set()
+            await go.wait()
+            await compare()
+
+        monkeypatch.setattr(resync, "_compare", slow_compare)
+        resync.want("lost_writes", "first")
+        await reached.wait()
+        session = await worker.open("call-1")
+        resync.want("lost_writes", "second")
+        assert not session.held
+        go.set()
+        await eventually(lambda: session.held)
 
 
 async def test_after_too_long_a_silence_an_instance_starts_over(url: str, redis_client: redis.Redis) -> None:

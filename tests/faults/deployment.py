@@ -1,0 +1,211 @@
+"""A Redis, coordinators and workers as real processes, with their history."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tempfile
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import redis
+
+from coordinator.store.keys import Keys
+from tests.acceptance.processes import Process
+from tests.faults.history import Recorder, check, read
+from tests.redis_server import RedisServer
+from tests.waiting import wait_until
+
+KEYS = Keys("recovery", 0)
+
+
+class Deployment:
+    """Made and started when entered; every process is ended when left.
+
+    Args:
+        workers: how many worker processes; each runs ``threads`` workers.
+        calls: of each worker.
+        settings: of coordinators and workers.
+        through: makes the URL by which workers reach the server, from the server.
+        code: folder with another copy of the package ``coordinator`` to run.
+        server: the Redis; default one of its own without persistence.
+    """
+
+    def __init__(
+        self,
+        *,
+        workers: int = 3,
+        calls: int = 5,
+        coordinators: int = 2,
+        settings: dict[str, Any] | None = None,
+        capacity: int = 1000,
+        each: int = 1,
+        worker_url: str = "",
+        code: str = "",
+        server: RedisServer | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self._each, self._counts = each, (workers, calls, coordinators)
+        self._settings = {"capacity": capacity, **(settings or {})}
+        self.server = server or RedisServer()
+        self._worker_url = worker_url or self.server.url
+        self._environment = dict(environment or {})
+        if code:
+            self._environment["PYTHONPATH"] = os.pathsep.join((code, str(Path(__file__).parents[2])))
+        self._code = code
+        self._folder = tempfile.TemporaryDirectory(prefix="rc-history-")
+        self.path = Path(self._folder.name) / "history"
+        self.recorder = Recorder(self.path)
+        self.workers: list[Process] = []
+        self.coordinators: list[Process] = []
+        self.ids: dict[int, list[str]] = {}
+        self.calls: dict[int, list[str]] = {}
+        self.client: Any = None
+        self._dead: set[int] = set()
+
+    def __enter__(self) -> Deployment:
+        self.client = redis.Redis(unix_socket_path=self.server.path, protocol=2, socket_timeout=30)
+        workers, _, coordinators = self._counts
+        for _ in range(coordinators):
+            self.start_coordinator()
+        for n in range(workers):
+            self.start_worker(n)
+        wait_until(self.all_served, 30, "every call is served")
+        wait_until(self._no_hold, 30, "the hold at the start is over")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for process in (*self.workers, *self.coordinators):
+            if process.alive:
+                process.send(signal.SIGCONT)
+            process.close()
+        self.recorder.close()
+        self.client.close()
+        self.server.close()
+        self._folder.cleanup()
+
+    def start_coordinator(self) -> Process:
+        """One more coordinator."""
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in self._settings.items()]
+        arguments = ["run", "--redis-url", self.server.url, "--http-port", "0", "--log-level", "error", *flags]
+        process = Process("coordinator", *arguments, **self._environment)
+        self.coordinators.append(process)
+        return process
+
+    def start_worker(self, number: int, *, empty: bool = False) -> Process:
+        """One more worker process."""
+        names = [f"w{number}-{k}" for k in range(self._each)]
+        made = {name: [f"{name}-call{c}" for c in range(0 if empty else self._counts[1])] for name in names}
+        arguments = [f"{name}:{','.join(calls)}" for name, calls in made.items()]
+        process = Process(
+            "tests.faults.worker", self._worker_url, str(self.path), json.dumps(self._settings), *arguments,
+            **self._environment,
+        )  # fmt: skip
+        self.workers.append(process)
+        ready = process.wait_for("ready", len(names), 30)
+        self.ids[number] = [line["id"] for line in ready]
+        self.calls[number] = [call for calls in made.values() for call in calls]
+        return process
+
+    def _no_hold(self) -> bool:
+        last, until = self.client.hmget(KEYS.detector, "last_scan_ms", "hold_until_ms")
+        seconds, _ = self.client.time()
+        return last is not None and int(until or 0) < seconds * 1000
+
+    @property
+    def every_call(self) -> list[str]:
+        """All calls that were opened."""
+        return [call for calls in self.calls.values() for call in calls]
+
+    def owners(self) -> dict[str, tuple[str, str]]:
+        """Session -> state and owner, as stored."""
+        pipe = self.client.pipeline(transaction=False)
+        for call in self.every_call:
+            pipe.hmget(KEYS.session(call), "state", "owner")
+        rows = pipe.execute()
+        return {
+            call: ((state or b"").decode(), (owner or b"").decode())
+            for call, (state, owner) in zip(self.every_call, rows, strict=True)
+        }
+
+    def all_served(self) -> bool:
+        """Every call has a living owner."""
+        gone = {i for n in self._dead for i in self.ids[n]}
+        try:
+            return all(state == "active" and owner not in gone for state, owner in self.owners().values())
+        except redis.RedisError:
+            return False
+
+    def kill(self, *numbers: int) -> float:
+        """SIGKILL for workers; returns when, by `time.time`."""
+        self.recorder.write("killed", instances=[i for n in numbers for i in self.ids[n]])
+        self._dead.update(numbers)
+        at = time.time()
+        for n in numbers:
+            self.workers[n].send(signal.SIGKILL)
+        return at
+
+    def expect_death_of(self, *numbers: int) -> None:
+        """From now on it is right to declare these dead."""
+        self.recorder.write("expected", instances=[i for n in numbers for i in self.ids[n]])
+
+    def finish(self, timeout: float = 40.0) -> list[str]:
+        """Waits until every call is served or given up on, and reads the history.
+
+        Returns:
+            The promises that were broken.
+        """
+        wait_until(self.quiet, timeout, "every call is served or given up on")
+        threading.Event().wait(1.2)  # every holder ticks in that time
+        for call in self.every_call:
+            found = self.client.hmget(KEYS.session(call), "state", "owner", "epoch", "reason")
+            state, owner, epoch, reason = ((value or b"").decode() for value in found)
+            self.recorder.write("final", session=call, state=state, owner=owner, epoch=int(epoch or 0), reason=reason)
+        return check(read(self.path))
+
+    def quiet(self) -> bool:
+        """Nothing waits for anybody any more."""
+        gone = {i for n in self._dead for i in self.ids[n]}
+        try:
+            owners = self.owners()
+        except redis.RedisError:
+            return False
+        served = all(
+            state in ("closed", "dead_lettered") or (state == "active" and owner not in gone)
+            for state, owner in owners.values()
+        )
+        return served and self._everybody_holds(owners)
+
+    def _everybody_holds(self, owners: dict[str, tuple[str, str]]) -> bool:
+        """The last media tick of each living worker holds all that the store says is its own."""
+        active = sum(state == "active" for state, _ in owners.values())
+        held: set[str] = set()
+        tail = read(self.path)[-400:]
+        newest = max((line["at"] for line in tail), default=0.0)
+        for line in tail:
+            if line["kind"] == "media" and newest - line["at"] < 0.3:
+                held.update(line["held"])
+        return len(held) >= active
+
+    def takeover_seconds(self, killed_at: float, *numbers: int) -> list[float]:
+        """For each call of the killed: from the kill to its adoption, by the server's clock (it is this machine's)."""
+        calls = {call.encode() for n in numbers for call in self.calls[n]}
+        found: dict[bytes, float] = {}
+        seconds, micros = self.client.time()
+        ahead = seconds + micros / 1e6 - time.time()
+        for _, fields in self.client.xrange(KEYS.events):
+            event = dict(fields)
+            if event.get(b"type") == b"adopted" and event.get(b"session") in calls:
+                found.setdefault(event[b"session"], int(event[b"at"]) / 1000 - ahead - killed_at)
+        return sorted(found.values())
+
+    def causes(self) -> dict[str, str]:
+        """Instance -> why it was declared dead."""
+        events = [dict(fields) for _, fields in self.client.xrange(KEYS.events)]
+        return {e[b"instance"].decode(): e[b"cause"].decode() for e in events if e[b"type"] == b"died"}

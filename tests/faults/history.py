@@ -1,0 +1,171 @@
+"""What every process did and when, as lines of JSON, and the checker of the promises, which reads nothing else.
+
+Times are seconds of CLOCK_BOOTTIME, one clock for all processes of a machine. Kinds of lines:
+
+grant        a session became mine: ``session epoch data how cause previous sent at`` (how: opened, adopted, renewed)
+checkpoint   a write and its answer: ``session epoch data sent at answer`` (answer: ok, fenced, unknown)
+sending      a write that is about to be sent: ``session epoch data``
+close        the call ended here: ``session epoch at``
+media        a media tick: ``held`` and ``speaks``, each session -> epoch
+beat         a heartbeat: ``instance sent at answer``
+killed       by the test: ``instances at``
+expected     by the test: ``instances``: so long a stand-still or cut that their death is right
+final        the store at the end: ``session state owner epoch data reason``
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from coordinator import clock
+
+__all__ = ["Recorder", "check", "read"]
+
+Line = dict[str, Any]
+
+
+class Recorder:
+    """Appends to a history file; each line is one write, so processes may share the file."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+    def write(self, kind: str, **fields: Any) -> None:
+        """One line, with the time unless it is given."""
+        fields.setdefault("at", clock.now())
+        os.write(self._file, json.dumps({"kind": kind, **fields}).encode() + b"\n")
+
+    def close(self) -> None:
+        """No more lines."""
+        os.close(self._file)
+
+
+def read(path: str | Path) -> list[Line]:
+    """All whole lines, by time."""
+    lines = []
+    for text in Path(path).read_bytes().split(b"\n"):
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue  # a process was killed in the middle of a line
+    return sorted(lines, key=lambda line: float(line["at"]))
+
+
+def check(history: Sequence[Line]) -> list[str]:
+    """Every promise that the history breaks, in words; empty when it keeps all.
+
+    G1  no write is accepted that was sent after a higher epoch was granted; no two hold a session at once
+    G2  at the end every session is served by a living owner that holds it, or closed, or a dead letter with a reason
+    G3  epochs of a session rise from grant to grant
+    G4  nobody is adopted from whose instance was neither killed, nor expected to die, nor left by itself; and nobody acts
+        after its death
+    G7  an adopter gets what was last acknowledged, or a later write whose answer is not known
+    """
+    kinds: dict[str, list[Line]] = defaultdict(list)
+    for line in history:
+        kinds[line["kind"]].append(line)
+    grants: dict[str, list[Line]] = defaultdict(list)
+    for line in kinds["grant"]:
+        grants[line["session"]].append(line)
+    return [
+        *_one_owner(kinds, grants),
+        *_nothing_lost(kinds, grants),
+        *_epochs_rise(grants),
+        *_no_false_deaths(kinds),
+        *_data(kinds, grants),
+    ]
+
+
+def _one_owner(kinds: dict[str, list[Line]], grants: dict[str, list[Line]]) -> Iterable[str]:
+    for write in kinds["checkpoint"]:
+        if write["answer"] != "ok":
+            continue
+        for grant in grants[write["session"]]:
+            if grant["epoch"] > write["epoch"] and grant["at"] < write["sent"]:
+                yield f"G1: a write of {write['session']} with epoch {write['epoch']} was accepted after {grant['epoch']}"
+                break
+    for tick in kinds["media"]:
+        for session, epoch in tick["held"].items():
+            for grant in grants[session]:
+                if grant["epoch"] > epoch and grant["at"] < tick["at"] and grant["how"] != "renewed":
+                    yield f"G1: {session} is held with epoch {epoch} at {tick['at']:.3f}, after {grant['epoch']} was granted"
+                    break
+
+
+def _nothing_lost(kinds: dict[str, list[Line]], grants: dict[str, list[Line]]) -> Iterable[str]:
+    closed = {line["session"] for line in kinds["close"]}
+    final = {line["session"]: line for line in kinds["final"]}
+    last_held: dict[str, tuple[float, int]] = {}
+    for tick in kinds["media"]:
+        for session, epoch in tick["held"].items():
+            last_held[session] = (tick["at"], epoch)
+    end = max((line["at"] for line in kinds["final"]), default=0.0)
+    for session in grants:
+        line = final.get(session)
+        if session in closed:
+            continue
+        if line is None or not line["state"]:
+            yield f"G2: {session} is forgotten"
+        elif line["state"] == "dead_lettered":
+            if not line["reason"]:
+                yield f"G2: {session} is a dead letter without a reason"
+        elif line["state"] != "active":
+            yield f"G2: {session} is {line['state']} at the end"
+        else:
+            at, epoch = last_held.get(session, (0.0, 0))
+            if end - at > 1.0 or epoch != line["epoch"]:
+                yield f"G2: {session} is owned by {line['owner']} under {line['epoch']}, and nobody serves it"
+
+
+def _epochs_rise(grants: dict[str, list[Line]]) -> Iterable[str]:
+    for session, lines in grants.items():
+        for before, after in itertools.pairwise(lines):
+            if after["epoch"] <= before["epoch"] and after["sent"] >= before["at"]:
+                yield f"G3: {session} got epoch {after['epoch']} after {before['epoch']}"
+
+
+def _no_false_deaths(kinds: dict[str, list[Line]]) -> Iterable[str]:
+    died = {instance: line["at"] for line in kinds["killed"] for instance in line["instances"]}
+    expected = {instance for line in kinds["expected"] for instance in line["instances"]}
+    told: set[str] = set()
+    gone: dict[str, float] = {}
+    for grant in kinds["grant"]:
+        previous = grant.get("previous", "")
+        if grant["how"] != "adopted" or grant["cause"] in ("released", "left", "handover"):
+            continue
+        gone.setdefault(previous, grant["at"])
+        if previous in expected or grant["at"] >= died.get(previous, float("inf")) or previous in told:
+            continue
+        told.add(previous)
+        yield f"G4: {previous} was declared dead ({grant['cause']}) and lives"
+    for beat in kinds["beat"]:
+        if beat["answer"] in ("OK", "RESYNC") and beat["sent"] > gone.get(beat["instance"], float("inf")):
+            yield f"G4: {beat['instance']} beats after its death"
+
+
+def _data(kinds: dict[str, list[Line]], grants: dict[str, list[Line]]) -> Iterable[str]:
+    writes: dict[str, list[Line]] = defaultdict(list)
+    for line in kinds["checkpoint"]:
+        writes[line["session"]].append(line)
+    answered = {(line["session"], line["data"]) for line in kinds["checkpoint"]}
+    for line in kinds["sending"]:
+        if (line["session"], line["data"]) not in answered:  # its process was killed meanwhile
+            writes[line["session"]].append({**line, "sent": line["at"], "answer": "unknown"})
+    for session, lines in grants.items():
+        for grant in lines:
+            if grant["how"] != "adopted":
+                continue
+            before = [w for w in writes[session] if w["epoch"] < grant["epoch"]]
+            known = [w for w in before if w["answer"] == "ok"]
+            opened = [g["data"] for g in lines if g["epoch"] < grant["epoch"]]
+            last = known[-1] if known else None
+            right = {last["data"]} if last else set(opened[-1:])
+            right |= {w["data"] for w in before if w["answer"] == "unknown" and (not last or w["sent"] >= last["sent"])}
+            if grant["data"] not in right:
+                yield f"G7: {session} was adopted with {grant['data']!r}, last acknowledged was {sorted(right)!r}"

@@ -1,0 +1,138 @@
+"""A voice worker of the fault tests: serves calls, ticks media every 20 ms, checkpoints every 100 ms, writes its history.
+
+SIGUSR1 blocks its event loop for 3 s, SIGUSR2 for 12 s.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+import anyio
+
+from coordinator import CoordinatorError, FencedError, Session, StoreUnavailableError, Worker, clock
+from coordinator.worker.heart import Beat, Heart
+from tests.faults.history import Recorder
+
+TICK_SECONDS = 0.02
+CHECKPOINT_SECONDS = 0.1
+
+
+class Fault:
+    """A worker of the test, with its calls."""
+
+    def __init__(self, worker: Worker, recorder: Recorder) -> None:
+        self._worker, self._recorder = worker, recorder
+        self._granted: dict[str, int] = {}
+        self._numbers = itertools.count(1)
+
+    def granted(self, session: Session, how: str, sent: float) -> None:
+        """A session is ours under this epoch."""
+        self._granted[session.id] = session.epoch
+        self._recorder.write(
+            "grant", session=session.id, epoch=session.epoch, data=session.raw_data.decode(), how=how,
+            cause=session.cause, previous=session.previous_owner, sent=sent, instance=session._instance,
+        )  # fmt: skip
+
+    async def open(self, call: str) -> None:
+        """A call begins."""
+        sent = clock.now()
+        self.granted(await self._worker.open(call, call.encode()), "opened", sent)
+
+    async def serve(self) -> None:
+        """Adopts what is offered."""
+        async for offer in self._worker.offers():
+            sent = clock.now()
+            try:
+                session = await offer.adopt()
+            except CoordinatorError:
+                continue
+            if session is not None:
+                self.granted(session, "adopted", sent)
+
+    async def checkpoint(self) -> None:
+        """Each call's data, all the time."""
+        while True:
+            async with anyio.create_task_group() as tasks:
+                for session in self._worker.sessions:
+                    tasks.start_soon(self._write, session)
+                tasks.start_soon(anyio.sleep, CHECKPOINT_SECONDS)
+
+    async def _write(self, session: Session) -> None:
+        data, sent, epoch, answer = (
+            f"{session.id} {self._worker.name} {next(self._numbers)}",
+            clock.now(),
+            session.epoch,
+            "ok",
+        )
+        self._recorder.write("sending", session=session.id, epoch=epoch, data=data)
+        try:
+            await session.checkpoint(data.encode())
+        except FencedError:
+            answer = "fenced"
+        except StoreUnavailableError:
+            answer = "unknown"
+        if session.epoch != epoch:
+            epoch = session.epoch
+            self.granted(session, "renewed", sent)
+        self._recorder.write("checkpoint", session=session.id, epoch=epoch, data=data, sent=sent, answer=answer)
+
+    async def media(self) -> None:
+        """What a caller would hear."""
+        while True:
+            for session in self._worker.sessions:
+                if self._granted.get(session.id, session.epoch) != session.epoch:
+                    self.granted(session, "renewed", clock.now())
+            self._recorder.write(
+                "media",
+                held={s.id: s.epoch for s in self._worker.sessions if s.held},
+                speaks={s.id: s.epoch for s in self._worker.sessions if s.may_speak},
+            )
+            await anyio.sleep(TICK_SECONDS)
+
+
+def record_beats(recorder: Recorder) -> None:
+    """Every beat of this process goes into the history."""
+    plain = Heart.beat
+
+    def beat(heart: Heart) -> Beat:
+        done = plain(heart)
+        word = done.answer.word if done.answer else "unknown"
+        recorder.write("beat", instance=done.roll.instance, sent=done.sent, answer=word)
+        return done
+
+    Heart.beat = beat  # type: ignore[method-assign, assignment]
+
+
+async def main(*arguments: str) -> None:
+    url, path, settings, *named = arguments
+    recorder = Recorder(path)
+    record_beats(recorder)
+    for number, seconds in ((signal.SIGUSR1, 3.0), (signal.SIGUSR2, 12.0)):
+        signal.signal(number, lambda *_, seconds=seconds: time.sleep(seconds))
+    options: dict[str, Any] = json.loads(settings)
+    async with anyio.create_task_group() as tasks:
+        for one in named:
+            tasks.start_soon(run, url, recorder, options, one)
+
+
+async def run(url: str, recorder: Recorder, options: dict[str, Any], named: str) -> None:
+    """One worker: ``name:call,call``."""
+    name, _, calls = named.partition(":")
+    async with Worker(url, name=name, **options) as worker, anyio.create_task_group() as tasks:
+        mine = Fault(worker, recorder)
+        for call in filter(None, calls.split(",")):
+            await mine.open(call)
+        for task in (mine.serve, mine.checkpoint, mine.media):
+            tasks.start_soon(task)
+        os.write(1, json.dumps({"what": "ready", "name": name, "id": worker.id}).encode() + b"\n")
+        await anyio.sleep_forever()
+
+
+if __name__ == "__main__":
+    anyio.run(main, *sys.argv[1:])

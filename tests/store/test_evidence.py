@@ -1,0 +1,188 @@
+"""Lost connections, wedged loops and the mass breaker, script by script."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from coordinator.store import calls
+from tests.store.harness import DEAD_AFTER_MS, TRUST_MS, Bench
+
+
+@pytest.fixture
+def silent(bench: Bench) -> Bench:
+    """A partition with one instance, in no hold."""
+    bench.init()
+    bench.join("a~1")
+    bench.end_hold()
+    return bench
+
+
+# -- lost connection ---------------------------------------------------------------------------------------------------
+
+
+def _declare_lost(bench: Bench, age_ms: int, *, presence: bool = True, lost_after_ms: int = 1000) -> str:
+    """What a declaration by lost connection is answered when the last beat is ``age_ms`` old."""
+    bench.run(
+        calls.beat(
+            bench.keys, instance="a~1", dead_after_ms=DEAD_AFTER_MS, seen_server=bench.server_id, lineage="lineage-1",
+            count=0, loop_lag_ms=0, presence=presence,
+        )
+    )  # fmt: skip
+    deadline = now_ms(bench) - age_ms + DEAD_AFTER_MS
+    bench.client.zadd(bench.keys.instances, {"a~1": deadline})
+    _scanned(bench)
+    return bench.run(
+        calls.declare(
+            bench.keys, instance="a~1", deadline_ms=deadline, max_scan_gap_ms=60_000, cause="lost_connection",
+            lost_after_ms=lost_after_ms,
+        )
+    ).word  # fmt: skip
+
+
+def now_ms(bench: Bench) -> int:
+    """The server's time."""
+    seconds, micros = bench.client.time()
+    return int(seconds * 1000 + micros // 1000)
+
+
+def _scanned(bench: Bench) -> None:
+    bench.client.hset(bench.keys.detector, mapping={"last_scan_ms": now_ms(bench), "hold_until_ms": 0})
+
+
+def test_a_lost_connection_counts_with_missed_beats(silent: Bench) -> None:
+    """Nobody listens and the last beat is old enough: dead long before the deadline, by that cause."""
+    assert _declare_lost(silent, 1100) == "OK"
+    assert silent.client.hget(silent.keys.instance("a~1"), "cause") == b"lost_connection"
+
+
+def test_a_lost_connection_alone_does_not_count(silent: Bench) -> None:
+    """While beats come nobody is dead, however many connections were lost."""
+    assert _declare_lost(silent, 900) == "ALIVE"
+
+
+def test_a_connection_that_stands_saves(silent: Bench) -> None:
+    """Somebody listens: the process lives, whatever its beats do."""
+    box = silent.client.pubsub()
+    box.subscribe(silent.keys.mailbox("a~1"))
+    assert box.get_message(timeout=5)
+    assert _declare_lost(silent, 1100) == "ALIVE"
+    box.close()
+
+
+def test_an_instance_without_presence_is_found_by_silence_only(silent: Bench) -> None:
+    """Whoever never had a presence connection cannot lose it."""
+    assert _declare_lost(silent, 1100, presence=False) == "ALIVE"
+
+
+def test_the_trust_window_of_the_instance_counts(silent: Bench) -> None:
+    """A coordinator with a shorter setting than the worker's trust window kills nobody who may still trust itself."""
+    assert TRUST_MS == 750
+    assert _declare_lost(silent, 700, lost_after_ms=100) == "ALIVE"
+    assert _declare_lost(silent, 800, lost_after_ms=100) == "OK"
+
+
+# -- wedged ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_wedged_instance_is_asked_to_fence_itself(silent: Bench) -> None:
+    """A loop that stands still for too long: the beat says so, and does not move the deadline."""
+    before = silent.client.zscore(silent.keys.instances, "a~1")
+
+    def beat(lag_ms: int) -> str:
+        return silent.run(
+            calls.beat(
+                silent.keys, instance="a~1", dead_after_ms=DEAD_AFTER_MS, seen_server=silent.server_id,
+                lineage="lineage-1", count=0, loop_lag_ms=lag_ms, wedged_after_ms=5000,
+            )
+        ).word  # fmt: skip
+
+    assert beat(5000) == "WEDGED"
+    assert silent.client.zscore(silent.keys.instances, "a~1") == before
+    assert beat(4900) == "OK"
+    assert silent.client.zscore(silent.keys.instances, "a~1") > before
+
+
+# -- mass breaker ------------------------------------------------------------------------------------------------------
+
+
+def _mass(bench: Bench, alive: int, silent: int, *, ended: bool = True) -> None:
+    """A partition with so many living and silent instances."""
+    bench.init()
+    bench.end_hold()
+    at = now_ms(bench)
+    for n in range(alive + silent):
+        bench.join(f"w{n}~1", dead_after_ms=2000)
+        bench.client.zadd(
+            bench.keys.instances, {f"w{n}~1": at + 60_000 if n < alive else at - 1 if ended else at + 900}
+        )
+    _scanned(bench)
+
+
+def _scan(bench: Bench) -> Any:
+    return bench.run(
+        calls.scan(bench.keys, max_scan_gap_ms=60_000, hold_ms=1, horizon_ms=1500, breaker_min=3, breaker_permille=300)
+    )
+
+
+@pytest.mark.parametrize(
+    ("alive", "silent", "opens"),
+    [
+        (0, 1, False),
+        (1, 2, False),
+        (0, 3, True),
+        (7, 3, True),
+        (8, 3, False),
+        (7, 4, True),
+        (71, 29, False),
+        (70, 30, True),
+    ],
+)
+def test_the_breaker_opens_when_many_fall_silent(bench: Bench, alive: int, silent: int, opens: bool) -> None:
+    """At max(3, 30 %) of the instances, and not below."""
+    _mass(bench, alive, silent)
+    assert (_scan(bench).int("breaker_since_ms") > 0) == opens
+
+
+def test_the_breaker_stays_shut_while_nobody_could_be_declared(bench: Bench) -> None:
+    """Many late beats alone, all short of their deadline, are no reason."""
+    _mass(bench, 0, 10, ended=False)
+    assert _scan(bench).int("breaker_since_ms") == 0
+
+
+def test_an_open_breaker_confirms_for_one_dead_after(bench: Bench) -> None:
+    """Silence is held for one dead_after; a certificate is not."""
+    _mass(bench, 0, 4)
+    since = _scan(bench).int("breaker_since_ms")
+    deadline = int(bench.client.zscore(bench.keys.instances, "w0~1"))
+
+    def declare() -> Any:
+        return bench.run(calls.declare(bench.keys, instance="w0~1", deadline_ms=deadline, max_scan_gap_ms=60_000))
+
+    refused = declare()
+    assert (refused.word, refused.text("reason")) == ("HELD", "breaker")
+    assert bench.certify("w1~1").word == "OK"
+    bench.client.hset(bench.keys.detector, "breaker_since_ms", since - 2001)
+    assert declare().word == "OK"
+
+
+def test_deaths_just_now_count_with_those_who_are_about_to_die(bench: Bench) -> None:
+    """Deaths that trickle in one by one open the breaker too."""
+    _mass(bench, 6, 3)
+    bench.client.hset(bench.keys.detector, "breaker_since_ms", 0)
+    for n in (6, 7):
+        deadline = int(bench.client.zscore(bench.keys.instances, f"w{n}~1"))
+        assert bench.run(
+            calls.declare(bench.keys, instance=f"w{n}~1", deadline_ms=deadline, max_scan_gap_ms=60_000)
+        ).word == "OK"  # fmt: skip
+    assert _scan(bench).int("breaker_since_ms") > 0
+
+
+def test_the_breaker_shuts_when_nobody_is_silent_any_more(bench: Bench) -> None:
+    """All beat again, or are buried: it is shut, and the next one alone is declared at once."""
+    _mass(bench, 0, 4)
+    assert _scan(bench).int("breaker_since_ms") > 0
+    for n in range(4):
+        bench.client.zadd(bench.keys.instances, {f"w{n}~1": now_ms(bench) + 60_000})
+    assert _scan(bench).int("breaker_since_ms") == 0
