@@ -55,8 +55,9 @@ class Deployment:
         self._worker_url = worker_url or self.server.url
         self._environment = dict(environment or {})
         if code:
+            # that folder before the checkout, and neither the working directory before both
             self._environment["PYTHONPATH"] = os.pathsep.join((code, str(Path(__file__).parents[2])))
-        self._code = code
+            self._environment["PYTHONSAFEPATH"] = "1"
         self._folder = tempfile.TemporaryDirectory(prefix="rc-history-")
         self.path = Path(self._folder.name) / "history"
         self.recorder = Recorder(self.path)

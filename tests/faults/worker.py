@@ -1,6 +1,7 @@
 """A voice worker of the fault tests: serves calls, ticks media every 20 ms, checkpoints every 100 ms, writes its history.
 
-SIGUSR1 blocks its event loop for 3 s, SIGUSR2 for 12 s.
+SIGUSR1 blocks its event loop for 3 s, SIGUSR2 for 12 s. SIGHUP makes it release all its calls, and then go on writing them
+past the library, as a program with a bug might.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import anyio
 
 from coordinator import CoordinatorError, FencedError, Session, StoreUnavailableError, Worker, clock
+from coordinator.store import calls
 from coordinator.worker.heart import Beat, Heart
 from tests.faults.history import Recorder
 
@@ -30,6 +32,7 @@ class Fault:
         self._worker, self._recorder = worker, recorder
         self._granted: dict[str, int] = {}
         self._numbers = itertools.count(1)
+        self._taking = True
 
     def granted(self, session: Session, how: str, sent: float) -> None:
         """A session is ours under this epoch."""
@@ -49,6 +52,9 @@ class Fault:
         async for offer in self._worker.offers():
             sent = clock.now()
             try:
+                if not self._taking:
+                    await offer.decline(counts=False)
+                    continue
                 session = await offer.adopt()
             except CoordinatorError:
                 continue
@@ -81,6 +87,32 @@ class Fault:
             epoch = session.epoch
             self.granted(session, "renewed", sent)
         self._recorder.write("checkpoint", session=session.id, epoch=epoch, data=data, sent=sent, answer=answer)
+
+    async def rogue(self) -> None:
+        """Waits for SIGHUP, releases everything and writes it nevertheless."""
+        await self._worker_hangs_up()
+        self._taking = False
+        sessions = self._worker.sessions
+        for session in sessions:
+            await session.release("told to")
+        for _ in range(40):
+            for session in sessions:
+                sent, data = clock.now(), f"{session.id} rogue"
+                call = calls.checkpoint(
+                    session._member.part.keys, session=session.id, instance=session._instance, epoch=session.epoch,
+                    sequence=10**6, data=data.encode(),
+                )  # fmt: skip
+                answer = (await session._member.part.executor.run(call)).word.lower()
+                self._recorder.write(
+                    "checkpoint", session=session.id, epoch=session.epoch, data=data, sent=sent, answer=answer
+                )
+            await anyio.sleep(0.05)
+
+    @staticmethod
+    async def _worker_hangs_up() -> None:
+        with anyio.open_signal_receiver(signal.SIGHUP) as signals:
+            async for _ in signals:
+                return
 
     async def media(self) -> None:
         """What a caller would hear."""
@@ -123,12 +155,12 @@ async def main(*arguments: str) -> None:
 
 async def run(url: str, recorder: Recorder, options: dict[str, Any], named: str) -> None:
     """One worker: ``name:call,call``."""
-    name, _, calls = named.partition(":")
+    name, _, opened = named.partition(":")
     async with Worker(url, name=name, **options) as worker, anyio.create_task_group() as tasks:
         mine = Fault(worker, recorder)
-        for call in filter(None, calls.split(",")):
+        for call in filter(None, opened.split(",")):
             await mine.open(call)
-        for task in (mine.serve, mine.checkpoint, mine.media):
+        for task in (mine.serve, mine.checkpoint, mine.media, mine.rogue):
             tasks.start_soon(task)
         os.write(1, json.dumps({"what": "ready", "name": name, "id": worker.id}).encode() + b"\n")
         await anyio.sleep_forever()

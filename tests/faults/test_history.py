@@ -1,0 +1,98 @@
+"""The checker of histories, on histories made by hand: one for each way to break a promise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.faults.history import check
+
+A, B = "a~1", "b~1"
+
+
+def grant(at: float, epoch: int, how: str = "adopted", **fields: Any) -> dict[str, Any]:
+    """A session became somebody's."""
+    line = {"kind": "grant", "session": "s", "epoch": epoch, "data": "x", "how": how, "cause": "silence", "previous": A}
+    return {**line, "sent": at - 0.1, "at": at, **fields}
+
+
+def write(at: float, epoch: int, data: str = "x", answer: str = "ok") -> dict[str, Any]:
+    """A checkpoint."""
+    return {
+        "kind": "checkpoint",
+        "session": "s",
+        "epoch": epoch,
+        "data": data,
+        "sent": at - 0.01,
+        "at": at,
+        "answer": answer,
+    }
+
+
+def media(at: float, epoch: int) -> dict[str, Any]:
+    """A tick of whoever holds that epoch."""
+    return {"kind": "media", "held": {"s": epoch}, "speaks": {"s": epoch}, "at": at}
+
+
+def final(at: float = 10.0, state: str = "active", epoch: int = 2, reason: str = "") -> dict[str, Any]:
+    """The store at the end."""
+    return {"kind": "final", "session": "s", "state": state, "owner": B, "epoch": epoch, "reason": reason, "at": at}
+
+
+OPENED = grant(1.0, 1, "opened", previous="", cause="")
+KILLED = {"kind": "killed", "instances": [A], "at": 3.0}
+GOOD = [OPENED, write(2.0, 1), KILLED, grant(5.0, 2), media(9.9, 2), final()]
+
+
+def test_a_good_history_breaks_nothing() -> None:
+    """Opened, written, killed, adopted with the last data, served to the end."""
+    assert check(GOOD) == []
+
+
+@pytest.mark.parametrize(
+    ("promise", "history"),
+    [
+        ("G1", [*GOOD, write(6.0, 1)]),
+        ("G1", [*GOOD, media(6.0, 1)]),
+        ("G2", GOOD[:-1]),
+        ("G2", [*GOOD[:-1], final(state="")]),
+        ("G2", [*GOOD[:-1], final(state="offered")]),
+        ("G2", [*GOOD[:-1], final(state="dead_lettered")]),
+        ("G2", [*GOOD[:-2], final()]),
+        ("G3", [*GOOD, grant(6.0, 2)]),
+        ("G4", [OPENED, write(2.0, 1), grant(5.0, 2), media(9.9, 2), final()]),
+        ("G4", [OPENED, write(2.0, 1), {**KILLED, "at": 6.0}, grant(5.0, 2), media(9.9, 2), final()]),
+        ("G4", [*GOOD, {"kind": "beat", "instance": A, "sent": 6.0, "at": 6.1, "answer": "OK"}]),
+        ("G7", [OPENED, write(2.0, 1, "newer"), KILLED, grant(5.0, 2), media(9.9, 2), final()]),
+        (
+            "G7",
+            [OPENED, write(2.0, 1, "y"), write(2.5, 1, "z"), KILLED, grant(5.0, 2, data="y"), media(9.9, 2), final()],
+        ),
+    ],
+)
+def test_each_broken_promise_is_found(promise: str, history: list[dict[str, Any]]) -> None:
+    """One line that breaks a promise is enough."""
+    broken = check(sorted(history, key=lambda line: line["at"]))
+    assert broken
+    assert all(line.startswith(promise) for line in broken), broken
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        [write(6.0, 1, answer="fenced")],
+        [{"kind": "beat", "instance": A, "sent": 6.0, "at": 6.1, "answer": "FENCED"}],
+        [{"kind": "sending", "session": "s", "epoch": 1, "data": "never answered", "at": 2.5}],
+    ],
+)
+def test_what_is_refused_or_unknown_breaks_nothing(extra: list[dict[str, Any]]) -> None:
+    """Refusals are how the promises are kept; a write without an answer may or may not count."""
+    assert check(sorted([*GOOD, *extra], key=lambda line: line["at"])) == []
+
+
+@pytest.mark.parametrize("data", ["x", "in flight"])
+def test_a_write_under_way_may_count_or_not(data: str) -> None:
+    """The adopter may get the last acknowledged data, or what was under way when the owner died."""
+    sending = {"kind": "sending", "session": "s", "epoch": 1, "data": "in flight", "at": 2.9}
+    assert check([OPENED, write(2.0, 1), sending, KILLED, grant(5.0, 2, data=data), media(9.9, 2), final()]) == []

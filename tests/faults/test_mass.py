@@ -1,0 +1,21 @@
+"""Many instances lost at once: confirmed, released as there is room, nothing burnt."""
+
+from __future__ import annotations
+
+from tests.faults.mass import lose
+
+
+def test_sixty_of_a_hundred() -> None:
+    """60 of 100 instances are killed: confirmed for one dead_after, then all their calls are recovered."""
+    outcome = lose(6)
+    assert outcome.opened
+    assert outcome.first > 2.0, "it was confirmed before anybody was declared"
+    assert outcome.broken == []
+
+
+def test_a_hundred_of_a_hundred() -> None:
+    """All are killed: nothing is given up on or burnt, and all is recovered when workers come back."""
+    outcome = lose(10, come_back=True)
+    assert outcome.opened
+    assert outcome.attempts <= 2
+    assert outcome.broken == []
