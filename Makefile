@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help setup demo test check fmt lock bench model clean
+.PHONY: help setup demo test check fmt lock bench model faults clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -44,6 +44,9 @@ bench: $(VENV)/.ready ## measure detection, takeover, claims, cost
 
 model: $(VENV)/.ready ## explore the protocol's model, the long scenarios too, and what each rule is for
 	$(BIN)/python -m tests.model --full --without
+
+faults: $(VENV)/.ready ## every fault in full length; writes the tables of docs/faults.md
+	$(BIN)/python -m tests.faults --write
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .hypothesis .pytest_cache .mypy_cache .ruff_cache

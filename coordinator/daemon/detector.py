@@ -67,6 +67,7 @@ class Detector:
     unfit: str = ""
     _held: str = ""
     _unfit_since: float = 0.0
+    _unwatched: frozenset[Suspect] = frozenset()
     _breaker_told: int = 0
     _connections_count: bool = True
 
@@ -103,6 +104,7 @@ class Detector:
         now_ms = answer.int("now_ms")
         silent, doubtful, self.seen = vote(suspects, self.seen, now_ms, seen_at, s.dead_after, lost_after)
         self._tell_of_hold(answer)
+        self._tell_of_clocks([s for s in suspects if s.deadline_ms <= now_ms and s not in silent])
         buried: list[str] = []
         if answer.word == "OK" and (silent or doubtful) and self._fit(seen_at - began, seen_at):
             dead = dict.fromkeys(silent, "silence") | dict.fromkeys(
@@ -189,6 +191,18 @@ class Detector:
         elif self._held and not reason:
             log.info("hold_ended", partition=self.part.keys.partition, reason=self._held)
         self._held = reason
+
+    def _tell_of_clocks(self, unwatched: list[Suspect]) -> None:
+        """Whose deadline passed on the server's clock, while this coordinator has not watched them for long enough."""
+        fresh = [suspect for suspect in unwatched if suspect not in self._unwatched]
+        if fresh and not self._held:
+            names = [suspect.instance for suspect in fresh[:10]]
+            log.warning(
+                "declaration_withheld", partition=self.part.keys.partition, instances=names,
+                reason="the deadline passed on the server's clock and not yet on this one's",
+            )  # fmt: skip
+            self.withheld("two_clocks")
+        self._unwatched = frozenset(unwatched)
 
     async def _declare(self, dead: dict[Suspect, str]) -> list[str]:
         s = self.settings

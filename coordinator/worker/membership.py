@@ -261,8 +261,10 @@ class Membership:
         self.roll = Roll(self.instance, self.pulse, self.server, self.lineage, count, presence)
 
     def presence_changed(self) -> None:
-        """The presence connection came or went; the next beat says so."""
+        """The presence connection came or went: a beat says so at once."""
         self._call_roll()
+        if self.heart is not None:
+            self.heart.soon()
 
     # -- requests ------------------------------------------------------------------------------------------------------
 

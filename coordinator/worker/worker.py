@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import anyio
 import anyio.abc
@@ -334,7 +334,9 @@ class Worker:
         self._tasks.start_soon(session.watch)
         return session
 
-    async def certify(self, instance: str, reason: str = "", *, cause: str = "exited") -> bool:
+    async def certify(
+        self, instance: str, reason: str = "", *, cause: Literal["exited", "operator"] = "exited"
+    ) -> bool:
         """States that another instance ended, in every partition. Safe to repeat.
 
         Returns:

@@ -11,7 +11,7 @@ import redis
 from coordinator import ConfigurationError, StoreUnavailableError
 from coordinator.daemon.partition_loop import PartitionLoop
 from coordinator.store import calls
-from tests.coordinating import partition_loop
+from tests.coordinating import coordinating, partition_loop
 from tests.redis_server import RedisServer
 from tests.store.harness import Bench
 from tests.waiting import eventually
@@ -282,3 +282,130 @@ async def test_an_unreachable_store_raises_for_a_step(redis_server: RedisServer)
     async with partition_loop(f"unix://{redis_server.directory}/nobody.sock") as loop:
         with pytest.raises(StoreUnavailableError):
             await loop.step()
+
+
+def watched(loop: PartitionLoop) -> None:
+    """As if this coordinator had watched every suspect for a long time."""
+    loop.detector.seen = {n: type(seen)(seen.deadline_ms, seen.since - 10) for n, seen in loop.detector.seen.items()}
+
+
+def present(bench: Bench, instance: str, age_ms: int) -> None:
+    """Its last beat, ``age_ms`` old, said that its presence connection is up; nobody listens there now."""
+    seconds, micros = bench.client.time()
+    bench.client.hset(bench.keys.instance(instance), mapping={"presence": "1", "dead_after_ms": "2000"})
+    bench.client.zadd(bench.keys.instances, {instance: seconds * 1000 + micros // 1000 - age_ms + 2000})
+
+
+async def test_a_lost_connection_is_declared_before_the_deadline(url: str, bench: Bench) -> None:
+    """Beats are missing and nobody listens on the presence channel: dead by that cause, a second before the deadline."""
+    async with partition_loop(url) as loop:
+        await after_the_hold(loop, bench)
+        present(bench, "a~1", 1100)
+        await loop.look()
+        watched(loop)
+        assert (await loop.look()).buried == ("a~1",)
+        assert bench.client.hget(bench.keys.instance("a~1"), "cause") == b"lost_connection"
+
+
+async def test_without_the_right_to_ask_silence_tells(url: str, bench: Bench) -> None:
+    """An ACL that forbids PUBSUB is said once, and lost connections do not count any more."""
+    bench.client.execute_command("ACL", "SETUSER", "default", "-pubsub")
+    try:
+        async with partition_loop(url) as loop:
+            await after_the_hold(loop, bench)
+            assert loop.detector.lost_after == 1.0
+            present(bench, "a~1", 1100)
+            await loop.look()
+            watched(loop)
+            assert (await loop.look()).buried == ()
+            assert loop.detector.lost_after == 0.0
+            silence(bench, "a~1")
+            await loop.look()
+            watched(loop)
+            assert (await loop.look()).buried == ("a~1",)
+    finally:
+        bench.client.execute_command("ACL", "SETUSER", "default", "+pubsub")
+
+
+async def test_the_breaker_confirms_and_then_releases_as_there_is_room(url: str, redis_client: redis.Redis) -> None:
+    """Many silent at once: nobody for one dead_after, then those for whose sessions the survivor has room."""
+    bench = Bench(redis_client)
+    bench.init()
+    for n in range(4):
+        bench.join(f"w{n}~1", dead_after_ms=2000)
+        for k in range(6):
+            bench.open(f"s{n}-{k}", f"w{n}~1")
+    bench.join("alive~1")
+    async with partition_loop(url) as loop:
+        await after_the_hold(loop, bench)
+        for n in range(4):
+            silence(bench, f"w{n}~1")
+        await loop.look()
+        watched(loop)
+        assert (await loop.look()).buried == ()
+        await loop.slow_step()
+        assert value(loop, "breaker_open", partition="0") == 1
+        await loop.events.step()
+        assert value(loop, "holds_total", reason="breaker") == 1
+        since = int(bench.client.hget(bench.keys.detector, "breaker_since_ms"))
+        bench.client.hset(bench.keys.detector, "breaker_since_ms", since - 2500)
+        found = await loop.look()
+        assert len(found.buried) == 1, "the survivor has room for ten"
+        for grave in found.buried:
+            await loop.burial.step(grave)
+        found = await loop.look()
+        assert len(found.buried) == 1, "six are on offer, four more fit: one larger than the room goes alone"
+        for grave in found.buried:
+            await loop.burial.step(grave)
+        assert (await loop.look()).buried == (), "there is no room left"
+        bench.client.hset(bench.keys.detector, "breaker_since_ms", since - 31_000)
+        assert len((await loop.look()).buried) == 2, "never stuck for ever"
+        await loop.look()
+        await loop.slow_step()
+        assert value(loop, "breaker_open", partition="0") == 0
+
+
+async def test_a_judge_that_is_slow_for_ever_judges_in_the_end(url: str, bench: Bench) -> None:
+    """Withholding is bounded: after five times dead_after it declares in spite of its lag, and its gauge says why."""
+    async with partition_loop(url) as loop:
+        await after_the_hold(loop, bench)
+        silence(bench, "a~1")
+        await loop.look()
+        watched(loop)
+        loop.detector.loop_lag = lambda: 0.5
+        assert (await loop.look()).buried == ()
+        assert value(loop, "hold_active", partition="0", reason="slow_judge") == 1
+        assert value(loop, "holds_total", reason="slow_judge") == 1
+        loop.detector._unfit_since -= 11
+        assert (await loop.look()).buried == ("a~1",)
+
+
+async def test_a_clock_that_disagrees_is_told(url: str, bench: Bench) -> None:
+    """The server's clock alone says that somebody is silent: nobody is declared, and that is counted once."""
+    async with partition_loop(url) as loop:
+        await after_the_hold(loop, bench)
+        silence(bench, "a~1")
+        for _ in range(3):
+            assert (await loop.look()).buried == ()
+        assert value(loop, "holds_total", reason="two_clocks") == 1
+
+
+async def test_a_death_is_claimed_when_its_event_is_read(url: str, bench: Bench) -> None:
+    """A certificate wakes the coordinator: its sessions are offered without another look."""
+    async with coordinating(url) as loop:
+        await eventually(lambda: loop.up)
+        bench.end_hold()
+        looks = 0
+        look = loop.look
+
+        async def counted() -> Any:
+            nonlocal looks
+            looks += 1
+            await anyio.sleep(5)
+            return await look()
+
+        loop.look = counted  # type: ignore[method-assign]
+        await eventually(lambda: looks == 1)
+        bench.certify("a~1")
+        await eventually(lambda: bench.members(bench.keys.orphans) == {"s0", "s1", "s2"}, 4)
+        assert looks == 1

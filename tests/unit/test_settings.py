@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.errors import ConfigurationError
-from coordinator.settings import Settings, load, parse_duration, parse_labels, parse_size
+from coordinator.settings import PROFILES, Settings, load, parse_duration, parse_labels, parse_size
 
 
 @pytest.mark.parametrize(
@@ -172,3 +172,38 @@ def test_without_a_url_there_is_none() -> None:
     """Asking for the URL where none is set is a clear error."""
     with pytest.raises(ConfigurationError, match="redis_url is not set"):
         Settings.for_worker().current_url()
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_each_profile_fits_together(profile: str) -> None:
+    """The timings of a profile keep every rule, and are those of the profile."""
+    settings = load(profile=profile)
+    assert settings.trust_window > 0
+    for name, text in PROFILES[profile].items():
+        assert getattr(settings, name) == pytest.approx(parse_duration(text))
+
+
+def test_profiles_are_ordered() -> None:
+    """Fast finds the dead sooner than default, and default than safe."""
+    fast, default, safe = (load(profile=p) for p in ("fast", "default", "safe"))
+    assert fast.dead_after < default.dead_after < safe.dead_after
+    assert fast.lost_connection_after < default.lost_connection_after < safe.lost_connection_after
+    assert fast.trust_window < default.trust_window < safe.trust_window
+
+
+def test_one_timing_of_a_profile_may_be_set_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A setting wins over its profile, and is checked together with the rest of it."""
+    monkeypatch.setenv("COORDINATOR_PROFILE", "fast")
+    assert load(dead_after="1.5s").dead_after == 1.5
+    with pytest.raises(
+        ConfigurationError, match=r"dead_after \(500ms\) must be at least 4 x heartbeat_interval \(150ms\)"
+    ):
+        load(dead_after="500ms")
+    with pytest.raises(ConfigurationError, match="profile: "):
+        load(profile="reckless")
+
+
+def test_lost_connections_may_be_switched_off() -> None:
+    """Zero: the trust window is then bounded by silence alone."""
+    settings = load(lost_connection_after=0)
+    assert settings.trust_window == settings.dead_after - settings.safety_margin

@@ -1,0 +1,117 @@
+"""``python -m tests.faults [--write] [evidence] [faults] [mass]``: what each takes, as tables.
+
+Every fault in all its lengths, mass loss and each kind of evidence. With ``--write`` they replace the
+tables of docs/faults.md. Takes some ten minutes.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tests.faults.evidence import Lag, certificates, kills
+from tests.faults.faults import FAULTS
+from tests.faults.mass import lose
+from tests.faults.runs import missing, run
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "faults.md"
+PROFILES = ("fast", "default", "safe")
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *([str(cell) for cell in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _evidence() -> tuple[str, bool]:
+    def row(what: str, lag: Lag) -> list[object]:
+        exit_ms = "{:.0f} / {:.0f}".format(*lag.exit_to_declared) if lag.exit_to_declared else "-"
+        line = [
+            what,
+            ", ".join(sorted(lag.causes)),
+            lag.count,
+            exit_ms,
+            "{:.0f} / {:.0f}".format(*lag.declared_to_offered),
+        ]
+        _say(str(line))
+        return [*line]
+
+    rows = [row("its exit is certified", certificates(200))]
+    rows.append(row("SIGKILL, started again under the same name", kills(10, {}, again=True)))
+    for profile in PROFILES:
+        rows.append(row(f"SIGKILL, profile {profile}", kills(20, {"profile": profile})))
+    rows.append(row("SIGKILL, lost connections switched off", kills(10, {"lost_connection_after": 0})))
+    head = (
+        "what happened",
+        "cause",
+        "deaths",
+        "exit to declared, ms (p50 / p99)",
+        "declared to offered, ms (p50 / p99)",
+    )
+    return _table(head, rows), True
+
+
+def _faults() -> tuple[str, bool]:
+    rows, good = [], True
+    for fault in FAULTS:
+        if why := missing(fault):
+            rows.append([fault.name, "-", "not run: " + why, "-", "-"])
+            continue
+        for seconds in sorted((fault.seconds, *fault.long), key=abs):
+            outcome = run(fault, seconds)
+            good &= not outcome.broken
+            said = "all kept" if not outcome.broken else "; ".join(outcome.broken)
+            row = [
+                fault.name,
+                f"{seconds:g} s",
+                said,
+                f"{outcome.doubt:.1f} s",
+                f"{max(outcome.takeovers, default=0):.1f} s",
+            ]
+            rows.append(row)
+            _say(str(row))
+    head = ("fault", "length", "promises", "longest doubt of a living owner", "kill as it ends, to adopted")
+    return _table(head, rows), good
+
+
+def _mass() -> tuple[str, bool]:
+    rows, good = [], True
+    for killed, back in ((3, False), (6, False), (10, True)):
+        outcome = lose(killed, come_back=back)
+        good &= not outcome.broken
+        opened = "opened" if outcome.opened else "shut"
+        said = "all kept" if not outcome.broken else "; ".join(outcome.broken)
+        rows.append([f"{killed * 10} of 100", opened, f"{outcome.first:.1f} s", f"{outcome.last:.1f} s", said])
+        _say(str(rows[-1]))
+    head = ("killed at once", "mass breaker", "first declared", "last call adopted", "promises")
+    return _table(head, rows), good
+
+
+def main(*arguments: str) -> int:
+    """Runs everything; 1 when a promise was broken."""
+    every = {"evidence": _evidence, "faults": _faults, "mass": _mass}
+    wanted = [name for name in every if name in arguments] or list(every)
+    parts = {name: every[name]() for name in wanted}
+    machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    if "--write" in arguments:
+        text = DOCUMENT.read_text()
+        for name, (table, _) in {**parts, "machine": (machine, True)}.items():
+            before, _, rest = text.partition(f"<!-- table: {name} -->\n")
+            _, end, after = rest.partition("<!-- end -->")
+            text = f"{before}<!-- table: {name} -->\n{table}\n{end}{after}"
+        DOCUMENT.write_text(text)
+    else:
+        for name, (table, _) in parts.items():
+            _say(f"\n{name}\n\n{table}")
+    return int(not all(good for _, good in parts.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
