@@ -69,6 +69,8 @@ def _status_table(rows: list[Row]) -> RenderableType:
     for row in rows:
         left = (row["hold_until_ms"] - row["now_ms"]) / 1000
         hold = Text(f"{row['hold_reason']}, {seconds(left)}", "yellow") if row["hold_reason"] else "-"
+        if row["breaker_since_ms"]:
+            hold = Text(f"mass breaker, for {seconds((row['now_ms'] - row['breaker_since_ms']) / 1000)}", "red")
         orphans = Text(str(row["orphans"]), "red" if row["orphans"] else "")
         scan = Text(seconds(row["last_scan_seconds"]), "red" if _unwatched(row) else "")
         shown.append(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -77,9 +79,11 @@ def kills(count: int, settings: dict[str, Any], *, again: bool = False) -> Lag:
     """
     with Deployment(workers=1, each=LIVING, calls=0, coordinators=1, settings=settings) as d:
         exits: dict[str, float] = {}
+        chance = random.Random(1)
         for n in range(count):
             name = "again" if again else f"dies-{n}"
             process, instance = _started(d, name, f"call-{n}")
+            threading.Event().wait(chance.uniform(0.0, 0.5))  # at any moment between two heartbeats
             exits[instance] = time.time()
             process.send(signal.SIGKILL)
             if again:

@@ -88,7 +88,8 @@ def test_the_trust_window_of_the_instance_counts(silent: Bench) -> None:
 
 def test_a_wedged_instance_is_asked_to_fence_itself(silent: Bench) -> None:
     """A loop that stands still for too long: the beat says so, and does not move the deadline."""
-    before = silent.client.zscore(silent.keys.instances, "a~1")
+    before = now_ms(silent) + 1000
+    silent.client.zadd(silent.keys.instances, {"a~1": before})
 
     def beat(lag_ms: int) -> str:
         return silent.run(
