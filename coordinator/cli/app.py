@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from coordinator.cli import bench, certify, dead_letters, demo, doctor, run, status
+from coordinator.cli import bench, certify, dead_letters, demo, doctor, drain, run, status
 
 __all__ = ["app", "main"]
 
@@ -44,6 +44,7 @@ app.command("instances")(status.instances)
 app.command("sessions")(status.sessions)
 app.command("session")(status.session)
 app.add_typer(dead_letters.app, name="dead-letters")
+app.command("drain")(drain.drain)
 app.command("certify")(certify.certify)
 app.command("doctor")(doctor.doctor)
 app.command("bench")(bench.bench)

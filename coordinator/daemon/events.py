@@ -124,7 +124,9 @@ class EventReader:
         fields = {k: v for k, v in event.items() if k not in ("type", "at", "sessions") and v}
         fields["partition"] = str(self.part.keys.partition)
         level = {"died": log.warning, "dead_lettered": log.error, "fenced": log.warning, "hold": log.warning}
-        level.get(kind, log.info)(f"{'instance' if kind in ('died', 'joined') else 'session'}_{kind}", **fields)
+        level.get(kind, log.info)(
+            f"{'instance' if kind in ('died', 'joined', 'draining') else 'session'}_{kind}", **fields
+        )
 
     def _forget(self) -> None:
         limit = clock.now() - self.settings.fenced_ttl

@@ -411,6 +411,7 @@ def decline(
     lease_ms: int,
     inline_bytes: int = INLINE_BYTES,
     dead_letter_ttl_ms: int = DEAD_LETTER_TTL_MS,
+    owner_started_at: str = "",
 ) -> Call:
     """A worker gives an offer back; ``counts`` is False for want of room."""
     return SCRIPTS["decline"].call(
@@ -435,6 +436,7 @@ def decline(
             "lease_ms": lease_ms,
             "inline_bytes": inline_bytes,
             "dead_letter_ttl_ms": dead_letter_ttl_ms,
+            "owner_started_at": owner_started_at,
         },
     )
 
@@ -474,6 +476,44 @@ def ask(k: Keys, *, session: str, instance: str, owner: str, request: str, lease
             "request": request,
             "lease_ms": lease_ms,
         },
+    )
+
+
+def hand_over(
+    k: Keys, *, session: str, instance: str, epoch: int, pool: str, lease_ms: int, inline_bytes: int = INLINE_BYTES
+) -> Call:
+    """An owner that drains offers a session, and goes on serving it until an heir accepted."""
+    return SCRIPTS["hand_over"].call(
+        {
+            **_guarded(k),
+            "leases": k.leases,
+            "events": k.events,
+            "instance": k.instance(instance),
+            "session": k.session(session),
+            "offers": k.offers(pool),
+        },
+        {
+            "server": SERVER,
+            "id": session,
+            "owner": instance,
+            "epoch": epoch,
+            "lease_ms": lease_ms,
+            "inline_bytes": inline_bytes,
+        },
+    )
+
+
+def drain(k: Keys, *, instance: str, by: str, reason: str) -> Call:
+    """An instance takes nothing new from now on, and is told to hand over what it owns."""
+    return SCRIPTS["drain"].call(
+        {
+            **_guarded(k),
+            "events": k.events,
+            "instance": k.instance(instance),
+            "owned": k.owned(instance),
+            "mailbox": k.mailbox(instance),
+        },
+        {"server": SERVER, "id": instance, "by": by, "reason": reason},
     )
 
 

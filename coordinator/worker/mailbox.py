@@ -1,4 +1,7 @@
-"""Where an instance is told at once: "ask <session>" (an heir waits), "yours <session>" (the owner let go)."""
+"""Where an instance is told at once.
+
+``ask <session> <heir>``: an heir waits; ``yours <session>``: its owner let go; ``drain <instance>``: hand over what you own.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ class Mailbox:
         self._member = member
         self._waiting: dict[str, anyio.Event] = {}
         self._moved = anyio.Event()
-        self._asked: set[str] = set()
+        self._asked: dict[str, str] = {}
         self._work = anyio.Event()
         self.subscribed = False
 
@@ -85,36 +88,44 @@ class Mailbox:
                 await member.connector.close_listener(client)
 
     def _take(self, text: str) -> None:
-        what, _, session_id = text.partition(" ")
+        what, _, rest = text.partition(" ")
+        session_id, _, heir = rest.partition(" ")
         if what == "yours" and session_id in self._waiting:
             self._waiting[session_id].set()
         elif what == "ask":
-            self._asked.add(session_id)
+            self._asked[session_id] = heir
             self._work.set()
+        elif what == "drain":
+            self._member.told_to_drain()
 
     async def look_for_handovers(self) -> None:
         """The beat said that an heir asked: the message may have been lost."""
-        self._asked.update(self._member.sessions)
+        self._asked.update(dict.fromkeys(self._member.sessions, ""))
         self._work.set()
 
     async def _let_go_of_what_is_asked(self) -> None:
-        while True:
-            await self._work.wait()
-            self._work = anyio.Event()
-            asked, self._asked = self._asked, set()
-            for session_id in asked:
-                try:
-                    await self._let_go(session_id)
-                except FencedError:
-                    continue  # it is lost, and was told so
-                except StoreUnavailableError as error:
-                    log.warning("handover_failed", session=session_id, kind=error.kind)
+        async with anyio.create_task_group() as tasks:
+            while True:
+                await self._work.wait()
+                self._work = anyio.Event()
+                asked, self._asked = self._asked, {}
+                for session_id, heir in asked.items():
+                    tasks.start_soon(self._let_go, session_id, heir)
 
-    async def _let_go(self, session_id: str) -> None:
+    async def _let_go(self, session_id: str, heir: str) -> None:
         member = self._member
         session = member.sessions.get(session_id)
         if session is None:
             return
-        heir = await member.part.executor.command("HGET", member.part.keys.session(session_id), "heir")
-        if heir and await session.let_go(heir.decode()):
-            log.info("session_handed_over", session=session_id, heir=heir.decode())
+        try:
+            if not heir:
+                key = member.part.keys.session(session_id)
+                heir = (await member.part.executor.command("HGET", key, "heir") or b"").decode()
+            if heir:
+                await session.quiet(member.settings.lease)
+                if await session.let_go(heir):
+                    log.info("session_handed_over", session=session_id, heir=heir)
+        except FencedError:
+            return  # it is lost, and was told so
+        except StoreUnavailableError as error:
+            log.warning("handover_failed", session=session_id, kind=error.kind)

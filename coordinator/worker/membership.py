@@ -38,6 +38,7 @@ T = TypeVar("T")
 
 PATIENCE_SECONDS = 2.0
 RETRY_SECONDS = 0.05
+POLL_SECONDS = 0.05
 
 
 class Membership:
@@ -69,6 +70,8 @@ class Membership:
         self.highest_epoch = 0
         self.server = self.lineage = ""
         self.draining = False
+        self.drain_asked = anyio.Event()
+        self.started_at_ms = 0
         self.joining = True
         self.room_event = anyio.Event()
         self.stager = Stager()
@@ -129,6 +132,7 @@ class Membership:
                 case _:
                     break
         self.server, self.lineage = self.part.executor.server, answer.text("lineage")
+        self.started_at_ms = self.started_at_ms or answer.int("now_ms")
         self.pulse.tick(clock.now())
         self.pulse.renew(sent)
         self.joining = False
@@ -227,6 +231,8 @@ class Membership:
         answer = beat.answer
         if answer.word == "OK":
             self._mismatches = 0
+            if answer.text("state") == "draining":
+                self.told_to_drain()
             if answer.int("asked") != self._asked:
                 self._asked = answer.int("asked")
                 await self.mailbox.look_for_handovers()
@@ -332,6 +338,50 @@ class Membership:
                 return self._adopted(session_id, answer)
         finally:
             self.adopting.discard(session_id)
+
+    async def take_over(self, session_id: str, request: str, wait: float) -> Session | None:
+        """Takes an orphan, awaits the verdict on a silent owner, asks a living one to hand over; None when not in time.
+
+        Raises:
+            FencedError, StoreUnavailableError: as `Worker.adopt`.
+        """
+        deadline = clock.now() + wait
+        told = self.mailbox.wait_for(session_id)
+        try:
+            while True:
+                session = await self.adopt(session_id, None, request)
+                if session is not None:
+                    return session
+                if not await self._ask(session_id, request) or clock.now() >= deadline:
+                    return None
+                with anyio.move_on_after(min(POLL_SECONDS, max(0.0, deadline - clock.now()))):
+                    await told.wait()
+        finally:
+            self.mailbox.done_waiting(session_id)
+
+    async def _ask(self, session_id: str, request: str) -> bool:
+        """Asks the owner to hand over; False when there is nothing to wait for."""
+        keys = self.part.keys
+        state, owner = await self.part.executor.command("HMGET", keys.session(session_id), "state", "owner")
+        if state == b"offered":
+            return True
+        if state not in (b"active", b"handing_over"):
+            return False
+        instance = self.instance
+        answer = await self.request(
+            lambda: calls.ask(
+                keys, session=session_id, instance=instance, owner=owner.decode(), request=request,
+                lease_ms=round(self.settings.lease * 1000),
+            )
+        )  # fmt: skip
+        if answer.word == "FENCED":
+            self.fenced(instance, "asking for a handover was refused")
+            raise FencedError(session_id, None, "this instance was declared dead")
+        return answer.word in ("OK", "ORPHAN", "OWNED")
+
+    def told_to_drain(self) -> None:
+        """The store says that this instance drains: somebody asked for it, or it is what this worker does."""
+        self.drain_asked.set()
 
     def _adopted(self, session_id: str, answer: Answer) -> Session:
         known = self.sessions.get(session_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from coordinator import clock
@@ -24,6 +25,8 @@ class Offer:
         session_id, epoch: of the orphan; the adoption raises the epoch once more.
         previous_owner, cause: whose it was, and why it has no owner.
         attempt: number of this offer since it became an orphan, from 1.
+        planned: a handover: its owner serves it until it is adopted.
+        requires: labels (``name`` or ``name=value``) that the session asks for.
         raw_data: recovery data as stored; empty when it was too large to travel (the adopter gets it in any case).
     """
 
@@ -39,6 +42,9 @@ class Offer:
         self.previous_owner = fields.get("previous_owner", b"").decode()
         self.cause = fields.get("cause", b"").decode()
         self.raw_data = fields.get("data", b"")
+        self.planned = self.cause == "handover"
+        self.requires = tuple(json.loads(fields.get("requires") or b"[]"))
+        self._owner_started_at = fields.get("owner_started_at", b"").decode()
         self._encoding = fields.get("encoding", b"").decode()
 
     @property
@@ -52,7 +58,7 @@ class Offer:
         return not self._over and clock.now() < self._until
 
     async def adopt(self) -> Session | None:
-        """Becomes the session's owner.
+        """Becomes the session's owner; of a handover when its owner has let go.
 
         Returns:
             The session, or None when another won or the offer is over.
@@ -63,9 +69,25 @@ class Offer:
             StoreUnavailableError: no answer within about two seconds; safe to call again.
         """
         self._check()
-        session = await self._member.adopt(self.session_id, self.epoch, self._request)
+        if self._member.draining:
+            raise DrainingError("this instance is draining and takes nothing new")
+        if self.planned:  # accepts; the owner lets go when it is told
+            session = await self._member.take_over(self.session_id, self._request, self._member.settings.lease)
+        else:
+            session = await self._member.adopt(self.session_id, self.epoch, self._request)
         self._done()
         return session
+
+    def misfit(self) -> str:
+        """Why another instance would suit it better; '' when none would."""
+        labels = self._member.settings.labels
+        for wanted in self.requires:
+            name, equals, value = wanted.partition("=")
+            if name not in labels or (equals and labels[name] != value):
+                return f"it asks for {wanted}"
+        if self.planned and self._member.started_at_ms <= int(self._owner_started_at or 0):
+            return "this instance is older than the one that drains: its turn may come next"
+        return ""
 
     async def decline(self, reason: str = "", *, counts: bool = True) -> None:
         """Gives the offer back, so that others get it at once; safe to repeat.
@@ -86,6 +108,7 @@ class Offer:
                 self._member.part.keys, session=self.session_id, instance=self._instance, epoch=self.epoch,
                 pool=self._member.settings.pool, reason=reason, counts=counts, max_offers=s.max_offers,
                 lease_ms=round(s.lease * 1000), dead_letter_ttl_ms=round(s.dead_letter_ttl * 1000),
+                owner_started_at=self._owner_started_at,
             )
         )  # fmt: skip
         self._done()
@@ -110,8 +133,6 @@ class Offer:
     def _check(self) -> None:
         if self._member.instance != self._instance or self._member.pulse.over:
             raise FencedError(self.session_id, self.epoch, "this instance was declared dead since it read the offer")
-        if self._member.draining:
-            raise DrainingError("this instance is draining and takes nothing new")
 
     def _refused(self, word: str) -> None:
         if word == "FENCED":

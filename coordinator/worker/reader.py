@@ -44,6 +44,7 @@ class Reader:
         self._stream = member.part.keys.offers(member.settings.pool)
         self._known: dict[bytes, Offer] = {}
         self._declined: dict[str, tuple[int, float]] = {}
+        self._passed: dict[str, tuple[int, float]] = {}
         self._fresh = False
 
     def declined(self, session_id: str) -> None:
@@ -114,11 +115,27 @@ class Reader:
             named = {k.decode(): v for k, v in zip(fields[::2], fields[1::2], strict=True)}
             await self._take(Offer(self._member, entry, named))
 
+    def _passes_on(self, offer: Offer) -> str:
+        """Why others are to see it first, a few times; '' when it is taken now."""
+        misfit = offer.misfit()
+        if not misfit:
+            return ""
+        passed, since = self._passed.get(offer.session_id, (0, clock.now()))
+        if clock.now() - since > DECLINED_SECONDS:
+            passed, since = 0, clock.now()
+        if passed >= PASSES:
+            return ""
+        self._passed[offer.session_id] = (passed + 1, since)
+        return misfit
+
     async def _take(self, offer: Offer) -> None:
         passes, at = self._declined.get(offer.session_id, (PASSES, 0.0))
         try:
-            if self._room() < 1:
+            if self._room() < 1 or self._member.draining:
                 await offer.decline("no room", counts=False)
+            elif misfit := self._passes_on(offer):
+                await offer.decline(misfit, counts=False)
+                await anyio.sleep(PASS_SECONDS)
             elif passes < PASSES and clock.now() - at < DECLINED_SECONDS:
                 self._declined[offer.session_id] = (passes + 1, at)
                 await offer.decline("declined before", counts=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -34,6 +36,7 @@ class Session:
         planned: whether its previous owner handed it over on purpose.
         gap: seconds from the previous owner's last acknowledged heartbeat to the adoption; 0 when opened here.
         data_age: seconds since the data was written, at adoption.
+        heir, silence: to whom it was handed over, and seconds from letting go to the store's answer.
         previous_owner, cause, attempt: from whom, why, and with which offer it came.
     """
 
@@ -64,7 +67,11 @@ class Session:
         self.attempt = 0
         self.unsure = False
         self.undecided: object | None = None
+        self.heir = ""
+        self.silence = 0.0
         self._leaving = False
+        self._busy = 0
+        self._idle = anyio.Event()
         self._member = member
         self._instance = member.instance
         self._pulse = member.pulse
@@ -189,6 +196,43 @@ class Session:
             )  # fmt: skip
             self._end()
 
+    @property
+    def lease(self) -> float:
+        """Seconds for which an offer of it stands."""
+        return self._member.settings.lease
+
+    async def offer_handover(self) -> None:
+        """Looks for an heir while this worker goes on serving; whoever accepts is let go to. For the library.
+
+        Raises:
+            FencedError, StoreUnavailableError: as `checkpoint`.
+        """
+        await self._final(
+            "hand_over",
+            lambda e: calls.hand_over(
+                self._keys, session=self.id, instance=self._instance, epoch=e, pool=self.pool,
+                lease_ms=round(self._member.settings.lease * 1000),
+            ),
+        )  # fmt: skip
+
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """Not now: inside this block a planned handover waits for a better moment, as long as its deadline allows."""
+        self._busy += 1
+        try:
+            yield
+        finally:
+            self._busy -= 1
+            if not self._busy:
+                self._idle.set()
+                self._idle = anyio.Event()
+
+    async def quiet(self, most: float) -> None:
+        """Waits until the program is not busy with it, for ``most`` seconds at the longest. For the library."""
+        with anyio.move_on_after(most):
+            while self._busy:
+                await self._idle.wait()
+
     async def let_go(self, heir: str) -> bool:
         """Hands the call, with its newest data, to an heir that accepted it. For the library.
 
@@ -197,6 +241,8 @@ class Session:
         """
         async with self._writing:
             raw, encoding = self._staged or (self.raw_data, self.encoding)
+            self.raw_data, self.encoding = raw, encoding
+            began = clock.now()
             answer = await self._give_away(
                 "let_go",
                 lambda e: calls.let_go(
@@ -206,6 +252,7 @@ class Session:
             )  # fmt: skip
             if answer.word != "OK":
                 return False
+            self.heir, self.silence = heir, clock.now() - began
             self.lose(f"handed over to {heir}")
             return True
 
@@ -274,7 +321,8 @@ class Session:
         self._staged = None
         self.lost.set()
         self._member.forget(self)
-        log.warning("session_lost", session=self.id, epoch=self.epoch, instance=self._instance, reason=reason)
+        tell = log.info if self.heir else log.warning
+        tell("session_lost", session=self.id, epoch=self.epoch, instance=self._instance, reason=reason)
 
     def __repr__(self) -> str:
         return f"<Session {self.id} epoch={self.epoch}>"

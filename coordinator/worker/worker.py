@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal
 
@@ -26,10 +26,11 @@ from coordinator.errors import (
 )
 from coordinator.ids import check_pool, check_session_id, new_request_id, partition_of
 from coordinator.settings import Settings
-from coordinator.store import calls
+from coordinator.store import calls, reads
 from coordinator.store.connect import Connector
 from coordinator.worker.attached import AttachedSession
 from coordinator.worker.data import RecoveryData, encode
+from coordinator.worker.drain import DrainReport, drain
 from coordinator.worker.membership import Membership
 from coordinator.worker.offer import Offer
 from coordinator.worker.session import Session
@@ -40,26 +41,14 @@ log = structlog.get_logger()
 
 TICK_SECONDS = 0.05
 FAREWELL_SECONDS = 5.0
-POLL_SECONDS = 0.05
 
 Handler = Callable[[Session], Awaitable[object]]
 
 
-@dataclass(frozen=True, slots=True)
-class DrainReport:
-    """What a drain did.
-
-    Attributes:
-        released: ids of sessions that were offered to others.
-        failed: id -> why it could not be moved.
-    """
-
-    released: tuple[str, ...] = ()
-    failed: dict[str, str] = field(default_factory=dict)
-
-
 class Worker:
-    """One voice worker: an asynchronous context manager. On leaving it normally what it owns is offered to others.
+    """One voice worker: an asynchronous context manager. On leaving it normally what it owns is handed over to others.
+
+    That lasts as long as calls find heirs, at most ``drain_timeout``; without anybody else alive they are offered at once.
 
     Args:
         url: the store; default the setting ``REDIS_URL``.
@@ -82,6 +71,7 @@ class Worker:
         self._handler: tuple[Handler, anyio.abc.TaskGroup] | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
         self._draining = False
+        self.drained = anyio.Event()
 
     @property
     def name(self) -> str:
@@ -139,6 +129,7 @@ class Worker:
         self._tasks.start_soon(self._turn_over)
         for member in self._members:
             member.start_heart(wake)
+            self._tasks.start_soon(self._drain_when_told, member)
             for task in (member.listen_to_heart, member.resync.run, member.stager.run, member.mailbox.run):
                 self._tasks.start_soon(task)
         return self
@@ -147,6 +138,13 @@ class Worker:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         assert self._tasks is not None  # noqa: S101 - entered before
+        cancelled: BaseException | None = None
+        try:
+            if error is None and self.sessions and await self._others_live():
+                await self._drain(self.settings.drain_timeout, "the worker ends", self.settings.lease)
+        except BaseException as fault:  # noqa: BLE001 - cancelled meanwhile: what follows must still be done
+            cancelled = fault
+            kind, error, traceback = type(fault), fault, fault.__traceback__
         with anyio.move_on_after(FAREWELL_SECONDS, shield=True):
             await self._farewell(error)
         for member in self._members:
@@ -154,11 +152,14 @@ class Worker:
                 member.heart.stop()
         self._tasks.cancel_scope.cancel()
         try:
-            return await self._tasks.__aexit__(kind, error, traceback)
+            swallowed = await self._tasks.__aexit__(kind, error, traceback)
         except BaseExceptionGroup as group:
             raise first_error(group) from None
         finally:
             await self._close()
+        if cancelled is not None:
+            raise cancelled
+        return swallowed
 
     async def _close(self) -> None:
         with anyio.CancelScope(shield=True):
@@ -272,40 +273,7 @@ class Worker:
             FencedError: this instance was declared dead meanwhile.
             StoreUnavailableError: no answer within about two seconds.
         """
-        member, request = self._member(session_id), new_request_id()
-        deadline = clock.now() + wait
-        told = member.mailbox.wait_for(session_id)
-        try:
-            while True:
-                session = await member.adopt(session_id, None, request)
-                if session is not None:
-                    return session
-                if not await self._ask(member, session_id, request) or clock.now() >= deadline:
-                    return None
-                with anyio.move_on_after(min(POLL_SECONDS, max(0.0, deadline - clock.now()))):
-                    await told.wait()
-        finally:
-            member.mailbox.done_waiting(session_id)
-
-    async def _ask(self, member: Membership, session_id: str, request: str) -> bool:
-        """Asks the owner to hand over; False when there is nothing to wait for."""
-        keys = member.part.keys
-        state, owner = await member.part.executor.command("HMGET", keys.session(session_id), "state", "owner")
-        if state == b"offered":
-            return True
-        if state not in (b"active", b"handing_over"):
-            return False
-        instance = member.instance
-        answer = await member.request(
-            lambda: calls.ask(
-                keys, session=session_id, instance=instance, owner=owner.decode(), request=request,
-                lease_ms=round(self.settings.lease * 1000),
-            )
-        )  # fmt: skip
-        if answer.word == "FENCED":
-            member.fenced(instance, "asking for a handover was refused")
-            raise FencedError(session_id, None, "this instance was declared dead")
-        return answer.word in ("OK", "ORPHAN", "OWNED")
+        return await self._member(session_id).take_over(session_id, new_request_id(), wait)
 
     async def locate(self, session_id: str) -> str | None:
         """The registered address of the session's owner; None when nobody owns it or the owner gave none.
@@ -353,14 +321,26 @@ class Worker:
         ]
         return any(answer.word == "OK" for answer in answers)
 
-    async def serve(self, handler: Handler) -> None:
-        """Runs ``handler`` as a task for each session, opened or adopted, until cancelled.
+    async def serve(self, handler: Handler, *, drain_on: Sequence[signal.Signals] = ()) -> None:
+        """Runs ``handler`` as a task for each session, opened or adopted, until cancelled, or drained.
+
+        Args:
+            handler: serves one call.
+            drain_on: signals on which everything is handed over, such as ``[signal.SIGTERM]``; then this returns.
 
         The task is cancelled when the session is lost; the session is closed when the handler returns, and released
         when it raises.
         """
         async with anyio.create_task_group() as tasks:
             self._handler = (handler, tasks)
+            if drain_on:
+                tasks.start_soon(self._drain_on, drain_on)
+
+            async def end_when_drained() -> None:
+                await self.drained.wait()
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(end_when_drained)
             try:
                 for session in self.sessions:
                     tasks.start_soon(self._handle, handler, session)
@@ -368,6 +348,12 @@ class Worker:
                     tasks.start_soon(self._adopt_and_handle, handler, offer)
             finally:
                 self._handler = None
+
+    async def _drain_on(self, numbers: Sequence[signal.Signals]) -> None:
+        with anyio.open_signal_receiver(*numbers) as signals:
+            async for number in signals:
+                await self.drain(reason=signal.Signals(number).name)
+                return
 
     async def _adopt_and_handle(self, handler: Handler, offer: Offer) -> None:
         try:
@@ -403,31 +389,50 @@ class Worker:
         except (FencedError, StoreUnavailableError) as error:
             log.warning("session_not_ended", session=session.id, error=str(error))
 
-    async def drain(self, timeout: float | None = None) -> DrainReport:
-        """Takes nothing new and offers what is owned to others.
+    async def drain(self, timeout: float | None = None, reason: str = "draining") -> DrainReport:
+        """Takes nothing new and hands over what it owns, each call while it goes on being served.
+
+        What nobody takes before the time is over is offered to others as orphans. Safe to repeat.
 
         Args:
             timeout: seconds; default ``drain_timeout``.
+            reason: for the events.
+
+        Returns:
+            What became of each call. `drained` is set then.
         """
+        return await self._drain(self.settings.drain_timeout if timeout is None else timeout, reason)
+
+    async def _drain(self, timeout: float, reason: str, patience: float = float("inf")) -> DrainReport:
         self._draining = True
+        report = await drain(self._members, self.settings, timeout, reason, patience=patience)
+        self.drained.set()
+        return report
+
+    async def _drain_when_told(self, member: Membership) -> None:
+        await member.drain_asked.wait()
+        if not self._draining:
+            await self.drain(reason="told to")
+
+    async def _others_live(self) -> bool:
+        """Whether anybody else is there who might take over."""
         for member in self._members:
-            member.draining = True
-        with anyio.move_on_after(self.settings.drain_timeout if timeout is None else timeout):
-            return await self._release_all("released", "draining")
-        return DrainReport(failed={s.id: "no time was left" for s in self.sessions})
+            try:
+                rows = await reads.instances(member.part)
+            except StoreUnavailableError:
+                continue
+            mine = {m.instance for m in self._members}
+            if any(r.state == "alive" and r.id not in mine and r.pool == self.settings.pool for r in rows):
+                return True
+        return False
 
-    async def _release_all(self, cause: str, reason: str) -> DrainReport:
-        released: list[str] = []
-        failed: dict[str, str] = {}
-
+    async def _release_all(self, cause: str, reason: str) -> None:
         async def release(session: Session) -> None:
             try:
                 await session._release(reason, cause)
-                released.append(session.id)
             except (FencedError, StoreUnavailableError) as error:
-                failed[session.id] = str(error)
+                log.warning("session_not_ended", session=session.id, error=str(error))
 
         async with anyio.create_task_group() as tasks:
             for session in self.sessions:
                 tasks.start_soon(release, session)
-        return DrainReport(tuple(released), failed)

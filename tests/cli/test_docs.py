@@ -92,7 +92,7 @@ def test_doctor_tries_every_command_that_scripts_call() -> None:
 
 def test_doctor_tries_every_command_that_the_program_sends(redis_client: redis.Redis) -> None:
     """No command in the store, the daemon or the worker is sent whose right `doctor` does not try out."""
-    known = {name.upper() for name in redis_client.command_list()}
+    known = {name.upper() for name in redis_client.command()}
     sources = [path for part in ("store", "daemon", "worker") for path in (ROOT / "coordinator" / part).glob("*.py")]
     named = {name for path in sources for name in UPPER_CASE.findall(path.read_text())} & known
 

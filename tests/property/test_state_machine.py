@@ -211,10 +211,9 @@ class ProtocolMachine(RuleBasedStateMachine):
     def read_offers(self, name: str) -> None:
         for session, epoch in self.bench.read_offers(self.live[name]):
             c = self.calls[session]
-            assert (c.state, c.epoch) == ("offered", epoch), (
-                "an entry that is not the present offer was left in the stream"
-            )
-            c.read = True
+            assert c.epoch == epoch, "an entry that is not the present offer was left in the stream"
+            assert c.state in ("offered", "handing_over")
+            c.read = c.state == "offered"
 
     @rule(session=st.sampled_from(SESSIONS), name=st.sampled_from(NAMES), by_id=st.booleans(), stale=st.booleans())
     def adopt(self, session: str, name: str, by_id: bool, stale: bool) -> None:
@@ -237,6 +236,9 @@ class ProtocolMachine(RuleBasedStateMachine):
         c = self.calls[session]
         epoch = c.epoch
         answer = self.bench.decline(session, self.live[name], epoch, counts=counts, max_offers=MAX_OFFERS)
+        if c.state == "handing_over" and not c.heir:
+            assert (answer.word, answer.int("epoch")) == ("OK", epoch), "a handover's offer moves on, and nothing else"
+            return
         if c.state != "offered":
             assert answer.word == "GONE"
             return
@@ -292,6 +294,23 @@ class ProtocolMachine(RuleBasedStateMachine):
         else:
             assert answer.word == "OK"
             c.state, c.heir = "handing_over", me
+
+    @rule(session=st.sampled_from(SESSIONS))
+    def hand_over(self, session: str) -> None:
+        c = self.calls[session]
+        if c.state not in ("active", "handing_over"):
+            return
+        owner, epoch = c.owner, c.epoch
+        call = calls.hand_over(
+            self.bench.keys, session=session, instance=owner, epoch=epoch, pool="default", lease_ms=LEASE_MS
+        )
+        answer = self._same("hand_over", lambda: self.bench.run(call))
+        if owner in self.dead:
+            assert answer.word == "FENCED"
+            return
+        assert answer.word == "OK"
+        assert answer.text("heir") == c.heir
+        c.state = "handing_over"
 
     @rule(session=st.sampled_from(SESSIONS))
     def let_go(self, session: str) -> None:
@@ -432,6 +451,7 @@ SCRIPTS_IN_RULES = (
     "expire",
     "decline",
     "ask",
+    "hand_over",
     "let_go",
     "replay",
     "purge",

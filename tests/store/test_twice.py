@@ -149,6 +149,11 @@ CASES: dict[str, tuple[Callable[[Bench], int], Make]] = {
         _ready,
         lambda b, e: K.ask(b.keys, session="s", instance=B, owner=A, request="r1", **COMMON),
     ),
+    "hand_over": (
+        _ready,
+        lambda b, e: K.hand_over(b.keys, session="s", instance=A, epoch=e, pool="default", **COMMON),
+    ),
+    "drain": (_ready, lambda b, e: K.drain(b.keys, instance=A, by="t", reason="r")),
     "let_go": (
         _asked,
         lambda b, e: K.let_go(

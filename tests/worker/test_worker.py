@@ -225,7 +225,7 @@ async def test_adopting_by_id_awaits_the_verdict_on_a_silent_owner(url: str) -> 
         assert taken.cause == "silence"
 
 
-async def _never(session_id: str) -> None:
+async def _never(session_id: str, heir: str) -> None:
     """A process that stands still lets nothing go."""
 
 
@@ -296,7 +296,7 @@ async def test_a_drained_worker_takes_nothing_new(url: str) -> None:
     async with two_workers(url) as (a, b):
         for n in range(3):
             await a.open(f"call-{n}")
-        report = await a.drain()
+        report = await a.drain(timeout=1.5)
         assert sorted(report.released) == ["call-0", "call-1", "call-2"]
         assert not report.failed
         with pytest.raises(DrainingError):

@@ -44,7 +44,7 @@ local r = read(session, 'state', 'owner', 'pool', 'heir')
 if (r.state ~= 'active' and r.state ~= 'handing_over') or r.pool ~= me.pool then
   return { 'GONE', 'state', r.state or '' }
 end
-if r.owner ~= owner_id or r.owner == heir_id or (r.state == 'handing_over' and r.heir ~= heir_id) then
+if r.owner ~= owner_id or r.owner == heir_id or (r.state == 'handing_over' and r.heir and r.heir ~= '' and r.heir ~= heir_id) then
   return { 'OWNED', 'owner', r.owner, 'state', r.state }
 end
 local keeper = read(owner, 'state')
@@ -54,9 +54,9 @@ end
 redis.call('ZADD', leases, int(now + lease_ms), id)
 redis.call('HSET', session, 'state', 'handing_over', 'heir', heir_id, 'heir_request', request,
   'lease_holder', heir_id, 'lease_until', int(now + lease_ms))
-if r.state == 'active' then
+if r.heir ~= heir_id then
   redis.call('HSET', session, 'accepted_at', int(now))
 end
 redis.call('HINCRBY', owner, 'asked', 1)
-redis.call('PUBLISH', mailbox, 'ask ' .. id)
+redis.call('PUBLISH', mailbox, 'ask ' .. id .. ' ' .. heir_id)
 return { 'OK' }

@@ -52,7 +52,7 @@ redis.call('ZADD', graves, int(now + 200), grave)
 local held_before = int(held_ms(read(detector, 'held_total_ms', 'hold_started_ms', 'hold_until_ms'), now))
 for i = FIRST_KEY + 1, #KEYS do
   local key, id = KEYS[i], ARGV[FIRST_ARG + i - FIRST_KEY]
-  local r = read(key, 'state', 'owner', 'epoch', 'pool', 'data', 'encoding', 'orphanings', 'offer_id')
+  local r = read(key, 'state', 'requires', 'owner', 'epoch', 'pool', 'data', 'encoding', 'orphanings', 'offer_id')
   if r.owner ~= grave or (r.state ~= 'active' and r.state ~= 'handing_over') then
     removed[#removed + 1] = id -- closed or moved meanwhile: only the index still names it
     skipped = skipped + 1

@@ -39,7 +39,7 @@ local m, held = guard(meta, detector, events, now, server)
 if held then
   return { 'HELD' }
 end
-local r = read(session, 'state', 'owner', 'epoch', 'pool', 'data', 'encoding', 'offers', 'cause', 'previous_owner', 'orphaned_at',
+local r = read(session, 'state', 'requires', 'owner', 'epoch', 'pool', 'data', 'encoding', 'offers', 'cause', 'previous_owner', 'orphaned_at',
   'offer_id', 'held_before_ms', 'heir')
 local ends = tonumber(redis.call('ZSCORE', leases, id) or nil)
 if r.state ~= 'offered' and r.state ~= 'handing_over' then

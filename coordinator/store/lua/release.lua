@@ -50,7 +50,7 @@ end
 if not state then
   return { 'UNKNOWN' }
 end
-local r = read(session, 'state', 'owner', 'epoch', 'pool', 'data', 'encoding', 'checkpoint', 'orphanings', 'offer_id', 'anew',
+local r = read(session, 'state', 'requires', 'owner', 'epoch', 'pool', 'data', 'encoding', 'checkpoint', 'orphanings', 'offer_id', 'anew',
   'request', 'previous_owner')
 if r.request == request and r.previous_owner == owner then
   if r.state == 'offered' then
@@ -73,7 +73,10 @@ if sequence > (tonumber(r.checkpoint) or 0) then
   redis.call('HSET', session, 'data', data, 'encoding', encoding, 'checkpoint', int(sequence), 'updated_at', int(now))
   r.data, r.encoding = data, encoding
 end
-local count, times = orphanings(r.orphanings, now, recovery_window_ms)
+local count, times = 0, r.orphanings or ''
+if cause ~= 'left' then -- an owner that leaves in order was not killed by its call
+  count, times = orphanings(r.orphanings, now, recovery_window_ms)
+end
 r.previous_owner, r.cause, r.orphaned_at = owner, cause, int(now)
 redis.call('HSET', session, 'orphanings', times, 'recoveries', int(count), 'served_until', int(now),
   'evidence_at', int(now), 'planned', '0', 'request', request, 'release_reason', reason, 'held_before_ms',

@@ -27,7 +27,7 @@ local m, held = guard(meta, detector, events, now, server)
 if held then
   return { 'HELD' }
 end
-local r = read(session, 'state', 'epoch', 'pool', 'data', 'encoding', 'cause', 'previous_owner')
+local r = read(session, 'state', 'requires', 'epoch', 'pool', 'data', 'encoding', 'cause', 'previous_owner')
 if r.state ~= 'dead_lettered' then
   return { 'GONE', 'state', r.state or '' }
 end

@@ -1,0 +1,34 @@
+-- drain.lua: an instance takes nothing new from now on, and hands over what it owns.
+--
+-- KEYS meta       HASH    the partition
+-- KEYS detector   HASH    holds
+-- KEYS events     STREAM  what happened
+-- KEYS instance   HASH    who drains
+-- KEYS owned      SET     what it owns
+-- KEYS mailbox    CHANNEL it is told there
+-- ARGV server     text    run id of the server of this connection
+-- ARGV id         text    instance id
+-- ARGV by         text    who says so
+-- ARGV reason     text    why
+-- REPLY OK owned
+-- REPLY ALREADY owned
+-- REPLY GONE
+-- RETRY safe: a second call answers ALREADY.
+-- USES now read event hold
+local meta, detector, events, instance, owned, mailbox = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local server, id, by, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+
+local now = now_ms()
+guard(meta, detector, events, now, server)
+local me = read(instance, 'state')
+if not me.state or me.state == 'dead' then
+  return { 'GONE' }
+end
+local left = int(redis.call('SCARD', owned))
+if me.state == 'draining' then
+  return { 'ALREADY', 'owned', left }
+end
+redis.call('HSET', instance, 'state', 'draining', 'draining_since', int(now), 'drain_reason', reason)
+redis.call('PUBLISH', mailbox, 'drain ' .. id)
+event(events, 'draining', now, 'instance', id, 'by', by, 'reason', reason, 'sessions', left)
+return { 'OK', 'owned', left }

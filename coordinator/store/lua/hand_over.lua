@@ -1,0 +1,53 @@
+-- hand_over.lua: an owner that drains offers a session and goes on serving it; an heir accepts with ask, then the owner lets go.
+--
+-- KEYS meta         HASH    the partition
+-- KEYS detector     HASH    holds
+-- KEYS leases       ZSET    offers and handovers
+-- KEYS events       STREAM  what happened
+-- KEYS instance     HASH    the owner
+-- KEYS session      HASH    the record
+-- KEYS offers       STREAM  offers of the session's pool
+-- ARGV server       text    run id of the server of this connection
+-- ARGV id           text    session id
+-- ARGV owner        text    instance id
+-- ARGV epoch        int     the epoch that the owner holds, and goes on holding
+-- ARGV lease_ms     int     how long the offer stands; then the owner simply goes on
+-- ARGV inline_bytes int     data up to this size travels in the offer
+-- REPLY OK heir
+-- REPLY FENCED scope owner epoch state
+-- REPLY RESYNC
+-- REPLY HELD
+-- REPLY UNKNOWN
+-- RETRY safe: an offer that stands is not written again.
+-- USES now read epoch event hold offer
+local meta, detector, leases, events, instance = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local session, offers = KEYS[6], KEYS[7]
+local server, id, owner, epoch, lease_ms, inline_bytes = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
+
+local now = now_ms()
+local _, held = guard(meta, detector, events, now, server)
+local me = read(instance, 'state', 'started_at')
+if me.state == 'dead' then
+  event_of_refusal(events, now, 'hand_over', id, owner, epoch)
+  return { 'FENCED', 'scope', 'instance', 'owner', '', 'epoch', '', 'state', '' }
+elseif not me.state then
+  return { 'UNKNOWN' }
+elseif held then
+  return { 'HELD' }
+end
+local r = read(session, 'state', 'owner', 'epoch', 'pool', 'data', 'encoding', 'anew', 'heir', 'offer_id', 'requires')
+if not r.state or tonumber(r.epoch) < tonumber(epoch) or r.anew == '1' then
+  return { 'RESYNC' }
+elseif r.owner ~= owner or r.epoch ~= epoch or (r.state ~= 'active' and r.state ~= 'handing_over') then
+  event_of_refusal(events, now, 'hand_over', id, owner, epoch)
+  return { 'FENCED', 'scope', 'session', 'owner', r.owner or '', 'epoch', r.epoch, 'state', r.state }
+elseif r.state == 'handing_over' then
+  return { 'OK', 'heir', r.heir or '' }
+end
+redis.call('ZADD', leases, int(now + lease_ms), id)
+r.offers, r.cause, r.previous_owner, r.orphaned_at = '1', 'handover', owner, int(now)
+r.started_at = me.started_at
+local offer_id = write_entry(offers, id, r, inline_bytes)
+redis.call('HSET', session, 'state', 'handing_over', 'heir', '', 'heir_request', '', 'offer_id', offer_id,
+  'lease_holder', owner, 'lease_until', int(now + lease_ms))
+return { 'OK', 'heir', '' }

@@ -1,0 +1,146 @@
+"""Hands over all that a worker owns, each call while it goes on being served: make before break."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import anyio
+import structlog
+
+from coordinator import clock
+from coordinator.errors import CoordinatorError, FencedError, StoreUnavailableError
+from coordinator.settings import Settings
+from coordinator.store import calls
+from coordinator.worker.session import Session
+
+if TYPE_CHECKING:
+    from coordinator.worker.membership import Membership
+
+__all__ = ["DrainReport", "drain"]
+
+log = structlog.get_logger()
+
+RETRY_SECONDS = 0.1
+RESERVE_SECONDS = 1.0
+"""Kept of the time-out for offering what could not be handed over."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrainReport:
+    """What a drain did.
+
+    Attributes:
+        handed_over: id -> the heir that serves it.
+        silence: id -> seconds for which nobody served it, as its owner measured them.
+        released: ids that nobody took in time: they were offered as orphans.
+        failed: id -> why it could not be moved at all.
+        closed: ids of calls that ended meanwhile.
+    """
+
+    handed_over: dict[str, str] = field(default_factory=dict)
+    silence: dict[str, float] = field(default_factory=dict)
+    released: tuple[str, ...] = ()
+    failed: dict[str, str] = field(default_factory=dict)
+    closed: tuple[str, ...] = ()
+
+
+class _Progress:
+    """When a call last found an heir, and for how long it is worth waiting for the next."""
+
+    def __init__(self, deadline: float, patience: float) -> None:
+        self.deadline, self._patience = deadline, patience
+        self._last = clock.now()
+
+    def made(self) -> None:
+        """A call moved."""
+        self._last = clock.now()
+
+    def left(self) -> float:
+        """Seconds for which somebody may still be found."""
+        return max(0.0, min(self.deadline, self._last + self._patience) - clock.now())
+
+
+async def drain(
+    members: Sequence[Membership], settings: Settings, timeout: float, reason: str, *, patience: float = float("inf")
+) -> DrainReport:
+    """Tells the store that these members drain, hands over what they own, and offers the rest at the end.
+
+    At most ``drain_concurrency`` calls are on offer at a time. What nobody takes is offered again until the time-out; its
+    owner serves it all the while.
+
+    Args:
+        members: one a partition.
+        settings: lease and concurrency.
+        timeout: seconds in all.
+        reason: for the events.
+        patience: seconds without any call finding an heir after which the rest is offered as orphans.
+    """
+    progress = _Progress(clock.now() + max(0.0, timeout - RESERVE_SECONDS), patience)
+    sessions = [session for member in members for session in member.sessions.values()]
+    for member in members:
+        member.draining = True
+        try:
+            call = calls.drain(member.part.keys, instance=member.instance, by=member.instance, reason=reason)
+            await member.part.executor.run(call)
+        except StoreUnavailableError as error:
+            log.warning("drain_not_told", instance=member.instance, kind=error.kind)
+    log.info("drain_started", sessions=len(sessions), timeout=timeout)
+    room = anyio.CapacityLimiter(settings.drain_concurrency)
+    async with anyio.create_task_group() as tasks:
+        for session in sessions:
+            tasks.start_soon(_hand_over, session, room, progress)
+    report = await _release_rest(sessions)
+    log.info(
+        "drain_ended", handed_over=len(report.handed_over), released=len(report.released), failed=len(report.failed),
+        closed=len(report.closed),
+    )  # fmt: skip
+    return report
+
+
+async def _hand_over(session: Session, room: anyio.CapacityLimiter, progress: _Progress) -> None:
+    """Offers one call until an heir has it, it ended, or the time is over."""
+    tries = 0
+    while not session.lost.is_set() and not session.closed.is_set() and progress.left():
+        async with room:
+            await session.quiet(progress.deadline - clock.now())
+            try:
+                await session.offer_handover()
+            except FencedError:
+                return
+            except StoreUnavailableError:
+                await anyio.sleep(RETRY_SECONDS)
+                continue
+            with anyio.move_on_after(min(session.lease + RETRY_SECONDS, progress.left())):
+                await session.lost.wait()
+                progress.made()
+        tries += 1
+        if tries == 1 and not session.lost.is_set() and not session.closed.is_set():
+            log.warning("drain_waits", session=session.id, reason="nobody took the offer")
+
+
+async def _release_rest(sessions: Sequence[Session]) -> DrainReport:
+    released: list[str] = []
+    failed: dict[str, str] = {}
+
+    async def release(session: Session) -> None:
+        try:
+            await session._release("the drain's time was over", "left")
+            released.append(session.id)
+        except CoordinatorError as error:
+            if not session.heir:
+                failed[session.id] = str(error)
+
+    left = [s for s in sessions if not s.lost.is_set() and not s.closed.is_set()]
+    async with anyio.create_task_group() as tasks:
+        for session in left:
+            tasks.start_soon(release, session)
+    lost = {s.id: s.lost_reason for s in sessions if s.lost.is_set() and not s.heir}
+    return DrainReport(
+        handed_over={s.id: s.heir for s in sessions if s.heir},
+        silence={s.id: s.silence for s in sessions if s.heir},
+        released=tuple(released),
+        failed={**lost, **failed},
+        closed=tuple(s.id for s in sessions if s.closed.is_set() and s.id not in released),
+    )

@@ -1,0 +1,62 @@
+"""`coordinator drain`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import redis
+from typer.testing import CliRunner
+
+from coordinator.cli.app import app
+from tests.store.harness import Bench
+
+
+@pytest.fixture
+def run(url: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs `drain` in this process on the server of the test."""
+    monkeypatch.setenv("COORDINATOR_REDIS_URL", url)
+    return lambda *args: CliRunner().invoke(app, ["drain", *args])
+
+
+@pytest.fixture
+def bench(redis_client: redis.Redis) -> Bench:
+    """A partition with one instance that owns a call."""
+    made = Bench(redis_client)
+    made.init()
+    made.join("voice-1~1")
+    made.open("call-1", "voice-1~1")
+    return made
+
+
+@pytest.mark.parametrize("named", ["voice-1~1", "voice-1"])
+def test_an_instance_is_told_by_id_or_name(run: Any, bench: Bench, named: str) -> None:
+    """It is draining from now on, takes nothing new, and is told so on its mailbox; a second time changes nothing."""
+    box = bench.client.pubsub()
+    box.subscribe(bench.keys.mailbox("voice-1~1"))
+    assert box.get_message(timeout=5)
+    result = run(named, "--json")
+    assert result.exit_code == 0
+    [row] = json.loads(result.stdout)["drains"]
+    assert (row["instance"], row["outcome"], row["sessions"]) == ("voice-1~1", "draining", 1)
+    assert box.get_message(timeout=5)["data"] == b"drain voice-1~1"
+    assert bench.open("call-2", "voice-1~1").word == "DRAINING"
+    [again] = json.loads(run(named, "--json").stdout)["drains"]
+    assert again["outcome"] == "draining_already"
+    box.close()
+
+
+def test_waiting_ends_with_what_is_left(run: Any, bench: Bench) -> None:
+    """With --wait: exit status 1 while calls are left when the time is over, 0 when none are."""
+    wait = ("voice-1", "--wait", "--drain-timeout", "300ms")
+    assert run(*wait).exit_code == 1
+    bench.close("call-1", "voice-1~1", int(bench.record("call-1")["epoch"]))
+    assert run(*wait).exit_code == 0
+
+
+def test_an_unknown_or_dead_instance(run: Any, bench: Bench) -> None:
+    """Nobody of that id or name lives: exit status 1."""
+    assert run("nobody").exit_code == 1
+    bench.certify("voice-1~1")
+    assert run("voice-1").exit_code == 1
