@@ -134,11 +134,15 @@ def _no_false_deaths(kinds: dict[str, list[Line]]) -> Iterable[str]:
     died = {instance: line["at"] for line in kinds["killed"] for instance in line["instances"]}
     expected = {instance for line in kinds["expected"] for instance in line["instances"]}
     told: set[str] = set()
+    owners = _owners(kinds["grant"])
     gone: dict[str, float] = {}
     for grant in kinds["grant"]:
         previous = grant.get("previous", "")
         if grant["how"] != "adopted" or grant["cause"] in ("released", "left", "handover"):
             continue
+        owner = owners.get((grant["session"], grant["epoch"]), previous)
+        if owner != previous:
+            yield f"G1: {grant['session']} was adopted from {previous}, and {owner} had it"
         gone.setdefault(previous, grant["at"])
         if previous in expected or grant["at"] >= died.get(previous, float("inf")) or previous in told:
             continue
@@ -147,6 +151,17 @@ def _no_false_deaths(kinds: dict[str, list[Line]]) -> Iterable[str]:
     for beat in kinds["beat"]:
         if beat["answer"] in ("OK", "RESYNC") and beat["sent"] > gone.get(beat["instance"], float("inf")):
             yield f"G4: {beat['instance']} beats after its death"
+
+
+def _owners(grants: list[Line]) -> dict[tuple[str, int], str]:
+    """(session, epoch) of each grant -> the instance that had the session before."""
+    last: dict[str, str] = {}
+    found = {}
+    for grant in sorted(grants, key=lambda line: int(line["epoch"])):
+        if grant["session"] in last and "instance" in grant:
+            found[grant["session"], grant["epoch"]] = last[grant["session"]]
+        last[grant["session"]] = grant.get("instance", "")
+    return found
 
 
 def _data(kinds: dict[str, list[Line]], grants: dict[str, list[Line]]) -> Iterable[str]:

@@ -40,9 +40,9 @@ def final(at: float = 10.0, state: str = "active", epoch: int = 2, reason: str =
     return {"kind": "final", "session": "s", "state": state, "owner": B, "epoch": epoch, "reason": reason, "at": at}
 
 
-OPENED = grant(1.0, 1, "opened", previous="", cause="")
+OPENED = grant(1.0, 1, "opened", previous="", cause="", instance=A)
 KILLED = {"kind": "killed", "instances": [A], "at": 3.0}
-GOOD = [OPENED, write(2.0, 1), KILLED, grant(5.0, 2), media(9.9, 2), final()]
+GOOD = [OPENED, write(2.0, 1), KILLED, grant(5.0, 2, instance=B), media(9.9, 2), final()]
 
 
 def test_a_good_history_breaks_nothing() -> None:
@@ -55,6 +55,7 @@ def test_a_good_history_breaks_nothing() -> None:
     [
         ("G1", [*GOOD, write(6.0, 1)]),
         ("G1", [*GOOD, media(6.0, 1)]),
+        ("G1", [*GOOD[:-2], grant(6.0, 3, instance=B), media(9.9, 3), final(epoch=3)]),
         ("G2", GOOD[:-1]),
         ("G2", [*GOOD[:-1], final(state="")]),
         ("G2", [*GOOD[:-1], final(state="offered")]),
