@@ -411,7 +411,7 @@ def decline(
     lease_ms: int,
     inline_bytes: int = INLINE_BYTES,
     dead_letter_ttl_ms: int = DEAD_LETTER_TTL_MS,
-    owner_started_at: str = "",
+    restarted_since: str = "",
 ) -> Call:
     """A worker gives an offer back; ``counts`` is False for want of room."""
     return SCRIPTS["decline"].call(
@@ -436,7 +436,7 @@ def decline(
             "lease_ms": lease_ms,
             "inline_bytes": inline_bytes,
             "dead_letter_ttl_ms": dead_letter_ttl_ms,
-            "owner_started_at": owner_started_at,
+            "restarted_since": restarted_since,
         },
     )
 

@@ -44,7 +44,7 @@ class Offer:
         self.raw_data = fields.get("data", b"")
         self.planned = self.cause == "handover"
         self.requires = tuple(json.loads(fields.get("requires") or b"[]"))
-        self._owner_started_at = fields.get("owner_started_at", b"").decode()
+        self._restarted_since = fields.get("restarted_since", b"").decode()
         self._encoding = fields.get("encoding", b"").decode()
 
     @property
@@ -85,8 +85,8 @@ class Offer:
             name, equals, value = wanted.partition("=")
             if name not in labels or (equals and labels[name] != value):
                 return f"it asks for {wanted}"
-        if self.planned and self._member.started_at_ms <= int(self._owner_started_at or 0):
-            return "this instance is older than the one that drains: its turn may come next"
+        if self.planned and self._member.started_at_ms < int(self._restarted_since or 0):
+            return "this instance was not restarted in this rollout: its turn may come next"
         return ""
 
     async def decline(self, reason: str = "", *, counts: bool = True) -> None:
@@ -108,7 +108,7 @@ class Offer:
                 self._member.part.keys, session=self.session_id, instance=self._instance, epoch=self.epoch,
                 pool=self._member.settings.pool, reason=reason, counts=counts, max_offers=s.max_offers,
                 lease_ms=round(s.lease * 1000), dead_letter_ttl_ms=round(s.dead_letter_ttl * 1000),
-                owner_started_at=self._owner_started_at,
+                restarted_since=self._restarted_since,
             )
         )  # fmt: skip
         self._done()

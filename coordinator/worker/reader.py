@@ -24,6 +24,8 @@ BLOCK_MS = 1000
 FULL_SECONDS = 0.1
 PASSES = 3
 """Times that a worker passes on a session that it declined itself, so that others see it first."""
+ROLLOUT_PASSES = 6
+"""The same for a handover that another instance would suit better: its owner serves it meanwhile."""
 PASS_SECONDS = 0.05
 DECLINED_SECONDS = 30.0
 
@@ -123,7 +125,7 @@ class Reader:
         passed, since = self._passed.get(offer.session_id, (0, clock.now()))
         if clock.now() - since > DECLINED_SECONDS:
             passed, since = 0, clock.now()
-        if passed >= PASSES:
+        if passed >= (ROLLOUT_PASSES if offer.planned else PASSES):
             return ""
         self._passed[offer.session_id] = (passed + 1, since)
         return misfit

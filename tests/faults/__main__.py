@@ -1,4 +1,4 @@
-"""``python -m tests.faults [--write] [evidence] [faults] [mass]``: what each takes, as tables.
+"""``python -m tests.faults [--write] [evidence] [faults] [mass] [rollout]``: what each takes, as tables.
 
 Every fault in all its lengths, mass loss and each kind of evidence. With ``--write`` they replace the
 tables of docs/faults.md. Takes some ten minutes.
@@ -15,6 +15,7 @@ from pathlib import Path
 from tests.faults.evidence import Lag, certificates, kills
 from tests.faults.faults import FAULTS
 from tests.faults.mass import lose
+from tests.faults.rolling import restart_all
 from tests.faults.runs import missing, run
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "faults.md"
@@ -94,9 +95,27 @@ def _mass() -> tuple[str, bool]:
     return _table(head, rows), good
 
 
+def _rollout() -> tuple[str, bool]:
+    rows, good = [], True
+    for workers, calls in ((5, 20), (5, 100)):
+        outcome = restart_all(workers, calls)
+        good &= not outcome.broken
+        said = "all kept" if not outcome.broken else "; ".join(outcome.broken)
+        silence = "{:.0f} / {:.0f} / {:.0f}".format(*outcome.silence)
+        rows.append(
+            [f"{workers} with {calls} calls each", outcome.handed_over, outcome.released, outcome.moves, silence, said]
+        )
+        _say(str(rows[-1]))
+    head = (
+        "workers restarted one after the other", "handovers", "not taken in time", "most moves of a call",
+        "silence, ms (p50 / p99 / longest)", "promises",
+    )  # fmt: skip
+    return _table(head, rows), good
+
+
 def main(*arguments: str) -> int:
     """Runs everything; 1 when a promise was broken."""
-    every = {"evidence": _evidence, "faults": _faults, "mass": _mass}
+    every = {"evidence": _evidence, "faults": _faults, "mass": _mass, "rollout": _rollout}
     wanted = [name for name in every if name in arguments] or list(every)
     parts = {name: every[name]() for name in wanted}
     machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"

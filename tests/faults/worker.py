@@ -1,7 +1,7 @@
 """A voice worker of the fault tests: serves calls, ticks media every 20 ms, checkpoints every 100 ms, writes its history.
 
 SIGUSR1 blocks its event loop for 3 s, SIGUSR2 for 12 s. SIGHUP makes it release all its calls, and then go on writing them
-past the library, as a program with a bug might.
+past the library, as a program with a bug might. SIGTERM drains it and ends it.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class Fault:
             "grant", session=session.id, epoch=session.epoch, data=session.raw_data.decode(), how=how,
             cause=session.cause, previous=session.previous_owner, sent=sent, instance=session._instance,
         )  # fmt: skip
+        held = {session.id: session.epoch}
+        self._recorder.write("media", held=held if session.held else {}, speaks=held if session.may_speak else {})
 
     async def open(self, call: str) -> None:
         """A call begins."""
@@ -163,7 +165,13 @@ async def run(url: str, recorder: Recorder, options: dict[str, Any], named: str)
         for task in (mine.serve, mine.checkpoint, mine.media, mine.rogue):
             tasks.start_soon(task)
         os.write(1, json.dumps({"what": "ready", "name": name, "id": worker.id}).encode() + b"\n")
-        await anyio.sleep_forever()
+        with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+            async for _ in signals:
+                break
+        report = await worker.drain()
+        moved = {"handed_over": len(report.handed_over), "released": len(report.released), "failed": len(report.failed)}
+        os.write(1, json.dumps({"what": "drained", "name": name, **moved}).encode() + b"\n")
+        tasks.cancel_scope.cancel()
 
 
 if __name__ == "__main__":

@@ -137,24 +137,26 @@ async def test_whoever_is_told_drains(url: str, redis_client: redis.Redis) -> No
         tasks.cancel_scope.cancel()
 
 
-async def test_a_younger_instance_with_the_right_labels_is_preferred(url: str, redis_client: redis.Redis) -> None:
-    """Of two that could take a call, the one that was started after its owner and has its labels gets it."""
+async def test_a_restarted_instance_with_the_right_labels_is_preferred(url: str, redis_client: redis.Redis) -> None:
+    """Of those that could take a call, the one that was restarted in this rollout and has its labels gets it."""
+    zone_a: Any = {"labels": {"zone": "a"}, "lease": 0.5}
     async with (
-        Worker(url, name="older", labels={"zone": "a"}, lease=0.5) as older,
-        Worker(url, name="drains", labels={"zone": "a"}, lease=0.5) as drains,
+        Worker(url, name="older", **zone_a) as older,
+        Worker(url, name="drains", **zone_a) as drains,
         Worker(url, name="other", labels={"zone": "b"}, lease=0.5) as other,
-        Worker(url, name="younger", labels={"zone": "a"}, lease=0.5) as younger,
-        anyio.create_task_group() as tasks,
+        Worker(url, name="first", **zone_a) as first,
     ):
-        taken: dict[str, dict[str, Session]] = {w.name: {} for w in (older, other, younger)}
-        for worker in (older, other, younger):
-            tasks.start_soon(adopting, worker, taken[worker.name])
-        for n in range(10):
-            await drains.open(f"call-{n}", requires=["zone=a"])
-        await drains.drain(timeout=30)
-        await eventually(lambda: sum(map(len, taken.values())) == 10)
-        assert len(taken["younger"]) >= 8, {name: len(found) for name, found in taken.items()}
-        tasks.cancel_scope.cancel()
+        await first.drain(timeout=1)
+        async with Worker(url, name="restarted", **zone_a) as restarted, anyio.create_task_group() as tasks:
+            taken: dict[str, dict[str, Session]] = {w.name: {} for w in (older, other, restarted)}
+            for worker in (older, other, restarted):
+                tasks.start_soon(adopting, worker, taken[worker.name])
+            for n in range(10):
+                await drains.open(f"call-{n}", requires=["zone=a"])
+            await drains.drain(timeout=30)
+            await eventually(lambda: sum(map(len, taken.values())) == 10)
+            assert len(taken["restarted"]) >= 8, {name: len(found) for name, found in taken.items()}
+            tasks.cancel_scope.cancel()
 
 
 async def test_calls_that_move_often_on_purpose_are_no_killers(url: str, redis_client: redis.Redis) -> None:

@@ -19,7 +19,7 @@
 -- ARGV lease_ms     int     length of the new lease
 -- ARGV inline_bytes int     data up to this size travels in the offer
 -- ARGV dead_letter_ttl_ms int
--- ARGV owner_started_at int as the entry of a handover said, to be passed on; '' otherwise
+-- ARGV restarted_since int as the entry of a handover said, to be passed on; '' otherwise
 -- REPLY OK epoch
 -- REPLY DEAD_LETTERED reason
 -- REPLY GONE
@@ -31,7 +31,7 @@ local meta, detector, leases, orphans, dead_letters = KEYS[1], KEYS[2], KEYS[3],
 local events, instance, session, offers = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local server, id, decliner, epoch, reason, counts = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local max_offers, lease_ms, inline_bytes = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
-local dead_letter_ttl_ms, owner_started_at = ARGV[10], ARGV[11]
+local dead_letter_ttl_ms, restarted_since = ARGV[10], ARGV[11]
 
 local now = now_ms()
 local m, held = guard(meta, detector, events, now, server)
@@ -47,7 +47,7 @@ local r = read(session, 'state', 'requires', 'epoch', 'pool', 'data', 'encoding'
 if r.state == 'handing_over' and r.epoch == epoch and (r.heir or '') == '' then -- its owner serves it: only the entry moves on
   redis.call('ZADD', leases, int(now + lease_ms), id)
   drop_entry(offers, r.offer_id)
-  r.offers, r.cause, r.previous_owner, r.orphaned_at, r.started_at = '1', 'handover', r.owner, int(now), owner_started_at
+  r.offers, r.cause, r.previous_owner, r.orphaned_at, r.restarted_since = '1', 'handover', r.owner, int(now), restarted_since
   redis.call('HSET', session, 'offer_id', write_entry(offers, id, r, inline_bytes), 'lease_until', int(now + lease_ms))
   return { 'OK', 'epoch', r.epoch }
 end

@@ -16,6 +16,7 @@
 -- RETRY safe: a second call answers ALREADY.
 -- USES now read event hold
 local meta, detector, events, instance, owned, mailbox = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local ROLLOUT_GAP_MS = 600000
 local server, id, by, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 local now = now_ms()
@@ -27,6 +28,13 @@ end
 local left = int(redis.call('SCARD', owned))
 if me.state == 'draining' then
   return { 'ALREADY', 'owned', left }
+end
+-- Drains that follow each other are one rollout: whoever was started since it began is not restarted again by it.
+local m = read(meta, 'rollout_since_ms', 'last_drain_ms')
+local last = tonumber(m.last_drain_ms) or 0
+redis.call('HSET', meta, 'last_drain_ms', int(now))
+if now - last > ROLLOUT_GAP_MS or last > now then
+  redis.call('HSET', meta, 'rollout_since_ms', int(now))
 end
 redis.call('HSET', instance, 'state', 'draining', 'draining_since', int(now), 'drain_reason', reason)
 redis.call('PUBLISH', mailbox, 'drain ' .. id)

@@ -26,7 +26,7 @@ local server, id, owner, epoch, lease_ms, inline_bytes = ARGV[1], ARGV[2], ARGV[
 
 local now = now_ms()
 local _, held = guard(meta, detector, events, now, server)
-local me = read(instance, 'state', 'started_at')
+local me = read(instance, 'state')
 if me.state == 'dead' then
   event_of_refusal(events, now, 'hand_over', id, owner, epoch)
   return { 'FENCED', 'scope', 'instance', 'owner', '', 'epoch', '', 'state', '' }
@@ -46,7 +46,7 @@ elseif r.state == 'handing_over' then
 end
 redis.call('ZADD', leases, int(now + lease_ms), id)
 r.offers, r.cause, r.previous_owner, r.orphaned_at = '1', 'handover', owner, int(now)
-r.started_at = me.started_at
+r.restarted_since = redis.call('HGET', meta, 'rollout_since_ms')
 local offer_id = write_entry(offers, id, r, inline_bytes)
 redis.call('HSET', session, 'state', 'handing_over', 'heir', '', 'heir_request', '', 'offer_id', offer_id,
   'lease_holder', owner, 'lease_until', int(now + lease_ms))

@@ -16,7 +16,7 @@ local function write_entry(offers, id, r, inline_bytes)
   end
   return redis.call('XADD', offers, '*', 'session', id, 'epoch', r.epoch, 'attempt', r.offers, 'cause', r.cause,
     'previous_owner', r.previous_owner, 'pool', r.pool, 'orphaned_at', r.orphaned_at,
-    'encoding', r.encoding or '', 'requires', r.requires or '', 'owner_started_at', r.started_at or '', name, data)
+    'encoding', r.encoding or '', 'requires', r.requires or '', 'restarted_since', r.restarted_since or '', name, data)
 end
 
 -- r: epoch (new), offers (attempt), cause, previous_owner, pool, orphaned_at, data; the record gets the rest from the caller.
