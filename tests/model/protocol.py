@@ -159,7 +159,18 @@ class Protocol:
                 yield from self._let_go(w, i, s)
             r = st.records[s]
             if r and not mine and r.owner not in (None, i) and r.state == "active" and may_go_wrong(w, "handover"):
+                yield from self._ask(spend(w, "handover"), i, s, r)
+            if r and not mine and r.owner not in (None, i) and r.state == "handing_over" and r.heir is None:
                 yield from self._ask(w, i, s, r)
+            if (
+                r
+                and mine
+                and r.state == "active"
+                and may_go_wrong(w, "handover")
+                and self._accepts(st, i, r, mine[0]) == "OK"
+            ):
+                offered = self._record(spend(w, "handover"), s, r._replace(state="handing_over", heir=None))
+                yield Step(f"{name} looks for an heir of s{s}", offered)
             if (
                 r
                 and r.owner == i
@@ -337,13 +348,12 @@ class Protocol:
         st, name = w.store, NAMES[i]
         if st.held or st.known[i] != "alive" or r.owner is None or self._dead(st, r.owner):
             return
-        w1 = spend(w, "handover")
         if "two_steps" in self.rules:
             yield Step(
-                f"{name} accepts the handover of s{s}", self._record(w1, s, r._replace(state="handing_over", heir=i))
+                f"{name} accepts the handover of s{s}", self._record(w, s, r._replace(state="handing_over", heir=i))
             )
         else:
-            w2, epoch, broken = self._grant(w1, s, r.epoch)
+            w2, epoch, broken = self._grant(w, s, r.epoch)
             w2 = self._record(w2, s, Record("active", i, epoch, r.data))
             yield Step(
                 f"{name} takes s{s} over",
