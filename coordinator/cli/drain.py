@@ -34,12 +34,13 @@ async def _newest(part: StorePartition, named: str) -> str:
 
 async def _tell(part: StorePartition, named: str, by: str, reason: str) -> dict[str, Any]:
     instance = await _newest(part, named)
-    row = {
+    row: dict[str, Any] = {
         "partition": part.keys.partition,
         "instance": instance or named,
         "outcome": "unknown",
         "sessions": 0,
         "left": 0,
+        "calls": [],
     }
     if instance:
         answer = await part.executor.run(calls.drain(part.keys, instance=instance, by=by, reason=reason))
@@ -49,19 +50,39 @@ async def _tell(part: StorePartition, named: str, by: str, reason: str) -> dict[
 
 
 async def _watch(parts: list[StorePartition], rows: list[dict[str, Any]], timeout: float, *, quiet: bool) -> None:
-    """Until nothing is left, or the time is over."""
-    total, deadline = sum(row["sessions"] for row in rows), clock.now() + timeout
+    """Until nothing is left, or the time is over; tells where each call went."""
+    deadline = clock.now() + timeout
+    told = [(part, row) for part, row in zip(parts, rows, strict=True) if row["outcome"] != "unknown"]
+    owned = {row["instance"]: await _owned(part, row["instance"]) for part, row in told}
+    total = sum(map(len, owned.values()))
     with Progress(console=Console(stderr=True), transient=True, disable=quiet or not sys.stderr.isatty()) as progress:
         bar = progress.add_task("handing over", total=total)
         while True:
-            for part, row in zip(parts, rows, strict=True):
-                if row["outcome"] != "unknown":
-                    row["left"] = int(await part.executor.command("SCARD", part.keys.owned(row["instance"])))
+            for part, row in told:
+                now = await _owned(part, row["instance"])
+                for session in sorted(owned[row["instance"]] - now):
+                    call = await _went(part, session)
+                    row["calls"].append(call)
+                    if not quiet:
+                        progress.console.print(
+                            f"{session}: {call['state']}, {call['owner'] or 'nobody'}", highlight=False
+                        )
+                owned[row["instance"]] &= now
+                row["left"] = len(now)
             left = sum(row["left"] for row in rows)
             progress.update(bar, completed=total - left)
             if not left or clock.now() > deadline:
                 return
             await anyio.sleep(LOOK_SECONDS)
+
+
+async def _owned(part: StorePartition, instance: str) -> set[str]:
+    return {member.decode() for member in await part.executor.command("SMEMBERS", part.keys.owned(instance))}
+
+
+async def _went(part: StorePartition, session: str) -> dict[str, str]:
+    state, owner = await part.executor.command("HMGET", part.keys.session(session), "state", "owner")
+    return {"session": session, "state": (state or b"gone").decode(), "owner": (owner or b"").decode()}
 
 
 async def _drain(settings: Settings, named: str, reason: str, wait: bool, quiet: bool) -> list[dict[str, Any]]:

@@ -68,7 +68,7 @@ class PartitionGauges:
         m.fullest_instance_sessions.set(max((row.owned for row in living), default=0))
         m.in_doubt_sessions.set(sum(row.owned for row in living if row.beat_age_ms > row.trust_ms))
         m.drain_sessions_remaining.set(sum(row.owned for row in living if row.state == "draining"))
-        m.drain_deadline.set(0)
+        m.drain_deadline.set(max((r.drain_until for r in living if r.state == "draining"), default=0) / 1000)
 
     def withheld(self, reason: str, on: bool) -> None:
         """This coordinator, not the partition, declares nobody just now."""

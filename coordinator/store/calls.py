@@ -503,7 +503,7 @@ def hand_over(
     )
 
 
-def drain(k: Keys, *, instance: str, by: str, reason: str) -> Call:
+def drain(k: Keys, *, instance: str, by: str, reason: str, timeout_ms: int = 0) -> Call:
     """An instance takes nothing new from now on, and is told to hand over what it owns."""
     return SCRIPTS["drain"].call(
         {
@@ -513,7 +513,7 @@ def drain(k: Keys, *, instance: str, by: str, reason: str) -> Call:
             "owned": k.owned(instance),
             "mailbox": k.mailbox(instance),
         },
-        {"server": SERVER, "id": instance, "by": by, "reason": reason},
+        {"server": SERVER, "id": instance, "by": by, "reason": reason, "timeout_ms": timeout_ms},
     )
 
 

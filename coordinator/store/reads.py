@@ -42,6 +42,7 @@ class InstanceRow:
     ended_at: int
     cause: str
     trust_ms: int
+    drain_until: int
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -157,6 +158,7 @@ async def instances(part: StorePartition) -> list[InstanceRow]:
         "cause",
         "dead_after_ms",
         "trust_ms",
+        "drain_until",
     )
     rows = await run.commands(
         [command for i in ids for command in (("HMGET", keys.instance(i), *fields), ("SCARD", keys.owned(i)))]
@@ -183,6 +185,7 @@ async def instances(part: StorePartition) -> list[InstanceRow]:
                 _int(r["ended_at"]),
                 _text(r["cause"]),
                 _int(r["trust_ms"]),
+                _int(r["drain_until"]),
             )
         )
     return sorted(found, key=lambda row: (-row.owned, row.id))

@@ -82,7 +82,10 @@ async def drain(
     for member in members:
         member.draining = True
         try:
-            call = calls.drain(member.part.keys, instance=member.instance, by=member.instance, reason=reason)
+            call = calls.drain(
+                member.part.keys, instance=member.instance, by=member.instance, reason=reason,
+                timeout_ms=round(timeout * 1000),
+            )  # fmt: skip
             await member.part.executor.run(call)
         except StoreUnavailableError as error:
             log.warning("drain_not_told", instance=member.instance, kind=error.kind)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import threading
 from typing import Any
 
 import pytest
@@ -10,7 +13,9 @@ import redis
 from typer.testing import CliRunner
 
 from coordinator.cli.app import app
+from coordinator.store import calls
 from tests.store.harness import Bench
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -53,6 +58,28 @@ def test_waiting_ends_with_what_is_left(run: Any, bench: Bench) -> None:
     assert run(*wait).exit_code == 1
     bench.close("call-1", "voice-1~1", int(bench.record("call-1")["epoch"]))
     assert run(*wait).exit_code == 0
+
+
+def test_it_tells_where_each_call_went(url: str, bench: Bench) -> None:
+    """With --wait a line a call, and the same in JSON: handed over, and to whom."""
+    bench.join("voice-2~1")
+    command = [sys.executable, "-m", "coordinator", "drain", "voice-1", "--wait", "--json", "--redis-url", url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: bench.client.hget(bench.keys.instance("voice-1~1"), "state") == b"draining")
+        epoch = int(bench.record("call-1")["epoch"])
+        ask = calls.ask(
+            bench.keys, session="call-1", instance="voice-2~1", owner="voice-1~1", request="r", lease_ms=9000
+        )
+        assert bench.run(ask).word == "OK"
+        threading.Event().wait(0.3)  # it has looked at what is owned before the call goes
+        go = calls.let_go(
+            bench.keys, session="call-1", instance="voice-1~1", heir="voice-2~1", epoch=epoch, pool="default"
+        )
+        assert bench.run(go).word == "OK"
+        out, _ = process.communicate(timeout=20)
+    assert process.returncode == 0
+    [row] = json.loads(out)["drains"]
+    assert row["calls"] == [{"session": "call-1", "state": "active", "owner": "voice-2~1"}]
 
 
 def test_an_unknown_or_dead_instance(run: Any, bench: Bench) -> None:

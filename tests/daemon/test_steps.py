@@ -409,3 +409,15 @@ async def test_a_death_is_claimed_when_its_event_is_read(url: str, bench: Bench)
         bench.certify("a~1")
         await eventually(lambda: bench.members(bench.keys.orphans) == {"s0", "s1", "s2"}, 4)
         assert looks == 1
+
+
+async def test_a_drain_has_its_gauges(url: str, bench: Bench) -> None:
+    """How many sessions are left, and when the time is over."""
+    async with partition_loop(url) as loop:
+        await after_the_hold(loop, bench)
+        bench.run(calls.drain(bench.keys, instance="a~1", by="test", reason="rollout", timeout_ms=45_000))
+        await loop.slow_step()
+        assert value(loop, "drain_sessions_remaining") == 3
+        until = value(loop, "drain_deadline_timestamp_seconds") or 0
+        assert 40 < until - bench.client.time()[0] < 46
+        assert value(loop, "instances", state="draining") == 1

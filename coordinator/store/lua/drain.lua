@@ -10,6 +10,7 @@
 -- ARGV id         text    instance id
 -- ARGV by         text    who says so
 -- ARGV reason     text    why
+-- ARGV timeout_ms int     after so long the rest is offered as orphans; 0 when only the instance itself knows
 -- REPLY OK owned
 -- REPLY ALREADY owned
 -- REPLY GONE
@@ -17,7 +18,7 @@
 -- USES now read event hold
 local meta, detector, events, instance, owned, mailbox = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local ROLLOUT_GAP_MS = 600000
-local server, id, by, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local server, id, by, reason, timeout_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 
 local now = now_ms()
 guard(meta, detector, events, now, server)
@@ -26,6 +27,9 @@ if not me.state or me.state == 'dead' then
   return { 'GONE' }
 end
 local left = int(redis.call('SCARD', owned))
+if timeout_ms > 0 then
+  redis.call('HSET', instance, 'drain_until', int(now + timeout_ms))
+end
 if me.state == 'draining' then
   return { 'ALREADY', 'owned', left }
 end
