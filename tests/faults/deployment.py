@@ -152,6 +152,15 @@ class Deployment:
             self.workers[n].send(signal.SIGKILL)
         return at
 
+    def restart(self, number: int) -> None:
+        """Starts a worker again that ended or was killed, under its names and without calls of its own."""
+        calls = self.calls[number]
+        self.workers[number].close()
+        self.start_worker(number, empty=True)
+        self.workers[number] = self.workers.pop()
+        self.calls[number] = calls
+        self._dead.discard(number)
+
     def expect_death_of(self, *numbers: int) -> None:
         """From now on it is right to declare these dead."""
         self.recorder.write("expected", instances=[i for n in numbers for i in self.ids[n]])

@@ -42,11 +42,7 @@ def restart_all(workers: int, calls: int, *, disturb: Callable[[Deployment, int]
             [report] = leaving.wait_for("drained", 1, 60)
             reports.append(report)
             wait_until(lambda p=leaving: not p.alive, 30, "it ended")  # type: ignore[misc]
-            before = d.calls[n]
-            d.start_worker(n, empty=True)
-            d.workers[n] = d.workers.pop()
-            leaving.close()
-            d.calls[n] = before
+            d.restart(n)
         broken = d.finish(60)
         history = read(d.path)
         moves = Counter(line["session"] for line in history if line["kind"] == "grant" and line["how"] == "adopted")
