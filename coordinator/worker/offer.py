@@ -85,9 +85,12 @@ class Offer:
             name, equals, value = wanted.partition("=")
             if name not in labels or (equals and labels[name] != value):
                 return f"it asks for {wanted}"
-        if self.planned and self._member.started_at_ms < int(self._restarted_since or 0):
-            return "this instance was not restarted in this rollout: its turn may come next"
         return ""
+
+    @property
+    def restarted_since_ms(self) -> int:
+        """Of a handover in a rollout: whoever was started since then is not restarted again by it; 0 otherwise."""
+        return int(self._restarted_since or 0) if self.planned else 0
 
     async def decline(self, reason: str = "", *, counts: bool = True) -> None:
         """Gives the offer back, so that others get it at once; safe to repeat.

@@ -11,6 +11,7 @@ import anyio
 from coordinator import clock
 from coordinator.errors import CoordinatorError, FencedError, StoreUnavailableError
 from coordinator.policy import backoff
+from coordinator.store import reads
 from coordinator.store.connect import Blocking
 from coordinator.store.faults import NoGroupError
 from coordinator.worker.offer import Offer
@@ -24,8 +25,10 @@ BLOCK_MS = 1000
 FULL_SECONDS = 0.1
 PASSES = 3
 """Times that a worker passes on a session that it declined itself, so that others see it first."""
-ROLLOUT_PASSES = 6
-"""The same for a handover that another instance would suit better: its owner serves it meanwhile."""
+MISFIT_SECONDS = 2.0
+"""For so long a worker passes on an offer that another would suit better."""
+LOOK_SECONDS = 0.25
+FORGET_SECONDS = 30.0
 PASS_SECONDS = 0.05
 DECLINED_SECONDS = 30.0
 
@@ -46,7 +49,9 @@ class Reader:
         self._stream = member.part.keys.offers(member.settings.pool)
         self._known: dict[bytes, Offer] = {}
         self._declined: dict[str, tuple[int, float]] = {}
-        self._passed: dict[str, tuple[int, float]] = {}
+        self._passed: dict[str, float] = {}
+        self._newcomers: list[int] = []
+        self._looked_at = float("-inf")
         self._fresh = False
 
     def declined(self, session_id: str) -> None:
@@ -117,25 +122,37 @@ class Reader:
             named = {k.decode(): v for k, v in zip(fields[::2], fields[1::2], strict=True)}
             await self._take(Offer(self._member, entry, named))
 
-    def _passes_on(self, offer: Offer) -> str:
-        """Why others are to see it first, a few times; '' when it is taken now."""
+    async def _passes_on(self, offer: Offer) -> str:
+        """Why others are to see it first, for a while; '' when it is taken now."""
         misfit = offer.misfit()
+        older = self._member.started_at_ms < offer.restarted_since_ms
+        if not misfit and older and await self._restarted_have_room(offer.restarted_since_ms):
+            misfit = "this instance was not restarted in this rollout: its turn may come next"
         if not misfit:
             return ""
-        passed, since = self._passed.get(offer.session_id, (0, clock.now()))
-        if clock.now() - since > DECLINED_SECONDS:
-            passed, since = 0, clock.now()
-        if passed >= (ROLLOUT_PASSES if offer.planned else PASSES):
-            return ""
-        self._passed[offer.session_id] = (passed + 1, since)
-        return misfit
+        now = clock.now()
+        self._passed = {session: at for session, at in self._passed.items() if now - at < FORGET_SECONDS}
+        since = self._passed.setdefault(offer.session_id, now)
+        return misfit if now - since < MISFIT_SECONDS else ""
+
+    async def _restarted_have_room(self, since_ms: int) -> bool:
+        """Whether somebody who was started in this rollout could take it; asked for at most once in a while."""
+        now = clock.now()
+        if now - self._looked_at > LOOK_SECONDS:
+            self._looked_at = now
+            rows = await reads.instances(self._member.part)
+            pool = self._member.settings.pool
+            self._newcomers = [
+                row.started_at for row in rows if row.state == "alive" and row.pool == pool and row.owned < row.capacity
+            ]
+        return any(started >= since_ms for started in self._newcomers)
 
     async def _take(self, offer: Offer) -> None:
         passes, at = self._declined.get(offer.session_id, (PASSES, 0.0))
         try:
             if self._room() < 1 or self._member.draining:
                 await offer.decline("no room", counts=False)
-            elif misfit := self._passes_on(offer):
+            elif misfit := await self._passes_on(offer):
                 await offer.decline(misfit, counts=False)
                 await anyio.sleep(PASS_SECONDS)
             elif passes < PASSES and clock.now() - at < DECLINED_SECONDS:

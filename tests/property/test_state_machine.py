@@ -335,7 +335,7 @@ class ProtocolMachine(RuleBasedStateMachine):
         answer = run()
         if c.owner in self.dead:
             assert answer.word == "FENCED"
-        elif c.state != "handing_over" or heir in self.dead:
+        elif c.state != "handing_over" or not c.heir or heir in self.dead:
             assert answer.word == "GONE"
         else:
             assert answer.word == "OK"
