@@ -13,7 +13,7 @@ from coordinator import clock
 from coordinator.errors import FencedError
 from coordinator.ids import new_request_id
 from coordinator.store import calls
-from coordinator.store.scripts import Answer
+from coordinator.store.scripts import Answer, Call
 from coordinator.worker.data import RecoveryData, decode, encode
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["Session"]
 
 log = structlog.get_logger()
+
+RENEWAL_SECONDS = 2.0
+RETRY_SECONDS = 0.01
 
 
 class Session:
@@ -269,19 +272,25 @@ class Session:
             self._check()
             self.raw_data, self.encoding = raw, encoding
             self.sequence += 1
-            await self._final(
-                "checkpoint",
-                lambda e: calls.checkpoint(
-                    self._keys, session=self.id, instance=self._instance, epoch=e, sequence=self.sequence, data=raw,
+
+            def numbered(epoch: int) -> Call:
+                self.sequence = max(1, self.sequence)  # a renewal began to count anew, and 0 would not be stored
+                return calls.checkpoint(
+                    self._keys, session=self.id, instance=self._instance, epoch=epoch, sequence=self.sequence, data=raw,
                     encoding=encoding,
-                ),
-            )  # fmt: skip
+                )  # fmt: skip
+
+            await self._final("checkpoint", numbered)
 
     async def _final(self, operation: str, make: Any) -> Answer:
         """Runs a write of the owner until it has an answer that counts."""
         self._check()
         with self._member.changing(operation != "checkpoint"):
             answer = await self._member.request(lambda: make(self.epoch), self)
+            began = clock.now()
+            while self._renewed(answer) and clock.now() - began < RENEWAL_SECONDS:
+                await anyio.sleep(RETRY_SECONDS)
+                answer = await self._member.request(lambda: make(self.epoch), self)
         if answer.word == "FENCED":
             detail = answer.text("state") and f"it is {answer.text('state')} under epoch {answer.text('epoch')}"
             if answer.text("scope") == "instance":
@@ -307,6 +316,11 @@ class Session:
             raise
         self._leaving = answer.word == "OK"
         return answer
+
+    def _renewed(self, answer: Answer) -> bool:
+        """Refused only because our own resync had the session renewed while the request was under way."""
+        ours = answer.word == "FENCED" and answer.text("owner") == self._instance
+        return ours and answer.int("epoch") >= self.epoch and not self.lost.is_set() and not self.closed.is_set()
 
     def _end(self) -> None:
         self.closed.set()

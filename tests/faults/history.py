@@ -181,6 +181,7 @@ def _data(kinds: dict[str, list[Line]], grants: dict[str, list[Line]]) -> Iterab
             opened = [g["data"] for g in lines if g["epoch"] < grant["epoch"]]
             last = known[-1] if known else None
             right = {last["data"]} if last else set(opened[-1:])
-            right |= {w["data"] for w in before if w["answer"] == "unknown" and (not last or w["sent"] >= last["sent"])}
+            # stated again after lost writes, a write may count although it was never acknowledged
+            right |= {w["data"] for w in before if w["answer"] != "ok" and (not last or w["sent"] >= last["sent"])}
             if grant["data"] not in right:
                 yield f"G7: {session} was adopted with {grant['data']!r}, last acknowledged was {sorted(right)!r}"

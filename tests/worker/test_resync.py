@@ -134,6 +134,20 @@ async def test_a_session_that_came_during_a_resync_is_held_after_it(
         await eventually(lambda: session.held)
 
 
+async def test_a_write_under_way_while_its_session_is_renewed(url: str, redis_client: redis.Redis) -> None:
+    """The store has the new epoch, this worker learns it a moment later: the write is no former owner's, and succeeds."""
+    async with Worker(url, name="a") as worker:
+        session = await worker.open("call-1", b"data")
+        epoch = session.epoch + 5
+        redis_client.hset(KEYS.session("call-1"), mapping={"epoch": epoch, "checkpoint": 0})
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(session.checkpoint, b"more")
+            await anyio.wait_all_tasks_blocked()
+            session.epoch, session.sequence = epoch, 0
+        assert not session.lost.is_set()
+        assert redis_client.hget(KEYS.session("call-1"), "data") == b"more"
+
+
 async def test_after_too_long_a_silence_an_instance_starts_over(url: str, redis_client: redis.Redis) -> None:
     """Forgotten by the store and silent for more than half of fenced_ttl: a new id, and what it held is lost."""
     async with Worker(url, name="a", fenced_ttl=1.0) as worker:
