@@ -9,9 +9,8 @@ import typer
 
 from coordinator.cli.options import NEGATIVE, OK, with_settings
 from coordinator.cli.status import Json
-from coordinator.cli.store import partitions
+from coordinator.cli.store import check_instance, newest_id, partitions
 from coordinator.cli.tables import console, print_json, table
-from coordinator.errors import ConfigurationError
 from coordinator.settings import Settings
 from coordinator.store import calls
 from coordinator.store.executor import StorePartition
@@ -20,12 +19,8 @@ __all__ = ["certify"]
 
 
 async def _certify(part: StorePartition, named: str, by: str, reason: str) -> dict[str, Any]:
-    """One partition: an instance has an id of its own in each, so a name means its newest id there."""
     keys, run = part.keys, part.executor
-    instance = named
-    if "~" not in named:
-        found = await run.command("HGET", keys.names, named)
-        instance = found.decode() if found else ""
+    instance = await newest_id(part, named)
     row = {"partition": keys.partition, "instance": instance or named, "outcome": "unknown", "sessions": 0, "cause": ""}
     if instance:
         answer = await run.run(calls.certify(keys, instance=instance, cause="operator", by=by, reason=reason))
@@ -52,9 +47,7 @@ def certify(
 
     Exit status: 0 written; 1 nobody knows it alive; 2 wrong usage or settings; 3 the store is not available.
     """
-    if not instance.strip() or any(c.isspace() for c in instance):
-        raise ConfigurationError(f"{instance!r} is not an instance: give its id (name~ULID) or its name")
-    rows = anyio.run(_everywhere, settings, instance, reason)
+    rows = anyio.run(_everywhere, settings, check_instance(instance), reason)
     if as_json:
         print_json({"certificates": rows})
     else:

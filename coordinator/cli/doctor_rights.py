@@ -34,6 +34,7 @@ RIGHTS: dict[str, tuple[Try, ...]] = {
     "streams": (
         ("XADD", KEY, "MAXLEN", "~", 10, "1-1", "field", "1"), ("XGROUP", "CREATE", KEY, "workers", "0", "MKSTREAM"),
         ("XREADGROUP", "GROUP", "workers", MEMBER, "COUNT", 1, "STREAMS", KEY, ">"), ("XPENDING", KEY, "workers"),
+        ("XINFO", "GROUPS", KEY),
         ("XRANGE", KEY, "-", "+"), ("XREAD", "COUNT", 1, "STREAMS", KEY, "0"), ("XLEN", KEY),
         ("XACK", KEY, "workers", "1-1"), ("XDEL", KEY, "1-1"),
     ),

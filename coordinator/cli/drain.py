@@ -13,7 +13,7 @@ from rich.progress import Progress
 from coordinator import clock
 from coordinator.cli.options import NEGATIVE, OK, with_settings
 from coordinator.cli.status import Json
-from coordinator.cli.store import partitions
+from coordinator.cli.store import check_instance, newest_id, partitions
 from coordinator.cli.tables import console, print_json, table
 from coordinator.settings import Settings
 from coordinator.store import calls
@@ -24,16 +24,8 @@ __all__ = ["drain"]
 LOOK_SECONDS = 0.1
 
 
-async def _newest(part: StorePartition, named: str) -> str:
-    """The id that is meant: an instance has one of its own in each partition, so a name means its newest there."""
-    if "~" in named:
-        return named
-    found = await part.executor.command("HGET", part.keys.names, named)
-    return found.decode() if found else ""
-
-
 async def _tell(part: StorePartition, named: str, by: str, reason: str) -> dict[str, Any]:
-    instance = await _newest(part, named)
+    instance = await newest_id(part, named)
     row: dict[str, Any] = {
         "partition": part.keys.partition,
         "instance": instance or named,
@@ -106,7 +98,7 @@ def drain(
     Exit status: 0 it was told, and with --wait owns nothing any more; 1 nobody knows it alive, or calls are left;
     2 wrong usage or settings; 3 the store is not available.
     """
-    rows = anyio.run(_drain, settings, instance, reason, wait, as_json)
+    rows = anyio.run(_drain, settings, check_instance(instance), reason, wait, as_json)
     if as_json:
         print_json({"drains": rows})
     else:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from coordinator.errors import ConfigurationError
-from coordinator.ids import check_session_id, partition_of
+from coordinator.errors import ConfigurationError, InvalidIdError
+from coordinator.ids import check_name, check_session_id, partition_of
 from coordinator.settings import Settings
 from coordinator.store.connect import Connector
 from coordinator.store.executor import StorePartition
 from coordinator.store.keys import Keys
 
-__all__ = ["needs_url", "partition_for", "partitions"]
+__all__ = ["check_instance", "needs_url", "newest_id", "partition_for", "partitions"]
 
 
 def needs_url(settings: Settings) -> str:
@@ -24,6 +24,34 @@ def needs_url(settings: Settings) -> str:
     if settings.url is None:
         raise ConfigurationError("redis_url is not set: say which Redis (--redis-url or COORDINATOR_REDIS_URL)")
     return settings.url
+
+
+def check_instance(named: str) -> str:
+    """An instance's id, or its name, as somebody gave it.
+
+    Raises:
+        ConfigurationError: it can be neither.
+    """
+    try:
+        check_name(named.partition("~")[0])
+    except InvalidIdError:
+        raise ConfigurationError(f"{named!r} is not an instance: give its id (name~ULID) or its name") from None
+    return named
+
+
+async def newest_id(part: StorePartition, named: str) -> str:
+    """The id that is meant: an instance has one of its own in each partition, so a name means its newest there.
+
+    Returns:
+        The id; '' when nobody of that name was ever there.
+
+    Raises:
+        StoreUnavailableError: the store did not answer.
+    """
+    if "~" in named:
+        return named
+    found = await part.executor.command("HGET", part.keys.names, named)
+    return found.decode() if found else ""
 
 
 @asynccontextmanager

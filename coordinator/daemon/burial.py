@@ -20,7 +20,7 @@ log = structlog.get_logger()
 
 
 def expire_call(
-    part: StorePartition, settings: Settings, session: str, pool: str, holder: str, *, reader_dead: bool = False
+    part: StorePartition, settings: Settings, session: str, pool: str, holder: str, *, entry_of_dead: str = ""
 ) -> Call:
     """The call that ends a lease, with this coordinator's settings."""
     return calls.expire(
@@ -31,7 +31,7 @@ def expire_call(
         max_offers=settings.max_offers,
         give_up_after_ms=round(settings.give_up_after * 1000),
         dead_letter_ttl_ms=round(settings.dead_letter_ttl * 1000),
-        reader_dead=reader_dead,
+        entry_of_dead=entry_of_dead,
         holder=holder,
     )
 
@@ -106,16 +106,19 @@ class Burial:
             while pending := await run.command("XPENDING", stream, "workers", "-", "+", calls.BATCH, grave):
                 entries = [row[0] for row in pending]
                 found = await run.commands([("XRANGE", stream, entry, entry) for entry in entries])
-                sessions = []
+                held: list[tuple[str, str]] = []
                 for entry, rows in zip(entries, found, strict=True):
                     fields = rows[0][1] if rows else []
                     named = dict(zip(fields[::2], fields[1::2], strict=True)).get(b"session")
                     if named is None:  # trimmed away: nothing to offer again by this entry
                         await run.command("XACK", stream, "workers", entry)
                     else:
-                        sessions.append(named.decode())
+                        held.append((named.decode(), entry.decode()))
                 answers = await run.run_many(
-                    [expire_call(self.part, self.settings, s, pool, self.by, reader_dead=True) for s in sessions]
+                    [
+                        expire_call(self.part, self.settings, session, pool, self.by, entry_of_dead=entry)
+                        for session, entry in held
+                    ]
                 )
                 if any(answer.word == "HELD" for answer in answers):
                     return

@@ -627,7 +627,7 @@ def expire(
     give_up_after_ms: int,
     inline_bytes: int = INLINE_BYTES,
     dead_letter_ttl_ms: int = DEAD_LETTER_TTL_MS,
-    reader_dead: bool = False,
+    entry_of_dead: str = "",
     holder: str = "",
 ) -> Call:
     """A lease ended: extend, offer again, give up on, or return the handover."""
@@ -651,7 +651,7 @@ def expire(
             "give_up_after_ms": give_up_after_ms,
             "inline_bytes": inline_bytes,
             "dead_letter_ttl_ms": dead_letter_ttl_ms,
-            "reader_dead": int(reader_dead),
+            "entry_of_dead": entry_of_dead,
         },
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -43,6 +44,7 @@ class InstanceRow:
     cause: str
     trust_ms: int
     drain_until: int
+    labels: dict[str, str]
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -159,6 +161,7 @@ async def instances(part: StorePartition) -> list[InstanceRow]:
         "dead_after_ms",
         "trust_ms",
         "drain_until",
+        "labels",
     )
     rows = await run.commands(
         [command for i in ids for command in (("HMGET", keys.instance(i), *fields), ("SCARD", keys.owned(i)))]
@@ -186,6 +189,7 @@ async def instances(part: StorePartition) -> list[InstanceRow]:
                 _text(r["cause"]),
                 _int(r["trust_ms"]),
                 _int(r["drain_until"]),
+                json.loads(r["labels"] or b"{}"),
             )
         )
     return sorted(found, key=lambda row: (-row.owned, row.id))

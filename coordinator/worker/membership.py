@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
@@ -12,7 +13,7 @@ import structlog
 
 from coordinator import clock
 from coordinator.errors import FencedError, NameInUseError, StoreUnavailableError
-from coordinator.ids import new_instance_id, new_request_id
+from coordinator.ids import new_instance_id
 from coordinator.settings import Settings
 from coordinator.store import calls
 from coordinator.store.connect import Connector
@@ -20,6 +21,7 @@ from coordinator.store.deployment import check_server, prepare
 from coordinator.store.executor import StorePartition
 from coordinator.store.keys import Keys
 from coordinator.store.scripts import Answer, Call
+from coordinator.worker.adoption import Adoption
 from coordinator.worker.heart import Beat, Heart, Roll
 from coordinator.worker.mailbox import Mailbox
 from coordinator.worker.reader import Reader
@@ -38,7 +40,6 @@ T = TypeVar("T")
 
 PATIENCE_SECONDS = 2.0
 RETRY_SECONDS = 0.05
-POLL_SECONDS = 0.05
 
 
 class Membership:
@@ -77,6 +78,7 @@ class Membership:
         self.stager = Stager()
         self.mailbox = Mailbox(self)
         self.resync = Resync(self)
+        self.adoption = Adoption(self)
         self.reader = Reader(self, connector.blocking(keys.tag), room, deliver)
         self.roll = Roll(self.instance, self.pulse)
         self._changing = 0
@@ -117,7 +119,7 @@ class Membership:
                 labels=json.dumps(s.labels), address=s.address, dead_after_ms=round(s.dead_after * 1000),
                 trust_ms=round(s.trust_window * 1000), predecessor=predecessor,
             )  # fmt: skip
-            answer = await self._patiently(lambda call=call: self.part.executor.run(call))  # type: ignore[misc]
+            answer = await self._patiently(partial(self.part.executor.run, call))
             match answer.word:
                 case "UNKNOWN":
                     await self._init()
@@ -314,97 +316,15 @@ class Membership:
             if session is not None and session.lost.is_set():
                 raise FencedError(session.id, session.epoch, session.lost_reason)
 
-    async def adopt(self, session_id: str, epoch: int | None, request: str) -> Session | None:
-        """Adopts what is offered; None when there is nothing to adopt (any more).
-
-        Raises:
-            FencedError, StoreUnavailableError: as `Offer.adopt`.
-        """
-        instance = self.instance
-        self.adopting.add(session_id)
-        try:
-            with self.changing():
-                answer = await self.request(
-                    lambda: calls.adopt(
-                        self.part.keys, session=session_id, instance=instance, request=request, epoch=epoch,
-                        pool=self.settings.pool, floor=self.highest_epoch,
-                    )
-                )  # fmt: skip
-                if answer.word == "FENCED":
-                    self.fenced(instance, "an adoption was refused")
-                    raise FencedError(session_id, epoch, "this instance was declared dead")
-                if answer.word != "OK" or instance != self.instance:
-                    return None
-                return self._adopted(session_id, answer)
-        finally:
-            self.adopting.discard(session_id)
-
-    async def take_over(self, session_id: str, request: str, wait: float) -> Session | None:
-        """Takes an orphan, awaits the verdict on a silent owner, asks a living one to hand over; None when not in time.
-
-        Raises:
-            FencedError, StoreUnavailableError: as `Worker.adopt`.
-        """
-        deadline = clock.now() + wait
-        told = self.mailbox.wait_for(session_id)
-        try:
-            while True:
-                session = await self.adopt(session_id, None, request)
-                if session is not None:
-                    return session
-                if not await self._ask(session_id, request) or clock.now() >= deadline:
-                    return None
-                with anyio.move_on_after(min(POLL_SECONDS, max(0.0, deadline - clock.now()))):
-                    await told.wait()
-        finally:
-            self.mailbox.done_waiting(session_id)
-
-    async def _ask(self, session_id: str, request: str) -> bool:
-        """Asks the owner to hand over; False when there is nothing to wait for."""
-        keys = self.part.keys
-        state, owner = await self.part.executor.command("HMGET", keys.session(session_id), "state", "owner")
-        if state == b"offered":
-            return True
-        if state not in (b"active", b"handing_over"):
-            return False
-        instance = self.instance
-        answer = await self.request(
-            lambda: calls.ask(
-                keys, session=session_id, instance=instance, owner=owner.decode(), request=request,
-                lease_ms=round(self.settings.lease * 1000),
-            )
-        )  # fmt: skip
-        if answer.word == "FENCED":
-            self.fenced(instance, "asking for a handover was refused")
-            raise FencedError(session_id, None, "this instance was declared dead")
-        return answer.word in ("OK", "ORPHAN", "OWNED")
-
     def told_to_drain(self) -> None:
         """The store says that this instance drains: somebody asked for it, or it is what this worker does."""
         self.drain_asked.set()
 
-    def _adopted(self, session_id: str, answer: Answer) -> Session:
-        known = self.sessions.get(session_id)
-        if known is not None and known.epoch == answer.int("epoch"):
-            return known
-        session = Session(
-            self, session_id, answer.int("epoch"), answer.bytes("data"), answer.text("encoding"), pool=answer.text("pool"),
-            tenant=answer.text("tenant"), requires=answer.text("requires"), opened_at_ms=answer.int("opened_at_ms"),
-            sequence=answer.int("checkpoint"),
-        )  # fmt: skip
-        now_ms = answer.int("now_ms")
-        session.recovered = bool(answer.text("previous_owner"))
-        session.planned = answer.text("planned") == "1"
-        if session.recovered:
-            session.gap = max(0.0, (now_ms - answer.int("served_until_ms", now_ms)) / 1000)
-            session.data_age = max(0.0, (now_ms - answer.int("data_at_ms", now_ms)) / 1000)
-        session.previous_owner, session.cause = answer.text("previous_owner"), answer.text("cause")
-        session.attempt = answer.int("attempt")
-        self.keep(session)
-        return session
-
     def keep(self, session: Session) -> None:
         """A session is ours."""
+        before = self.sessions.get(session.id)
+        if before is not None and before is not session:
+            before.lose("this worker adopted it anew")
         self.closing.discard(session.id)
         self.sessions[session.id] = session
         self._call_roll()
@@ -432,7 +352,3 @@ class Membership:
         await self.part.executor.run(
             calls.leave(self.part.keys, instance=self.instance, by=self.instance, reason=reason, cause=cause)
         )
-
-    def new_request(self) -> str:
-        """A request id."""
-        return new_request_id()

@@ -72,20 +72,11 @@ class Offer:
         if self._member.draining:
             raise DrainingError("this instance is draining and takes nothing new")
         if self.planned:  # accepts; the owner lets go when it is told
-            session = await self._member.take_over(self.session_id, self._request, self._member.settings.lease)
+            session = await self._member.adoption.take_over(self.session_id, self._request, self._member.settings.lease)
         else:
-            session = await self._member.adopt(self.session_id, self.epoch, self._request)
+            session = await self._member.adoption.adopt(self.session_id, self.epoch, self._request)
         self._done()
         return session
-
-    def misfit(self) -> str:
-        """Why another instance would suit it better; '' when none would."""
-        labels = self._member.settings.labels
-        for wanted in self.requires:
-            name, equals, value = wanted.partition("=")
-            if name not in labels or (equals and labels[name] != value):
-                return f"it asks for {wanted}"
-        return ""
 
     @property
     def restarted_since_ms(self) -> int:

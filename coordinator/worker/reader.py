@@ -15,6 +15,7 @@ from coordinator.store import reads
 from coordinator.store.connect import Blocking
 from coordinator.store.faults import NoGroupError
 from coordinator.worker.offer import Offer
+from coordinator.worker.placement import suits
 
 if TYPE_CHECKING:
     from coordinator.worker.membership import Membership
@@ -25,8 +26,8 @@ BLOCK_MS = 1000
 FULL_SECONDS = 0.1
 PASSES = 3
 """Times that a worker passes on a session that it declined itself, so that others see it first."""
-MISFIT_SECONDS = 2.0
-"""For so long a worker passes on an offer that another would suit better."""
+PASS_ON_SECONDS = 2.0
+"""For so long a worker passes on an offer that suits another one better."""
 LOOK_SECONDS = 0.25
 FORGET_SECONDS = 30.0
 PASS_SECONDS = 0.05
@@ -50,7 +51,7 @@ class Reader:
         self._known: dict[bytes, Offer] = {}
         self._declined: dict[str, tuple[int, float]] = {}
         self._passed: dict[str, float] = {}
-        self._newcomers: list[int] = []
+        self._others: list[reads.InstanceRow] = []
         self._looked_at = float("-inf")
         self._fresh = False
 
@@ -122,38 +123,32 @@ class Reader:
             named = {k.decode(): v for k, v in zip(fields[::2], fields[1::2], strict=True)}
             await self._take(Offer(self._member, entry, named))
 
-    async def _passes_on(self, offer: Offer) -> str:
-        """Why others are to see it first, for a while; '' when it is taken now."""
-        misfit = offer.misfit()
-        older = self._member.started_at_ms < offer.restarted_since_ms
-        if not misfit and older and await self._restarted_have_room(offer.restarted_since_ms):
-            misfit = "this instance was not restarted in this rollout: its turn may come next"
-        if not misfit:
-            return ""
-        now = clock.now()
-        self._passed = {session: at for session, at in self._passed.items() if now - at < FORGET_SECONDS}
-        since = self._passed.setdefault(offer.session_id, now)
-        return misfit if now - since < MISFIT_SECONDS else ""
-
-    async def _restarted_have_room(self, since_ms: int) -> bool:
-        """Whether somebody who was started in this rollout could take it; asked for at most once in a while."""
-        now = clock.now()
+    async def _passes_on(self, offer: Offer) -> bool:
+        """Whether another instance with room suits it better, and has not been waited for in vain."""
+        member, now = self._member, clock.now()
+        wanted = (offer.requires, offer.restarted_since_ms)
+        mine = suits(member.settings.labels, member.started_at_ms, *wanted)
+        if mine == (True, True):
+            return False
         if now - self._looked_at > LOOK_SECONDS:
-            self._looked_at = now
-            rows = await reads.instances(self._member.part)
-            pool = self._member.settings.pool
-            self._newcomers = [
-                row.started_at for row in rows if row.state == "alive" and row.pool == pool and row.owned < row.capacity
+            self._looked_at, rows = now, await reads.instances(member.part)
+            self._others = [
+                row
+                for row in rows
+                if row.state == "alive" and row.pool == member.settings.pool and row.owned < row.capacity
             ]
-        return any(started >= since_ms for started in self._newcomers)
+        if not any(suits(row.labels, row.started_at, *wanted) > mine for row in self._others):
+            return False
+        self._passed = {session: at for session, at in self._passed.items() if now - at < FORGET_SECONDS}
+        return now - self._passed.setdefault(offer.session_id, now) < PASS_ON_SECONDS
 
     async def _take(self, offer: Offer) -> None:
         passes, at = self._declined.get(offer.session_id, (PASSES, 0.0))
         try:
             if self._room() < 1 or self._member.draining:
                 await offer.decline("no room", counts=False)
-            elif misfit := await self._passes_on(offer):
-                await offer.decline(misfit, counts=False)
+            elif await self._passes_on(offer):
+                await offer.decline("another instance suits it better", counts=False)
                 await anyio.sleep(PASS_SECONDS)
             elif passes < PASSES and clock.now() - at < DECLINED_SECONDS:
                 self._declined[offer.session_id] = (passes + 1, at)

@@ -320,7 +320,7 @@ class Session:
     def _renewed(self, answer: Answer) -> bool:
         """Refused only because our own resync had the session renewed while the request was under way."""
         ours = answer.word == "FENCED" and answer.text("owner") == self._instance
-        return ours and answer.int("epoch") >= self.epoch and not self.lost.is_set() and not self.closed.is_set()
+        return ours and answer.int("epoch") >= self.epoch and self._member.sessions.get(self.id) is self
 
     def _end(self) -> None:
         self.closed.set()

@@ -6,7 +6,8 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal
 
@@ -33,6 +34,7 @@ from coordinator.worker.data import RecoveryData, encode
 from coordinator.worker.drain import DrainReport, drain
 from coordinator.worker.membership import Membership
 from coordinator.worker.offer import Offer
+from coordinator.worker.serving import Handler, Serving
 from coordinator.worker.session import Session
 
 __all__ = ["DrainReport", "Worker"]
@@ -41,8 +43,6 @@ log = structlog.get_logger()
 
 TICK_SECONDS = 0.05
 FAREWELL_SECONDS = 5.0
-
-Handler = Callable[[Session], Awaitable[object]]
 
 
 class Worker:
@@ -68,9 +68,11 @@ class Worker:
         self._receive: MemoryObjectReceiveStream[Offer]
         self._members: list[Membership] = []
         self._reading = False
-        self._handler: tuple[Handler, anyio.abc.TaskGroup] | None = None
+        self._serving: Serving | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
         self._draining = False
+        self._drains = anyio.Lock()
+        self._report: DrainReport | None = None
         self.drained = anyio.Event()
 
     @property
@@ -242,9 +244,8 @@ class Worker:
                 tenant=tenant, requires=wanted, opened_at_ms=answer.int("now_ms"), sequence=answer.int("checkpoint"),
             )  # fmt: skip
             member.keep(session)
-        if self._handler:
-            handler, tasks = self._handler
-            tasks.start_soon(self._handle, handler, session)
+        if self._serving:
+            self._serving.start(session)
         return session
 
     async def offers(self) -> AsyncIterator[Offer]:
@@ -273,7 +274,7 @@ class Worker:
             FencedError: this instance was declared dead meanwhile.
             StoreUnavailableError: no answer within about two seconds.
         """
-        return await self._member(session_id).take_over(session_id, new_request_id(), wait)
+        return await self._member(session_id).adoption.take_over(session_id, new_request_id(), wait)
 
     async def locate(self, session_id: str) -> str | None:
         """The registered address of the session's owner; None when nobody owns it or the owner gave none.
@@ -326,13 +327,14 @@ class Worker:
 
         Args:
             handler: serves one call.
-            drain_on: signals on which everything is handed over, such as ``[signal.SIGTERM]``; then this returns.
+            drain_on: signals on which everything is handed over, such as ``[signal.SIGTERM]``; then this returns. Further
+                ones change nothing, and are logged with what is left.
 
         The task is cancelled when the session is lost; the session is closed when the handler returns, and released
         when it raises.
         """
         async with anyio.create_task_group() as tasks:
-            self._handler = (handler, tasks)
+            self._serving = serving = Serving(handler, tasks)
             if drain_on:
                 tasks.start_soon(self._drain_on, drain_on)
 
@@ -343,56 +345,27 @@ class Worker:
             tasks.start_soon(end_when_drained)
             try:
                 for session in self.sessions:
-                    tasks.start_soon(self._handle, handler, session)
+                    serving.start(session)
                 async for offer in self.offers():
-                    tasks.start_soon(self._adopt_and_handle, handler, offer)
+                    serving.adopt(offer)
             finally:
-                self._handler = None
+                self._serving = None
 
     async def _drain_on(self, numbers: Sequence[signal.Signals]) -> None:
-        with anyio.open_signal_receiver(*numbers) as signals:
-            async for number in signals:
-                await self.drain(reason=signal.Signals(number).name)
-                return
-
-    async def _adopt_and_handle(self, handler: Handler, offer: Offer) -> None:
-        try:
-            session = await offer.adopt()
-        except (FencedError, DrainingError, StoreUnavailableError) as error:
-            log.warning("adoption_failed", session=offer.session_id, error=str(error))
-            return
-        if session is not None:
-            await self._handle(handler, session)
-
-    async def _handle(self, handler: Handler, session: Session) -> None:
-        failure: Exception | None = None
         async with anyio.create_task_group() as tasks:
-
-            async def stop_when_lost() -> None:
-                await session.lost.wait()
-                tasks.cancel_scope.cancel()
-
-            tasks.start_soon(stop_when_lost)
-            try:
-                await handler(session)
-            except Exception as error:  # noqa: BLE001 - the program's own code: its call goes to somebody else
-                failure = error
-            tasks.cancel_scope.cancel()
-        if session.lost.is_set() or session.closed.is_set():
-            return
-        try:
-            if failure is None:
-                await session.close()
-            else:
-                log.error("handler_failed", session=session.id, error=repr(failure))
-                await session.release(f"the handler raised {type(failure).__name__}")
-        except (FencedError, StoreUnavailableError) as error:
-            log.warning("session_not_ended", session=session.id, error=str(error))
+            with anyio.open_signal_receiver(*numbers) as signals:
+                async for number in signals:
+                    name = signal.Signals(number).name
+                    if self._draining:
+                        log.warning("drain_under_way", signal=name, sessions=len(self.sessions))
+                    else:
+                        tasks.start_soon(partial(self.drain, reason=name))
 
     async def drain(self, timeout: float | None = None, reason: str = "draining") -> DrainReport:
         """Takes nothing new and hands over what it owns, each call while it goes on being served.
 
-        What nobody takes before the time is over is offered to others as orphans. Safe to repeat.
+        What nobody takes before the time is over is offered to others as orphans. Safe to repeat: one that is under way is
+        waited for, with its own time-out, and what it could not move is tried again.
 
         Args:
             timeout: seconds; default ``drain_timeout``.
@@ -405,9 +378,11 @@ class Worker:
 
     async def _drain(self, timeout: float, reason: str, patience: float = float("inf")) -> DrainReport:
         self._draining = True
-        report = await drain(self._members, self.settings, timeout, reason, patience=patience)
-        self.drained.set()
-        return report
+        async with self._drains:
+            if self._report is None or self.sessions:
+                self._report = await drain(self._members, self.settings, timeout, reason, patience=patience)
+            self.drained.set()
+            return self._report
 
     async def _drain_when_told(self, member: Membership) -> None:
         await member.drain_asked.wait()

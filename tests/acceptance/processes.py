@@ -45,6 +45,11 @@ class Process:
     def alive(self) -> bool:
         return self._process.poll() is None
 
+    @property
+    def exit_status(self) -> int | None:
+        """As `subprocess.Popen.returncode`."""
+        return self._process.poll()
+
     def told(self, what: str) -> list[dict[str, Any]]:
         """All lines of a kind so far."""
         while not self._queue.empty():

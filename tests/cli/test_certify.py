@@ -6,34 +6,14 @@ import json
 from typing import Any
 
 import pytest
-import redis
-from typer.testing import CliRunner
 
-from coordinator.cli.app import app
 from tests.store.harness import Bench
-
-
-@pytest.fixture
-def run(url: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs `certify` in this process on the server of the test."""
-    monkeypatch.setenv("COORDINATOR_REDIS_URL", url)
-    return lambda *args: CliRunner().invoke(app, ["certify", *args])
-
-
-@pytest.fixture
-def bench(redis_client: redis.Redis) -> Bench:
-    """A partition with one instance that owns a call."""
-    made = Bench(redis_client)
-    made.init()
-    made.join("voice-1~1")
-    made.open("call-1", "voice-1~1")
-    return made
 
 
 @pytest.mark.parametrize("named", ["voice-1~1", "voice-1"])
 def test_an_instance_is_certified_by_id_or_name(run: Any, bench: Bench, named: str) -> None:
     """It is dead at once, with who said so and why; its calls are a grave's."""
-    result = run(named, "--reason", "node lost", "--json")
+    result = run("certify", named, "--reason", "node lost", "--json")
     assert result.exit_code == 0
     [row] = json.loads(result.stdout)["certificates"]
     assert (row["instance"], row["outcome"], row["sessions"]) == ("voice-1~1", "certified", 1)
@@ -46,7 +26,7 @@ def test_an_instance_is_certified_by_id_or_name(run: Any, bench: Bench, named: s
 def test_a_certificate_is_written_once(run: Any, bench: Bench) -> None:
     """A second one changes nothing: exit status 1, and the cause of the first."""
     bench.certify("voice-1~1", cause="exited")
-    result = run("voice-1~1", "--json")
+    result = run("certify", "voice-1~1", "--json")
     assert result.exit_code == 1
     [row] = json.loads(result.stdout)["certificates"]
     assert (row["outcome"], row["cause"]) == ("already_dead", "exited")
@@ -56,10 +36,10 @@ def test_a_certificate_is_written_once(run: Any, bench: Bench) -> None:
 @pytest.mark.parametrize("named", ["nobody", "nobody~1"])
 def test_an_unknown_instance(run: Any, bench: Bench, named: str) -> None:
     """Nobody of that id or name: exit status 1, and nothing is made."""
-    assert run(named).exit_code == 1
+    assert run("certify", named).exit_code == 1
     assert not bench.client.exists(bench.keys.instance("nobody~1"))
 
 
 def test_nonsense_is_wrong_usage(run: Any, bench: Bench) -> None:
     """What can be neither id nor name is exit status 2."""
-    assert run("two words").exit_code == 2
+    assert run("certify", "two words").exit_code == 2

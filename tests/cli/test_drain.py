@@ -5,34 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 from typing import Any
 
 import pytest
-import redis
-from typer.testing import CliRunner
 
-from coordinator.cli.app import app
 from coordinator.store import calls
 from tests.store.harness import Bench
 from tests.waiting import wait_until
-
-
-@pytest.fixture
-def run(url: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Runs `drain` in this process on the server of the test."""
-    monkeypatch.setenv("COORDINATOR_REDIS_URL", url)
-    return lambda *args: CliRunner().invoke(app, ["drain", *args])
-
-
-@pytest.fixture
-def bench(redis_client: redis.Redis) -> Bench:
-    """A partition with one instance that owns a call."""
-    made = Bench(redis_client)
-    made.init()
-    made.join("voice-1~1")
-    made.open("call-1", "voice-1~1")
-    return made
 
 
 @pytest.mark.parametrize("named", ["voice-1~1", "voice-1"])
@@ -41,13 +20,13 @@ def test_an_instance_is_told_by_id_or_name(run: Any, bench: Bench, named: str) -
     box = bench.client.pubsub()
     box.subscribe(bench.keys.mailbox("voice-1~1"))
     assert box.get_message(timeout=5)
-    result = run(named, "--json")
+    result = run("drain", named, "--json")
     assert result.exit_code == 0
     [row] = json.loads(result.stdout)["drains"]
     assert (row["instance"], row["outcome"], row["sessions"]) == ("voice-1~1", "draining", 1)
     assert box.get_message(timeout=5)["data"] == b"drain voice-1~1"
     assert bench.open("call-2", "voice-1~1").word == "DRAINING"
-    [again] = json.loads(run(named, "--json").stdout)["drains"]
+    [again] = json.loads(run("drain", named, "--json").stdout)["drains"]
     assert again["outcome"] == "draining_already"
     box.close()
 
@@ -55,9 +34,15 @@ def test_an_instance_is_told_by_id_or_name(run: Any, bench: Bench, named: str) -
 def test_waiting_ends_with_what_is_left(run: Any, bench: Bench) -> None:
     """With --wait: exit status 1 while calls are left when the time is over, 0 when none are."""
     wait = ("voice-1", "--wait", "--drain-timeout", "300ms")
-    assert run(*wait).exit_code == 1
+    assert run("drain", *wait).exit_code == 1
     bench.close("call-1", "voice-1~1", int(bench.record("call-1")["epoch"]))
-    assert run(*wait).exit_code == 0
+    assert run("drain", *wait).exit_code == 0
+
+
+def looks(bench: Bench) -> int:
+    """How often anybody asked what an instance owns."""
+    stats: Any = bench.client.info("commandstats")
+    return int(stats.get("cmdstat_smembers", {}).get("calls", 0))
 
 
 def test_it_tells_where_each_call_went(url: str, bench: Bench) -> None:
@@ -71,7 +56,8 @@ def test_it_tells_where_each_call_went(url: str, bench: Bench) -> None:
             bench.keys, session="call-1", instance="voice-2~1", owner="voice-1~1", request="r", lease_ms=9000
         )
         assert bench.run(ask).word == "OK"
-        threading.Event().wait(0.3)  # it has looked at what is owned before the call goes
+        before = looks(bench)
+        wait_until(lambda: looks(bench) > before + 1)  # it has looked at what is owned before the call goes
         go = calls.let_go(
             bench.keys, session="call-1", instance="voice-1~1", heir="voice-2~1", epoch=epoch, pool="default"
         )
@@ -84,6 +70,13 @@ def test_it_tells_where_each_call_went(url: str, bench: Bench) -> None:
 
 def test_an_unknown_or_dead_instance(run: Any, bench: Bench) -> None:
     """Nobody of that id or name lives: exit status 1."""
-    assert run("nobody").exit_code == 1
+    assert run("drain", "nobody").exit_code == 1
     bench.certify("voice-1~1")
-    assert run("voice-1").exit_code == 1
+    assert run("drain", "voice-1").exit_code == 1
+
+
+def test_nonsense_is_wrong_usage(run: Any, bench: Bench) -> None:
+    """What can be neither id nor name is exit status 2, and names the value."""
+    result = run("drain", "two words")
+    assert result.exit_code == 2
+    assert "two words" in result.output

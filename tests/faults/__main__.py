@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from coordinator.cli.figures import percentile
 from tests.faults.evidence import Lag, certificates, kills
 from tests.faults.faults import FAULTS
 from tests.faults.mass import lose
@@ -25,6 +26,10 @@ PROFILES = ("fast", "default", "safe")
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     lines = [head, ["---"] * len(head), *([str(cell) for cell in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _three(values: Sequence[float]) -> str:
+    return f"{percentile(values, 0.5):.0f} / {percentile(values, 0.99):.0f} / {max(values):.0f}"
 
 
 def _say(text: str) -> None:
@@ -101,14 +106,16 @@ def _rollout() -> tuple[str, bool]:
         outcome = restart_all(workers, calls)
         good &= not outcome.broken
         said = "all kept" if not outcome.broken else "; ".join(outcome.broken)
-        silence = "{:.0f} / {:.0f} / {:.0f}".format(*outcome.silence)
         rows.append(
-            [f"{workers} with {calls} calls each", outcome.handed_over, outcome.released, outcome.moves, silence, said]
-        )
+            [
+                f"{workers} with {calls} calls each", outcome.handed_over, outcome.released, outcome.moves,
+                _three(outcome.heard.at_moves), _three(outcome.heard.longest), said,
+            ]
+        )  # fmt: skip
         _say(str(rows[-1]))
     head = (
         "workers restarted one after the other", "handovers", "not taken in time", "most moves of a call",
-        "silence, ms (p50 / p99 / longest)", "promises",
+        "silence at moves, ms (p50 / p99 / longest)", "longest silence of each call, ms (same)", "promises",
     )  # fmt: skip
     return _table(head, rows), good
 

@@ -6,8 +6,9 @@ import json
 import os
 import signal
 import tempfile
-import threading
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +18,7 @@ import redis
 from coordinator.store.keys import Keys
 from tests.acceptance.processes import Process
 from tests.faults.history import Recorder, check, read
+from tests.leaks import leaked_keys
 from tests.redis_server import RedisServer
 from tests.waiting import wait_until
 
@@ -99,14 +101,14 @@ class Deployment:
         self.coordinators.append(process)
         return process
 
-    def start_worker(self, number: int, *, empty: bool = False) -> Process:
-        """One more worker process."""
+    def start_worker(self, number: int, *, empty: bool = False, dies_at: str = "") -> Process:
+        """One more worker process; ``dies_at``: see tests/faults/worker.py."""
         names = [f"w{number}-{k}" for k in range(self._each)]
         made = {name: [f"{name}-call{c}" for c in range(0 if empty else self._counts[1])] for name in names}
         arguments = [f"{name}:{','.join(calls)}" for name, calls in made.items()]
         process = Process(
             "tests.faults.worker", self._worker_url, str(self.path), json.dumps(self._settings), *arguments,
-            **self._environment,
+            **self._environment, **({"DIES_AT": dies_at} if dies_at else {}),
         )  # fmt: skip
         self.workers.append(process)
         ready = process.wait_for("ready", len(names), 30)
@@ -152,11 +154,18 @@ class Deployment:
             self.workers[n].send(signal.SIGKILL)
         return at
 
-    def restart(self, number: int) -> None:
+    def died(self, number: int) -> None:
+        """A worker that was to kill itself did."""
+        wait_until(lambda: not self.workers[number].alive, 30, f"worker {number} killed itself")
+        [line] = [line for line in read(self.path) if line["kind"] == "dies" and line["instance"] in self.ids[number]]
+        self.recorder.write("killed", instances=self.ids[number], at=line["at"])
+        self._dead.add(number)
+
+    def restart(self, number: int, *, dies_at: str = "") -> None:
         """Starts a worker again that ended or was killed, under its names and without calls of its own."""
         calls = self.calls[number]
         self.workers[number].close()
-        self.start_worker(number, empty=True)
+        self.start_worker(number, empty=True, dies_at=dies_at)
         self.workers[number] = self.workers.pop()
         self.calls[number] = calls
         self._dead.discard(number)
@@ -172,12 +181,27 @@ class Deployment:
             The promises that were broken.
         """
         wait_until(self.quiet, timeout, "every call is served or given up on")
-        threading.Event().wait(1.2)  # every holder ticks in that time
+        wait_until(self._everybody_ticked(50), 20, "everybody ticked for a second, with what it believes to hold")
+        leaked = [f"a key that would stay for ever: {key}" for key in leaked_keys(self.client)]
         for call in self.every_call:
             found = self.client.hmget(KEYS.session(call), "state", "owner", "epoch", "reason")
             state, owner, epoch, reason = ((value or b"").decode() for value in found)
             self.recorder.write("final", session=call, state=state, owner=owner, epoch=int(epoch or 0), reason=reason)
-        return check(read(self.path))
+        return [*check(read(self.path)), *leaked]
+
+    def _everybody_ticked(self, times: int) -> Callable[[], bool]:
+        """Asks whether each living worker wrote so many lines of media since now."""
+        start = self.path.stat().st_size
+        living = {i.partition("~")[0] for n, ids in self.ids.items() if self.workers[n].alive for i in ids}
+
+        def ticked() -> bool:
+            with self.path.open("rb") as file:
+                file.seek(start)
+                whole = [line for line in file if line.endswith(b"}\n")]
+            counts = Counter(json.loads(line)["name"] for line in whole if line.startswith(b'{"kind": "media"'))
+            return all(counts[name] >= times for name in living)
+
+        return ticked
 
     def quiet(self) -> bool:
         """Nothing waits for anybody any more."""

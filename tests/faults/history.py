@@ -6,7 +6,8 @@ grant        a session became mine: ``session epoch data how cause previous sent
 checkpoint   a write and its answer: ``session epoch data sent at answer`` (answer: ok, fenced, unknown)
 sending      a write that is about to be sent: ``session epoch data``
 close        the call ended here: ``session epoch at``
-media        a media tick: ``held`` and ``speaks``, each session -> epoch
+media        a media tick of a worker: ``name``, ``held`` and ``speaks``, each session -> epoch
+dies         a worker is about to kill itself: ``instance``
 beat         a heartbeat: ``instance sent at answer``
 killed       by the test: ``instances at``
 expected     by the test: ``instances``: so long a stand-still or cut that their death is right

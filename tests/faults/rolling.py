@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import signal
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from coordinator.cli.figures import percentile
 from tests.faults.deployment import Deployment
 from tests.faults.history import read
+from tests.faults.media import Heard, MediaListener
 from tests.waiting import wait_until
 
 
@@ -20,46 +20,56 @@ class Rollout:
     Attributes:
         moves: most times that one call moved.
         handed_over, released: calls moved as planned, and those that nobody took in time.
-        silence: p50, p99 and longest time, in ms, between the last media tick of an owner and the first of its heir.
-        broken: promises that the history breaks.
+        heard: what the callers heard.
+        broken: promises that the history or the media breaks.
     """
 
     moves: int
     handed_over: int
     released: int
-    silence: tuple[float, float, float]
+    heard: Heard
     broken: list[str]
 
 
-def restart_all(workers: int, calls: int, *, disturb: Callable[[Deployment, int], None] = lambda d, n: None) -> Rollout:
-    """Every worker once; ``disturb`` is called while each of them drains."""
-    with Deployment(workers=workers, calls=calls, capacity=calls * workers) as d:
-        reports = []
+def restart_all(
+    workers: int,
+    calls: int,
+    *,
+    disturb: Callable[[Deployment, int], None] = lambda d, n: None,
+    dies_at: Callable[[int], str] = lambda n: "",
+) -> Rollout:
+    """Every worker once.
+
+    Args:
+        workers, calls: how many, and how many calls each has.
+        disturb: called with the number of a worker while it drains.
+        dies_at: where the newly started worker of that number kills itself, as tests/faults/worker.py says; it is then
+            started once more.
+    """
+    media = MediaListener()
+    environment = {"MEDIA_PORT": str(media.port)}
+    with Deployment(workers=workers, calls=calls, capacity=calls * workers, environment=environment) as d:
+        reports, doomed = [], list[int]()
         for n in range(workers):
             leaving = d.workers[n]
             leaving.send(signal.SIGTERM)
             disturb(d, n)
+            for each in doomed:
+                d.died(each)
+                d.restart(each)
             [report] = leaving.wait_for("drained", 1, 60)
             reports.append(report)
             wait_until(lambda p=leaving: not p.alive, 30, "it ended")  # type: ignore[misc]
-            d.restart(n)
+            d.restart(n, dies_at=dies_at(n))
+            doomed = [n] if dies_at(n) else []
         broken = d.finish(60)
         history = read(d.path)
-        moves = Counter(line["session"] for line in history if line["kind"] == "grant" and line["how"] == "adopted")
-        last: dict[str, tuple[int, float]] = {}
-        gaps: dict[str, list[float]] = defaultdict(list)
-        for line in history:
-            for session, epoch in line["held"].items() if line["kind"] == "media" else ():
-                before_epoch, at = last.get(session, (epoch, line["at"]))
-                if epoch > before_epoch:
-                    gaps[session].append((line["at"] - at) * 1000)
-                if epoch >= before_epoch:
-                    last[session] = (epoch, line["at"])
-        silences = [gap for found in gaps.values() for gap in found]
-        return Rollout(
-            max(moves.values(), default=0),
-            sum(report["handed_over"] for report in reports),
-            sum(report["released"] for report in reports),
-            (percentile(silences, 0.5) or 0.0, percentile(silences, 0.99) or 0.0, max(silences, default=0.0)),
-            broken,
-        )
+    heard = media.close()
+    moves = Counter(line["session"] for line in history if line["kind"] == "grant" and line["how"] == "adopted")
+    return Rollout(
+        max(moves.values(), default=0),
+        sum(report["handed_over"] for report in reports),
+        sum(report["released"] for report in reports),
+        heard,
+        [*broken, *heard.broken],
+    )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import signal
 
+import pytest
+
 from tests.faults.deployment import Deployment
 from tests.faults.faults import redis_stands_still
+from tests.faults.media import listen
 from tests.faults.rolling import restart_all
 
 
@@ -16,6 +19,7 @@ def test_a_rolling_restart_hands_every_call_over() -> None:
     assert rollout.released == 0
     assert rollout.handed_over >= 100
     assert rollout.moves <= 2
+    assert len(rollout.heard.at_moves) == rollout.handed_over
 
 
 def test_a_rolling_restart_in_trouble_loses_nothing() -> None:
@@ -32,3 +36,19 @@ def test_a_rolling_restart_in_trouble_loses_nothing() -> None:
 
     rollout = restart_all(4, 8, disturb=trouble)
     assert rollout.broken == []
+
+
+@pytest.mark.parametrize("point", ["read:1", "read:4", "adopted:1", "adopted:4"])
+def test_heirs_that_die_on_the_way_lose_nothing(point: str) -> None:
+    """A newly started worker is killed with an offer in hand, or before the first tick of what it adopted."""
+    rollout = restart_all(3, 6, dies_at=lambda n: "" if n else point)
+    assert rollout.broken == []
+    assert rollout.handed_over + rollout.released >= 18
+
+
+def test_ticks_in_the_wrong_order_are_noticed() -> None:
+    """The listener's own check: an owner that is heard after its heir, and the silence between them."""
+    heard = listen({"call-1": [(1.0, 5), (1.02, 5), (1.05, 7), (1.06, 5), (1.07, 7)], "call-2": [(1.0, 3), (1.02, 3)]})
+    assert heard.broken == ["G1: call-1 was heard with epoch 5 after 7"]
+    assert [round(ms) for ms in heard.at_moves] == [30]
+    assert [round(ms) for ms in heard.longest] == [30, 20]

@@ -2,17 +2,24 @@
 
 SIGUSR1 blocks its event loop for 3 s, SIGUSR2 for 12 s. SIGHUP makes it release all its calls, and then go on writing them
 past the library, as a program with a bug might. SIGTERM drains it and ends it.
+
+With MEDIA_PORT in its environment each tick also goes there as a datagram, ``session epoch`` a line. DIES_AT is where it kills
+itself: ``read:3`` with the third offer in hand, ``adopted:3`` when it has adopted the third call and not ticked yet.
 """
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import os
 import signal
+import socket
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any
+from zlib import crc32
 
 import anyio
 
@@ -23,6 +30,7 @@ from tests.faults.history import Recorder
 
 TICK_SECONDS = 0.02
 CHECKPOINT_SECONDS = 0.1
+SHARES = 10
 
 
 class Fault:
@@ -33,6 +41,26 @@ class Fault:
         self._granted: dict[str, int] = {}
         self._numbers = itertools.count(1)
         self._taking = True
+        self._dies_at, _, nth = os.environ.get("DIES_AT", "").partition(":")
+        self._lives = int(nth or 1)
+        self._port = int(os.environ.get("MEDIA_PORT", "0"))
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+    def _reach(self, point: str) -> None:
+        if point != self._dies_at:
+            return
+        self._lives -= 1
+        if not self._lives:
+            self._recorder.write("dies", instance=self._worker.id)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _tick(self, sessions: Iterable[Session]) -> None:
+        speaks = {s.id: s.epoch for s in sessions if s.may_speak}
+        held = {s.id: s.epoch for s in sessions if s.held}
+        self._recorder.write("media", name=self._worker.name, held=held, speaks=speaks)
+        if self._port and speaks:
+            text = "\n".join(f"{session} {epoch}" for session, epoch in speaks.items())
+            self._socket.sendto(text.encode(), ("127.0.0.1", self._port))
 
     def granted(self, session: Session, how: str, sent: float) -> None:
         """A session is ours under this epoch."""
@@ -41,8 +69,9 @@ class Fault:
             "grant", session=session.id, epoch=session.epoch, data=session.raw_data.decode(), how=how,
             cause=session.cause, previous=session.previous_owner, sent=sent, instance=session._instance,
         )  # fmt: skip
-        held = {session.id: session.epoch}
-        self._recorder.write("media", held=held if session.held else {}, speaks=held if session.may_speak else {})
+        if how == "adopted":
+            self._reach("adopted")
+        self._tick([session])
 
     async def open(self, call: str) -> None:
         """A call begins."""
@@ -57,6 +86,7 @@ class Fault:
                 if not self._taking:
                     await offer.decline(counts=False)
                     continue
+                self._reach("read")
                 session = await offer.adopt()
             except CoordinatorError:
                 continue
@@ -64,11 +94,18 @@ class Fault:
                 self.granted(session, "adopted", sent)
 
     async def checkpoint(self) -> None:
-        """Each call's data, all the time."""
+        """Each call's data, all the time; not all calls at the same moment."""
+        async with anyio.create_task_group() as tasks:
+            for share in range(SHARES):
+                tasks.start_soon(self._checkpoint, share)
+
+    async def _checkpoint(self, share: int) -> None:
+        await anyio.sleep(CHECKPOINT_SECONDS * share / SHARES)
         while True:
             async with anyio.create_task_group() as tasks:
                 for session in self._worker.sessions:
-                    tasks.start_soon(self._write, session)
+                    if crc32(session.id.encode()) % SHARES == share:
+                        tasks.start_soon(self._write, session)
                 tasks.start_soon(anyio.sleep, CHECKPOINT_SECONDS)
 
     async def _write(self, session: Session) -> None:
@@ -122,11 +159,7 @@ class Fault:
             for session in self._worker.sessions:
                 if self._granted.get(session.id, session.epoch) != session.epoch:
                     self.granted(session, "renewed", clock.now())
-            self._recorder.write(
-                "media",
-                held={s.id: s.epoch for s in self._worker.sessions if s.held},
-                speaks={s.id: s.epoch for s in self._worker.sessions if s.may_speak},
-            )
+            self._tick(self._worker.sessions)
             await anyio.sleep(TICK_SECONDS)
 
 
@@ -147,6 +180,8 @@ async def main(*arguments: str) -> None:
     url, path, settings, *named = arguments
     recorder = Recorder(path)
     record_beats(recorder)
+    gc.collect()
+    gc.freeze()  # else a full collection looks at all that was imported, and media stands still for 30 to 40 ms
     for number, seconds in ((signal.SIGUSR1, 3.0), (signal.SIGUSR2, 12.0)):
         signal.signal(number, lambda *_, seconds=seconds: time.sleep(seconds))
     options: dict[str, Any] = json.loads(settings)

@@ -175,7 +175,7 @@ class Bench:
         )
 
     def expire(
-        self, session: str, max_offers: int = 5, give_up_after_ms: int = 600_000, *, reader_dead: bool = False
+        self, session: str, max_offers: int = 5, give_up_after_ms: int = 600_000, *, entry_of_dead: str = ""
     ) -> Answer:
         return self.run(
             calls.expire(
@@ -185,7 +185,7 @@ class Bench:
                 lease_ms=LEASE_MS,
                 max_offers=max_offers,
                 give_up_after_ms=give_up_after_ms,
-                reader_dead=reader_dead,
+                entry_of_dead=entry_of_dead,
             )
         )
 

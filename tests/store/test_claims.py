@@ -97,9 +97,25 @@ def test_a_dead_reader_gives_its_offers_back_at_once(ready: Bench) -> None:
     ready.release("s", DEAD, epoch)
     assert [s for s, _ in ready.read_offers("w3~1")] == ["s"]
     assert ready.expire("s").word == "EARLY"
-    answer = ready.expire("s", reader_dead=True)
+    entry = ready.record("s")["offer_id"]
+    answer = ready.expire("s", entry_of_dead=entry)
     assert (answer.word, answer.int("attempt")) == ("OFFERED", 2)
+    assert ready.expire("s", entry_of_dead=entry).word == "EARLY", "another coordinator did it already"
     assert [s for s, _ in ready.read_offers(HEIR)] == ["s"]
+
+
+def test_an_offer_whose_reader_vanished_is_written_anew(ready: Bench) -> None:
+    """Delivered to a consumer that was then taken out of the group: nobody would ever get that entry."""
+    epoch = ready.open("s", DEAD).int("epoch")
+    ready.release("s", DEAD, epoch)
+    assert [s for s, _ in ready.read_offers("gone~1")] == ["s"]
+    ready.client.xgroup_delconsumer(ready.keys.offers("default"), "workers", "gone~1")
+    assert ready.read_offers(HEIR) == []
+    ready.end_lease("s")
+    assert ready.expire("s").word == "REWRITTEN"
+    assert [s for s, _ in ready.read_offers(HEIR)] == ["s"]
+    assert ready.record("s")["offers"] == "1"
+    assert ready.client.xlen(ready.keys.offers("default")) == 1
 
 
 def test_an_epoch_is_above_what_the_caller_has_seen(ready: Bench) -> None:

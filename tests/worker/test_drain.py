@@ -73,7 +73,7 @@ async def test_a_drain_with_nowhere_to_go_keeps_its_calls_until_the_end(url: str
             while not session.closed.is_set():
                 held.append(session.held)
                 await session.checkpoint(b"more") if session.held else None
-                await anyio.sleep(0.01)
+                await anyio.lowlevel.checkpoint()
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(watch)
@@ -171,3 +171,60 @@ async def test_calls_that_move_often_on_purpose_are_no_killers(url: str, redis_c
             assert found is not None
             session = found
         assert session.held
+
+
+async def test_all_drain_at_once(url: str, redis_client: redis.Redis) -> None:
+    """Nobody is left to take anything: each serves to its deadline, then the calls wait, and a new worker gets them all."""
+    reports = []
+    async with coordinating(url):
+        async with Worker(url, name="a", lease=0.5) as a, Worker(url, name="b", lease=0.5) as b:
+            for n in range(4):
+                await (a, b)[n % 2].open(f"call-{n}", b"data")
+
+            async def drains(worker: Worker) -> None:
+                reports.append(await worker.drain(timeout=2.5))
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(drains, a)
+                tasks.start_soon(drains, b)
+            assert sorted(call for report in reports for call in report.released) == [f"call-{n}" for n in range(4)]
+            assert not any(report.handed_over or report.failed for report in reports)
+        taken: dict[str, Session] = {}
+        async with Worker(url, name="c") as c, anyio.create_task_group() as tasks:
+            tasks.start_soon(adopting, c, taken)
+            await eventually(lambda: len(taken) == 4)
+            assert all(session.raw_data == b"data" for session in taken.values())
+            tasks.cancel_scope.cancel()
+
+
+async def test_drains_do_not_add_up(url: str, redis_client: redis.Redis) -> None:
+    """A second call of drain waits for the first, and both tell the same."""
+    reports = []
+    async with Worker(url, name="old") as old, Worker(url, name="new") as new, anyio.create_task_group() as tasks:
+        tasks.start_soon(adopting, new, dict[str, Session]())
+        await old.open("call-1", b"data")
+
+        async def drains() -> None:
+            reports.append(await old.drain(timeout=20))
+
+        async with anyio.create_task_group() as both:
+            both.start_soon(drains)
+            both.start_soon(drains)
+        assert [report.handed_over for report in reports] == [{"call-1": new.id}] * 2
+        tasks.cancel_scope.cancel()
+
+
+async def test_nobody_waits_for_labels_that_nobody_has(url: str, redis_client: redis.Redis) -> None:
+    """A call asks for a label that no living instance has: the first that has room takes it at the first offer."""
+    async with Worker(url, name="old", lease=0.5) as old, Worker(url, name="new", lease=0.5) as new:
+        await old.open("call-1", b"data", requires=["zone=mars"])
+        taken: dict[str, Session] = {}
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(adopting, new, taken)
+            report = await old.drain(timeout=20)
+            await eventually(lambda: "call-1" in taken)
+            tasks.cancel_scope.cancel()
+        assert report.handed_over == {"call-1": new.id}
+        assert redis_client.xlen(KEYS.offers("default")) <= 1
+        events: Any = redis_client.xrange(KEYS.events)
+        assert not [fields for _, fields in events if fields[b"type"] == b"declined"]

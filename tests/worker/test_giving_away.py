@@ -12,6 +12,7 @@ from coordinator.store.keys import Keys
 from coordinator.store.scripts import SCRIPTS
 from tests.proxy import Proxy
 from tests.redis_server import RedisServer
+from tests.store.harness import Bench
 from tests.waiting import eventually
 
 KEYS = Keys("recovery", 0)
@@ -89,3 +90,21 @@ async def test_a_cancelled_release_is_decided_by_the_store(
             assert state == (b"active" if session.held else b"offered")
     finally:
         proxy.close()
+
+
+async def test_a_session_that_comes_back_to_the_same_worker(url: str, redis_client: redis.Redis) -> None:
+    """It was released past the library and adopted here again: what was held under the old epoch is lost."""
+    bench = Bench(redis_client)
+    async with Worker(url, name="a") as worker:
+        old = await worker.open("call-1", b"data")
+        assert bench.release("call-1", worker.id, old.epoch).word == "OK"
+        new = await worker.adopt("call-1")
+        assert new is not None
+        assert old.lost.is_set()
+        assert not old.held
+        assert new.held
+        assert worker.sessions == (new,)
+        with pytest.raises(FencedError):
+            await old.checkpoint(b"older")
+        await new.checkpoint(b"newer")
+        assert redis_client.hget(KEYS.session("call-1"), "data") == b"newer"

@@ -17,7 +17,7 @@
 -- ARGV give_up_after_ms int age of an orphan at which the caller has hung up; holds do not count
 -- ARGV inline_bytes int     data up to this size travels in the offer
 -- ARGV dead_letter_ttl_ms int
--- ARGV reader_dead  int     1: whoever read the offer is dead, do not wait for the end of the lease
+-- ARGV entry_of_dead text   the entry of it that a dead reader has: then do not wait for the end of the lease; '' otherwise
 -- REPLY EXTENDED
 -- REPLY REWRITTEN
 -- REPLY OFFERED epoch attempt
@@ -32,7 +32,27 @@ local meta, detector, leases, orphans, dead_letters = KEYS[1], KEYS[2], KEYS[3],
 local events, session, offers = KEYS[6], KEYS[7], KEYS[8]
 local server, id, pool, holder, lease_ms, max_offers = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 local give_up_after_ms, inline_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
-local dead_letter_ttl_ms, reader_dead = ARGV[9], ARGV[10] == '1'
+local dead_letter_ttl_ms, entry_of_dead = ARGV[9], ARGV[10]
+
+-- Whether the group has passed an entry: ids are <ms>-<number>.
+local function passed(entry)
+  local groups = redis.pcall('XINFO', 'GROUPS', offers)
+  if groups.err then
+    return false
+  end
+  for _, group in ipairs(groups) do
+    local found = {}
+    for i = 1, #group, 2 do
+      found[group[i]] = group[i + 1]
+    end
+    if found.name == 'workers' then
+      local last_ms, last_n = string.match(found['last-delivered-id'], '(%d+)-(%d+)')
+      local ms, n = string.match(entry, '(%d+)-(%d+)')
+      return tonumber(ms) < tonumber(last_ms) or ms == last_ms and tonumber(n) <= tonumber(last_n)
+    end
+  end
+  return false
+end
 
 local now = now_ms()
 local m, held = guard(meta, detector, events, now, server)
@@ -48,7 +68,7 @@ if r.state ~= 'offered' and r.state ~= 'handing_over' then
   end
   return { 'GONE' }
 end
-if ends and ends > now and not (reader_dead and r.state == 'offered') then
+if ends and ends > now and not (r.state == 'offered' and r.offer_id == entry_of_dead) then
   return { 'EARLY' }
 end
 if r.state == 'handing_over' then -- the heir never came, or the owner kept it: it simply goes on
@@ -78,9 +98,10 @@ if r.offer_id and r.offer_id ~= '' then
 end
 if not delivered then
   redis.call('HSET', session, 'lease_holder', holder, 'lease_until', int(now + lease_ms))
-  if present then
+  if present and not passed(r.offer_id) then
     return { 'EXTENDED' } -- no worker had room
   end
+  drop_entry(offers, r.offer_id) -- whoever it was delivered to was taken out of the group, and nobody else would get it
   redis.call('HSET', session, 'offer_id', write_entry(offers, id, r, inline_bytes))
   return { 'REWRITTEN' }
 end
