@@ -151,6 +151,7 @@ class Settings(BaseSettings):
 
     http_host: str = Field("127.0.0.1", description="health, metrics and status page")
     http_port: int = Field(9410, ge=0, le=65535, description="0: any free port")
+    http_socket: str = Field("", description="unix socket of the sidecar, mode 0660; unset: none")
     drain_port: int = Field(9411, ge=0, le=65535, description="a kubelet's preStop hook")
     api_token: SecretStr | None = Field(
         None, description="for everything that is not loopback; two, comma-separated, may be valid"
@@ -237,6 +238,15 @@ class Settings(BaseSettings):
         return self.redis_url.get_secret_value() if self.redis_url else None
 
     _url_file: Path | None = PrivateAttr(None)
+    _token_file: Path | None = PrivateAttr(None)
+
+    def api_tokens(self) -> tuple[str, ...]:
+        """The tokens that are valid now: read again when they were given as ``API_TOKEN_FILE``."""
+        if self._token_file is not None:
+            with contextlib.suppress(OSError):  # being replaced just now: the last ones
+                self.api_token = SecretStr(self._token_file.read_text(encoding="utf-8").strip())
+        text = self.api_token.get_secret_value() if self.api_token else ""
+        return tuple(filter(None, (token.strip() for token in text.split(","))))
 
     def current_url(self) -> str:
         """The store's URL as it stands now: read again when it was given as ``REDIS_URL_FILE``.
@@ -276,6 +286,9 @@ def load(**overrides: Any) -> Settings:
         if "redis_url" not in given and not os.environ.get(f"{ENV_PREFIX}REDIS_URL"):
             path = os.environ.get(f"{ENV_PREFIX}REDIS_URL_FILE")
             settings._url_file = Path(path) if path else None
+        if "api_token" not in given and not os.environ.get(f"{ENV_PREFIX}API_TOKEN"):
+            path = os.environ.get(f"{ENV_PREFIX}API_TOKEN_FILE")
+            settings._token_file = Path(path) if path else None
     except ValidationError as error:
         for fault in error.errors():
             name = ".".join(str(part) for part in fault["loc"])

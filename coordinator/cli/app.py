@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from coordinator.cli import bench, certify, dead_letters, demo, doctor, drain, run, status
+from coordinator.cli import bench, certify, dead_letters, demo, doctor, drain, run, sidecar, status
 
 __all__ = ["app", "main"]
 
@@ -38,6 +38,7 @@ def root(
 
 
 app.command("run")(run.run)
+app.command("sidecar")(sidecar.sidecar)
 app.command("demo")(demo.demo)
 app.command("status")(status.status)
 app.command("instances")(status.instances)

@@ -16,6 +16,7 @@ from coordinator.errors import first_error
 from coordinator.ids import new_instance_id
 from coordinator.metrics import Metrics
 from coordinator.settings import Settings
+from coordinator.store import reads
 from coordinator.store.connect import Connector
 from coordinator.store.keys import Keys
 from coordinator.version import VERSION
@@ -72,7 +73,7 @@ class Daemon:
         failpoints.check()
         where = listen(self.settings.http_host, self.settings.http_port)
         self.http_port = where.getsockname()[1]
-        app = application(self.metrics.registry, self.not_ready, lambda: [loop.gauges.last for loop in self.loops])
+        app = application(self.metrics.registry, self.not_ready, self.views)
         server = HttpServer(app, where)
         try:
             async with anyio.create_task_group() as tasks:
@@ -82,19 +83,32 @@ class Daemon:
                     http=f"{self.settings.http_host}:{self.http_port}", partitions=self.settings.partitions,
                 )  # fmt: skip
                 tasks.start_soon(server.run)
-                tasks.start_soon(self._watch)
-                for loop in self.loops:
-                    tasks.start_soon(loop.run)
-                    tasks.start_soon(loop.run_slow)
-                    tasks.start_soon(loop.run_events)
+                tasks.start_soon(self.coordinate)
                 task_status.started(self.http_port)
         except BaseExceptionGroup as group:
             raise first_error(group) from None
         finally:
             where.close()
             with anyio.CancelScope(shield=True):
-                await self._connector.aclose()
+                await self.aclose()
         log.info("coordinator_stopped", instance=self.id)
+
+    async def coordinate(self) -> None:
+        """The work itself, without HTTP and signals, until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._watch)
+            for loop in self.loops:
+                tasks.start_soon(loop.run)
+                tasks.start_soon(loop.run_slow)
+                tasks.start_soon(loop.run_events)
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        await self._connector.aclose()
+
+    def views(self) -> list[reads.Overview | None]:
+        """The last look at each partition, None where the store cannot be seen."""
+        return [loop.gauges.last for loop in self.loops]
 
     async def _watch(self) -> None:
         """Measures how late this loop wakes, and keeps ``store_up``."""

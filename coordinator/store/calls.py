@@ -55,6 +55,7 @@ def join(
     dead_after_ms: int,
     trust_ms: int,
     predecessor: str = "",
+    token_hash: str = "",
 ) -> Call:
     """An instance registers; also again under its id, after the store forgot it."""
     return SCRIPTS["join"].call(
@@ -78,6 +79,7 @@ def join(
             "dead_after_ms": dead_after_ms,
             "trust_ms": trust_ms,
             "predecessor": predecessor,
+            "token_hash": token_hash,
         },
     )
 

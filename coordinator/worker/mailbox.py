@@ -123,6 +123,8 @@ class Mailbox:
                 heir = (await member.part.executor.command("HGET", key, "heir") or b"").decode()
             if heir:
                 await session.quiet(member.settings.lease)
+                if member.host is not None:
+                    await member.host.before_letting_go(session, heir)
                 if await session.let_go(heir):
                     log.info("session_handed_over", session=session_id, heir=heir)
         except FencedError:

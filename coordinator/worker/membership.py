@@ -15,7 +15,7 @@ from coordinator import clock
 from coordinator.errors import FencedError, NameInUseError, StoreUnavailableError
 from coordinator.ids import new_instance_id
 from coordinator.settings import Settings
-from coordinator.store import calls
+from coordinator.store import calls, reads
 from coordinator.store.connect import Connector
 from coordinator.store.deployment import check_server, prepare
 from coordinator.store.executor import StorePartition
@@ -31,6 +31,7 @@ from coordinator.worker.stager import Stager
 from coordinator.worker.trust import Pulse
 
 if TYPE_CHECKING:
+    from coordinator.worker.host import Host
     from coordinator.worker.offer import Offer
 
 __all__ = ["Membership"]
@@ -59,11 +60,15 @@ class Membership:
         room: Callable[[], int],
         deliver: Callable[[Offer], None],
         loop_lag: Callable[[], float],
+        host: Host | None = None,
+        token_hash: str = "",
+        instance: str = "",
     ) -> None:
         keys = Keys(settings.prefix, partition)
         self.settings, self.connector = settings, connector
         self.part = StorePartition(keys, connector.executor(keys.tag))
-        self.instance = new_instance_id(settings.name)
+        self.host, self._token_hash = host, token_hash
+        self.instance = instance or new_instance_id(settings.name)
         self.pulse = self._new_pulse()
         self.sessions: dict[str, Session] = {}
         self.adopting: set[str] = set()
@@ -117,7 +122,7 @@ class Membership:
             call = calls.join(
                 self.part.keys, instance=self.instance, name=s.name, pool=s.pool, capacity=s.capacity,
                 labels=json.dumps(s.labels), address=s.address, dead_after_ms=round(s.dead_after * 1000),
-                trust_ms=round(s.trust_window * 1000), predecessor=predecessor,
+                trust_ms=round(s.trust_window * 1000), predecessor=predecessor, token_hash=self._token_hash,
             )  # fmt: skip
             answer = await self._patiently(partial(self.part.executor.run, call))
             match answer.word:
@@ -195,6 +200,28 @@ class Membership:
                 await anyio.sleep(RETRY_SECONDS * 4)
         self.reader.restart()
         log.info("instance_joined_again", instance=self.instance, partition=self.part.keys.partition)
+        if self.host is not None:
+            self.host.joined_again(self.instance)
+
+    async def take_up(self) -> None:
+        """What the store says that this instance owns becomes ours: another process stood for it before.
+
+        Raises:
+            StoreUnavailableError: the store did not answer.
+        """
+        keys, run = self.part.keys, self.part.executor
+        for raw in await self._patiently(partial(run.command, "SMEMBERS", keys.owned(self.instance))):
+            session_id = raw.decode()
+            record = await self._patiently(partial(reads.record, self.part, session_id))
+            if record is not None and record["owner"].decode() == self.instance:
+                self.keep(
+                    Session(
+                        self, session_id, int(record["epoch"]), record.get("data", b""), record.get("encoding", b"").decode(),
+                        pool=record["pool"].decode(), tenant=record.get("tenant", b"").decode(),
+                        requires=record.get("requires", b"").decode(), opened_at_ms=int(record.get("opened_at") or 0),
+                        sequence=int(record.get("checkpoint") or 0),
+                    )
+                )  # fmt: skip
 
     def fenced(self, instance: str, reason: str) -> None:
         """An answer said that ``instance`` is dead."""

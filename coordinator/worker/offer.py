@@ -27,6 +27,7 @@ class Offer:
         attempt: number of this offer since it became an orphan, from 1.
         planned: a handover: its owner serves it until it is adopted.
         requires: labels (``name`` or ``name=value``) that the session asks for.
+        encoding: ``json`` or ``bytes``, as the recovery data was given.
         raw_data: recovery data as stored; empty when it was too large to travel (the adopter gets it in any case).
     """
 
@@ -45,12 +46,12 @@ class Offer:
         self.planned = self.cause == "handover"
         self.requires = tuple(json.loads(fields.get("requires") or b"[]"))
         self._restarted_since = fields.get("restarted_since", b"").decode()
-        self._encoding = fields.get("encoding", b"").decode()
+        self.encoding = fields.get("encoding", b"").decode()
 
     @property
     def recovery_data(self) -> dict[str, Any] | bytes:
         """The recovery data in the form in which it was given."""
-        return decode(self.raw_data, self._encoding if self.raw_data else "bytes")
+        return decode(self.raw_data, self.encoding if self.raw_data else "bytes")
 
     @property
     def in_hand(self) -> bool:

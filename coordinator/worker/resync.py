@@ -111,6 +111,8 @@ class Resync:
                 if answer.word == "OK":
                     if answer.int("epoch") != session.epoch:
                         session.epoch, session.sequence = answer.int("epoch"), answer.int("checkpoint")
+                        if self._member.host is not None:
+                            self._member.host.session_renewed(session)
                     session.unsure = False
                     if session.undecided is undecided[session]:
                         session.undecided = None

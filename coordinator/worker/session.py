@@ -33,6 +33,7 @@ class Session:
     Attributes:
         id: the session's id.
         epoch: its fencing token, to be passed to whatever can compare it; rises when it is renewed after lost writes.
+        first_epoch: with which this worker got it.
         pool, tenant, requires: as it was opened.
         lost: set when the store said that somebody else has it; final. ``lost_reason`` says why.
         recovered: whether it was adopted from somebody.
@@ -57,7 +58,7 @@ class Session:
         opened_at_ms: int = 0,
         sequence: int = 0,
     ) -> None:
-        self.id, self.epoch = session_id, epoch
+        self.id, self.epoch, self.first_epoch = session_id, epoch, epoch
         self.pool, self.tenant, self.requires = pool, tenant, requires
         self.opened_at_ms = opened_at_ms
         self.raw_data, self.encoding, self.sequence = raw, encoding, sequence
@@ -117,9 +118,24 @@ class Session:
 
         Safe to repeat.
         """
+        await self.checkpoint_numbered(data, None)
+
+    async def checkpoint_numbered(self, data: RecoveryData, sequence: int | None) -> bool:
+        """The same with the caller's own numbers, from 1 within an epoch.
+
+        Returns:
+            False when it is not newer than what was written: nothing changes then.
+
+        Raises:
+            As `checkpoint`.
+        """
         raw, encoding = encode(data, self._member.settings.max_data_bytes)
+        if sequence is not None and sequence <= self.sequence:
+            self._check()
+            return False
         self._staged = None
-        await self._write(raw, encoding)
+        await self._write(raw, encoding, sequence)
+        return True
 
     def stage(self, data: RecoveryData) -> None:
         """The same, later and coalesced: returns at once, and only the newest is written.
@@ -267,11 +283,13 @@ class Session:
         if self.lost.is_set() or self.closed.is_set():
             raise FencedError(self.id, self.epoch, self.lost_reason or "it was closed or given up here")
 
-    async def _write(self, raw: bytes, encoding: str) -> None:
+    async def _write(self, raw: bytes, encoding: str, sequence: int | None = None) -> None:
         async with self._writing:
             self._check()
+            if sequence is not None and sequence <= self.sequence:
+                return  # a newer one came first
             self.raw_data, self.encoding = raw, encoding
-            self.sequence += 1
+            self.sequence = sequence or self.sequence + 1
 
             def numbered(epoch: int) -> Call:
                 self.sequence = max(1, self.sequence)  # a renewal began to count anew, and 0 would not be stored
@@ -335,6 +353,8 @@ class Session:
         self._staged = None
         self.lost.set()
         self._member.forget(self)
+        if self._member.host is not None:
+            self._member.host.session_lost(self)
         tell = log.info if self.heir else log.warning
         tell("session_lost", session=self.id, epoch=self.epoch, instance=self._instance, reason=reason)
 

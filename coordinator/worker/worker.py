@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal
@@ -32,6 +33,7 @@ from coordinator.store.connect import Connector
 from coordinator.worker.attached import AttachedSession
 from coordinator.worker.data import RecoveryData, encode
 from coordinator.worker.drain import DrainReport, drain
+from coordinator.worker.host import Host
 from coordinator.worker.membership import Membership
 from coordinator.worker.offer import Offer
 from coordinator.worker.serving import Handler, Serving
@@ -59,9 +61,30 @@ class Worker:
     """
 
     def __init__(self, url: str | None = None, **settings: Any) -> None:
+        self._begin(Settings.for_worker(url, **settings))
+
+    @classmethod
+    def hosted(
+        cls, settings: Settings, host: Host, *, token_hash: str, instances: Mapping[int, str] | None = None
+    ) -> Worker:
+        """A worker that a process stands for which is not the one that serves the calls; it takes no offers at first.
+
+        Args:
+            settings: complete.
+            host: is told what happens.
+            token_hash: kept with the instance, so that the program that serves the calls can be known again.
+            instances: ids by partition under which it lives already; what these own is taken up when it is entered.
+        """
+        worker = cls.__new__(cls)
+        worker._begin(settings)
+        worker._host, worker._token_hash, worker._instances = host, token_hash, dict(instances or {})
+        worker._most_in_hand = 0
+        return worker
+
+    def _begin(self, settings: Settings) -> None:
         if not structlog.is_configured():  # its default would write into the standard output of somebody's program
             structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-        self.settings = Settings.for_worker(url, **settings)
+        self.settings = settings
         self._connector = Connector(self.settings.current_url, store_timeout=self.settings.store_timeout)
         self._stamp = clock.now()
         self._send: MemoryObjectSendStream[Offer]
@@ -70,6 +93,11 @@ class Worker:
         self._reading = False
         self._serving: Serving | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
+        self._host: Host | None = None
+        self._token_hash = ""
+        self._instances: dict[int, str] = {}
+        self._most_in_hand = math.inf
+        self._ended = False
         self._draining = False
         self._drains = anyio.Lock()
         self._report: DrainReport | None = None
@@ -86,13 +114,42 @@ class Worker:
         return self._members[0].instance
 
     @property
+    def is_draining(self) -> bool:
+        """Whether it takes nothing new any more."""
+        return self._draining
+
+    @property
     def sessions(self) -> tuple[Session, ...]:
         """What this worker owns now."""
         return tuple(s for member in self._members for s in member.sessions.values())
 
     def _room(self) -> int:
         owned = sum(len(m.sessions) + len(m.adopting) for m in self._members)
-        return self.settings.capacity - owned - sum(m.reader.in_hand() for m in self._members)
+        in_hand = sum(m.reader.in_hand() for m in self._members)
+        return int(min(self.settings.capacity - owned, self._most_in_hand) - in_hand)
+
+    def take_offers(self, most: float) -> None:
+        """From now on at most so many offers are read before they are answered; 0 for none."""
+        self._most_in_hand = most
+        for member in self._members:
+            member.room_changed()
+
+    @property
+    def trust_left(self) -> float:
+        """Seconds for which this worker may still rely on what it owns, in every partition."""
+        now = clock.now()
+        return max(
+            0.0, min(m.pulse.sent + m.pulse.trust_window - now if not m.pulse.over else 0.0 for m in self._members)
+        )
+
+    @property
+    def may_speak(self) -> bool:
+        """As `Session.may_speak`, for all that this worker owns."""
+        return all(m.pulse.may_speak(clock.now()) for m in self._members)
+
+    def owned(self, session_id: str) -> Session | None:
+        """A session that this worker owns."""
+        return self._member(session_id).sessions.get(session_id)
 
     def _loop_lag(self) -> float:
         return max(0.0, clock.now() - self._stamp - TICK_SECONDS)
@@ -110,6 +167,9 @@ class Worker:
                 room=self._room,
                 deliver=self._send.send_nowait,
                 loop_lag=self._loop_lag,
+                host=self._host,
+                token_hash=self._token_hash,
+                instance=self._instances.get(p, ""),
             )
             for p in range(self.settings.partitions)
         ]
@@ -117,6 +177,8 @@ class Worker:
             for member in self._members:
                 await member.check_store()
                 await member.join()
+                if self._instances:
+                    await member.take_up()
         except BaseException:
             await self._close()
             raise
@@ -142,7 +204,7 @@ class Worker:
         assert self._tasks is not None  # noqa: S101 - entered before
         cancelled: BaseException | None = None
         try:
-            if error is None and self.sessions and await self._others_live():
+            if error is None and not self._ended and self.sessions and await self._others_live():
                 await self._drain(self.settings.drain_timeout, "the worker ends", self.settings.lease)
         except BaseException as fault:  # noqa: BLE001 - cancelled meanwhile: what follows must still be done
             cancelled = fault
@@ -169,16 +231,32 @@ class Worker:
             self._receive.close()
             await self._connector.aclose()
 
+    async def end(self, cause: Literal["exited", "wedged"], reason: str) -> None:
+        """What this worker stands for has ended: all that it owns is offered to others at once. Safe to repeat.
+
+        Nothing is handed over when the block is left. An unreachable store is logged: the silence will tell it.
+        """
+        self._ended = True
+        async with anyio.create_task_group() as tasks:
+            for member in self._members:
+                tasks.start_soon(self._leave, member, cause, reason)
+
+    @staticmethod
+    async def _leave(member: Membership, cause: str, reason: str) -> None:
+        try:
+            await member.leave(cause, reason)
+        except CoordinatorError as fault:
+            log.warning("leave_failed", instance=member.instance, error=str(fault))
+
     async def _farewell(self, error: BaseException | None) -> None:
+        if self._ended:
+            return
         normal = error is None or isinstance(error, asyncio.CancelledError)
         if normal:
             await self._release_all("left", "the worker ended")
+        why = "the worker ended" if normal else f"{type(error).__name__}"
         for member in self._members:
-            try:
-                why = "the worker ended" if normal else f"{type(error).__name__}"
-                await member.leave("left" if normal else "exited", why)
-            except CoordinatorError as fault:
-                log.warning("leave_failed", instance=member.instance, error=str(fault))
+            await self._leave(member, "left" if normal else "exited", why)
 
     async def _turn_over(self) -> None:
         while True:
@@ -378,6 +456,8 @@ class Worker:
 
     async def _drain(self, timeout: float, reason: str, patience: float = float("inf")) -> DrainReport:
         self._draining = True
+        if self._host is not None:
+            self._host.draining(timeout)
         async with self._drains:
             if self._report is None or self.sessions:
                 self._report = await drain(self._members, self.settings, timeout, reason, patience=patience)

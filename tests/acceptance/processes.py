@@ -9,28 +9,38 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from tests.waiting import wait_until
 
 
 class Process:
-    """A child whose output lines, each a JSON document, are read as they come."""
+    """A child whose output lines, each a JSON document, are read as they come.
+
+    Args:
+        environment: added to this process's; STDERR is a file for its standard error.
+    """
 
     def __init__(self, *args: str, **environment: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", *args],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | environment,
-        )
+        errors = Path(environment.pop("STDERR", os.devnull))
+        with errors.open("wb") as file:
+            self._start(args, file, environment)
         self.lines: list[dict[str, Any]] = []
         self._queue: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+
+    def _start(self, args: Sequence[str], errors: Any, environment: Mapping[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", *args],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env={**os.environ, **environment},
+        )
 
     def _read(self) -> None:
         assert self._process.stdout is not None

@@ -18,6 +18,7 @@
 -- ARGV dead_after_ms int    silence that means death
 -- ARGV trust_ms     int     trust window
 -- ARGV predecessor  text    instance id of the predecessor, '' when none is known
+-- ARGV token_hash   text    SHA-256 of the token by which a sidecar's worker is known again; '' for none
 -- REPLY OK lineage server now_ms
 -- REPLY NAME_IN_USE instance retry_ms
 -- REPLY AGAIN predecessor
@@ -29,6 +30,7 @@ local meta, detector, instances, graves, events, names = KEYS[1], KEYS[2], KEYS[
 local instance, older = KEYS[7], KEYS[8]
 local server, id, name, pool, capacity, labels = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local address, dead_after_ms, trust_ms, predecessor = ARGV[7], tonumber(ARGV[8]), ARGV[9], ARGV[10]
+local token_hash = ARGV[11]
 
 local now = now_ms()
 local m = guard(meta, detector, events, now, server)
@@ -67,6 +69,9 @@ if not me.state then
   redis.call('HSET', instance, 'name', name, 'pool', pool, 'capacity', capacity, 'owned', '0', 'labels', labels,
     'address', address, 'state', 'alive', 'loop_lag', '0', 'started_at', int(now), 'ended_at', '', 'cause', '',
     'dead_after_ms', int(dead_after_ms), 'trust_ms', trust_ms, 'asked', '0')
+  if token_hash ~= '' then
+    redis.call('HSET', instance, 'token_hash', token_hash)
+  end
   event(events, 'joined', now, 'instance', id)
 end
 return { 'OK', 'lineage', m.lineage, 'server', m.server or '', 'now_ms', int(now) }

@@ -1,0 +1,63 @@
+"""The drain of everything that a sidecar stands for: one at a time, whoever asks, and how far it is."""
+
+from __future__ import annotations
+
+import anyio
+import anyio.abc
+import structlog
+
+from coordinator.sidecar.hosted import Hosted
+from coordinator.sidecar.registry import Registry
+from coordinator.sidecar.wire import Drained, Moved
+from coordinator.worker.drain import DrainReport
+
+__all__ = ["Draining"]
+
+log = structlog.get_logger()
+
+
+class Draining:
+    """Starts at most once; asked again it is the one that is under way, or what it did."""
+
+    def __init__(self, registry: Registry, tasks: anyio.abc.TaskGroup) -> None:
+        self._registry, self._tasks = registry, tasks
+        self._reports: dict[str, DrainReport] = {}
+        self._workers: list[Hosted] = []
+        self._done = anyio.Event()
+        self.started = False
+
+    def start(self, timeout: float, reason: str) -> None:
+        """Begins, unless it has."""
+        if self.started:
+            return
+        self.started, self._registry.closing = True, True
+        self._workers = self._registry.workers
+        log.info("drain_asked", workers=len(self._workers), timeout=timeout, reason=reason)
+        self._tasks.start_soon(self._drain_all, timeout, reason)
+
+    async def done(self) -> None:
+        """Returns when nothing is left to be done."""
+        await self._done.wait()
+
+    async def _drain_all(self, timeout: float, reason: str) -> None:
+        async def drain(hosted: Hosted) -> None:
+            self._reports[hosted.handle] = await hosted.drain(timeout, reason)
+
+        async with anyio.create_task_group() as tasks:
+            for hosted in self._workers:
+                tasks.start_soon(drain, hosted)
+        self._done.set()
+
+    def progress(self) -> Drained:
+        """How far it is; without a drain, what there would be to hand over."""
+        rows = []
+        for hosted in self._workers or self._registry.workers:
+            report, left = self._reports.get(hosted.handle), len(hosted.worker.sessions)
+            state = "drained" if report else "draining" if hosted.worker.is_draining else "serving"
+            row = Moved(instance=hosted.handle, state=state, left=left)
+            if report:
+                row.handed_over, row.failed = report.handed_over, report.failed
+                row.silence_ms = {session: round(seconds * 1000) for session, seconds in report.silence.items()}
+                row.released, row.closed = list(report.released), list(report.closed)
+            rows.append(row)
+        return Drained(draining=self.started, done=self._done.is_set(), workers=rows)

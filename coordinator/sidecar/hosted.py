@@ -1,0 +1,378 @@
+"""A worker that the sidecar stands for: its instance, its proof of life, and what it is to be told."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import math
+import secrets
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+import anyio
+import anyio.abc
+import structlog
+
+from coordinator.errors import ConfigurationError, FencedError, NameInUseError
+from coordinator.settings import Settings
+from coordinator.sidecar.outbox import Outbox
+from coordinator.sidecar.proof import HealthCheck, ProcessWatch
+from coordinator.sidecar.wire import Register, shown
+from coordinator.worker.drain import DrainReport
+from coordinator.worker.offer import Offer
+from coordinator.worker.session import Session
+from coordinator.worker.worker import Worker
+
+__all__ = ["Hosted", "hash_of"]
+
+log = structlog.get_logger()
+
+FIRST_ATTACH_SECONDS = 5.0
+"""For a new worker to open its stream, when it gave no other proof of life."""
+OFFERS_IN_HAND = 64
+"""Offers that are read for a worker and not answered yet, at most."""
+LETTING_GO_SECONDS = 1.0
+"""For a worker that lets go itself to do so; then the sidecar does."""
+
+
+def hash_of(token: str) -> str:
+    """What the store keeps of a worker's token."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+class Hosted:
+    """One registered worker.
+
+    Args:
+        settings: of the sidecar.
+        asked: what the worker said of itself.
+        token: by which it is known; a new one for a new worker.
+        instances: ids under which it lives already, by partition, when another sidecar stood for it before.
+
+    Attributes:
+        handle: the instance id by which its URLs name it.
+        ended: why it is over; '' as long as it is not.
+    """
+
+    def __init__(
+        self, settings: Settings, asked: Register, token: str = "", instances: dict[int, str] | None = None
+    ) -> None:
+        self.token = token or secrets.token_urlsafe(32)
+        self.asked = asked
+        own = {
+            "name": asked.name,
+            "pool": asked.pool or settings.pool,
+            "capacity": settings.capacity if asked.capacity is None else asked.capacity,
+            "labels": asked.labels or settings.labels,
+            "address": asked.address or settings.address,
+        }
+        self.worker = Worker.hosted(
+            settings.model_copy(update=own), self, token_hash=hash_of(self.token), instances=instances
+        )
+        self.outbox = Outbox()
+        self.handle = ""
+        self.ended = ""
+        self._pings = 0
+        self._attached = 0
+        self._ever_attached = bool(instances)
+        self._changed = anyio.Event()
+        self._over = anyio.Event()
+        self._stream: object | None = None
+        self._peer: ProcessWatch | None = None
+        self._offers: OrderedDict[str, Offer] = OrderedDict()
+        self._undelivered: set[str] = set()
+        self._arrived = anyio.Event()
+        self._standing = ""
+        self._letting_go: dict[str, anyio.Event] = {}
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        """Joins, and lives until it ends or is cancelled.
+
+        Raises:
+            CoordinatorError: it could not join; once it has, its end is told by ``ended``.
+        """
+        started = False
+        try:
+            with ExitStack() as stack:
+                process = stack.enter_context(ProcessWatch(self.asked.pid)) if self.asked.pid is not None else None
+                async with self.worker as worker, anyio.create_task_group() as tasks:
+                    self.handle = worker.id
+                    if process is not None:
+                        tasks.start_soon(self._watch_process, process)
+                    if self.asked.health is not None:
+                        tasks.start_soon(self._watch_health)
+                    if self.asked.pid is None and self.asked.health is None:
+                        tasks.start_soon(self._watch_attachment)
+                    tasks.start_soon(self._take_offers)
+                    started = True
+                    task_status.started()
+                    await self._over.wait()
+                    tasks.cancel_scope.cancel()
+        except NameInUseError as error:  # it was fenced, and its name went to another meanwhile
+            if not started:
+                raise
+            self._end(str(error))
+        finally:
+            self._watch_peer(0)
+            if started and not self.ended:
+                self._end("the sidecar ends")
+
+    async def end(self, cause: Literal["exited", "wedged"], reason: str) -> None:
+        """Its worker is dead: the store is told at once, in every partition."""
+        if self.ended:
+            return
+        self.ended = reason
+        log.info("worker_ended", instance=self.handle, cause=cause, reason=reason)
+        await self.worker.end(cause, reason)
+        self._end(reason)
+
+    async def leave(self) -> None:
+        """The sidecar ends: what the worker still owns is offered to others, and it is told."""
+        self._end("the sidecar ends")
+
+    def _end(self, reason: str) -> None:
+        self.ended = self.ended or reason
+        self.outbox.put("ended", reason=self.ended)
+        self._over.set()
+        self._arrived.set()
+
+    async def drain(self, timeout: float, reason: str) -> DrainReport:
+        """Hands over what it owns; ends early, with what it did, when its worker ends."""
+        report = DrainReport()
+        async with anyio.create_task_group() as tasks:
+
+            async def run() -> None:
+                nonlocal report
+                report = await self.worker.drain(timeout, reason)
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(run)
+            await self._over.wait()
+            tasks.cancel_scope.cancel()
+        return report
+
+    async def _watch_process(self, process: ProcessWatch) -> None:
+        await process.ended()
+        await self.end("exited", f"process {self.asked.pid} ended")
+
+    async def _watch_health(self) -> None:
+        assert self.asked.health is not None  # noqa: S101 - started only then
+        await HealthCheck(self.asked.health).failed()
+        await self.end("exited", f"{self.asked.health.failures} health checks failed in a row")
+
+    async def _watch_attachment(self) -> None:
+        grace = self.worker.settings.trust_window
+        first = max(grace, FIRST_ATTACH_SECONDS)
+        while True:
+            while self._attached:
+                await self._changed.wait()
+            changed = self._changed
+            with anyio.move_on_after(grace if self._ever_attached else first) as waiting:
+                async with anyio.create_task_group() as tasks:
+                    if self._peer is not None:
+                        tasks.start_soon(self._end_of_peer, self._peer, waiting)
+                    await changed.wait()
+                    tasks.cancel_scope.cancel()
+            if not self._attached and self._changed is changed:
+                break
+        await self.end("exited", "its stream ended" if self._ever_attached else "it never opened its stream")
+
+    @staticmethod
+    async def _end_of_peer(peer: ProcessWatch, waiting: anyio.CancelScope) -> None:
+        await peer.ended()
+        waiting.cancel()
+
+    def _watch_peer(self, pid: int) -> None:
+        if self._peer is not None:
+            self._peer.close()
+            self._peer = None
+        if pid:
+            with contextlib.suppress(ConfigurationError):  # it has ended already: the grace will tell
+                self._peer = ProcessWatch(pid)
+
+    # -- attachment ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """While a stream or a poll is open: proof of life, and somebody to be given offers."""
+        self._attach(1)
+        try:
+            yield
+        finally:
+            self._attach(-1)
+
+    def _attach(self, change: int) -> None:
+        self._attached += change
+        self._ever_attached = True
+        changed, self._changed = self._changed, anyio.Event()
+        changed.set()
+        self.worker.take_offers(OFFERS_IN_HAND if self._attached else 0)
+
+    def take_stream(self, stream: object, peer: int) -> None:
+        """A newer stream takes the place of an older one, and is told again what was not answered.
+
+        Args:
+            peer: the process that reads it, 0 when it cannot be seen; when it ends nobody will attach again.
+        """
+        self._stream = stream
+        self._watch_peer(peer)
+        self.outbox.wake()  # the older one sees that its turn is over
+        self._pings = 0
+        self._standing = ""
+        for session_id, offer in list(self._offers.items()):
+            if offer.in_hand:
+                self._undelivered.discard(session_id)
+                self._tell_offer(offer)
+
+    def leave_stream(self, stream: object) -> None:
+        """That stream ended."""
+        if self._stream is stream:
+            self._stream = None
+
+    def is_stream(self, stream: object) -> bool:
+        """Whether it is the newest."""
+        return self._stream is stream
+
+    def alive(self) -> None:
+        """The worker answered a ping."""
+        self._pings = 0
+
+    @property
+    def trust_ms(self) -> int:
+        """For how long it may rely on what it owns, from now on, without hearing more."""
+        return max(0, math.floor(self.worker.trust_left * 1000))
+
+    async def tick(self) -> None:
+        """Once a heartbeat: a ping on the stream, its standing when it changed, and the verdict on a frozen worker."""
+        if self.ended or not self.handle:
+            return
+        worker = self.worker
+        standing = "held" if all(s.held for s in worker.sessions) and self.trust_ms else "in_doubt"
+        if standing != self._standing:
+            self._standing = standing
+            self.outbox.put(standing, sessions=sorted(s.id for s in worker.sessions), may_speak=worker.may_speak)
+            self.outbox.drop("held" if standing == "in_doubt" else "in_doubt", "")
+        if self._stream is None or not self._attached:
+            return
+        self._pings += 1
+        if self._pings * worker.settings.heartbeat_interval > worker.settings.wedged_after:
+            await self.end("wedged", f"it answered no ping for {worker.settings.wedged_after:g} s")
+            return
+        self.outbox.put("ping", ping=self._pings, trust_ms=self.trust_ms)
+
+    # -- offers --------------------------------------------------------------------------------------------------------
+
+    async def _take_offers(self) -> None:
+        async for offer in self.worker.offers():
+            self._offers = OrderedDict((s, o) for s, o in self._offers.items() if o.in_hand)
+            self._offers[offer.session_id] = offer
+            if self._stream is not None and self._attached:
+                self._tell_offer(offer)
+            else:
+                self._undelivered.add(offer.session_id)
+            arrived, self._arrived = self._arrived, anyio.Event()
+            arrived.set()
+
+    def _tell_offer(self, offer: Offer) -> None:
+        self.outbox.put("offer", offer.session_id, **self.describe(offer))
+
+    @staticmethod
+    def describe(offer: Offer) -> dict[str, Any]:
+        """An offer, without its session's id."""
+        return {
+            "epoch": offer.epoch,
+            "attempt": offer.attempt,
+            "cause": offer.cause,
+            "planned": offer.planned,
+            "previous_owner": offer.previous_owner,
+            "requires": list(offer.requires),
+            **(shown(offer.raw_data, offer.encoding) if offer.raw_data else {}),
+        }
+
+    async def poll(self, wait: float, most: int) -> list[Offer]:
+        """Offers that were not delivered yet; waits for the first."""
+        with self.attached(), anyio.move_on_after(wait):
+            while not self.ended:
+                arrived = self._arrived
+                ready = [o for s, o in self._offers.items() if s in self._undelivered and o.in_hand][:most]
+                if ready:
+                    self._undelivered.difference_update(o.session_id for o in ready)
+                    return ready
+                await arrived.wait()
+        return []
+
+    def offer_of(self, session_id: str) -> Offer | None:
+        """The offer of a session that it was given and that still stands."""
+        offer = self._offers.get(session_id)
+        return offer if offer is not None and offer.in_hand else None
+
+    def answered(self, session_id: str) -> None:
+        """It adopted or declined."""
+        self._offers.pop(session_id, None)
+        self._undelivered.discard(session_id)
+        self.outbox.drop("offer", session_id)
+
+    # -- what the library tells ----------------------------------------------------------------------------------------
+
+    def session_lost(self, session: Session) -> None:
+        """A session is no longer its own."""
+        self.outbox.drop("letting_go", session.id)
+        heir = {"heir": session.heir} if session.heir else {}
+        self.outbox.put("lost", session.id, epoch=session.epoch, reason=session.lost_reason, **heir)
+
+    def session_renewed(self, session: Session) -> None:
+        """A session has a new epoch after lost writes."""
+        self.outbox.put("renewed", session.id, epoch=session.epoch)
+
+    def joined_again(self, instance: str) -> None:
+        """It was fenced, and is another instance now."""
+        self.outbox.put("joined", instance=instance)
+
+    def draining(self, timeout: float) -> None:
+        """It is to hand over what it owns."""
+        self.outbox.put("drain", timeout_ms=round(timeout * 1000))
+
+    async def before_letting_go(self, session: Session, heir: str) -> None:
+        """An heir waits: the worker lets go first if it said that it does."""
+        if not self.asked.lets_go or self._stream is None or not self._attached:
+            return
+        self._letting_go[session.id] = gone = anyio.Event()
+        self.outbox.put("letting_go", session.id, epoch=session.epoch, heir=heir)
+        with anyio.move_on_after(LETTING_GO_SECONDS):
+            await gone.wait()
+        self._letting_go.pop(session.id, None)
+
+    def let_go(self, session_id: str) -> bool:
+        """The worker stopped speaking for it; False when nobody asked."""
+        gone = self._letting_go.get(session_id)
+        if gone is None:
+            return False
+        gone.set()
+        return True
+
+    # -- who it is -----------------------------------------------------------------------------------------------------
+
+    def knows(self, token: str) -> bool:
+        """Whether that is its token."""
+        return hmac.compare_digest(token.encode(), self.token.encode())
+
+    def session(self, session_id: str, epoch: int | None = None) -> Session:
+        """A session that it owns.
+
+        Args:
+            epoch: that the worker believes to hold; one from before a renewal is good too.
+
+        Raises:
+            FencedError: it is not its own, or not under that epoch.
+        """
+        session = self.worker.owned(session_id)
+        if session is None:
+            raise FencedError(session_id, epoch, f"{self.handle} does not own it")
+        if epoch is not None and not session.first_epoch <= epoch <= session.epoch:
+            raise FencedError(session_id, epoch, f"it has epoch {session.epoch}")
+        return session

@@ -1,0 +1,258 @@
+"""The table of operations: from it requests find their handler, and the OpenAPI document is made."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.parse
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from coordinator.settings import parse_duration
+from coordinator.sidecar.problems import Problem
+
+__all__ = ["Call", "Operation", "Parameter", "Reply", "Stream", "Table"]
+
+M = TypeVar("M", bound=BaseModel)
+
+MOST_WAIT_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A query parameter or header.
+
+    Attributes:
+        read: turns its text into a value; raises ValueError.
+    """
+
+    name: str
+    text: str
+    schema: Mapping[str, Any]
+    read: Callable[[str], Any]
+    required: bool = False
+
+
+def _wait(text: str) -> float:
+    return min(parse_duration(text), MOST_WAIT_SECONDS)
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= 100:
+        raise ValueError(f"{text!r} is not a count from 1 to 100")
+    return int(text)
+
+
+def _flag(text: str) -> bool:
+    if text not in ("0", "1", "true", "false"):
+        raise ValueError(f"{text!r} is neither 0 nor 1")
+    return text in ("1", "true")
+
+
+def _epoch(text: str) -> int:
+    found = re.fullmatch(r'"?([0-9]{1,16})"?', text)
+    if not found:
+        raise ValueError(f'{text!r} is not an epoch in quotation marks, as in "1795253061046"')
+    return int(found[1])
+
+
+def _key(text: str) -> str:
+    if not re.fullmatch(r"[!-~]{1,128}", text):
+        raise ValueError("it must be 1 to 128 printable characters without white space")
+    return text
+
+
+WAIT = Parameter(
+    "wait",
+    "how long to wait, such as 25s or 250ms; at most 60s",
+    {"type": "string", "pattern": r"^([0-9]{1,5}ms|[0-9]{1,2}(\.[0-9]{1,3})?s?)$"},
+    _wait,
+)
+MAX = Parameter("max", "most offers", {"type": "integer", "minimum": 1, "maximum": 100}, _count)
+UNTIL_DONE = Parameter(
+    "wait", "1: answer when it is done", {"type": "string", "enum": ["0", "1", "true", "false"]}, _flag
+)
+IF_MATCH = Parameter(
+    "If-Match",
+    "the epoch under which the session is owned",
+    {"type": "string", "pattern": '^"[0-9]{1,16}"$'},
+    _epoch,
+    required=True,
+)
+IF_MATCH_OPTIONAL = Parameter(IF_MATCH.name, IF_MATCH.text, IF_MATCH.schema, _epoch)
+IDEMPOTENCY_KEY = Parameter(
+    "Idempotency-Key",
+    "the answer to the first request with this key is given again",
+    {"type": "string", "pattern": "^[!-~]{1,128}$"},
+    _key,
+)
+WORKER_TOKEN = Parameter(
+    "Worker-Token",
+    "which worker asks; needed where several are registered",
+    {"type": "string", "pattern": "^[!-~]{1,128}$"},
+    _key,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What is answered."""
+
+    status: HTTPStatus = HTTPStatus.OK
+    body: BaseModel | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Call:
+    """One request, read and checked.
+
+    Attributes:
+        path: values of the path, decoded.
+        query, headers: values of the parameters that were given.
+        local: it came over a unix socket or loopback.
+    """
+
+    operation: Operation
+    path: dict[str, str]
+    query: dict[str, Any]
+    headers: dict[str, Any]
+    body: BaseModel | None
+    scope: Mapping[str, Any]
+    local: bool
+
+    def read(self, model: type[M]) -> M:
+        """The body."""
+        assert isinstance(self.body, model)  # noqa: S101 - by the operation's table entry
+        return self.body
+
+
+Stream = Callable[[Callable[[Mapping[str, Any]], Awaitable[None]]], Awaitable[None]]
+"""Writes its answer itself."""
+Handler = Callable[[Call], Awaitable[Reply | Stream]]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One method of one path.
+
+    Attributes:
+        answers: status -> model of the body, or None, and what it means.
+        problems: statuses of the problems that it may answer, beside those that all have.
+        body: model of the request's body; an empty body counts as an empty object unless it is needed.
+    """
+
+    method: str
+    template: str
+    name: str
+    text: str
+    handler: Handler
+    answers: Mapping[HTTPStatus, tuple[type[BaseModel] | None, str]]
+    problems: tuple[HTTPStatus, ...] = ()
+    body: type[BaseModel] | None = None
+    query: tuple[Parameter, ...] = ()
+    headers: tuple[Parameter, ...] = ()
+    token: bool = False
+
+    @property
+    def changes(self) -> bool:
+        """Whether it changes anything."""
+        return self.method != "GET"
+
+
+class Table:
+    """All operations."""
+
+    def __init__(self) -> None:
+        self.operations: list[Operation] = []
+        self._paths: dict[str, re.Pattern[str]] = {}
+
+    def add(self, operation: Operation) -> None:
+        """One more."""
+        self.operations.append(operation)
+        pattern = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", operation.template)
+        self._paths[operation.template] = re.compile(pattern)
+
+    def find(self, method: str, raw_path: str) -> tuple[Operation, dict[str, str]] | None:
+        """The operation of a request, with the values of its path; None when the path is not one of the table's.
+
+        The path is looked at as it was sent: an encoded slash is part of a value.
+
+        Raises:
+            Problem: the path has no such method.
+        """
+        allowed = []
+        for template, pattern in self._paths.items():
+            found = pattern.fullmatch(raw_path)
+            if not found:
+                continue
+            values = {k: _decoded(v) for k, v in found.groupdict().items()}
+            for operation in self.operations:
+                if operation.template == template:
+                    allowed.append(operation.method)
+                    if operation.method == method:
+                        return operation, values
+        if allowed:
+            names = ", ".join(sorted(allowed))
+            raise Problem(
+                HTTPStatus.METHOD_NOT_ALLOWED,
+                f"{method} is not one of this path's methods: {names}",
+                headers={"Allow": names},
+            )
+        return None
+
+
+def _decoded(value: str) -> str:
+    try:
+        return urllib.parse.unquote(value, errors="strict")
+    except UnicodeDecodeError:
+        raise Problem(HTTPStatus.BAD_REQUEST, f"{value!r} in the path is not UTF-8") from None
+
+
+def read_parameters(parameters: tuple[Parameter, ...], given: Mapping[str, list[str]]) -> dict[str, Any]:
+    """Values of those that were given.
+
+    Raises:
+        Problem: one is wrong, is there twice, or is missing.
+    """
+    values = {}
+    for parameter in parameters:
+        texts = given.get(parameter.name.lower(), [])
+        if not texts:
+            if parameter.required:
+                raise Problem(
+                    HTTPStatus.PRECONDITION_REQUIRED, f"the header {parameter.name} is missing: {parameter.text}"
+                )
+            continue
+        try:
+            if len(texts) > 1:
+                raise ValueError("it is given more than once")
+            values[parameter.name] = parameter.read(texts[0])
+        except ValueError as error:
+            raise Problem(HTTPStatus.BAD_REQUEST, f"{parameter.name}: {error}") from None
+    return values
+
+
+def read_body(model: type[BaseModel], raw: bytes) -> BaseModel:
+    """The body of a request.
+
+    Raises:
+        Problem: no JSON, or not what the model says.
+    """
+    try:
+        document = json.loads(raw, parse_constant=_no_number) if raw.strip() else {}
+    except (ValueError, RecursionError) as error:
+        raise Problem(HTTPStatus.BAD_REQUEST, f"the body is not JSON: {error}") from None
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors(include_url=False)]
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(faults[:5])) from None
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is not a JSON number")

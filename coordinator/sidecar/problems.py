@@ -1,0 +1,77 @@
+"""What went wrong, as ``application/problem+json`` (RFC 9457)."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from coordinator.errors import (
+    ConfigurationError,
+    CoordinatorError,
+    DataTooLargeError,
+    DrainingError,
+    FencedError,
+    InvalidDataError,
+    InvalidIdError,
+    NameInUseError,
+    SessionGoneError,
+    SessionHeldError,
+    StoreUnavailableError,
+)
+
+__all__ = ["MEDIA_TYPE", "Problem", "problem_of"]
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = 1
+
+
+class Problem(Exception):  # noqa: N818 - the name of the thing in its RFC
+    """An answer that is not what was asked for.
+
+    Args:
+        status: of HTTP.
+        detail: one sentence for a person, with the value and the rule.
+        headers: to be sent along.
+        more: further members of the document.
+    """
+
+    def __init__(self, status: HTTPStatus, detail: str, *, headers: dict[str, str] | None = None, **more: Any) -> None:
+        super().__init__(detail)
+        self.status, self.detail, self.headers, self.more = status, detail, headers or {}, more
+
+    def document(self) -> dict[str, Any]:
+        """The body."""
+        return {
+            "type": "about:blank",
+            "title": self.status.phrase,
+            "status": int(self.status),
+            "detail": self.detail,
+        } | (self.more)
+
+
+_STATUSES: dict[type[CoordinatorError], HTTPStatus] = {
+    FencedError: HTTPStatus.PRECONDITION_FAILED,
+    SessionHeldError: HTTPStatus.CONFLICT,
+    SessionGoneError: HTTPStatus.GONE,
+    DataTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    InvalidDataError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    InvalidIdError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    ConfigurationError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    DrainingError: HTTPStatus.CONFLICT,
+    NameInUseError: HTTPStatus.CONFLICT,
+}
+
+
+def problem_of(error: CoordinatorError) -> Problem:
+    """The answer to an error that the library raised on purpose."""
+    if isinstance(error, StoreUnavailableError):
+        return Problem(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            str(error),
+            headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+            kind=error.kind,
+        )
+    more: dict[str, Any] = {}
+    if isinstance(error, SessionHeldError):
+        more = {"owner": error.owner, "state": error.state or "active"}
+    return Problem(_STATUSES.get(type(error), HTTPStatus.INTERNAL_SERVER_ERROR), str(error), **more)

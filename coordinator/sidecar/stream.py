@@ -1,0 +1,86 @@
+"""The open stream of a worker: events as they happen, as lines of JSON or as server-sent events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+import anyio
+
+from coordinator.sidecar.hosted import Hosted
+
+__all__ = ["CLOSED", "EventStream", "peer_of"]
+
+CLOSED = "recovery.closed"
+"""Where the server finds what to call when the connection ends, in the request's state."""
+
+
+def peer_of(scope: Mapping[str, Any]) -> int:
+    """The process at the other end of a unix socket; 0 when it cannot be seen."""
+    where, pid = scope.get("client") or ("", 0)
+    return int(pid) if where == "unix" else 0
+
+
+class EventStream:
+    """Writes the events of one worker until the connection, the worker or this stream's turn ends.
+
+    Args:
+        server_sent: the form is that of server-sent events.
+        state: of the request.
+        peer: process that reads it, 0 when it is not known.
+    """
+
+    def __init__(self, hosted: Hosted, *, server_sent: bool, state: MutableMapping[str, Any], peer: int) -> None:
+        self._hosted, self._server_sent = hosted, server_sent
+        self._peer = peer
+        self._woken = anyio.Event()
+        self._closed = False
+        state[CLOSED] = self._close
+
+    def _close(self) -> None:
+        self._closed = True
+        self._woken.set()
+
+    def _wake(self) -> None:
+        self._woken.set()
+
+    async def __call__(self, send: Callable[[Mapping[str, Any]], Awaitable[None]]) -> None:
+        """Writes the whole answer."""
+        hosted, outbox = self._hosted, self._hosted.outbox
+        media_type = b"text/event-stream" if self._server_sent else b"application/x-ndjson"
+        headers = [(b"content-type", media_type), (b"cache-control", b"no-store")]
+        with hosted.attached():
+            hosted.take_stream(self, self._peer)
+            outbox.wake = self._wake
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            hello = {
+                "event": "hello",
+                "instance": hosted.handle,
+                "trust_ms": hosted.trust_ms,
+                "sessions": sorted(s.id for s in hosted.worker.sessions),
+                "draining": hosted.worker.is_draining,
+            }
+            await self._write(send, [hello])
+            while not self._closed and hosted.is_stream(self):
+                await self._woken.wait()
+                self._woken = anyio.Event()
+                if not hosted.is_stream(self):
+                    await self._write(send, [{"event": "replaced"}])
+                    break
+                while not self._closed and (events := outbox.take()):
+                    await self._write(send, events)
+                if hosted.ended:
+                    break
+            hosted.leave_stream(self)
+        if not self._closed:
+            await send({"type": "http.response.body", "body": b""})
+
+    async def _write(self, send: Callable[[Mapping[str, Any]], Awaitable[None]], events: list[dict[str, Any]]) -> None:
+        lines = [json.dumps(event, separators=(",", ":")) for event in events]
+        if self._server_sent:
+            kinds = [event["event"] for event in events]
+            text = "".join(f"event: {kind}\ndata: {line}\n\n" for kind, line in zip(kinds, lines, strict=True))
+        else:
+            text = "".join(f"{line}\n" for line in lines)
+        await send({"type": "http.response.body", "body": text.encode(), "more_body": True})

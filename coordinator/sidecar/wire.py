@@ -1,0 +1,268 @@
+"""What requests may say: the models from which bodies are read and the OpenAPI document is made."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from coordinator.errors import InvalidDataError
+from coordinator.worker.data import RecoveryData, decode
+
+__all__ = [
+    "Adopt", "Alive", "Certificate", "Certified", "Checkpoint", "Data", "Decline", "Drain", "Drained", "LetGo", "Moved", "Offered",
+    "Offers", "Open", "Owned", "Owner", "ProblemDocument", "Record", "Register", "Registered", "Release", "Sessions", "data_of",
+    "shown",
+]  # fmt: skip
+
+NAME = r"^[A-Za-z0-9._-]{1,63}$"
+INSTANCE = r"^[A-Za-z0-9._-]{1,63}~[0-9A-Za-z]{1,32}$"
+LOCAL_URL = r"^http://(localhost|127\.0\.0\.1|\[::1\]):[1-9][0-9]{0,4}/[!-~]{0,200}$"
+
+Name = Annotated[str, StringConstraints(pattern=NAME)]
+Text = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[!-~]+$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Data(_Strict):
+    """Recovery data: a JSON object, or bytes in base64; not both."""
+
+    recovery_data: dict[str, Any] | None = Field(None, description="a JSON object; kept as a value")
+    recovery_data_base64: str | None = Field(
+        None, description="bytes, kept as they are", pattern=r"^[A-Za-z0-9+/]*={0,2}$"
+    )
+
+
+class Health(_Strict):
+    """A URL of this machine that answers 2xx as long as the worker is well."""
+
+    url: str = Field(pattern=LOCAL_URL)
+    interval_ms: int = Field(1000, ge=50, le=60_000, description="between two looks")
+    timeout_ms: int = Field(1000, ge=10, le=60_000)
+    failures: int = Field(3, ge=1, le=100, description="in a row, after which the worker is dead")
+
+
+class Register(_Strict):
+    """A worker."""
+
+    name: Name = Field(description="stable name, unique among all live workers")
+    pool: Name | None = Field(None, description="offers of a pool go only to its instances; default: the sidecar's")
+    capacity: int | None = Field(None, ge=0, le=1_000_000, description="sessions that it takes by offers")
+    labels: dict[Label, Text] = Field(default_factory=dict, max_length=64)
+    address: Text = Field("", description="where it can be reached, for look-ups by session id")
+    pid: int | None = Field(
+        None, ge=1, le=2**22, description="its process, when the sidecar can see it: its end is proof"
+    )
+    health: Health | None = None
+    lets_go: bool = Field(
+        False,
+        description="true: on `letting_go` it answers with let-go, before its heir may speak; else it is not asked",
+    )
+
+
+class Open(Data):
+    """A call that begins."""
+
+    pool: Name | None = None
+    tenant: Text = ""
+    requires: list[Label] = Field(default_factory=list, max_length=64, description="labels: name or name=value")
+
+
+class Checkpoint(Data):
+    """Newer recovery data."""
+
+    sequence: int | None = Field(
+        None, ge=1, le=2**53 - 1, description="its number within the epoch; one that is not newer changes nothing"
+    )
+
+
+class LetGo(Data):
+    """The last recovery data of an owner that hands over; without data the last checkpoint counts."""
+
+
+class Release(_Strict):
+    """Why a session is given up."""
+
+    reason: Text = ""
+
+
+class Decline(_Strict):
+    """Why an offer is given back."""
+
+    reason: Text = ""
+    counts: bool = Field(True, description="false for want of room: no attempt is counted")
+
+
+class Adopt(_Strict):
+    """Nothing more to say."""
+
+
+class Alive(_Strict):
+    """Which ping is answered."""
+
+    ping: int | None = Field(None, ge=0)
+
+
+class Drain(_Strict):
+    """How to drain."""
+
+    timeout_ms: int | None = Field(None, ge=0, le=86_400_000, description="default: the setting DRAIN_TIMEOUT")
+    reason: Text = ""
+
+
+class Certificate(_Strict):
+    """An exit that somebody states."""
+
+    instance: str = Field(pattern=INSTANCE)
+    reason: Text = ""
+
+
+def data_of(body: Data) -> RecoveryData | None:
+    """The recovery data of a body; None when it has none.
+
+    Raises:
+        InvalidDataError: both forms at once, or no base64.
+    """
+    if body.recovery_data is not None and body.recovery_data_base64 is not None:
+        raise InvalidDataError("give recovery_data or recovery_data_base64, not both")
+    if body.recovery_data_base64 is not None:
+        try:
+            return base64.b64decode(body.recovery_data_base64, validate=True)
+        except binascii.Error as error:
+            raise InvalidDataError(f"recovery_data_base64 is not base64: {error}") from None
+    return body.recovery_data
+
+
+def shown(raw: bytes, encoding: str) -> dict[str, Any]:
+    """Recovery data as answers and events carry it: in the form in which it was given."""
+    if encoding == "json":
+        return {"recovery_data": decode(raw, encoding)}
+    return {"recovery_data_base64": base64.b64encode(raw).decode()}
+
+
+class Registered(BaseModel):
+    """A worker that is registered."""
+
+    instance: str
+    worker_token: str = Field(description="in the header Worker-Token: who asks; and to attach again")
+    heartbeat_ms: int = Field(description="between two pings on the stream")
+    answer_within_ms: int = Field(description="a worker that answers no ping for so long is taken for frozen")
+    grace_ms: int = Field(description="for attaching again when the stream ended")
+
+
+class Owned(BaseModel):
+    """A session of a worker."""
+
+    session: str
+    epoch: int
+    held: bool
+    may_speak: bool
+    recovered: bool
+    planned: bool
+    checkpoint: int
+    pool: str
+    tenant: str
+    gap_ms: int = Field(description="without an owner, at its adoption")
+    data_age_ms: int
+    previous_owner: str
+    cause: str
+    attempt: int
+    recovery_data: dict[str, Any] | None = None
+    recovery_data_base64: str | None = None
+
+
+class Sessions(BaseModel):
+    """What a worker owns."""
+
+    instance: str
+    sessions: list[Owned]
+
+
+class Record(BaseModel):
+    """A session as the store knows it."""
+
+    session: str
+    state: str
+    owner: str
+    epoch: int
+    pool: str
+    tenant: str
+    requires: list[str]
+    checkpoint: int
+    cause: str
+    opened_at_ms: int
+    updated_at_ms: int
+    recovery_data: dict[str, Any] | None = None
+    recovery_data_base64: str | None = None
+
+
+class Owner(BaseModel):
+    """Where a session lives."""
+
+    session: str
+    state: str
+    instance: str
+    address: str
+
+
+class Offered(BaseModel):
+    """The right to adopt a session, until its lease ends."""
+
+    session: str
+    epoch: int
+    attempt: int
+    cause: str
+    planned: bool
+    previous_owner: str
+    requires: list[str]
+    recovery_data: dict[str, Any] | None = None
+    recovery_data_base64: str | None = None
+
+
+class Offers(BaseModel):
+    """Offers that were not delivered before."""
+
+    offers: list[Offered]
+
+
+class Moved(BaseModel):
+    """What a drain did with one worker's sessions."""
+
+    instance: str
+    state: str = Field(description="serving, draining or drained")
+    left: int
+    handed_over: dict[str, str] = Field(default_factory=dict, description="session: its heir")
+    silence_ms: dict[str, int] = Field(default_factory=dict, description="session: for how long nobody had it")
+    released: list[str] = Field(default_factory=list, description="offered as orphans when the time was over")
+    failed: dict[str, str] = Field(default_factory=dict)
+    closed: list[str] = Field(default_factory=list)
+
+
+class Drained(BaseModel):
+    """How far a drain is."""
+
+    draining: bool
+    done: bool
+    workers: list[Moved]
+
+
+class Certified(BaseModel):
+    """What a certificate did."""
+
+    instance: str
+    outcome: str = Field(description="certified, already_dead or unknown")
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str

@@ -1,0 +1,29 @@
+"""What a worker tells the process that stands for it, when that is not the one that serves the calls."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from coordinator.worker.session import Session
+
+__all__ = ["Host"]
+
+
+class Host(Protocol):
+    """Called from the event loop; none of it may block."""
+
+    def session_lost(self, session: Session) -> None:
+        """A session is no longer this worker's."""
+
+    def session_renewed(self, session: Session) -> None:
+        """A session has a new epoch after lost writes."""
+
+    def joined_again(self, instance: str) -> None:
+        """The worker was fenced, and is another instance now."""
+
+    def draining(self, timeout: float) -> None:
+        """It hands over what it owns, within so many seconds."""
+
+    async def before_letting_go(self, session: Session, heir: str) -> None:
+        """An heir waits; returns when the program has stopped speaking."""

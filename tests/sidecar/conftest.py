@@ -1,0 +1,76 @@
+"""A sidecar that coordinates too, as a process, with a Redis of its own; one for the tests of a file."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.processes import Process
+from tests.redis_server import RedisServer
+from tests.sidecar.client import Client
+from tests.waiting import wait_until
+
+
+class Sidecar:
+    """The process, where it listens, and the server that it uses."""
+
+    def __init__(self, server: RedisServer, *flags: str, path: str = "") -> None:
+        self.server = server
+        self._folder = tempfile.TemporaryDirectory(prefix="rc-sidecar-")
+        self.path = path or str(Path(self._folder.name) / "sidecar.sock")
+        self.log = Path(self._folder.name) / "log"
+        self.process = Process(
+            "coordinator", "sidecar", "--redis-url", server.url, "--http-port", "0", "--http-socket", self.path,
+            "--log-format", "json", *flags, STDERR=str(self.log),
+        )  # fmt: skip
+        client = Client(self.path)
+        with contextlib.closing(client):
+            wait_until(self._listens, 20, "the sidecar listens")
+            wait_until(lambda: client("GET", "/readyz").status_code == 200, 20, "the sidecar is ready")
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:  # httpx would leak those that are refused
+            return probe.connect_ex(self.path) == 0
+
+    def close(self) -> None:
+        self.process.close()
+        self._folder.cleanup()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    """The Redis of this file's tests."""
+    made = RedisServer()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def sidecar(server: RedisServer) -> Iterator[Sidecar]:
+    """One sidecar for all tests of a file; the hold at its start is over."""
+    made = Sidecar(server, "--coordinate", "--api-token", "one,two", "--drain-port", "0")
+    with contextlib.closing(Client(made.path)) as client:
+        wait_until(lambda: "hold_reason" not in client("GET", "/").text, 10)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def worker(sidecar: Sidecar) -> Iterator[Callable[[str], Client]]:
+    """Makes clients that are closed at the end."""
+    made: list[Client] = []
+
+    def make(name: str = "", **fields: object) -> Client:
+        made.append(Client(sidecar.path))
+        if name:
+            assert made[-1].register(name, **fields).status_code == 201
+        return made[-1]
+
+    yield make
+    for client in made:
+        client.close()

@@ -1,0 +1,222 @@
+"""What the sidecar takes for proof that a worker lives, and what it does when the proof ends."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from coordinator.store.keys import Keys
+from tests.redis_server import RedisServer
+from tests.sidecar.client import Client
+from tests.sidecar.conftest import Sidecar
+from tests.waiting import wait_until
+
+KEYS = Keys("recovery", 0)
+Make = Callable[..., Client]
+
+
+def state_of(server: RedisServer, session: str) -> str:
+    """Of a session."""
+    raw: Any = server.client().hget(KEYS.session(session), "state")
+    return (raw or b"").decode()
+
+
+def why_dead(server: RedisServer, instance: str) -> tuple[str, str]:
+    """Cause and reason."""
+    raw: Any = server.client().hmget(KEYS.instance(instance), "cause", "reason")
+    return raw[0].decode(), raw[1].decode()
+
+
+@pytest.fixture
+def process() -> Iterator[subprocess.Popen[bytes]]:
+    """Somebody's worker."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as made:
+        yield made
+        made.kill()
+
+
+def test_the_end_of_its_process_is_a_certificate(
+    worker: Make, server: RedisServer, process: subprocess.Popen[bytes]
+) -> None:
+    """A worker that named its process needs no stream; when the process is killed its calls are offered."""
+    client = worker("pid-1", pid=process.pid)
+    client.open("pid", {})
+    process.send_signal(signal.SIGKILL)
+    wait_until(lambda: state_of(server, "pid") == "offered")
+    assert why_dead(server, client.instance) == ("exited", f"process {process.pid} ended")
+    answer = client("GET", f"/v1/workers/{client.instance}/sessions")
+    assert answer.status_code == 410
+    assert "ended" in answer.json()["detail"]
+
+
+def test_a_stream_that_ends_and_comes_back_in_time(worker: Make, server: RedisServer) -> None:
+    """Attached again within the grace: nothing happened. The process at the other end lives all the while."""
+    client = worker("back-1")
+    first = client.stream()
+    first.wait_for("hello")
+    client.open("back", {})
+    first.close()
+    second = client.stream()
+    [hello] = second.wait_for("hello")
+    assert hello["sessions"] == ["back"]
+    second.wait_for("ping", 6)  # more than the grace
+    assert state_of(server, "back") == "active"
+
+
+def test_a_stream_that_ends_for_good(worker: Make, server: RedisServer) -> None:
+    """Not attached again when the grace is over: dead, and its calls are offered."""
+    client = worker("over-1")
+    stream = client.stream()
+    stream.wait_for("hello")
+    client.open("over", {})
+    stream.close()
+    wait_until(lambda: state_of(server, "over") == "offered")
+    assert why_dead(server, client.instance) == ("exited", "its stream ended")
+
+
+def test_who_never_opens_a_stream_is_not_kept(worker: Make, server: RedisServer) -> None:
+    """Registered, and never heard of again."""
+    client = worker("mute-1")
+    client.open("mute", {})
+    wait_until(lambda: state_of(server, "mute") == "offered", 15)
+    assert why_dead(server, client.instance) == ("exited", "it never opened its stream")
+
+
+def test_polls_are_presence_too(worker: Make, server: RedisServer) -> None:
+    """A worker that polls for offers lives as long as it does so."""
+    client = worker("poll-1")
+    client.open("poll", {})
+    for _ in range(7):
+        assert client("GET", "/v1/offers?wait=1s").status_code == 200
+    assert state_of(server, "poll") == "active"
+    wait_until(lambda: state_of(server, "poll") == "offered")
+
+
+def test_a_frozen_worker_is_found_by_its_pings(sidecar: Sidecar, server: RedisServer) -> None:
+    """Its stream is open and it answers nothing: it is fenced as wedged, and told so when it wakes."""
+    quick = Sidecar(server, "--wedged-after", "1s")
+    with contextlib.closing(quick), contextlib.closing(Client(quick.path)) as client:
+        assert client.register("ice-1").status_code == 201
+        stream = client.stream(answering=False)
+        client.open("ice", {})
+        wait_until(lambda: state_of(server, "ice") == "offered")
+        assert why_dead(server, client.instance)[0] == "wedged"
+        stream.wait_for("ended")
+        wait_until(lambda: stream.over)
+        assert client.stream().seen == []
+        again = client("GET", f"/v1/workers/{client.instance}/events")
+        assert (again.status_code, "no ping" in again.json()["detail"]) == (410, True)
+
+
+class _Health(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(self.server.status)  # type: ignore[attr-defined]
+        self.end_headers()
+
+    def log_message(self, *args: Any) -> None:
+        """Says nothing."""
+
+
+def test_a_health_url_with_thresholds(worker: Make, server: RedisServer) -> None:
+    """One bad answer is none; so many in a row are the end."""
+    health = http.server.HTTPServer(("127.0.0.1", 0), _Health)
+    health.status = 200  # type: ignore[attr-defined]
+    thread = threading.Thread(target=health.serve_forever, daemon=True)
+    thread.start()
+    try:
+        url = f"http://127.0.0.1:{health.server_port}/healthz"
+        client = worker("well-1", health={"url": url, "interval_ms": 50, "failures": 3})
+        client.open("well", {})
+        health.status = 500  # type: ignore[attr-defined]
+        wait_until(lambda: state_of(server, "well") == "offered")
+        assert why_dead(server, client.instance) == ("exited", "3 health checks failed in a row")
+    finally:
+        health.shutdown()
+        thread.join()
+        health.server_close()
+
+
+def test_a_newer_stream_takes_the_place_of_an_older_one(worker: Make) -> None:
+    """The older one is told and ends."""
+    client = worker("two-1")
+    old = client.stream()
+    old.wait_for("hello")
+    new = client.stream()
+    new.wait_for("hello")
+    old.wait_for("replaced")
+    wait_until(lambda: old.over)
+    new.wait_for("ping", 2)
+
+
+def test_a_worker_that_does_not_read(worker: Make, server: RedisServer) -> None:
+    """Its stream is full: it is given no more offers than it may have in hand, and others get theirs."""
+    deaf, other = worker("deaf-1", pool="deaf"), worker("deaf-2", pool="giver")
+    deaf.stream(reading=False)
+    for n in range(80):
+        assert (
+            other("PUT", f"/v1/sessions/deaf-{n}", {"recovery_data": {"x": "y" * 7000}, "pool": "deaf"}).status_code
+            == 201
+        )
+        assert other("POST", f"/v1/sessions/deaf-{n}/release").status_code == 204
+    pending: Any = server.client().xpending(KEYS.offers("deaf"), "workers")
+    wait_until(lambda: server.client().xpending(KEYS.offers("deaf"), "workers")["pending"] == 64)
+    assert pending["pending"] <= 64
+    assert other("GET", "/v1/drain").status_code == 200
+
+
+def test_the_sidecar_dies_alone(server: RedisServer) -> None:
+    """The worker's stream ends; attached to the restarted sidecar in time it keeps its calls, with their data."""
+    patient = ("--dead-after", "20s", "--lost-connection-after", "15s")
+    first = Sidecar(server, *patient)
+    client = Client(first.path)
+    try:
+        assert client.register("keeps-1", pool="keeps", capacity=3).status_code == 201
+        stream = client.stream()
+        stream.wait_for("hello")
+        epoch = client.open("keeps", {"n": 1})
+        first.process.send(signal.SIGKILL)
+        wait_until(lambda: stream.over)
+        second = Sidecar(server, *patient, path=first.path)
+        with contextlib.closing(second):
+            wrong = Client(first.path)
+            wrong.instance, wrong.token = client.instance, "wrong"
+            with contextlib.closing(wrong):
+                assert wrong("GET", f"/v1/workers/{client.instance}/events").status_code == 401
+            again = client.stream()
+            [hello] = again.wait_for("hello")
+            assert (hello["instance"], hello["sessions"]) == (client.instance, ["keeps"])
+            path = "/v1/sessions/keeps/checkpoint"
+            assert client("PUT", path, {"recovery_data": {"n": 2}}, If_Match=f'"{epoch}"').status_code == 204
+            assert client("GET", "/v1/sessions/keeps").json()["recovery_data"] == {"n": 2}
+            again.wait_for("held")
+    finally:
+        client.close()
+        first.close()
+
+
+def test_the_sidecar_dies_and_stays_away(sidecar: Sidecar, server: RedisServer) -> None:
+    """Its calls are offered to others, and the worker that attaches later is told that it was declared dead."""
+    first = Sidecar(server)
+    client = Client(first.path)
+    try:
+        assert client.register("late-1").status_code == 201
+        client.stream().wait_for("hello")
+        client.open("late", {})
+        first.process.send(signal.SIGKILL)
+        wait_until(lambda: state_of(server, "late") == "offered")
+        second = Sidecar(server, path=first.path)
+        with contextlib.closing(second):
+            answer = client("GET", f"/v1/workers/{client.instance}/events")
+            assert answer.status_code == 410
+            assert "declared dead" in answer.json()["detail"]
+    finally:
+        client.close()
+        first.close()
