@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from coordinator.cli import bench, certify, dead_letters, demo, doctor, drain, run, sidecar, status
+from coordinator.cli import bench, certify, dead_letters, demo, doctor, drain, run, sidecar, status, supervise
 
 __all__ = ["app", "main"]
 
@@ -39,6 +39,7 @@ def root(
 
 app.command("run")(run.run)
 app.command("sidecar")(sidecar.sidecar)
+app.command("supervise")(supervise.supervise)
 app.command("demo")(demo.demo)
 app.command("status")(status.status)
 app.command("instances")(status.instances)

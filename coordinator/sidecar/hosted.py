@@ -51,6 +51,7 @@ class Hosted:
         asked: what the worker said of itself.
         token: by which it is known; a new one for a new worker.
         instances: ids under which it lives already, by partition, when another sidecar stood for it before.
+        proven: somebody else watches its process and calls `end`.
 
     Attributes:
         handle: the instance id by which its URLs name it.
@@ -58,10 +59,17 @@ class Hosted:
     """
 
     def __init__(
-        self, settings: Settings, asked: Register, token: str = "", instances: dict[int, str] | None = None
+        self,
+        settings: Settings,
+        asked: Register,
+        token: str = "",
+        instances: dict[int, str] | None = None,
+        *,
+        proven: bool = False,
     ) -> None:
         self.token = token or secrets.token_urlsafe(32)
         self.asked = asked
+        self._has_proof = proven or asked.pid is not None or asked.health is not None
         own = {
             "name": asked.name,
             "pool": asked.pool or settings.pool,
@@ -106,7 +114,7 @@ class Hosted:
                         tasks.start_soon(self._watch_process, process)
                     if self.asked.health is not None:
                         tasks.start_soon(self._watch_health)
-                    if self.asked.pid is None and self.asked.health is None:
+                    if not self._has_proof:
                         tasks.start_soon(self._watch_attachment)
                     tasks.start_soon(self._take_offers)
                     started = True
@@ -137,8 +145,8 @@ class Hosted:
 
     def _end(self, reason: str) -> None:
         self.ended = self.ended or reason
-        self.outbox.put("ended", reason=self.ended)
         self._over.set()
+        self.outbox.put("ended", reason=self.ended)
         self._arrived.set()
 
     async def drain(self, timeout: float, reason: str) -> DrainReport:
@@ -356,6 +364,16 @@ class Hosted:
         return True
 
     # -- who it is -----------------------------------------------------------------------------------------------------
+
+    @property
+    def is_over(self) -> bool:
+        """Whether everything about its end is done and told."""
+        return self._over.is_set()
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether there is proof just now that its worker lives."""
+        return not self.ended and (self._has_proof or self._attached > 0)
 
     def knows(self, token: str) -> bool:
         """Whether that is its token."""

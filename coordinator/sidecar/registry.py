@@ -13,7 +13,7 @@ import anyio.abc
 import structlog
 from prometheus_client import Counter
 
-from coordinator.errors import first_error
+from coordinator.errors import NameInUseError, first_error
 from coordinator.ids import name_of
 from coordinator.settings import Settings
 from coordinator.sidecar.hosted import Hosted, hash_of
@@ -54,8 +54,12 @@ class Registry:
         """Those that live."""
         return list(self._living.values())
 
-    async def register(self, asked: Register) -> Hosted:
+    async def register(self, asked: Register, *, proven: bool = False) -> Hosted:
         """A new worker.
+
+        Args:
+            asked: what it says of itself.
+            proven: the caller watches its process, and says when it ends.
 
         Raises:
             Problem: too many, or the sidecar ends.
@@ -67,7 +71,10 @@ class Registry:
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "the sidecar ends", headers={"Retry-After": "1"})
         if len(self._living) >= MOST_WORKERS:
             raise Problem(HTTPStatus.TOO_MANY_REQUESTS, f"there are {MOST_WORKERS} workers here already")
-        return await self._start(Hosted(self._settings, asked))
+        for hosted in self._living.values():
+            if hosted.asked.name == asked.name and hosted.is_proven:
+                raise NameInUseError(asked.name, hosted.handle)
+        return await self._start(Hosted(self._settings, asked, proven=proven))
 
     async def _start(self, hosted: Hosted) -> Hosted:
         await self._tasks.start(self._live, hosted)

@@ -50,10 +50,11 @@ class Sidecar:
     Args:
         settings: with a Redis URL.
         coordinate: be a coordinator too.
+        only_socket: listen on the unix socket, and nowhere else.
     """
 
-    def __init__(self, settings: Settings, *, coordinate: bool = False) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, *, coordinate: bool = False, only_socket: bool = False) -> None:
+        self.settings, self._only_socket = settings, only_socket
         self.id = new_instance_id(settings.name)
         self.metrics = CollectorRegistry()
         self.daemon = Daemon(settings, self.metrics) if coordinate else None
@@ -65,12 +66,14 @@ class Sidecar:
         )
         self._up = False
         self.http_port = self.drain_port = 0
-        self._registry: Registry
+        self.registry: Registry
         self._draining: Draining
 
     def _sockets(self, stack: ExitStack) -> tuple[list[socket.socket], list[socket.socket]]:
         """Of the interface, and of the hook."""
         s = self.settings
+        if self._only_socket:
+            return [stack.enter_context(listen_on_path(s.http_socket))], []
         if not _is_loopback(s.http_host) and not s.api_tokens():
             raise ConfigurationError(f"http_host: {s.http_host} is not loopback, so api_token must be set")
         found = [stack.enter_context(listen(s.http_host, s.http_port))]
@@ -83,8 +86,23 @@ class Sidecar:
         self.drain_port = hook.getsockname()[1]
         return found, [hook]
 
-    async def run(self, *, task_status: anyio.abc.TaskStatus[int] = anyio.TASK_STATUS_IGNORED) -> None:
+    async def run(self) -> None:
         """Runs until SIGTERM or SIGINT, and after that until nothing is left to hand over.
+
+        Raises:
+            ConfigurationError: an address is taken, or the store was made for another program.
+        """
+        try:
+            async with anyio.create_task_group() as tasks:
+                stopped = await tasks.start(self._signals, tasks)
+                await tasks.start(self.run_api)
+                stopped.set()
+        except BaseExceptionGroup as group:
+            raise first_error(group) from None
+        log.info("sidecar_stopped", instance=self.id)
+
+    async def run_api(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+        """Serves until cancelled; workers that it still stands for then leave.
 
         Raises:
             ConfigurationError: an address is taken, or the store was made for another program.
@@ -92,13 +110,14 @@ class Sidecar:
         _allow_many_files()
         with ExitStack() as stack:
             sockets, hooks = self._sockets(stack)
+            servers: list[Server] = []
             try:
                 async with anyio.create_task_group() as workers, anyio.create_task_group() as tasks:
-                    self._registry = Registry(self.settings, self._parts, workers, self._failures)
-                    self._draining = Draining(self._registry, tasks)
-                    server = Server(self._application(), sockets)
-                    servers = [server, *([Server(PreStop(self.settings, self._draining), hooks)] if hooks else [])]
-                    await tasks.start(self._signals, tasks, servers)
+                    self.registry = Registry(self.settings, self._parts, workers, self._failures)
+                    self._draining = Draining(self.registry, tasks)
+                    servers.append(Server(self._application(), sockets))
+                    if hooks:
+                        servers.append(Server(PreStop(self.settings, self._draining), hooks))
                     for one in servers:
                         tasks.start_soon(one.run)
                     tasks.start_soon(self._tick)
@@ -107,18 +126,18 @@ class Sidecar:
                         tasks.start_soon(self.daemon.coordinate)
                     log.info(
                         "sidecar_started", instance=self.id, version=VERSION, store=self._connector.describe(),
-                        http=f"{self.settings.http_host}:{self.http_port}", socket=self.settings.http_socket,
-                        drain_port=self.drain_port, partitions=self.settings.partitions, coordinates=self.daemon is not None,
+                        http="" if self._only_socket else f"{self.settings.http_host}:{self.http_port}",
+                        socket=self.settings.http_socket, drain_port=self.drain_port, partitions=self.settings.partitions,
+                        coordinates=self.daemon is not None,
                     )  # fmt: skip
-                    task_status.started(self.http_port)
-            except BaseExceptionGroup as group:
-                raise first_error(group) from None
+                    task_status.started()
             finally:
+                for server in servers:
+                    server.stop()
                 with anyio.CancelScope(shield=True):
                     await self._connector.aclose()
                     if self.daemon is not None:
                         await self.daemon.aclose()
-        log.info("sidecar_stopped", instance=self.id)
 
     def not_ready(self) -> list[str]:
         """Why this process is not ready; empty when it is."""
@@ -126,9 +145,9 @@ class Sidecar:
         return reasons + ([] if self._up else ["the store does not answer"])
 
     def _application(self) -> Any:
-        api = Api(self.settings, self._registry, self._draining, self._parts, by=self.id)
+        api = Api(self.settings, self.registry, self._draining, self._parts, by=self.id)
         workers = Gauge("recovery_sidecar_workers", "Workers that this sidecar stands for.", registry=self.metrics)
-        workers.set_function(lambda: len(self._registry.workers))
+        workers.set_function(lambda: len(self.registry.workers))
         rest = application(self.metrics, self.not_ready, lambda: self.daemon.views() if self.daemon else [])
         openapi = document(api.table)
 
@@ -142,7 +161,7 @@ class Sidecar:
     async def _tick(self) -> None:
         while True:
             await anyio.sleep(self.settings.heartbeat_interval)
-            for hosted in self._registry.workers:
+            for hosted in self.registry.workers:
                 await hosted.tick()
 
     async def _look_at_store(self) -> None:
@@ -155,27 +174,28 @@ class Sidecar:
                 self._up = False
             await anyio.sleep(1.0)
 
-    async def _signals(
-        self, tasks: anyio.abc.TaskGroup, servers: list[Server], *, task_status: anyio.abc.TaskStatus[None]
-    ) -> None:
+    async def _signals(self, tasks: anyio.abc.TaskGroup, *, task_status: anyio.abc.TaskStatus[anyio.Event]) -> None:
+        started = anyio.Event()
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            task_status.started()
+            task_status.started(started)
             async for number in signals:
                 name = signal.Signals(number).name
+                if not started.is_set():
+                    tasks.cancel_scope.cancel()
+                    return
                 if self._draining.started:
-                    left = sum(len(h.worker.sessions) for h in self._registry.workers)
+                    left = sum(len(h.worker.sessions) for h in self.registry.workers)
                     log.info("sidecar_still_draining", instance=self.id, signal=name, sessions=left)
+                    tasks.start_soon(self._stop_when_drained, tasks)
                     continue
-                log.info("sidecar_stopping", instance=self.id, signal=name, workers=len(self._registry.workers))
+                log.info("sidecar_stopping", instance=self.id, signal=name, workers=len(self.registry.workers))
                 self._draining.start(self.settings.drain_timeout, name)
-                tasks.start_soon(self._stop_when_drained, tasks, servers)
+                tasks.start_soon(self._stop_when_drained, tasks)
 
-    async def _stop_when_drained(self, tasks: anyio.abc.TaskGroup, servers: list[Server]) -> None:
+    async def _stop_when_drained(self, tasks: anyio.abc.TaskGroup) -> None:
         await self._draining.done()
-        for hosted in self._registry.workers:
+        for hosted in self.registry.workers:
             await hosted.leave()
-        for server in servers:
-            server.stop()
         tasks.cancel_scope.cancel()
 
 

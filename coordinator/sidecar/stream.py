@@ -70,7 +70,7 @@ class EventStream:
                     break
                 while not self._closed and (events := outbox.take()):
                     await self._write(send, events)
-                if hosted.ended:
+                if hosted.is_over and not outbox:
                     break
             hosted.leave_stream(self)
         if not self._closed:

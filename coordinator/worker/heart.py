@@ -72,7 +72,7 @@ class Heart(threading.Thread):
         self._keys, self._settings = keys, settings
         self._roll, self._loop_lag, self._heard = roll, loop_lag, heard
         self._executor = connector.heart(keys.tag, self._tick)
-        self._stop = threading.Event()
+        self._ending = threading.Event()
         self._soon = threading.Event()
 
     def _tick(self) -> None:
@@ -80,13 +80,13 @@ class Heart(threading.Thread):
 
     def run(self) -> None:
         """The thread: beat, tell, wait; a tick at least every slice."""
-        while not self._stop.is_set():
+        while not self._ending.is_set():
             self._tick()
             self._heard(self.beat())
             interval = self._settings.heartbeat_interval
             pause = interval * (1 + JITTER * (2 * random.random() - 1))  # noqa: S311 - jitter
             until = clock.now() + pause
-            while not self._stop.is_set() and not self._soon.is_set() and (left := until - clock.now()) > 0:
+            while not self._ending.is_set() and not self._soon.is_set() and (left := until - clock.now()) > 0:
                 self._soon.wait(min(SLICE_SECONDS, left))
                 self._tick()
             self._soon.clear()
@@ -121,7 +121,7 @@ class Heart(threading.Thread):
         except StoreUnavailableError as error:
             return Beat(roll, sent, error=error)
         except CoordinatorError as error:
-            self._stop.set()
+            self._ending.set()
             return Beat(roll, sent, error=error)
         if answer.word == "OK":
             roll.pulse.renew(sent)
@@ -135,5 +135,5 @@ class Heart(threading.Thread):
 
     def stop(self) -> None:
         """Ends the thread after the present beat. Safe to repeat."""
-        self._stop.set()
+        self._ending.set()
         self._soon.set()

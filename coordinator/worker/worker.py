@@ -204,7 +204,7 @@ class Worker:
         assert self._tasks is not None  # noqa: S101 - entered before
         cancelled: BaseException | None = None
         try:
-            if error is None and not self._ended and self.sessions and await self._others_live():
+            if error is None and not self._ended and self.sessions and await self.others_live():
                 await self._drain(self.settings.drain_timeout, "the worker ends", self.settings.lease)
         except BaseException as fault:  # noqa: BLE001 - cancelled meanwhile: what follows must still be done
             cancelled = fault
@@ -469,7 +469,7 @@ class Worker:
         if not self._draining:
             await self.drain(reason="told to")
 
-    async def _others_live(self) -> bool:
+    async def others_live(self) -> bool:
         """Whether anybody else is there who might take over."""
         for member in self._members:
             try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -417,3 +419,20 @@ async def test_resumed_ends_the_takeover_once(url: str, redis_client: redis.Redi
         await taken.resumed()
         events: Any = redis_client.xrange(KEYS.events)
         assert sum(fields[b"type"] == b"resumed" for _, fields in events) == 1
+
+
+def test_a_program_with_a_worker_may_fork(url: str, redis_client: redis.Redis) -> None:
+    """Its child begins without a complaint about the heartbeat's thread."""
+    code = (
+        "import anyio, os, sys\n"
+        "from coordinator import Worker\n"
+        "async def main():\n"
+        "    async with Worker(sys.argv[1], name='forks'):\n"
+        "        child = os.fork()\n"
+        "        if not child:\n"
+        "            os._exit(0)\n"
+        "        os.waitpid(child, 0)\n"
+        "anyio.run(main)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True, timeout=30, check=True)
+    assert "Error" not in done.stderr

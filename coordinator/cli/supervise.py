@@ -1,0 +1,56 @@
+"""``coordinator supervise -- CMD``: a worker whose life is its process's."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import anyio
+import typer
+
+from coordinator.cli.options import with_settings
+from coordinator.cli.store import needs_url
+from coordinator.ids import check_session_id
+from coordinator.settings import Settings
+
+__all__ = ["supervise"]
+
+
+async def _run(
+    settings: Settings, command: list[str], sessions: list[str], restart: bool, close_on_success: bool
+) -> int:
+    # Here, so that the other commands start without a web server.
+    from coordinator.logs import configure_logging
+    from coordinator.supervisor.supervisor import Supervisor
+
+    configure_logging(settings)
+    supervisor = Supervisor(settings, command, sessions, restart=restart, close_on_success=close_on_success)
+    return await supervisor.run()
+
+
+@with_settings("name", "pool", "capacity", "labels", "address", "drain_timeout")
+def supervise(
+    settings: Settings,
+    command: Annotated[list[str], typer.Argument(metavar="-- CMD…", help="The worker: a program and its arguments.")],
+    session: Annotated[
+        list[str] | None, typer.Option("--session", metavar="ID", help="A call that it serves; may be repeated.")
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Start it again when it fails, as a new instance.")
+    ] = False,
+    close_on_success: Annotated[
+        bool, typer.Option("--close-on-success", help="Exit status 0 means that its calls have ended.")
+    ] = False,
+) -> int:
+    """Start a worker, beat for it, and say at once when and how it ended, so that its calls go to others.
+
+    The worker may know nothing of this: then it serves the calls named with --session. Otherwise it finds the sidecar's
+    interface at the unix socket in RECOVERY_SOCKET, and who it is in RECOVERY_INSTANCE and RECOVERY_WORKER_TOKEN.
+    Signals are passed on; SIGTERM after its calls were handed over, if anybody is there to take them.
+
+    Exit status: the worker's own; 128 and the signal's number if it was killed; 1 a call is somebody else's, or the name is;
+    2 wrong usage or settings; 3 the store is not available.
+    """
+    needs_url(settings)
+    for one in session or []:
+        check_session_id(one)
+    return anyio.run(_run, settings, command, session or [], restart, close_on_success)

@@ -1,0 +1,1 @@
+"""The supervisor: starts a worker, beats for it, and certifies its end."""

@@ -1,0 +1,96 @@
+"""The supervised process: started, sent signals, waited for; and whatever it leaves behind is reaped."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import anyio
+
+from coordinator.errors import ConfigurationError
+
+__all__ = ["Child", "Exit", "become_subreaper", "reap_strays"]
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process ended.
+
+    Attributes:
+        status: exit status; 128 + the number for one that was killed by a signal, as shells have it.
+        text: for people.
+    """
+
+    status: int
+    text: str
+
+
+def become_subreaper() -> None:
+    """What the child leaves behind becomes this process's to reap, also when it is not process 1 (prctl(2))."""
+    _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _die_with_parent() -> None:
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+class Child:
+    """A running process. It dies with its supervisor, since nobody would beat for it: its calls go to others then.
+
+    Args:
+        command: program and arguments.
+        environment: added to this process's.
+
+    Raises:
+        ConfigurationError: it cannot be started.
+    """
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        try:
+            self._process = subprocess.Popen(
+                list(command), env={**os.environ, **environment}, preexec_fn=_die_with_parent
+            )
+        except OSError as error:
+            raise ConfigurationError(f"{command[0]!r} cannot be started: {error.strerror}") from None
+        self.pid = self._process.pid
+        self._file = os.pidfd_open(self.pid)
+        self._over = False
+
+    async def ended(self) -> Exit:
+        """Returns how it ended, as soon as it has."""
+        try:
+            await anyio.wait_readable(self._file)
+        finally:
+            os.close(self._file)
+        number = self._process.wait()
+        self._over = True
+        if number < 0:
+            return Exit(128 - number, f"killed by {signal.Signals(-number).name}")
+        return Exit(number, f"exit status {number}")
+
+    def send(self, number: int) -> None:
+        """A signal; nothing when it has ended."""
+        if not self._over:
+            self._process.send_signal(number)
+
+
+def reap_strays(child: int) -> int:
+    """Takes the exit status of every ended process that is ours, but not of ``child``; returns how many there were."""
+    count = 0
+    while True:
+        try:
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return count
+        if found is None or found.si_pid == child:
+            return count
+        os.waitid(os.P_PID, found.si_pid, os.WEXITED)
+        count += 1
