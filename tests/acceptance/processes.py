@@ -21,21 +21,23 @@ class Process:
     """A child whose output lines, each a JSON document, are read as they come.
 
     Args:
+        args: a Python module and its arguments.
+        program: another command instead.
         environment: added to this process's; STDERR is a file for its standard error.
     """
 
-    def __init__(self, *args: str, **environment: str) -> None:
+    def __init__(self, *args: str, program: Sequence[str] = (), **environment: str) -> None:
         errors = Path(environment.pop("STDERR", os.devnull))
         with errors.open("wb") as file:
-            self._start(args, file, environment)
+            self._start([*program] or [sys.executable, "-m", *args], file, environment)
         self.lines: list[dict[str, Any]] = []
         self._queue: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def _start(self, args: Sequence[str], errors: Any, environment: Mapping[str, str]) -> None:
+    def _start(self, command: Sequence[str], errors: Any, environment: Mapping[str, str]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", *args],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

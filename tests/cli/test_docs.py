@@ -45,13 +45,13 @@ def test_named_paths_exist(document: Any) -> None:
 
 
 def test_readme_shows_the_example_worker() -> None:
-    """The worker in the README is examples/worker.py, character for character."""
-    assert (ROOT / "examples/worker.py").read_text().rstrip() in (ROOT / "README.md").read_text()
+    """The worker in the README is examples/python/worker.py, character for character."""
+    assert (ROOT / "examples/python/worker.py").read_text().rstrip() in (ROOT / "README.md").read_text()
 
 
 def test_example_worker_is_about_twenty_lines() -> None:
     """The example stays as short as promised: at most 25 lines of code."""
-    tree = ast.parse((ROOT / "examples/worker.py").read_text())
+    tree = ast.parse((ROOT / "examples/python/worker.py").read_text())
     lines = {node.lineno for node in ast.walk(tree) if hasattr(node, "lineno")}
 
     assert len(lines) <= 25

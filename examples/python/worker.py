@@ -1,5 +1,6 @@
 """A worker in twenty lines: opens calls, keeps their data fresh, and adopts the calls of workers that died."""
 
+import os
 import sys
 
 import anyio
@@ -19,7 +20,7 @@ async def serve_call(session: Session) -> None:
 
 
 async def main(name: str, *calls: str) -> None:
-    async with Worker("redis://localhost:6379", name=name, capacity=50) as worker:
+    async with Worker(os.environ.get("REDIS_URL", "redis://localhost:6379"), name=name, capacity=50) as worker:
         for call in calls:
             await worker.open(call, recovery_data={"call_sid": call, "sequence": 0})
         await worker.serve(serve_call)

@@ -1,0 +1,3 @@
+module example.org/voice-worker
+
+go 1.19

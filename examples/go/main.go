@@ -1,0 +1,313 @@
+// A voice worker in Go, with nothing but the standard library: it talks HTTP to the sidecar on this machine.
+//
+//	voice-worker -socket /run/recovery/sidecar.sock -name voice-1 call-1 call-2
+//
+// Each call is a simulated voice loop: a tick every 20 ms, a checkpoint every so often. When this process dies its calls are
+// offered to other workers; what others lose is offered to this one. Started by `coordinator supervise` it needs no flags.
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+)
+
+const tick = 20 * time.Millisecond
+
+// errFenced says that a call is somebody else's by now.
+var errFenced = errors.New("fenced")
+
+// Data is what it takes to go on with a call.
+type Data struct {
+	CallSID  string `json:"call_sid"`
+	Sequence int64  `json:"sequence"`
+}
+
+// Event is a line of the stream, or a session as answers have it.
+type Event struct {
+	Event        string   `json:"event"`
+	Session      string   `json:"session"`
+	Sessions     []string `json:"sessions"`
+	Epoch        int64    `json:"epoch"`
+	Reason       string   `json:"reason"`
+	Ping         int      `json:"ping"`
+	TrustMS      int64    `json:"trust_ms"`
+	RecoveryData Data     `json:"recovery_data"`
+}
+
+// Call is one live call.
+type Call struct {
+	id    string
+	mu    sync.Mutex
+	epoch int64
+	data  Data
+	over  context.CancelFunc
+}
+
+// Worker is this process as the sidecar knows it.
+type Worker struct {
+	http            *http.Client
+	instance, token string
+	every           time.Duration
+
+	mu      sync.Mutex
+	calls   map[string]*Call
+	trusted time.Time
+}
+
+func newWorker(socket string, every time.Duration) *Worker {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var dialer net.Dialer
+		return dialer.DialContext(ctx, "unix", socket)
+	}
+	transport := &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 32}
+	return &Worker{http: &http.Client{Transport: transport}, every: every, calls: map[string]*Call{}}
+}
+
+// ask makes one request; the answer's body goes into out, unless that is nil.
+func (w *Worker) ask(method, path string, epoch int64, body, out any) (int, error) {
+	var content io.Reader
+	if body != nil {
+		text, err := json.Marshal(body)
+		if err != nil {
+			return 0, err
+		}
+		content = bytes.NewReader(text)
+	}
+	request, err := http.NewRequest(method, "http://sidecar"+path, content)
+	if err != nil {
+		return 0, err
+	}
+	if w.token != "" {
+		request.Header.Set("Worker-Token", w.token)
+	}
+	if epoch != 0 {
+		request.Header.Set("If-Match", strconv.Quote(strconv.FormatInt(epoch, 10)))
+	}
+	answer, err := w.http.Do(request)
+	if err != nil {
+		return 0, err
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err == nil && out != nil && answer.StatusCode < 300 && len(text) > 0 {
+		err = json.Unmarshal(text, out)
+	}
+	return answer.StatusCode, err
+}
+
+func sessionPath(id, what string) string { return "/v1/sessions/" + url.PathEscape(id) + what }
+
+// register makes this process known under its name.
+func (w *Worker) register(name, pool string, capacity int) error {
+	var known struct {
+		Instance string `json:"instance"`
+		Token    string `json:"worker_token"`
+	}
+	asked := map[string]any{"name": name, "pool": pool, "capacity": capacity}
+	status, err := w.ask("POST", "/v1/workers", 0, asked, &known)
+	if err == nil && status != http.StatusCreated {
+		err = fmt.Errorf("the sidecar answered %d to the registration of %s", status, name)
+	}
+	w.instance, w.token = known.Instance, known.Token
+	return err
+}
+
+// open begins a call.
+func (w *Worker) open(id string) error {
+	var opened Event
+	data := Data{CallSID: id}
+	status, err := w.ask("PUT", sessionPath(id, ""), 0, map[string]any{"recovery_data": data}, &opened)
+	if err == nil && status >= 300 {
+		err = fmt.Errorf("the sidecar answered %d to the opening of %s", status, id)
+	}
+	if err == nil {
+		w.serve(id, opened.Epoch, opened.RecoveryData)
+		tell("opened", map[string]any{"session": id, "epoch": opened.Epoch})
+	}
+	return err
+}
+
+// adopt takes over a call that was offered.
+func (w *Worker) adopt(id string) {
+	var adopted Event
+	status, err := w.ask("POST", sessionPath(id, "/adopt"), 0, nil, &adopted)
+	if err != nil || status != http.StatusOK {
+		return // another was quicker
+	}
+	w.serve(id, adopted.Epoch, adopted.RecoveryData)
+	_, _ = w.ask("POST", sessionPath(id, "/resumed"), adopted.Epoch, nil, nil) // here media would be attached again
+	tell("adopted", map[string]any{
+		"session": id, "epoch": adopted.Epoch, "sequence": adopted.RecoveryData.Sequence, "data": adopted.RecoveryData,
+	})
+}
+
+// serve runs the voice loop of a call.
+func (w *Worker) serve(id string, epoch int64, data Data) {
+	ctx, over := context.WithCancel(context.Background())
+	call := &Call{id: id, epoch: epoch, data: data, over: over}
+	w.mu.Lock()
+	w.calls[id] = call
+	w.mu.Unlock()
+	go func() {
+		ticker := time.NewTicker(tick)
+		defer ticker.Stop()
+		last := time.Now()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+			}
+			call.mu.Lock()
+			call.data.Sequence++ // here a frame of audio would be sent
+			call.mu.Unlock()
+			if time.Since(last) < w.every {
+				continue
+			}
+			last = time.Now()
+			if errors.Is(w.checkpoint(call), errFenced) {
+				w.lose(id, "its checkpoint was refused")
+				return
+			}
+		}
+	}()
+}
+
+func (w *Worker) checkpoint(call *Call) error {
+	call.mu.Lock()
+	epoch, data := call.epoch, call.data
+	call.mu.Unlock()
+	body := map[string]any{"recovery_data": data, "sequence": data.Sequence}
+	status, err := w.ask("PUT", sessionPath(call.id, "/checkpoint"), epoch, body, nil)
+	if err == nil && (status == http.StatusPreconditionFailed || status == http.StatusGone) {
+		return errFenced
+	}
+	return err // when the store is away the next checkpoint says the same and more
+}
+
+// lose stops a call's media: somebody else speaks.
+func (w *Worker) lose(id, reason string) {
+	w.mu.Lock()
+	call := w.calls[id]
+	delete(w.calls, id)
+	w.mu.Unlock()
+	if call != nil {
+		call.over()
+		tell("lost", map[string]any{"session": id, "reason": reason})
+	}
+}
+
+// held says whether nobody else can have adopted what this worker owns: to be asked before what cannot be undone.
+func (w *Worker) held() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return time.Now().Before(w.trusted)
+}
+
+// events reads the stream until it ends; false when this instance is over.
+func (w *Worker) events() bool {
+	request, err := http.NewRequest("GET", "http://sidecar/v1/workers/"+w.instance+"/events", nil)
+	if err != nil {
+		return false
+	}
+	request.Header.Set("Worker-Token", w.token)
+	answer, err := w.http.Do(request)
+	if err != nil {
+		return true // the sidecar may come back
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode == http.StatusGone || answer.StatusCode == http.StatusNotFound {
+		return false
+	}
+	lines := bufio.NewScanner(answer.Body)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var event Event
+		if json.Unmarshal(lines.Bytes(), &event) != nil {
+			continue
+		}
+		if event.TrustMS > 0 {
+			w.mu.Lock()
+			w.trusted = time.Now().Add(time.Duration(event.TrustMS) * time.Millisecond)
+			w.mu.Unlock()
+		}
+		switch event.Event {
+		case "hello":
+			tell("attached", map[string]any{"instance": w.instance, "sessions": event.Sessions})
+		case "ping":
+			go w.ask("POST", "/v1/workers/"+w.instance+"/alive", 0, map[string]any{"ping": event.Ping}, nil)
+		case "offer":
+			go w.adopt(event.Session)
+		case "lost":
+			w.lose(event.Session, event.Reason)
+		case "renewed":
+			w.mu.Lock()
+			call := w.calls[event.Session]
+			w.mu.Unlock()
+			if call != nil {
+				call.mu.Lock()
+				call.epoch = event.Epoch
+				call.mu.Unlock()
+			}
+		case "held", "in_doubt", "drain", "joined":
+			tell(event.Event, map[string]any{"held": w.held()})
+		case "ended":
+			return false
+		}
+	}
+	return true
+}
+
+var output sync.Mutex
+
+func tell(what string, fields map[string]any) {
+	fields["what"] = what
+	text, _ := json.Marshal(fields)
+	output.Lock()
+	defer output.Unlock()
+	fmt.Println(string(text))
+}
+
+func main() {
+	socket := flag.String("socket", os.Getenv("RECOVERY_SOCKET"), "unix socket of the sidecar")
+	name := flag.String("name", "go-worker", "stable name of this worker")
+	pool := flag.String("pool", "default", "whose offers it takes")
+	capacity := flag.Int("capacity", 1000, "calls that it takes by offers")
+	every := flag.Duration("checkpoint", time.Second, "between two checkpoints of a call")
+	flag.Parse()
+
+	worker := newWorker(*socket, *every)
+	worker.instance, worker.token = os.Getenv("RECOVERY_INSTANCE"), os.Getenv("RECOVERY_WORKER_TOKEN")
+	if worker.instance == "" {
+		if err := worker.register(*name, *pool, *capacity); err != nil {
+			fmt.Fprintln(os.Stderr, "voice-worker:", err)
+			os.Exit(1)
+		}
+	}
+	go func() {
+		for _, id := range flag.Args() {
+			if err := worker.open(id); err != nil {
+				fmt.Fprintln(os.Stderr, "voice-worker:", err)
+				os.Exit(1)
+			}
+		}
+		tell("ready", map[string]any{"instance": worker.instance, "pid": os.Getpid()})
+	}()
+	for worker.events() {
+		time.Sleep(20 * time.Millisecond) // the stream ended: attach again
+	}
+	tell("over", map[string]any{"instance": worker.instance})
+}
