@@ -154,11 +154,19 @@ func (w *Worker) adopt(id string) {
 	})
 }
 
-// serve runs the voice loop of a call.
+// serve runs the voice loop of a call, unless it runs already.
 func (w *Worker) serve(id string, epoch int64, data Data) {
 	ctx, over := context.WithCancel(context.Background())
 	call := &Call{id: id, epoch: epoch, data: data, over: over}
 	w.mu.Lock()
+	if before := w.calls[id]; before != nil {
+		if before.epoch == epoch {
+			w.mu.Unlock()
+			over()
+			return
+		}
+		before.over()
+	}
 	w.calls[id] = call
 	w.mu.Unlock()
 	go func() {
@@ -210,6 +218,30 @@ func (w *Worker) lose(id, reason string) {
 	}
 }
 
+// compare takes up what the sidecar says is this worker's, and stops what is not: after each attachment they must agree.
+func (w *Worker) compare() {
+	var owned struct {
+		Sessions []Event `json:"sessions"`
+	}
+	w.mu.Lock()
+	unknown := map[string]bool{}
+	for id := range w.calls {
+		unknown[id] = true
+	}
+	w.mu.Unlock()
+	status, err := w.ask("GET", "/v1/workers/"+w.instance+"/sessions", 0, nil, &owned)
+	if err != nil || status != http.StatusOK {
+		return
+	}
+	for _, session := range owned.Sessions {
+		delete(unknown, session.Session)
+		w.serve(session.Session, session.Epoch, session.RecoveryData)
+	}
+	for id := range unknown {
+		w.lose(id, "the sidecar does not know it as this worker's")
+	}
+}
+
 // held says whether nobody else can have adopted what this worker owns: to be asked before what cannot be undone.
 func (w *Worker) held() bool {
 	w.mu.Lock()
@@ -247,6 +279,7 @@ func (w *Worker) events() bool {
 		switch event.Event {
 		case "hello":
 			tell("attached", map[string]any{"instance": w.instance, "sessions": event.Sessions})
+			go w.compare()
 		case "ping":
 			go w.ask("POST", "/v1/workers/"+w.instance+"/alive", 0, map[string]any{"ping": event.Ping}, nil)
 		case "offer":

@@ -49,7 +49,10 @@ function ask(method, path, { body, epoch } = {}) {
 /** True while nobody else can have adopted what this worker owns: to be asked before what cannot be undone. */
 const held = () => performance.now() < trustedUntil;
 
+/** Runs the voice loop of a call, unless it runs already. */
 function serve(id, epoch, data) {
+  if (calls.get(id)?.epoch === epoch) return;
+  clearInterval(calls.get(id)?.ticker);
   const call = { epoch, data, ticker: null, checkpointed: performance.now() };
   calls.set(id, call);
   call.ticker = setInterval(() => {
@@ -81,11 +84,24 @@ async function adopt(id) {
   tell("adopted", { session: id, epoch: document.epoch, sequence: document.recovery_data.sequence, data: document.recovery_data });
 }
 
+/** Takes up what the sidecar says is this worker's, and stops what is not: after each attachment they must agree. */
+async function compare() {
+  const unknown = new Set(calls.keys());
+  const { status, document } = await ask("GET", `/v1/workers/${instance}/sessions`);
+  if (status !== 200) return;
+  for (const { session, epoch, recovery_data: data } of document.sessions) {
+    unknown.delete(session);
+    serve(session, epoch, data);
+  }
+  for (const id of unknown) lose(id, "the sidecar does not know it as this worker's");
+}
+
 function take(event) {
   if (event.trust_ms) trustedUntil = performance.now() + event.trust_ms;
   switch (event.event) {
     case "hello":
-      return tell("attached", { instance, sessions: event.sessions });
+      tell("attached", { instance, sessions: event.sessions });
+      return compare().catch(() => {});
     case "ping":
       return ask("POST", `/v1/workers/${instance}/alive`, { body: { ping: event.ping } }).catch(() => {});
     case "offer":

@@ -60,13 +60,11 @@ def start(
     """The same, without waiting."""
     match language:
         case "go":
-            command: tuple[str, ...] = (
-                go_program(), "-socket", socket, "-name", name, "-pool", pool, "-capacity", str(capacity), "-checkpoint", "100ms", *calls,
-            )  # fmt: skip
+            command: list[str] = [go_program(), "-socket", socket, "-checkpoint", "100ms"]
         case "node":
-            command = (
-                *node_program(), "--socket", socket, "--name", name, "--pool", pool, "--capacity", str(capacity), "--checkpoint", "100", *calls,
-            )  # fmt: skip
+            command = [*node_program(), "--socket", socket, "--checkpoint", "100"]
         case _:
-            command = (sys.executable, str(EXAMPLES / "python" / "worker.py"), name, *calls)
-    return Process(program=command, REDIS_URL=url, COORDINATOR_POOL=pool)
+            command = [sys.executable, str(EXAMPLES / "python" / "worker.py"), name]
+    if language != "python":
+        command += ["--name", name, "--pool", pool, "--capacity", str(capacity)]
+    return Process(program=[*command, *calls], REDIS_URL=url, COORDINATOR_POOL=pool)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from coordinator.store.keys import Keys
+from tests.acceptance.processes import Process
 from tests.redis_server import RedisServer
-from tests.sidecar.client import Client
 from tests.sidecar.conftest import Sidecar
-from tests.sidecar.examples import example
+from tests.sidecar.examples import example, go_program, node_program
 from tests.waiting import wait_until
 
 KEYS = Keys("recovery", 0)
@@ -75,13 +74,20 @@ def test_a_hundred_calls_of_a_worker_in_go(sidecar: Sidecar, server: RedisServer
 @pytest.mark.parametrize("language", ["go", "node"])
 def test_a_worker_under_the_supervisor(server: RedisServer, language: str) -> None:
     """It finds the interface and itself in its environment; its end is certified with how it ended."""
-    from tests.acceptance.processes import Process
-    from tests.sidecar.examples import go_program, node_program
-
     command = [go_program()] if language == "go" else [*node_program()]
     name = f"sup-{language}"
     process = Process(
-        "coordinator", "supervise", "--redis-url", server.url, "--name", name, "--", *command, f"{name}-call"
+        "coordinator",
+        "supervise",
+        "--redis-url",
+        server.url,
+        "--name",
+        name,
+        "--pool",
+        name,
+        "--",
+        *command,
+        f"{name}-call",
     )
     try:
         [ready] = process.wait_for("ready", timeout=30)
@@ -99,7 +105,7 @@ def test_a_worker_in_go_lives_through_a_restart_of_its_sidecar(server: RedisServ
     """The sidecar is killed and started again: the same instance goes on with the same call."""
     patient = ("--dead-after", "20s", "--lost-connection-after", "15s")
     first = Sidecar(server, *patient)
-    with example("go", first.path, server.url, "survives", "survives-call") as go:
+    with example("go", first.path, server.url, "survives", "survives-call", pool="survives") as go:
         epoch = records(server, ["survives-call"])["survives-call"][b"epoch"]
         first.process.send(signal.SIGKILL)
         second = Sidecar(server, *patient, path=first.path)
@@ -112,9 +118,6 @@ def test_a_worker_in_go_lives_through_a_restart_of_its_sidecar(server: RedisServ
         finally:
             second.close()
             first.close()
-
-
-Make = Callable[..., Client]
 
 
 def test_a_rolling_restart_of_sidecars_moves_the_calls(server: RedisServer) -> None:
