@@ -8,7 +8,7 @@ import hmac
 import math
 import secrets
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
@@ -20,8 +20,9 @@ from coordinator.errors import ConfigurationError, FencedError, NameInUseError
 from coordinator.settings import Settings
 from coordinator.sidecar.outbox import Outbox
 from coordinator.sidecar.proof import HealthCheck, ProcessWatch
-from coordinator.sidecar.wire import Register, shown
+from coordinator.sidecar.wire import Health, Register, shown
 from coordinator.worker.drain import DrainReport
+from coordinator.worker.hub import Hubs
 from coordinator.worker.offer import Offer
 from coordinator.worker.session import Session
 from coordinator.worker.worker import Worker
@@ -48,6 +49,7 @@ class Hosted:
 
     Args:
         settings: of the sidecar.
+        hubs: of the sidecar, shared by all workers.
         asked: what the worker said of itself.
         token: by which it is known; a new one for a new worker.
         instances: ids under which it lives already, by partition, when another sidecar stood for it before.
@@ -61,6 +63,7 @@ class Hosted:
     def __init__(
         self,
         settings: Settings,
+        hubs: Hubs,
         asked: Register,
         token: str = "",
         instances: dict[int, str] | None = None,
@@ -78,7 +81,7 @@ class Hosted:
             "address": asked.address or settings.address,
         }
         self.worker = Worker.hosted(
-            settings.model_copy(update=own), self, token_hash=hash_of(self.token), instances=instances
+            settings.model_copy(update=own), self, hubs, token_hash=hash_of(self.token), instances=instances
         )
         self.outbox = Outbox()
         self.handle = ""
@@ -86,48 +89,44 @@ class Hosted:
         self._pings = 0
         self._attached = 0
         self._ever_attached = bool(instances)
-        self._changed = anyio.Event()
+        self._attached_again: anyio.Event | None = None
         self._over = anyio.Event()
         self._stream: object | None = None
         self._peer: ProcessWatch | None = None
         self._offers: OrderedDict[str, Offer] = OrderedDict()
         self._undelivered: set[str] = set()
-        self._arrived = anyio.Event()
+        self._arrived: anyio.Event | None = None
         self._standing = ""
         self._letting_go: dict[str, anyio.Event] = {}
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
-    async def run(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        """Joins, and lives until it ends or is cancelled.
+    async def run(self, started: Callable[[], None]) -> None:
+        """Joins, says so, and lives until it ends or is cancelled.
 
         Raises:
             CoordinatorError: it could not join; once it has, its end is told by ``ended``.
         """
-        started = False
         try:
             with ExitStack() as stack:
                 process = stack.enter_context(ProcessWatch(self.asked.pid)) if self.asked.pid is not None else None
-                async with self.worker as worker, anyio.create_task_group() as tasks:
+                async with self.worker as worker:
                     self.handle = worker.id
                     if process is not None:
-                        tasks.start_soon(self._watch_process, process)
+                        worker.start(self._watch_process, process)
                     if self.asked.health is not None:
-                        tasks.start_soon(self._watch_health)
+                        worker.start(self._watch_health, self.asked.health)
                     if not self._has_proof:
-                        tasks.start_soon(self._watch_attachment)
-                    tasks.start_soon(self._take_offers)
-                    started = True
-                    task_status.started()
+                        worker.start(self._wait_for_stream)
+                    started()
                     await self._over.wait()
-                    tasks.cancel_scope.cancel()
         except NameInUseError as error:  # it was fenced, and its name went to another meanwhile
-            if not started:
+            if not self.handle:
                 raise
             self._end(str(error))
         finally:
             self._watch_peer(0)
-            if started and not self.ended:
+            if self.handle and not self.ended:
                 self._end("the sidecar ends")
 
     async def end(self, cause: Literal["exited", "wedged"], reason: str) -> None:
@@ -147,7 +146,8 @@ class Hosted:
         self.ended = self.ended or reason
         self._over.set()
         self.outbox.put("ended", reason=self.ended)
-        self._arrived.set()
+        if self._arrived is not None:
+            self._arrived.set()
 
     async def drain(self, timeout: float, reason: str) -> DrainReport:
         """Hands over what it owns; ends early, with what it did, when its worker ends."""
@@ -168,27 +168,26 @@ class Hosted:
         await process.ended()
         await self.end("exited", f"process {self.asked.pid} ended")
 
-    async def _watch_health(self) -> None:
-        assert self.asked.health is not None  # noqa: S101 - started only then
-        await HealthCheck(self.asked.health).failed()
-        await self.end("exited", f"{self.asked.health.failures} health checks failed in a row")
+    async def _watch_health(self, health: Health) -> None:
+        await HealthCheck(health).failed()
+        await self.end("exited", f"{health.failures} health checks failed in a row")
 
-    async def _watch_attachment(self) -> None:
+    async def _wait_for_stream(self) -> None:
+        """Ends the worker, unless a stream or a poll is opened in time; at once when whoever read the last one has ended."""
         grace = self.worker.settings.trust_window
-        first = max(grace, FIRST_ATTACH_SECONDS)
-        while True:
-            while self._attached:
-                await self._changed.wait()
-            changed = self._changed
-            with anyio.move_on_after(grace if self._ever_attached else first) as waiting:
+        if not self._ever_attached:
+            grace = max(grace, FIRST_ATTACH_SECONDS)
+        attached = self._attached_again = anyio.Event()
+        with anyio.move_on_after(grace) as waiting:
+            if self._peer is None:
+                await attached.wait()
+            else:
                 async with anyio.create_task_group() as tasks:
-                    if self._peer is not None:
-                        tasks.start_soon(self._end_of_peer, self._peer, waiting)
-                    await changed.wait()
+                    tasks.start_soon(self._end_of_peer, self._peer, waiting)
+                    await attached.wait()
                     tasks.cancel_scope.cancel()
-            if not self._attached and self._changed is changed:
-                break
-        await self.end("exited", "its stream ended" if self._ever_attached else "it never opened its stream")
+        if not attached.is_set():
+            await self.end("exited", "its stream ended" if self._ever_attached else "it never opened its stream")
 
     @staticmethod
     async def _end_of_peer(peer: ProcessWatch, waiting: anyio.CancelScope) -> None:
@@ -217,8 +216,10 @@ class Hosted:
     def _attach(self, change: int) -> None:
         self._attached += change
         self._ever_attached = True
-        changed, self._changed = self._changed, anyio.Event()
-        changed.set()
+        if self._attached_again is not None:
+            self._attached_again.set()
+        if not self._has_proof and not self._attached and not self.ended:
+            self.worker.start(self._wait_for_stream)
         self.worker.take_offers(OFFERS_IN_HAND if self._attached else 0)
 
     def take_stream(self, stream: object, peer: int) -> None:
@@ -275,15 +276,16 @@ class Hosted:
 
     # -- offers --------------------------------------------------------------------------------------------------------
 
-    async def _take_offers(self) -> None:
-        async for offer in self.worker.offers():
-            self._offers = OrderedDict((s, o) for s, o in self._offers.items() if o.in_hand)
-            self._offers[offer.session_id] = offer
-            if self._stream is not None and self._attached:
-                self._tell_offer(offer)
-            else:
-                self._undelivered.add(offer.session_id)
-            arrived, self._arrived = self._arrived, anyio.Event()
+    def offered(self, offer: Offer) -> None:
+        """The library read an offer."""
+        self._offers = OrderedDict((s, o) for s, o in self._offers.items() if o.in_hand)
+        self._offers[offer.session_id] = offer
+        if self._stream is not None and self._attached:
+            self._tell_offer(offer)
+        else:
+            self._undelivered.add(offer.session_id)
+        if self._arrived is not None:
+            arrived, self._arrived = self._arrived, None
             arrived.set()
 
     def _tell_offer(self, offer: Offer) -> None:
@@ -306,7 +308,7 @@ class Hosted:
         """Offers that were not delivered yet; waits for the first."""
         with self.attached(), anyio.move_on_after(wait):
             while not self.ended:
-                arrived = self._arrived
+                arrived = self._arrived = self._arrived or anyio.Event()
                 ready = [o for s, o in self._offers.items() if s in self._undelivered and o.in_hand][:most]
                 if ready:
                     self._undelivered.difference_update(o.session_id for o in ready)

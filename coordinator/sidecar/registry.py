@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
 from http import HTTPStatus
 
 import anyio
@@ -13,13 +12,13 @@ import anyio.abc
 import structlog
 from prometheus_client import Counter
 
-from coordinator.errors import NameInUseError, first_error
+from coordinator.errors import NameInUseError
 from coordinator.ids import name_of
 from coordinator.settings import Settings
 from coordinator.sidecar.hosted import Hosted, hash_of
 from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.wire import Register
-from coordinator.store.executor import StorePartition
+from coordinator.worker.hub import Hubs
 
 __all__ = ["Registry"]
 
@@ -34,16 +33,14 @@ class Registry:
     """Workers by the instance id under which they registered.
 
     Args:
-        parts: all partitions.
+        hubs: of all partitions.
         tasks: in which workers live.
         failures: counts what nobody meant.
     """
 
-    def __init__(
-        self, settings: Settings, parts: Sequence[StorePartition], tasks: anyio.abc.TaskGroup, failures: Counter
-    ) -> None:
+    def __init__(self, settings: Settings, hubs: Hubs, tasks: anyio.abc.TaskGroup, failures: Counter) -> None:
         self._failures = failures
-        self._settings, self._parts, self._tasks = settings, parts, tasks
+        self._settings, self._hubs, self._tasks = settings, hubs, tasks
         self._living: dict[str, Hosted] = {}
         self._ended: OrderedDict[str, str] = OrderedDict()
         self._resuming: set[str] = set()
@@ -74,23 +71,22 @@ class Registry:
         for hosted in self._living.values():
             if hosted.asked.name == asked.name and hosted.is_proven:
                 raise NameInUseError(asked.name, hosted.handle)
-        return await self._start(Hosted(self._settings, asked, proven=proven))
+        return await self._start(Hosted(self._settings, self._hubs, asked, proven=proven))
 
     async def _start(self, hosted: Hosted) -> Hosted:
         await self._tasks.start(self._live, hosted)
         return hosted
 
     async def _live(self, hosted: Hosted, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        started = False
+        def started() -> None:
+            self._living[hosted.handle] = hosted
+            task_status.started()
+
         try:
-            async with anyio.create_task_group() as tasks:
-                await tasks.start(hosted.run)
-                self._living[hosted.handle] = hosted
-                started = True
-                task_status.started()
+            await hosted.run(started)
         except Exception as error:
-            if not started:
-                raise first_error(error) if isinstance(error, BaseExceptionGroup) else error from None
+            if hosted.handle not in self._living:
+                raise
             self._failures.labels("worker").inc()  # the others live on
             log.exception("worker_failed", instance=hosted.handle, error=repr(error))
         finally:
@@ -150,7 +146,7 @@ class Registry:
         self._resuming.add(handle)
         try:
             instances, asked = await self._look_up(handle, token)
-            return await self._start(Hosted(self._settings, asked, token, instances))
+            return await self._start(Hosted(self._settings, self._hubs, asked, token, instances))
         finally:
             self._resuming.discard(handle)
 
@@ -160,7 +156,7 @@ class Registry:
         fields = ("state", "cause", "token_hash", "pool", "capacity", "labels", "address")
         instances: dict[int, str] = {}
         asked: Register | None = None
-        for number, part in enumerate(self._parts):
+        for number, part in enumerate(hub.part for hub in self._hubs.hubs):
             raw = await part.executor.command("HGET", part.keys.names, name)
             instance = raw.decode() if raw else ""
             texts = [

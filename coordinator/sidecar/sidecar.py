@@ -29,10 +29,8 @@ from coordinator.sidecar.openapi import document
 from coordinator.sidecar.prestop import PreStop
 from coordinator.sidecar.registry import Registry
 from coordinator.sidecar.server import Server, listen_on_path
-from coordinator.store.connect import Connector
-from coordinator.store.executor import StorePartition
-from coordinator.store.keys import Keys
 from coordinator.version import VERSION
+from coordinator.worker.hub import Hubs
 
 __all__ = ["Sidecar"]
 
@@ -58,9 +56,7 @@ class Sidecar:
         self.id = new_instance_id(settings.name)
         self.metrics = CollectorRegistry()
         self.daemon = Daemon(settings, self.metrics) if coordinate else None
-        self._connector = Connector(settings.current_url, store_timeout=settings.store_timeout)
-        keys = [Keys(settings.prefix, p) for p in range(settings.partitions)]
-        self._parts = [StorePartition(k, self._connector.executor(k.tag)) for k in keys]
+        self._hubs: Hubs
         self._failures = Counter(
             "recovery_sidecar_failures", "Requests and workers that met a defect.", ["operation"], registry=self.metrics
         )
@@ -110,10 +106,16 @@ class Sidecar:
         _allow_many_files()
         with ExitStack() as stack:
             sockets, hooks = self._sockets(stack)
+            self._hubs = Hubs(self.settings)
             servers: list[Server] = []
             try:
-                async with anyio.create_task_group() as workers, anyio.create_task_group() as tasks:
-                    self.registry = Registry(self.settings, self._parts, workers, self._failures)
+                async with (
+                    anyio.create_task_group() as hubs,
+                    anyio.create_task_group() as workers,
+                    anyio.create_task_group() as tasks,
+                ):
+                    hubs.start_soon(self._hubs.run)
+                    self.registry = Registry(self.settings, self._hubs, workers, self._failures)
                     self._draining = Draining(self.registry, tasks)
                     servers.append(Server(self._application(), sockets))
                     if hooks:
@@ -125,7 +127,7 @@ class Sidecar:
                     if self.daemon is not None:
                         tasks.start_soon(self.daemon.coordinate)
                     log.info(
-                        "sidecar_started", instance=self.id, version=VERSION, store=self._connector.describe(),
+                        "sidecar_started", instance=self.id, version=VERSION, store=self._hubs.describe(),
                         http="" if self._only_socket else f"{self.settings.http_host}:{self.http_port}",
                         socket=self.settings.http_socket, drain_port=self.drain_port, partitions=self.settings.partitions,
                         coordinates=self.daemon is not None,
@@ -135,7 +137,7 @@ class Sidecar:
                 for server in servers:
                     server.stop()
                 with anyio.CancelScope(shield=True):
-                    await self._connector.aclose()
+                    await self._hubs.aclose()
                     if self.daemon is not None:
                         await self.daemon.aclose()
 
@@ -145,7 +147,7 @@ class Sidecar:
         return reasons + ([] if self._up else ["the store does not answer"])
 
     def _application(self) -> Any:
-        api = Api(self.settings, self.registry, self._draining, self._parts, by=self.id)
+        api = Api(self.settings, self.registry, self._draining, self._hubs.parts, by=self.id)
         workers = Gauge("recovery_sidecar_workers", "Workers that this sidecar stands for.", registry=self.metrics)
         workers.set_function(lambda: len(self.registry.workers))
         rest = application(self.metrics, self.not_ready, lambda: self.daemon.views() if self.daemon else [])
@@ -167,7 +169,7 @@ class Sidecar:
     async def _look_at_store(self) -> None:
         while True:
             try:
-                for part in self._parts:
+                for part in self._hubs.parts:
                     await part.executor.command("HGET", part.keys.meta, "lineage")
                 self._up = True
             except StoreUnavailableError:

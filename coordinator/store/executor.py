@@ -11,7 +11,7 @@ from typing import Any
 
 import redis
 
-from coordinator.errors import StoreUnavailableError
+from coordinator.errors import CoordinatorError, StoreUnavailableError
 from coordinator.store.faults import is_noscript, store_error
 from coordinator.store.keys import Keys
 from coordinator.store.link import Link, ThreadLink
@@ -163,12 +163,24 @@ class SyncExecutor:
             StoreUnavailableError: the store did not answer within the time limit, or refused.
             ScriptError: the script is wrong.
         """
-        answer = self._link.exchange([call.evalsha()])[0]
-        if isinstance(answer, redis.ResponseError) and is_noscript(answer):
-            answer = self._link.exchange([call.eval()])[0]
-        if isinstance(answer, Exception):
-            raise store_error(answer, call.script.name)
-        return call.parse(answer)
+        [answer] = self.run_many([call])
+        if isinstance(answer, CoordinatorError):
+            raise answer
+        return answer
+
+    def run_many(self, calls: Sequence[Call]) -> list[Answer | CoordinatorError]:
+        """Runs scripts, pipelined; what went wrong stands in the place of the answer, and nothing is raised."""
+        try:
+            answers = self._link.exchange([call.evalsha() for call in calls])
+            for i, answer in enumerate(answers):
+                if isinstance(answer, redis.ResponseError) and is_noscript(answer):
+                    [answers[i]] = self._link.exchange([calls[i].eval()])
+        except StoreUnavailableError as error:
+            return [error] * len(calls)
+        return [
+            store_error(answer, call.script.name) if isinstance(answer, Exception) else call.parse(answer)
+            for call, answer in zip(calls, answers, strict=True)
+        ]
 
     def close(self) -> None:
         """Closes the connection."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from coordinator import clock
 from coordinator.errors import CoordinatorError, StoreUnavailableError
@@ -13,13 +13,16 @@ from coordinator.settings import Settings
 from coordinator.store import calls
 from coordinator.store.connect import Connector
 from coordinator.store.keys import Keys
-from coordinator.store.scripts import Answer
+from coordinator.store.scripts import Answer, Call
 from coordinator.worker.trust import Pulse
 
-__all__ = ["Beat", "Heart", "Roll"]
+__all__ = ["Beat", "Beating", "Heart", "Roll"]
 
 SLICE_SECONDS = 0.05
+TICK_SECONDS = 0.01
 JITTER = 0.1
+BATCH = 128
+"""Beats in one exchange."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +52,27 @@ class Beat:
     error: CoordinatorError | None = None
 
 
+@dataclass(slots=True, eq=False)
+class Beating:
+    """One instance for which the thread beats.
+
+    Attributes:
+        roll: returns what to say now.
+        heard: is called on the event loop with each `Beat`.
+        due: when the next beat is sent.
+    """
+
+    roll: Callable[[], Roll]
+    heard: Callable[[Beat], None]
+    due: float = field(default=float("-inf"))
+
+
 class Heart(threading.Thread):
-    """Beats in one partition until it is stopped.
+    """Beats in one partition for all instances of this process, until it is stopped.
 
     Args:
-        roll: returns what to say now.
         loop_lag: returns by how many seconds the event loop is late now.
-        heard: is called in this thread with each `Beat`.
+        heard: is called in this thread with the beats of an exchange, for the event loop.
     """
 
     def __init__(
@@ -64,76 +81,102 @@ class Heart(threading.Thread):
         keys: Keys,
         settings: Settings,
         *,
-        roll: Callable[[], Roll],
         loop_lag: Callable[[], float],
-        heard: Callable[[Beat], None],
+        heard: Callable[[list[tuple[Beating, Beat]]], None],
     ) -> None:
         super().__init__(name=f"heart-{keys.partition}", daemon=True)
         self._keys, self._settings = keys, settings
-        self._roll, self._loop_lag, self._heard = roll, loop_lag, heard
+        self._loop_lag, self._heard = loop_lag, heard
         self._executor = connector.heart(keys.tag, self._tick)
+        self._beatings: tuple[Beating, ...] = ()
+        self._ticked = float("-inf")
         self._ending = threading.Event()
         self._soon = threading.Event()
 
-    def _tick(self) -> None:
-        self._roll().pulse.tick(clock.now())
+    def add(self, beating: Beating) -> None:
+        """From now on it beats for this one too, at once."""
+        self._beatings = (*self._beatings, beating)
+        self._soon.set()
 
-    def run(self) -> None:
-        """The thread: beat, tell, wait; a tick at least every slice."""
-        while not self._ending.is_set():
-            self._tick()
-            self._heard(self.beat())
-            interval = self._settings.heartbeat_interval
-            pause = interval * (1 + JITTER * (2 * random.random() - 1))  # noqa: S311 - jitter
-            until = clock.now() + pause
-            while not self._ending.is_set() and not self._soon.is_set() and (left := until - clock.now()) > 0:
-                self._soon.wait(min(SLICE_SECONDS, left))
-                self._tick()
-            self._soon.clear()
-        self._executor.close()
+    def remove(self, beating: Beating) -> None:
+        """After the present beat not for this one any more. Safe to repeat."""
+        self._beatings = tuple(one for one in self._beatings if one is not beating)
 
-    def beat(self) -> Beat:
-        """One beat; the trust window is renewed here, so that a blocked event loop does not shorten it."""
-        roll = self._roll()
-        sent = clock.now()
-        try:
-            answer = self._executor.run(
-                calls.beat(
-                    self._keys,
-                    instance=roll.instance,
-                    dead_after_ms=round(self._settings.dead_after * 1000),
-                    seen_server=roll.server,
-                    lineage=roll.lineage,
-                    count=roll.count,
-                    loop_lag_ms=100 * int(self._loop_lag() * 10),
-                    wedged_after_ms=round(self._settings.wedged_after * 1000),
-                    presence=roll.presence,
-                )
-            )
-            if answer.word == "WEDGED":  # nobody else may believe that we speak for what we own
-                roll.pulse.over = True
-                self._executor.run(
-                    calls.certify(
-                        self._keys, instance=roll.instance, cause="wedged", by=roll.instance,
-                        reason=f"its event loop stood still for {self._loop_lag():.1f} s",
-                    )
-                )  # fmt: skip
-        except StoreUnavailableError as error:
-            return Beat(roll, sent, error=error)
-        except CoordinatorError as error:
-            self._ending.set()
-            return Beat(roll, sent, error=error)
-        if answer.word == "OK":
-            roll.pulse.renew(sent)
-        elif answer.word == "FENCED":
-            roll.pulse.over = True
-        return Beat(roll, sent, answer)
-
-    def soon(self) -> None:
-        """Beats at once instead of at the next interval."""
+    def soon(self, beating: Beating) -> None:
+        """Beats for this one at once instead of at the next interval."""
+        beating.due = float("-inf")
         self._soon.set()
 
     def stop(self) -> None:
         """Ends the thread after the present beat. Safe to repeat."""
         self._ending.set()
         self._soon.set()
+
+    def _tick(self) -> None:
+        now = clock.now()
+        if now - self._ticked < TICK_SECONDS:
+            return
+        self._ticked = now
+        for beating in self._beatings:
+            beating.roll().pulse.tick(now)
+
+    def run(self) -> None:
+        """The thread: beat, tell, wait; a tick at least every slice."""
+        while not self._ending.is_set():
+            self._soon.clear()
+            self._tick()
+            now = clock.now()
+            due = [one for one in self._beatings if one.due <= now]
+            for first in range(0, len(due), BATCH):
+                self._heard(self.beat(due[first : first + BATCH]))
+            if due:
+                continue
+            left = min((one.due for one in self._beatings), default=now + SLICE_SECONDS) - clock.now()
+            if left > 0:
+                self._soon.wait(min(SLICE_SECONDS, left))
+        self._executor.close()
+
+    def beat(self, beatings: Sequence[Beating]) -> list[tuple[Beating, Beat]]:
+        """Beats once for each; trust windows are renewed here, so that a blocked event loop does not shorten them."""
+        rolls = [one.roll() for one in beatings]
+        sent = clock.now()
+        interval = self._settings.heartbeat_interval
+        for one in beatings:
+            one.due = sent + interval * (1 + JITTER * (2 * random.random() - 1))  # noqa: S311 - jitter
+        answers = self._executor.run_many([self._call(roll) for roll in rolls])
+        return [
+            (one, self._take(roll, sent, answer)) for one, roll, answer in zip(beatings, rolls, answers, strict=True)
+        ]
+
+    def _call(self, roll: Roll) -> Call:
+        return calls.beat(
+            self._keys,
+            instance=roll.instance,
+            dead_after_ms=round(self._settings.dead_after * 1000),
+            seen_server=roll.server,
+            lineage=roll.lineage,
+            count=roll.count,
+            loop_lag_ms=100 * int(self._loop_lag() * 10),
+            wedged_after_ms=round(self._settings.wedged_after * 1000),
+            presence=roll.presence,
+        )
+
+    def _take(self, roll: Roll, sent: float, answer: Answer | CoordinatorError) -> Beat:
+        if isinstance(answer, CoordinatorError):
+            if not isinstance(answer, StoreUnavailableError):
+                self._ending.set()
+            return Beat(roll, sent, error=answer)
+        if answer.word == "OK":
+            roll.pulse.renew(sent)
+        elif answer.word == "FENCED":
+            roll.pulse.over = True
+        elif answer.word == "WEDGED":  # nobody else may believe that we speak for what we own
+            roll.pulse.over = True
+            why = f"its event loop stood still for {self._loop_lag():.1f} s"
+            certificate = calls.certify(
+                self._keys, instance=roll.instance, cause="wedged", by=roll.instance, reason=why
+            )
+            [written] = self._executor.run_many([certificate])
+            if isinstance(written, CoordinatorError):
+                return Beat(roll, sent, error=written)
+        return Beat(roll, sent, answer)

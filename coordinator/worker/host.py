@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from coordinator.worker.offer import Offer
     from coordinator.worker.session import Session
 
 __all__ = ["Host"]
@@ -12,6 +13,9 @@ __all__ = ["Host"]
 
 class Host(Protocol):
     """Called from the event loop; none of it may block."""
+
+    def offered(self, offer: Offer) -> None:
+        """An offer was read for this worker."""
 
     def session_lost(self, session: Session) -> None:
         """A session is no longer this worker's."""

@@ -5,16 +5,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
-import redis
 import structlog
 
 from coordinator.errors import FencedError, StoreUnavailableError
-from coordinator.policy import backoff
 
 if TYPE_CHECKING:
     from coordinator.worker.membership import Membership
@@ -23,25 +19,37 @@ __all__ = ["Mailbox"]
 
 log = structlog.get_logger()
 
-LISTEN_SECONDS = 1.0
-
 
 class Mailbox:
-    """One a membership; a lost message is made good by the beat, or by asking again.
-
-    Its connection is the instance's presence too: a coordinator that misses beats asks whether somebody listens here.
+    """One a membership. That somebody listens on its channel is the instance's presence: a coordinator that misses beats asks.
 
     Attributes:
-        subscribed: whether the connection is up.
+        subscribed: whether it is listened to.
     """
 
     def __init__(self, member: Membership) -> None:
         self._member = member
         self._waiting: dict[str, anyio.Event] = {}
-        self._moved = anyio.Event()
-        self._asked: dict[str, str] = {}
-        self._work = anyio.Event()
+        self._channel = ""
         self.subscribed = False
+
+    def open(self) -> None:
+        """Listens on the channel of the instance's present id, and on no other."""
+        self.close()
+        self._channel = self._member.part.keys.mailbox(self._member.instance)
+        self._member.hub.post.add(self._channel, self)
+
+    def close(self) -> None:
+        """Listens no more. Safe to repeat."""
+        if self._channel:
+            self._member.hub.post.remove(self._channel)
+            self._channel = ""
+
+    def listening(self, yes: bool) -> None:
+        """The connection came or went."""
+        if self.subscribed != yes:
+            self.subscribed = yes
+            self._member.presence_changed()
 
     def wait_for(self, session_id: str) -> anyio.Event:
         """Is set when the session has become ours."""
@@ -51,66 +59,21 @@ class Mailbox:
         """Nobody waits for it any more."""
         self._waiting.pop(session_id, None)
 
-    async def move(self) -> None:
-        """The instance has another id from now on."""
-        self._moved.set()
-
-    async def run(self) -> None:
-        """Listens until cancelled."""
-        failures = 0
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._let_go_of_what_is_asked)
-            while True:
-                try:
-                    await self._listen()
-                    failures = 0
-                except (redis.RedisError, OSError, StoreUnavailableError):
-                    await anyio.sleep(backoff(failures, random.random()))  # noqa: S311 - jitter
-                    failures += 1
-
-    async def _listen(self) -> None:
-        member = self._member
-        self._moved = anyio.Event()
-        client = await member.connector.listener(member.part.keys.tag)
-        try:
-            box: Any = client.pubsub(ignore_subscribe_messages=True)
-            await box.subscribe(member.part.keys.mailbox(member.instance))
-            self.subscribed = True
-            member.presence_changed()
-            while not self._moved.is_set():
-                message = await box.get_message(timeout=LISTEN_SECONDS)
-                if message and message.get("type") == "message":
-                    self._take(message["data"].decode())
-        finally:
-            self.subscribed = False
-            member.presence_changed()
-            with anyio.CancelScope(shield=True), contextlib.suppress(redis.RedisError, OSError):
-                await member.connector.close_listener(client)
-
-    def _take(self, text: str) -> None:
+    def take(self, text: str) -> None:
+        """A message."""
         what, _, rest = text.partition(" ")
         session_id, _, heir = rest.partition(" ")
         if what == "yours" and session_id in self._waiting:
             self._waiting[session_id].set()
         elif what == "ask":
-            self._asked[session_id] = heir
-            self._work.set()
+            self._member.start(self._let_go, session_id, heir)
         elif what == "drain":
             self._member.told_to_drain()
 
-    async def look_for_handovers(self) -> None:
+    def look_for_handovers(self) -> None:
         """The beat said that an heir asked: the message may have been lost."""
-        self._asked.update(dict.fromkeys(self._member.sessions, ""))
-        self._work.set()
-
-    async def _let_go_of_what_is_asked(self) -> None:
-        async with anyio.create_task_group() as tasks:
-            while True:
-                await self._work.wait()
-                self._work = anyio.Event()
-                asked, self._asked = self._asked, {}
-                for session_id, heir in asked.items():
-                    tasks.start_soon(self._let_go, session_id, heir)
+        for session_id in self._member.sessions:
+            self._member.start(self._let_go, session_id, "")
 
     async def _let_go(self, session_id: str, heir: str) -> None:
         member = self._member

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
+import anyio.abc
 import structlog
 
 from coordinator import clock
@@ -16,13 +17,11 @@ from coordinator.errors import FencedError, NameInUseError, StoreUnavailableErro
 from coordinator.ids import new_instance_id
 from coordinator.settings import Settings
 from coordinator.store import calls, reads
-from coordinator.store.connect import Connector
 from coordinator.store.deployment import check_server, prepare
-from coordinator.store.executor import StorePartition
-from coordinator.store.keys import Keys
 from coordinator.store.scripts import Answer, Call
 from coordinator.worker.adoption import Adoption
-from coordinator.worker.heart import Beat, Heart, Roll
+from coordinator.worker.heart import Beat, Beating, Roll
+from coordinator.worker.hub import Hub
 from coordinator.worker.mailbox import Mailbox
 from coordinator.worker.reader import Reader
 from coordinator.worker.resync import Resync
@@ -53,20 +52,18 @@ class Membership:
 
     def __init__(
         self,
-        connector: Connector,
+        hub: Hub,
         settings: Settings,
-        partition: int,
         *,
         room: Callable[[], int],
         deliver: Callable[[Offer], None],
-        loop_lag: Callable[[], float],
+        told_to_drain: Callable[[], None],
         host: Host | None = None,
         token_hash: str = "",
         instance: str = "",
     ) -> None:
-        keys = Keys(settings.prefix, partition)
-        self.settings, self.connector = settings, connector
-        self.part = StorePartition(keys, connector.executor(keys.tag))
+        self.settings, self.hub, self.part = settings, hub, hub.part
+        self.told_to_drain = told_to_drain
         self.host, self._token_hash = host, token_hash
         self.instance = instance or new_instance_id(settings.name)
         self.pulse = self._new_pulse()
@@ -76,23 +73,20 @@ class Membership:
         self.highest_epoch = 0
         self.server = self.lineage = ""
         self.draining = False
-        self.drain_asked = anyio.Event()
         self.started_at_ms = 0
         self.joining = True
-        self.room_event = anyio.Event()
-        self.stager = Stager()
+        self.stager = Stager(self)
         self.mailbox = Mailbox(self)
         self.resync = Resync(self)
         self.adoption = Adoption(self)
-        self.reader = Reader(self, connector.blocking(keys.tag), room, deliver)
+        self.reader = Reader(self, lambda: hub.offers(settings.pool), room, deliver)
         self.roll = Roll(self.instance, self.pulse)
         self._changing = 0
         self._asked = 0
         self._mismatches = 0
-        self._beats: list[Beat] = []
-        self._beaten = anyio.Event()
-        self._loop_lag = loop_lag
-        self.heart: Heart | None = None
+        self._left = False
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._beating = Beating(lambda: self.roll, self._hear)
 
     def _new_pulse(self) -> Pulse:
         s = self.settings
@@ -191,7 +185,7 @@ class Membership:
         self.pulse = self._new_pulse()
         self.joining = True
         self._call_roll()
-        await self.mailbox.move()
+        self.mailbox.open()
         while True:
             try:
                 await self.join()
@@ -225,36 +219,44 @@ class Membership:
 
     def fenced(self, instance: str, reason: str) -> None:
         """An answer said that ``instance`` is dead."""
-        if instance == self.instance:
+        if instance == self.instance and not self._left:
             self.pulse.over = True
             self.resync.want("fenced", reason)
 
     # -- beats ---------------------------------------------------------------------------------------------------------
 
-    def start_heart(self, wake: Callable[[Callable[[], None]], None]) -> None:
-        """Starts the thread; ``wake`` runs a function on the event loop, from any thread."""
+    def begin(self, tasks: anyio.abc.TaskGroup) -> None:
+        """Beats and listens from now on; what has to be done meanwhile is done in ``tasks``."""
+        self._tasks = tasks
+        self.mailbox.open()
+        self.hub.heart.add(self._beating)
 
-        def heard(beat: Beat) -> None:
-            self._beats.append(beat)
-            wake(self._beaten.set)
+    def start(self, what: Callable[..., Coroutine[Any, Any, object]], *arguments: Any) -> None:
+        """Does something as a task of this worker's; nothing once it has ended."""
+        if self._tasks is not None:
+            self._tasks.start_soon(what, *arguments)
 
-        self.heart = Heart(
-            self.connector, self.part.keys, self.settings, roll=lambda: self.roll, loop_lag=self._loop_lag, heard=heard
-        )
-        self.heart.start()
+    def beat_soon(self) -> None:
+        """Beats at once instead of at the next interval."""
+        self.hub.heart.soon(self._beating)
 
-    async def listen_to_heart(self) -> None:
-        """Takes what the beats were answered, until cancelled."""
-        while True:
-            await self._beaten.wait()
-            self._beaten = anyio.Event()
-            beats, self._beats = self._beats, []
-            for beat in beats:
-                await self._take(beat)
+    def stop_beating(self) -> None:
+        """No more beats, and nobody listens. Safe to repeat."""
+        self.hub.heart.remove(self._beating)
 
-    async def _take(self, beat: Beat) -> None:
+    def end(self) -> None:
+        """It needs nothing of what it shares with others any more. Safe to repeat."""
+        self.stop_beating()
+        self.mailbox.close()
+        self.reader.end()
+        self._tasks = None
+
+    def _hear(self, beat: Beat) -> None:
+        if self._tasks is None:
+            return
         if beat.error is not None and not isinstance(beat.error, StoreUnavailableError):
-            raise beat.error
+            self.start(_fail, beat.error)
+            return
         if beat.answer is None or beat.roll.instance != self.instance:
             return
         answer = beat.answer
@@ -264,7 +266,7 @@ class Membership:
                 self.told_to_drain()
             if answer.int("asked") != self._asked:
                 self._asked = answer.int("asked")
-                await self.mailbox.look_for_handovers()
+                self.mailbox.look_for_handovers()
         elif answer.word == "FENCED":
             self.fenced(beat.roll.instance, f"declared dead ({answer.text('cause')})")
         elif answer.word == "WEDGED":
@@ -287,8 +289,7 @@ class Membership:
         """This instance and the store agree again on what it owns."""
         self.server, self.lineage = server, lineage
         self._call_roll()
-        if self.heart is not None:
-            self.heart.soon()
+        self.beat_soon()
 
     def _call_roll(self) -> None:
         count = None if self._changing else len(self.sessions)
@@ -298,8 +299,7 @@ class Membership:
     def presence_changed(self) -> None:
         """The presence connection came or went: a beat says so at once."""
         self._call_roll()
-        if self.heart is not None:
-            self.heart.soon()
+        self.beat_soon()
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
@@ -343,10 +343,6 @@ class Membership:
             if session is not None and session.lost.is_set():
                 raise FencedError(session.id, session.epoch, session.lost_reason)
 
-    def told_to_drain(self) -> None:
-        """The store says that this instance drains: somebody asked for it, or it is what this worker does."""
-        self.drain_asked.set()
-
     def keep(self, session: Session) -> None:
         """A session is ours."""
         before = self.sessions.get(session.id)
@@ -365,8 +361,7 @@ class Membership:
 
     def room_changed(self) -> None:
         """There may be room for another offer."""
-        event, self.room_event = self.room_event, anyio.Event()
-        event.set()
+        self.reader.wake()
 
     async def leave(self, cause: str, reason: str) -> None:
         """States that this instance ends now; what it still owns is offered to others at once.
@@ -374,8 +369,13 @@ class Membership:
         Raises:
             StoreUnavailableError: the store did not answer: its silence will tell.
         """
-        if self.heart is not None:
-            self.heart.stop()
+        self._left = True
+        self.stop_beating()
         await self.part.executor.run(
             calls.leave(self.part.keys, instance=self.instance, by=self.instance, reason=reason, cause=cause)
         )
+
+
+async def _fail(error: Exception) -> None:
+    """Ends the worker loudly."""
+    raise error

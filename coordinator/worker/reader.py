@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from coordinator import clock
-from coordinator.errors import CoordinatorError, FencedError, StoreUnavailableError
-from coordinator.policy import backoff
+from coordinator.errors import FencedError, StoreUnavailableError
 from coordinator.store import reads
-from coordinator.store.connect import Blocking
-from coordinator.store.faults import NoGroupError
 from coordinator.worker.offer import Offer
+from coordinator.worker.offer_loop import OfferLoop
 from coordinator.worker.placement import suits
 
 if TYPE_CHECKING:
@@ -23,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["Reader"]
 
 BLOCK_MS = 1000
-FULL_SECONDS = 0.1
 PASSES = 3
 """Times that a worker passes on a session that it declined itself, so that others see it first."""
 PASS_ON_SECONDS = 2.0
@@ -35,25 +31,53 @@ DECLINED_SECONDS = 30.0
 
 
 class Reader:
-    """Reads one partition's offers to this worker's pool.
+    """Reads one partition's offers to this worker's pool, in its turn.
+
+    Attributes:
+        fresh: nothing was given to this consumer that it has not seen.
 
     Args:
+        loop: returns the blocked read that it takes turns at.
         room: returns how many more offers the worker can take now.
         deliver: hands an offer to the worker.
     """
 
     def __init__(
-        self, member: Membership, blocking: Blocking, room: Callable[[], int], deliver: Callable[[Offer], None]
+        self,
+        member: Membership,
+        loop: Callable[[], OfferLoop],
+        room: Callable[[], int],
+        deliver: Callable[[Offer], None],
     ) -> None:
-        self._member, self._blocking = member, blocking
+        self._member, self._find_loop = member, loop
         self._room, self._deliver = room, deliver
-        self._stream = member.part.keys.offers(member.settings.pool)
         self._known: dict[bytes, Offer] = {}
         self._declined: dict[str, tuple[int, float]] = {}
         self._passed: dict[str, float] = {}
         self._others: list[reads.InstanceRow] = []
         self._looked_at = float("-inf")
-        self._fresh = False
+        self.fresh = False
+        self._reading = False
+
+    @property
+    def _loop(self) -> OfferLoop:
+        return self._find_loop()
+
+    def begin(self) -> None:
+        """Takes offers from now on."""
+        self._reading = True
+        self._loop.add(self)
+
+    def end(self) -> None:
+        """Takes none any more. Safe to repeat."""
+        if self._reading:
+            self._reading = False
+            self._loop.remove(self)
+
+    def wake(self) -> None:
+        """There may be room for another."""
+        if self._reading:
+            self._loop.wake()
 
     def declined(self, session_id: str) -> None:
         """This worker does not want that session."""
@@ -75,50 +99,29 @@ class Reader:
 
     def restart(self) -> None:
         """What this consumer was given may not have been seen: look at it again first."""
-        self._fresh = False
+        self.fresh = False
 
-    async def run(self) -> None:
-        """Reads until cancelled."""
-        failures = 0
-        while True:
-            room = self._room()
-            if room < 1 or self._member.draining or self._member.joining:
-                with anyio.move_on_after(FULL_SECONDS):
-                    await self._member.room_event.wait()
-                continue
-            try:
-                await self.step(room)
-                failures = 0
-            except NoGroupError:
-                await self._make_group()
-            except StoreUnavailableError:
-                self._fresh = False
-                await anyio.sleep(backoff(failures, random.random()))  # noqa: S311 - jitter
-                failures += 1
+    @property
+    def room(self) -> int:
+        """How many offers this worker can take now."""
+        return 0 if self._member.draining or self._member.joining else self._room()
 
-    async def _make_group(self) -> None:
-        try:
-            await self._blocking.command("XGROUP", "CREATE", self._stream, "workers", "0", "MKSTREAM")
-        except CoordinatorError as error:
-            if "BUSYGROUP" not in str(error):
-                await anyio.sleep(PASS_SECONDS)
-
-    async def step(self, room: int) -> None:
+    async def step(self) -> None:
         """One read: first what was given to this consumer and never seen, then what is new."""
-        instance = self._member.instance
-        what: tuple[Any, ...] = ("BLOCK", BLOCK_MS) if self._fresh else ()
-        answer = await self._blocking.command(
-            "XREADGROUP", "GROUP", "workers", instance, "COUNT", room if self._fresh else 100, *what, "STREAMS", self._stream,
-            ">" if self._fresh else "0",
+        instance, room = self._member.instance, self.room
+        what: tuple[Any, ...] = ("BLOCK", BLOCK_MS) if self.fresh else ()
+        answer = await self._loop.blocking.command(
+            "XREADGROUP", "GROUP", "workers", instance, "COUNT", room if self.fresh else 100, *what, "STREAMS",
+            self._loop.stream, ">" if self.fresh else "0",
         )  # fmt: skip
         entries = answer[0][1] if answer else []
-        if not self._fresh:
-            self._fresh = True
+        if not self.fresh:
+            self.fresh = True
         for entry, fields in entries:
             if entry in self._known or self._member.instance != instance:
                 continue
             if not fields:  # it ended meanwhile, and only its delivery is left
-                await self._member.part.executor.command("XACK", self._stream, "workers", entry)
+                await self._member.part.executor.command("XACK", self._loop.stream, "workers", entry)
                 continue
             named = {k.decode(): v for k, v in zip(fields[::2], fields[1::2], strict=True)}
             await self._take(Offer(self._member, entry, named))
@@ -158,4 +161,4 @@ class Reader:
                 self._known[offer.entry] = offer
                 self._deliver(offer)
         except (FencedError, StoreUnavailableError):
-            self._fresh = False
+            self.fresh = False

@@ -29,12 +29,12 @@ class _AgainError(Exception):
 
 
 class Resync:
-    """One a membership; one repair at a time."""
+    """One a membership; one repair at a time, and a task only while there is one."""
 
     def __init__(self, member: Membership) -> None:
         self._member = member
         self._wanted: dict[str, str] = {}
-        self._event = anyio.Event()
+        self._running = False
 
     def want(self, kind: str, reason: str) -> None:
         """Asks for a repair. From now on nothing is sure that it concerns.
@@ -48,15 +48,17 @@ class Resync:
             for session in self._member.sessions.values():
                 session.unsure = True
         self._wanted[kind] = reason
-        self._event.set()
+        if not self._running:
+            self._running = True
+            self._member.start(self._repair_all)
 
-    async def run(self) -> None:
-        """Repairs until cancelled."""
-        while True:
-            await self._event.wait()
-            self._event = anyio.Event()
-            wanted, self._wanted = self._wanted, {}
-            await self._repair(wanted)
+    async def _repair_all(self) -> None:
+        try:
+            while self._wanted:
+                wanted, self._wanted = self._wanted, {}
+                await self._repair(wanted)
+        finally:
+            self._running = False
 
     async def _repair(self, wanted: dict[str, str]) -> None:
         member = self._member

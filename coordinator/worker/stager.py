@@ -10,6 +10,7 @@ import structlog
 from coordinator.errors import FencedError, StoreUnavailableError
 
 if TYPE_CHECKING:
+    from coordinator.worker.membership import Membership
     from coordinator.worker.session import Session
 
 __all__ = ["Stager"]
@@ -20,26 +21,29 @@ RETRY_SECONDS = 0.1
 
 
 class Stager:
-    """One a membership."""
+    """One a membership; a task runs only while something is staged."""
 
-    def __init__(self) -> None:
+    def __init__(self, member: Membership) -> None:
+        self._member = member
         self._waiting: dict[str, Session] = {}
-        self._woken = anyio.Event()
+        self._running = False
 
     def wake(self, session: Session) -> None:
         """A session has something staged."""
         self._waiting[session.id] = session
-        self._woken.set()
+        if not self._running:
+            self._running = True
+            self._member.start(self._run)
 
-    async def run(self) -> None:
-        """Flushes what is staged until cancelled."""
-        while True:
-            await self._woken.wait()
-            self._woken = anyio.Event()
-            batch, self._waiting = self._waiting, {}
-            async with anyio.create_task_group() as tasks:
-                for session in batch.values():
-                    tasks.start_soon(self._flush, session)
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting, {}
+                async with anyio.create_task_group() as tasks:
+                    for session in batch.values():
+                        tasks.start_soon(self._flush, session)
+        finally:
+            self._running = False
 
     async def _flush(self, session: Session) -> None:
         try:

@@ -7,8 +7,8 @@ import json
 import math
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Any, Literal
 
@@ -29,11 +29,11 @@ from coordinator.errors import (
 from coordinator.ids import check_pool, check_session_id, new_request_id, partition_of
 from coordinator.settings import Settings
 from coordinator.store import calls, reads
-from coordinator.store.connect import Connector
 from coordinator.worker.attached import AttachedSession
 from coordinator.worker.data import RecoveryData, encode
 from coordinator.worker.drain import DrainReport, drain
 from coordinator.worker.host import Host
+from coordinator.worker.hub import Hubs
 from coordinator.worker.membership import Membership
 from coordinator.worker.offer import Offer
 from coordinator.worker.serving import Handler, Serving
@@ -43,7 +43,6 @@ __all__ = ["DrainReport", "Worker"]
 
 log = structlog.get_logger()
 
-TICK_SECONDS = 0.05
 FAREWELL_SECONDS = 5.0
 
 
@@ -65,19 +64,25 @@ class Worker:
 
     @classmethod
     def hosted(
-        cls, settings: Settings, host: Host, *, token_hash: str, instances: Mapping[int, str] | None = None
+        cls, settings: Settings, host: Host, hubs: Hubs, *, token_hash: str, instances: Mapping[int, str] | None = None
     ) -> Worker:
         """A worker that a process stands for which is not the one that serves the calls; it takes no offers at first.
 
         Args:
             settings: complete.
             host: is told what happens.
+            hubs: shared with the other workers of that process, which runs and closes them.
             token_hash: kept with the instance, so that the program that serves the calls can be known again.
             instances: ids by partition under which it lives already; what these own is taken up when it is entered.
         """
         worker = cls.__new__(cls)
         worker._begin(settings)
-        worker._host, worker._token_hash, worker._instances = host, token_hash, dict(instances or {})
+        worker._hubs, worker._host, worker._token_hash, worker._instances = (
+            hubs,
+            host,
+            token_hash,
+            dict(instances or {}),
+        )
         worker._most_in_hand = 0
         return worker
 
@@ -85,8 +90,8 @@ class Worker:
         if not structlog.is_configured():  # its default would write into the standard output of somebody's program
             structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
         self.settings = settings
-        self._connector = Connector(self.settings.current_url, store_timeout=self.settings.store_timeout)
-        self._stamp = clock.now()
+        self._hubs: Hubs | None = None
+        self._own_hubs: Hubs | None = None
         self._send: MemoryObjectSendStream[Offer]
         self._receive: MemoryObjectReceiveStream[Offer]
         self._members: list[Membership] = []
@@ -99,9 +104,16 @@ class Worker:
         self._most_in_hand = math.inf
         self._ended = False
         self._draining = False
-        self._drains = anyio.Lock()
         self._report: DrainReport | None = None
-        self.drained = anyio.Event()
+
+    @cached_property
+    def drained(self) -> anyio.Event:
+        """Is set when everything was handed over or offered."""
+        return anyio.Event()
+
+    @cached_property
+    def _drains(self) -> anyio.Lock:
+        return anyio.Lock()
 
     @property
     def name(self) -> str:
@@ -131,8 +143,20 @@ class Worker:
     def take_offers(self, most: float) -> None:
         """From now on at most so many offers are read before they are answered; 0 for none."""
         self._most_in_hand = most
+        self._begin_reading()
         for member in self._members:
             member.room_changed()
+
+    def _begin_reading(self) -> None:
+        if not self._reading:
+            self._reading = True
+            for member in self._members:
+                member.reader.begin()
+
+    def start(self, what: Callable[..., Coroutine[Any, Any, object]], *arguments: Any) -> None:
+        """Does something as a task that ends with this worker."""
+        assert self._tasks is not None  # noqa: S101 - inside the context manager
+        self._tasks.start_soon(what, *arguments)
 
     @property
     def trust_left(self) -> float:
@@ -151,27 +175,26 @@ class Worker:
         """A session that this worker owns."""
         return self._member(session_id).sessions.get(session_id)
 
-    def _loop_lag(self) -> float:
-        return max(0.0, clock.now() - self._stamp - TICK_SECONDS)
-
     def _member(self, session_id: str) -> Membership:
         return self._members[partition_of(check_session_id(session_id), self.settings.partitions)]
 
     async def __aenter__(self) -> Worker:
-        self._send, self._receive = anyio.create_memory_object_stream[Offer](float("inf"))
+        if self._host is None:
+            self._send, self._receive = anyio.create_memory_object_stream[Offer](float("inf"))
+        hubs = self._hubs or Hubs(self.settings)
+        self._own_hubs = None if self._hubs else hubs
         self._members = [
             Membership(
-                self._connector,
+                hub,
                 self.settings,
-                p,
                 room=self._room,
-                deliver=self._send.send_nowait,
-                loop_lag=self._loop_lag,
+                deliver=self._send.send_nowait if self._host is None else self._host.offered,
+                told_to_drain=self._told_to_drain,
                 host=self._host,
                 token_hash=self._token_hash,
-                instance=self._instances.get(p, ""),
+                instance=self._instances.get(hub.part.keys.partition, ""),
             )
-            for p in range(self.settings.partitions)
+            for hub in hubs.hubs
         ]
         try:
             for member in self._members:
@@ -182,20 +205,12 @@ class Worker:
         except BaseException:
             await self._close()
             raise
-        loop = asyncio.get_running_loop()
-
-        def wake(what: Callable[[], None]) -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(what)
-
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
-        self._tasks.start_soon(self._turn_over)
+        if self._own_hubs is not None:
+            self._tasks.start_soon(self._own_hubs.run)
         for member in self._members:
-            member.start_heart(wake)
-            self._tasks.start_soon(self._drain_when_told, member)
-            for task in (member.listen_to_heart, member.resync.run, member.stager.run, member.mailbox.run):
-                self._tasks.start_soon(task)
+            member.begin(self._tasks)
         return self
 
     async def __aexit__(
@@ -212,8 +227,7 @@ class Worker:
         with anyio.move_on_after(FAREWELL_SECONDS, shield=True):
             await self._farewell(error)
         for member in self._members:
-            if member.heart is not None:
-                member.heart.stop()
+            member.end()
         self._tasks.cancel_scope.cancel()
         try:
             swallowed = await self._tasks.__aexit__(kind, error, traceback)
@@ -227,9 +241,11 @@ class Worker:
 
     async def _close(self) -> None:
         with anyio.CancelScope(shield=True):
-            self._send.close()
-            self._receive.close()
-            await self._connector.aclose()
+            if self._host is None:
+                self._send.close()
+                self._receive.close()
+            if self._own_hubs is not None:
+                await self._own_hubs.aclose()
 
     async def end(self, cause: Literal["exited", "wedged"], reason: str) -> None:
         """What this worker stands for has ended: all that it owns is offered to others at once. Safe to repeat.
@@ -257,11 +273,6 @@ class Worker:
         why = "the worker ended" if normal else f"{type(error).__name__}"
         for member in self._members:
             await self._leave(member, "left" if normal else "exited", why)
-
-    async def _turn_over(self) -> None:
-        while True:
-            self._stamp = clock.now()
-            await anyio.sleep(TICK_SECONDS)
 
     async def open(
         self,
@@ -328,11 +339,7 @@ class Worker:
 
     async def offers(self) -> AsyncIterator[Offer]:
         """Offers to this worker's pool, at most ``capacity`` less what is owned and in hand at a time."""
-        if not self._reading:
-            self._reading = True
-            assert self._tasks is not None  # noqa: S101 - inside the context manager
-            for member in self._members:
-                self._tasks.start_soon(member.reader.run)
+        self._begin_reading()
         async for offer in self._receive:
             if offer.in_hand:
                 yield offer
@@ -464,10 +471,10 @@ class Worker:
             self.drained.set()
             return self._report
 
-    async def _drain_when_told(self, member: Membership) -> None:
-        await member.drain_asked.wait()
-        if not self._draining:
-            await self.drain(reason="told to")
+    def _told_to_drain(self) -> None:
+        """The store says that this instance drains: somebody asked for it, or it is what this worker does."""
+        if not self._draining and self._tasks is not None:
+            self._tasks.start_soon(partial(self.drain, reason="told to"))
 
     async def others_live(self) -> bool:
         """Whether anybody else is there who might take over."""

@@ -160,7 +160,10 @@ func (w *Worker) serve(id string, epoch int64, data Data) {
 	call := &Call{id: id, epoch: epoch, data: data, over: over}
 	w.mu.Lock()
 	if before := w.calls[id]; before != nil {
-		if before.epoch == epoch {
+		before.mu.Lock()
+		same := before.epoch == epoch
+		before.mu.Unlock()
+		if same {
 			w.mu.Unlock()
 			over()
 			return

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from coordinator.cli.figures import percentile
-from tests.faults.evidence import Lag, certificates, kills
+from tests.faults.evidence import Lag, behind_a_sidecar, certificates, kills
 from tests.faults.faults import FAULTS
 from tests.faults.mass import lose
 from tests.faults.rolling import restart_all
@@ -50,6 +51,8 @@ def _evidence() -> tuple[str, bool]:
         return [*line]
 
     rows = [row("its exit is certified", certificates(200))]
+    if shutil.which("go"):
+        rows.append(row("SIGKILL of a worker in Go with 100 calls behind a sidecar", behind_a_sidecar(50, 100)))
     rows.append(row("SIGKILL, started again under the same name", kills(10, {}, again=True)))
     for profile in PROFILES:
         rows.append(row(f"SIGKILL, profile {profile}", kills(20, {"profile": profile})))

@@ -15,6 +15,8 @@ from typing import Any
 from coordinator.cli.figures import percentile
 from tests.acceptance.processes import Process
 from tests.faults.deployment import KEYS, Deployment
+from tests.sidecar.conftest import Sidecar
+from tests.sidecar.examples import example
 from tests.store.harness import Bench
 from tests.waiting import wait_until
 
@@ -96,6 +98,23 @@ def kills(count: int, settings: dict[str, Any], *, again: bool = False) -> Lag:
             else:
                 _wait_for_offer(d, instance)
             process.close()
+        return _lag(d, exits)
+
+
+def behind_a_sidecar(count: int, calls: int) -> Lag:
+    """Workers in Go that are killed with SIGKILL, with so many calls each; the sidecar sees their processes."""
+    with Deployment(workers=1, each=LIVING, calls=0, coordinators=1) as d:
+        sidecar, exits = Sidecar(d.server), dict[str, float]()
+        try:
+            for n in range(count):
+                named = [f"go-{n}-call-{c}" for c in range(calls)]
+                with example("go", sidecar.path, d.server.url, f"go-{n}", *named) as worker:
+                    instance = worker.told("ready")[0]["instance"]
+                    exits[instance] = time.time()
+                    worker.send(signal.SIGKILL)
+                    _wait_for_offer(d, instance)
+        finally:
+            sidecar.close()
         return _lag(d, exits)
 
 

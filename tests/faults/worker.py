@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 from zlib import crc32
 
@@ -25,7 +25,7 @@ import anyio
 
 from coordinator import CoordinatorError, FencedError, Session, StoreUnavailableError, Worker, clock
 from coordinator.store import calls
-from coordinator.worker.heart import Beat, Heart
+from coordinator.worker.heart import Beat, Beating, Heart
 from tests.faults.history import Recorder
 
 TICK_SECONDS = 0.02
@@ -167,11 +167,12 @@ def record_beats(recorder: Recorder) -> None:
     """Every beat of this process goes into the history."""
     plain = Heart.beat
 
-    def beat(heart: Heart) -> Beat:
-        done = plain(heart)
-        word = done.answer.word if done.answer else "unknown"
-        recorder.write("beat", instance=done.roll.instance, sent=done.sent, answer=word)
-        return done
+    def beat(heart: Heart, beatings: Sequence[Beating]) -> list[tuple[Beating, Beat]]:
+        told = plain(heart, beatings)
+        for _, done in told:
+            word = done.answer.word if done.answer else "unknown"
+            recorder.write("beat", instance=done.roll.instance, sent=done.sent, answer=word)
+        return told
 
     Heart.beat = beat  # type: ignore[method-assign, assignment]
 

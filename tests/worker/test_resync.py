@@ -153,9 +153,7 @@ async def test_after_too_long_a_silence_an_instance_starts_over(url: str, redis_
     async with Worker(url, name="a", fenced_ttl=1.0) as worker:
         session, before = await worker.open("call-1", b"data"), worker.id
         worker._members[0].pulse.sent -= 10
-        heart = worker._members[0].heart
-        assert heart is not None
-        heart.stop()  # no beat in between
+        worker._members[0].stop_beating()  # no beat in between
         worker._members[0].resync.want("unknown", "the store does not know this instance")
         with anyio.fail_after(10):
             await session.lost.wait()

@@ -218,9 +218,8 @@ async def test_adopting_by_id_awaits_the_verdict_on_a_silent_owner(url: str) -> 
     """The owner is silent and not dead yet: adopting by id waits until it is declared, and then takes the call."""
     async with coordinating(url), Worker(url, name="b") as b, Worker(url, name="a") as a:
         await a.open("call-1", b"data")
-        assert a._members[0].heart is not None
-        a._members[0].heart.stop()
-        await a._members[0].mailbox.move()
+        a._members[0].stop_beating()
+        a._members[0].mailbox.open()
         a._members[0].mailbox._let_go = _never  # type: ignore[method-assign]
         taken = await b.adopt("call-1", wait=8)
         assert taken is not None

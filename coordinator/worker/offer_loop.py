@@ -1,0 +1,87 @@
+"""The blocked read of a pool's offers: wakes at once; the memberships of this process take turns at it."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import anyio
+
+from coordinator.errors import CoordinatorError, StoreUnavailableError
+from coordinator.policy import backoff
+from coordinator.store.connect import Blocking
+from coordinator.store.faults import NoGroupError
+
+if TYPE_CHECKING:
+    from coordinator.worker.reader import Reader
+
+__all__ = ["OfferLoop"]
+
+FULL_SECONDS = 0.1
+PASS_SECONDS = 0.05
+
+
+class OfferLoop:
+    """One a process, partition and pool.
+
+    Args:
+        blocking: the connection.
+        stream: its key.
+    """
+
+    def __init__(self, blocking: Blocking, stream: str) -> None:
+        self.blocking, self.stream = blocking, stream
+        self._readers: list[Reader] = []
+        self._room = anyio.Event()
+
+    def add(self, reader: Reader) -> None:
+        """It takes its turns from now on."""
+        self._readers.append(reader)
+        self.wake()
+
+    def remove(self, reader: Reader) -> None:
+        """It does not any more. Safe to repeat."""
+        if reader in self._readers:
+            self._readers.remove(reader)
+
+    def wake(self) -> None:
+        """There may be room."""
+        room, self._room = self._room, anyio.Event()
+        room.set()
+
+    async def run(self) -> None:
+        """Reads until cancelled."""
+        failures = 0
+        while True:
+            reader = self._next()
+            if reader is None:
+                room = self._room
+                with anyio.move_on_after(FULL_SECONDS if self._readers else None):
+                    await room.wait()
+                continue
+            try:
+                await reader.step()
+                failures = 0
+            except NoGroupError:
+                await self._make_group()
+            except StoreUnavailableError:
+                for one in self._readers:
+                    one.restart()
+                await anyio.sleep(backoff(failures, random.random()))  # noqa: S311 - jitter
+                failures += 1
+
+    def _next(self) -> Reader | None:
+        """Whose turn it is: first those that must look at what they were given before, then whoever waited longest."""
+        able = [reader for reader in self._readers if reader.room > 0]
+        chosen = next((reader for reader in able if not reader.fresh), able[0] if able else None)
+        if chosen is not None:
+            self._readers.remove(chosen)
+            self._readers.append(chosen)
+        return chosen
+
+    async def _make_group(self) -> None:
+        try:
+            await self.blocking.command("XGROUP", "CREATE", self.stream, "workers", "0", "MKSTREAM")
+        except CoordinatorError as error:
+            if "BUSYGROUP" not in str(error):
+                await anyio.sleep(PASS_SECONDS)
