@@ -28,6 +28,7 @@ from coordinator.sidecar.operations import (
     read_parameters,
 )
 from coordinator.sidecar.problems import MEDIA_TYPE, Problem, problem_of
+from coordinator.sidecar.server import CLOSED
 
 __all__ = ["Dispatcher", "Receive", "Scope", "Send"]
 
@@ -38,6 +39,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 MOST_QUERY_BYTES = 2048
+MOST_HEAD_BYTES = 16 * 1024
 
 
 class Dispatcher:
@@ -62,6 +64,11 @@ class Dispatcher:
             return
         name = "unknown"
         try:
+            if sum(len(name) + len(value) for name, value in scope["headers"]) > MOST_HEAD_BYTES:
+                raise Problem(
+                    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"headers may have {MOST_HEAD_BYTES} bytes in all",
+                    headers={"Connection": "close"},
+                )  # fmt: skip
             headers = headers_of(scope)
             raw_path = scope["raw_path"].decode("ascii")
             found = self._table.find(scope["method"], raw_path)
@@ -110,6 +117,11 @@ class Dispatcher:
             read_body(operation.body, raw) if operation.body else None, scope, self._access.is_local(scope),
         )  # fmt: skip
         key = call.headers.get(IDEMPOTENCY_KEY.name)
+        if not operation.changes:  # what waits for somebody who has gone waits for nobody
+            with anyio.CancelScope() as waiting:
+                scope["state"][CLOSED] = waiting.cancel
+                return await self._handle(call)
+            raise Problem(HTTPStatus.REQUEST_TIMEOUT, "the client went away")
         if key is None:
             return await self._handle(call)
         parts = (operation.name, scope["raw_path"], scope["query_string"], raw, str(headers.get("if-match")))

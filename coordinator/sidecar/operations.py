@@ -54,7 +54,7 @@ def _flag(text: str) -> bool:
 
 
 def _epoch(text: str) -> int:
-    found = re.fullmatch(r'"?([0-9]{1,16})"?', text)
+    found = re.fullmatch(r'"([0-9]{1,16})"', text)
     if not found:
         raise ValueError(f'{text!r} is not an epoch in quotation marks, as in "1795253061046"')
     return int(found[1])

@@ -17,10 +17,11 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from coordinator.errors import ConfigurationError
-from coordinator.sidecar.stream import CLOSED
 
-__all__ = ["Server", "listen_on_path"]
+__all__ = ["CLOSED", "Server", "listen_on_path"]
 
+CLOSED = "recovery.closed"
+"""Where the server finds what to call when the connection ends, in the request's state."""
 REQUEST_SECONDS = 10.0
 """For a request to come as a whole, head and body, and for a new connection to begin one."""
 IDLE_SECONDS = 75

@@ -9,11 +9,9 @@ from typing import Any
 import anyio
 
 from coordinator.sidecar.hosted import Hosted
+from coordinator.sidecar.server import CLOSED
 
-__all__ = ["CLOSED", "EventStream", "peer_of"]
-
-CLOSED = "recovery.closed"
-"""Where the server finds what to call when the connection ends, in the request's state."""
+__all__ = ["EventStream", "peer_of"]
 
 
 def peer_of(scope: Mapping[str, Any]) -> int:

@@ -1,4 +1,4 @@
-"""``python -m tests.faults [--write] [evidence] [faults] [mass] [rollout]``: what each takes, as tables.
+"""``python -m tests.faults [--write] [evidence] [faults] [mass] [rollout] [callers]``: what each takes, as tables.
 
 Every fault in all its lengths, mass loss and each kind of evidence. With ``--write`` they replace the
 tables of docs/faults.md. Takes some ten minutes.
@@ -11,9 +11,13 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
+import anyio
+
 from coordinator.cli.figures import percentile
+from tests.callers.kills import kill_workers
 from tests.faults.evidence import Lag, behind_a_sidecar, certificates, kills
 from tests.faults.faults import FAULTS
 from tests.faults.mass import lose
@@ -21,6 +25,7 @@ from tests.faults.rolling import restart_all
 from tests.faults.runs import missing, run
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "faults.md"
+CALLERS = DOCUMENT.with_name("sidecar.md")
 PROFILES = ("fast", "default", "safe")
 
 
@@ -123,19 +128,36 @@ def _rollout() -> tuple[str, bool]:
     return _table(head, rows), good
 
 
+def _callers() -> tuple[str, bool]:
+    rows, good = [], True
+    for what, certified, count in (("certified", True, 1000), ("found out", False, 50)):
+        settings = {"max_recoveries": 100_000}
+        seen = anyio.run(partial(kill_workers, count, calls=40, workers=6, certified=certified, settings=settings))
+        good &= not seen.behind
+        times = " / ".join(f"{seconds * 1000:.0f}" for seconds in seen.seconds)
+        share = f"{seen.resumed} ({100 * seen.resumed / seen.lost:.2f} %)"
+        first = f"{100 * seen.first_try / seen.lost:.2f} %"
+        rows.append([what, seen.kills, seen.lost, share, first, times, len(seen.behind)])
+        _say(str(rows[-1]))
+    head = (
+        "the worker's end is", "workers killed", "connections lost", "resumed", "at the first attempt",
+        "lost to resumed, ms (p50 / p99 / longest)", "behind the last checkpoint",
+    )  # fmt: skip
+    return _table(head, rows), good
+
+
 def main(*arguments: str) -> int:
     """Runs everything; 1 when a promise was broken."""
-    every = {"evidence": _evidence, "faults": _faults, "mass": _mass, "rollout": _rollout}
+    every = {"evidence": _evidence, "faults": _faults, "mass": _mass, "rollout": _rollout, "callers": _callers}
     wanted = [name for name in every if name in arguments] or list(every)
     parts = {name: every[name]() for name in wanted}
     machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
     if "--write" in arguments:
-        text = DOCUMENT.read_text()
         for name, (table, _) in {**parts, "machine": (machine, True)}.items():
-            before, _, rest = text.partition(f"<!-- table: {name} -->\n")
+            document = CALLERS if name == "callers" else DOCUMENT
+            before, _, rest = document.read_text().partition(f"<!-- table: {name} -->\n")
             _, end, after = rest.partition("<!-- end -->")
-            text = f"{before}<!-- table: {name} -->\n{table}\n{end}{after}"
-        DOCUMENT.write_text(text)
+            document.write_text(f"{before}<!-- table: {name} -->\n{table}\n{end}{after}")
     else:
         for name, (table, _) in parts.items():
             _say(f"\n{name}\n\n{table}")

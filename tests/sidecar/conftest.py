@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import signal
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,18 +29,39 @@ class Sidecar:
         self.log = Path(self._folder.name) / "log"
         self.process = Process(
             "coordinator", "sidecar", "--redis-url", server.url, "--http-port", "0", "--http-socket", self.path,
-            "--log-format", "json", *flags, STDERR=str(self.log),
+            "--log-format", "json", "--drain-timeout", "2s", *flags, STDERR=str(self.log),
         )  # fmt: skip
         client = Client(self.path)
         with contextlib.closing(client):
             wait_until(self._listens, 20, "the sidecar listens")
             wait_until(lambda: client("GET", "/readyz").status_code == 200, 20, "the sidecar is ready")
 
+    def _started(self) -> dict[str, Any]:
+        for line in self.log.read_text().splitlines():
+            if '"sidecar_started"' in line:
+                found: dict[str, Any] = json.loads(line)
+                return found
+        raise AssertionError("it has not started")
+
+    @property
+    def http_port(self) -> int:
+        """Of loopback."""
+        return int(self._started()["http"].rpartition(":")[2])
+
+    @property
+    def drain_port(self) -> int:
+        """Of the hook."""
+        return int(self._started()["drain_port"])
+
     def _listens(self) -> bool:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:  # httpx would leak those that are refused
             return probe.connect_ex(self.path) == 0
 
     def close(self) -> None:
+        if self.process.alive:
+            self.process.send(signal.SIGTERM)
+            with contextlib.suppress(AssertionError):
+                wait_until(lambda: not self.process.alive, 10)
         self.process.close()
         self._folder.cleanup()
 
