@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help setup demo test check fmt lock bench model faults clean
+.PHONY: help setup demo test check fmt lock bench model faults fuzz clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -39,14 +39,18 @@ fmt: $(VENV)/.ready ## format and fix
 lock: ## the lock file anew (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --all-extras --python-version 3.11 pyproject.toml -o requirements.lock
 
-bench: $(VENV)/.ready ## measure detection, takeover, claims, cost
+bench: $(VENV)/.ready ## measure detection, takeover, claims, cost, the sidecar
 	$(BIN)/coordinator bench
+	$(BIN)/python -m benchmarks.sidecar
 
 model: $(VENV)/.ready ## explore the protocol's model, the long scenarios too, and what each rule is for
 	$(BIN)/python -m tests.model --full --without
 
 faults: $(VENV)/.ready ## every fault in full length; writes the tables of docs/faults.md
 	$(BIN)/python -m tests.faults --write
+
+fuzz: $(VENV)/.ready ## thousands of requests to the sidecar, made from its OpenAPI document
+	FUZZ_EXAMPLES=200 FUZZ_PHASES=examples,coverage,fuzzing $(BIN)/python -m pytest -q tests/sidecar/test_fuzz.py
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .hypothesis .pytest_cache .mypy_cache .ruff_cache

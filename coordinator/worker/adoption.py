@@ -89,7 +89,8 @@ class Adoption:
         if answer.word == "FENCED":
             self._member.fenced(instance, "asking for a handover was refused")
             raise FencedError(session_id, None, "this instance was declared dead")
-        return answer.word in ("OK", "ORPHAN", "OWNED")
+        # offered: its owner was buried between our look and our question
+        return answer.word in ("OK", "ORPHAN", "OWNED") or answer.text("state") == "offered"
 
     def _adopted(self, session_id: str, answer: Answer) -> Session:
         known = self._member.sessions.get(session_id)

@@ -13,12 +13,14 @@ from typing import Any
 import anyio
 
 from coordinator.cli.figures import percentile
+from coordinator.store.keys import Keys
 from tests.acceptance.processes import Process
 from tests.callers.provider import Call, Outcome
 from tests.redis_server import RedisServer
 from tests.waiting import eventually
 
 BASE_SECONDS = 0.1
+KEYS = Keys("recovery", 0)
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,8 @@ class _Farm:
         line = next(line for line in self._process.told("ready") if line["name"] == name)
         self.ports[line["port"]] = line
 
-    def kill(self) -> int:
-        port = self._chance.choice(list(self.ports))
+    def kill(self, served: set[int]) -> int:
+        port = self._chance.choice(sorted(served & self.ports.keys()))
         os.kill(self.ports.pop(port)["pid"], signal.SIGKILL)
         return port
 
@@ -91,9 +93,11 @@ async def kill_workers(
             for call in made:
                 tasks.start_soon(call.run)
             await eventually(lambda: all(call.connected for call in made), 30)
+            client = server.client()
+            await eventually(lambda: not _on_hold(client), 30)
             for _ in range(kills):
                 await farm.start()
-                port = farm.kill()
+                port = farm.kill({call.port for call in made})
                 await eventually(lambda port=port: all(c.hung_up or (c.connected and c.port != port) for c in made), 40)  # type: ignore[misc]
             tasks.cancel_scope.cancel()
         return _sum(kills, made)
@@ -101,6 +105,12 @@ async def kill_workers(
         process.close()
         coordinator.close()
         server.close()
+
+
+def _on_hold(client: Any) -> bool:
+    seconds, _ = client.time()
+    until = client.hget(KEYS.detector, "hold_until_ms")
+    return until is None or int(until) > seconds * 1000
 
 
 def _sum(kills: int, made: list[Call]) -> Callers:

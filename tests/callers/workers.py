@@ -45,7 +45,7 @@ async def work(url: str, name: str, settings: dict[str, Any]) -> None:
             except (ConnectionClosed, FencedError, StoreUnavailableError):
                 return
 
-        async with serve(call, "127.0.0.1", 0) as server:
+        async with serve(call, "127.0.0.1", 0, max_queue=None) as server:
             port = server.sockets[0].getsockname()[1]
             tell("ready", name=name, id=worker.id, pid=os.getpid(), port=port)
             await anyio.sleep_forever()

@@ -1,4 +1,4 @@
-"""Requests made from the sidecar's own OpenAPI document, thousands of them."""
+"""Requests made from the sidecar's own OpenAPI document; `make fuzz` sends thousands of them."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from tests.sidecar.conftest import Sidecar
 
 CHECKS = (
     "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,"
-    "negative_data_rejection,missing_required_header,unsupported_method"
+    "negative_data_rejection,unsupported_method"
 )
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "6"))
+PHASES = os.environ.get("FUZZ_PHASES", "fuzzing")
+"""`make fuzz` sets more of both."""
 
 
 def fuzzable(document: dict[str, Any]) -> dict[str, Any]:
-    """The document without what never ends or ends all others, and with short waits."""
+    """The document without what never ends or ends all others, and without waits."""
     del document["paths"]["/v1/workers/{instance}/events"]
     del document["paths"]["/v1/drain"]
     for methods in document["paths"].values():
         for operation in methods.values():
-            for parameter in operation["parameters"]:
-                if parameter["name"] == "wait":
-                    parameter["schema"] = {"type": "string", "pattern": "^[0-9]ms$"}
+            operation["parameters"] = [one for one in operation["parameters"] if one["name"] != "wait"]
     return document
 
 
@@ -46,7 +46,7 @@ def test_no_request_of_the_document_does_harm(server: RedisServer, tmp_path: Pat
         run = subprocess.run(
             [
                 str(Path(sys.executable).with_name("st")), "run", str(path), "--url", f"http://127.0.0.1:{sidecar.http_port}",
-                "--checks", CHECKS, "--max-examples", str(EXAMPLES), "--phases", "examples,coverage,fuzzing", "--seed", "1",
+                "--checks", CHECKS, "--max-examples", str(EXAMPLES), "--phases", PHASES, "--seed", "1",
                 "--header", f"Worker-Token: {client.token}", "--request-timeout", "20", "--no-color", "--max-failures", "5",
             ],
             capture_output=True, text=True, timeout=580, check=False, cwd=tmp_path,

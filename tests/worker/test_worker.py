@@ -27,6 +27,7 @@ from coordinator import (
 )
 from coordinator.store.keys import Keys
 from tests.coordinating import coordinating
+from tests.store.harness import Bench
 from tests.waiting import eventually
 
 KEYS = Keys("recovery", 0)
@@ -418,6 +419,30 @@ async def test_resumed_ends_the_takeover_once(url: str, redis_client: redis.Redi
         await taken.resumed()
         events: Any = redis_client.xrange(KEYS.events)
         assert sum(fields[b"type"] == b"resumed" for _, fields in events) == 1
+
+
+async def test_an_owner_that_is_buried_while_it_is_asked(
+    url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its call is offered between the look at it and the question to its owner: it is adopted, not given up."""
+    bench = Bench(redis_client)
+    async with Worker(url, name="door") as worker:
+        bench.join("dies~1")
+        bench.open("call-1", "dies~1")
+        executor = worker._members[0].part.executor
+        command = executor.command
+
+        async def and_then_it_dies(*args: Any) -> Any:
+            answer = await command(*args)
+            if args[0] == "HMGET" and not bench.client.zscore(bench.keys.orphans, "call-1"):
+                bench.certify("dies~1")
+                bench.claim("dies~1", ["call-1"])
+            return answer
+
+        monkeypatch.setattr(executor, "command", and_then_it_dies)
+        session = await worker.adopt("call-1", wait=3)
+        assert session is not None
+        assert session.previous_owner == "dies~1"
 
 
 def test_a_program_with_a_worker_may_fork(url: str, redis_client: redis.Redis) -> None:
