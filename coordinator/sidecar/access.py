@@ -45,14 +45,17 @@ class Access:
         except ValueError:
             return False
 
+    @staticmethod
+    def bearer(headers: Mapping[str, list[str]]) -> str:
+        """The token in the header Authorization; '' for none."""
+        scheme, _, shown = next(iter(headers.get("authorization", [""]))).partition(" ")
+        return shown.strip() if scheme.lower() == "bearer" else ""
+
     def has_token(self, headers: Mapping[str, list[str]]) -> bool:
         """Whether it shows a valid API token; compared in constant time."""
-        scheme, _, shown = next(iter(headers.get("authorization", [""]))).partition(" ")
-        valid = [
-            hmac.compare_digest(shown.strip().encode("latin-1", "replace"), token.encode())
-            for token in self._settings.api_tokens()
-        ]
-        return scheme.lower() == "bearer" and any(valid)
+        shown = self.bearer(headers).encode("latin-1", "replace")
+        same = [hmac.compare_digest(shown, token.encode()) for token in self._settings.api_tokens()]
+        return any(same)
 
     def check(self, scope: Mapping[str, Any], headers: Mapping[str, list[str]]) -> None:
         """Refuses what comes from elsewhere without a token, and browsers that were led here by a foreign name.

@@ -230,7 +230,7 @@ class Api:
         hosted = await self._registry.attach(call.path["instance"], call.headers.get(WORKER_TOKEN.name))
         accepts = b" ".join(value for name, value in call.scope["headers"] if name == b"accept")
         server_sent = b"text/event-stream" in accepts
-        return EventStream(hosted, server_sent=server_sent, state=call.scope["state"], peer=peer_of(call.scope))
+        return EventStream(hosted, server_sent=server_sent, scope=call.scope, peer=peer_of(call.scope))
 
     async def _alive(self, call: Call) -> Reply:
         self._named(call).alive()

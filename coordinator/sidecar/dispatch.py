@@ -28,7 +28,7 @@ from coordinator.sidecar.operations import (
     read_parameters,
 )
 from coordinator.sidecar.problems import MEDIA_TYPE, Problem, problem_of
-from coordinator.sidecar.server import CLOSED
+from coordinator.sidecar.server import when_closed
 
 __all__ = ["Dispatcher", "Receive", "Scope", "Send"]
 
@@ -38,6 +38,8 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+OPEN_TO_ALL = ("/healthz", "/readyz", "/metrics")
+"""What probes and Prometheus ask, without a token."""
 MOST_QUERY_BYTES = 2048
 MOST_HEAD_BYTES = 16 * 1024
 
@@ -75,6 +77,8 @@ class Dispatcher:
             if found is None:
                 if raw_path.startswith("/v1/"):
                     raise Problem(HTTPStatus.NOT_FOUND, f"{raw_path[:200]} is no path of this interface")
+                if raw_path not in OPEN_TO_ALL:
+                    self._access.check(scope, headers)
                 await self._rest(scope, receive, send)
                 return
             self._access.check(scope, headers)
@@ -116,10 +120,13 @@ class Dispatcher:
             operation, path, read_parameters(operation.query, query), read_parameters(known, headers),
             read_body(operation.body, raw) if operation.body else None, scope, self._access.is_local(scope),
         )  # fmt: skip
+        bearer = self._access.bearer(headers)
+        if bearer and WORKER_TOKEN.name not in call.headers and not self._access.has_token(headers):
+            call.headers[WORKER_TOKEN.name] = bearer  # many HTTP libraries know no other header for a token
         key = call.headers.get(IDEMPOTENCY_KEY.name)
         if not operation.changes:  # what waits for somebody who has gone waits for nobody
             with anyio.CancelScope() as waiting:
-                scope["state"][CLOSED] = waiting.cancel
+                when_closed(scope, waiting.cancel)
                 return await self._handle(call)
             raise Problem(HTTPStatus.REQUEST_TIMEOUT, "the client went away")
         if key is None:

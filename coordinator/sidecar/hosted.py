@@ -256,7 +256,7 @@ class Hosted:
         """For how long it may rely on what it owns, from now on, without hearing more."""
         return max(0, math.floor(self.worker.trust_left * 1000))
 
-    async def tick(self) -> None:
+    def tick(self) -> None:
         """Once a heartbeat: a ping on the stream, its standing when it changed, and the verdict on a frozen worker."""
         if self.ended or not self.handle:
             return
@@ -270,7 +270,7 @@ class Hosted:
             return
         self._pings += 1
         if self._pings * worker.settings.heartbeat_interval > worker.settings.wedged_after:
-            await self.end("wedged", f"it answered no ping for {worker.settings.wedged_after:g} s")
+            worker.start(self.end, "wedged", f"it answered no ping for {worker.settings.wedged_after:g} s")
             return
         self.outbox.put("ping", ping=self._pings, trust_ms=self.trust_ms)
 

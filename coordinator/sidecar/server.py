@@ -8,7 +8,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,23 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from coordinator.errors import ConfigurationError
 
-__all__ = ["CLOSED", "Server", "listen_on_path"]
+__all__ = ["Server", "listen_on_path", "when_closed"]
 
-CLOSED = "recovery.closed"
-"""Where the server finds what to call when the connection ends, in the request's state."""
+_CALL = "recovery.when_closed"
+_GONE = "recovery.gone"
 REQUEST_SECONDS = 10.0
 """For a request to come as a whole, head and body, and for a new connection to begin one."""
 IDLE_SECONDS = 75
 HEAD_BYTES = 16 * 1024
 CONNECTIONS = 4096
 BACKLOG = 1024
+
+
+def when_closed(scope: Mapping[str, Any], call: Callable[[], None]) -> None:
+    """Has ``call`` called when the connection of this request ends; at once when it has."""
+    scope["state"][_CALL] = call
+    if scope["state"].get(_GONE):
+        call()
 
 
 def listen_on_path(path: str) -> socket.socket:
@@ -100,9 +107,11 @@ class BoundedProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._in_time()
         super().connection_lost(exc)
-        closed = (self.scope or {}).get("state", {}).get(CLOSED)
-        if closed is not None:
-            closed()
+        if self.scope is not None:
+            state = self.scope["state"]
+            state[_GONE] = True
+            if (call := state.get(_CALL)) is not None:
+                call()
 
 
 class _Server(uvicorn.Server):

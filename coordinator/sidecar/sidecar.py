@@ -164,7 +164,7 @@ class Sidecar:
         while True:
             await anyio.sleep(self.settings.heartbeat_interval)
             for hosted in self.registry.workers:
-                await hosted.tick()
+                hosted.tick()
 
     async def _look_at_store(self) -> None:
         while True:

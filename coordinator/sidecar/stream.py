@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import anyio
 
 from coordinator.sidecar.hosted import Hosted
-from coordinator.sidecar.server import CLOSED
+from coordinator.sidecar.server import when_closed
 
 __all__ = ["EventStream", "peer_of"]
 
@@ -25,16 +25,16 @@ class EventStream:
 
     Args:
         server_sent: the form is that of server-sent events.
-        state: of the request.
+        scope: of the request.
         peer: process that reads it, 0 when it is not known.
     """
 
-    def __init__(self, hosted: Hosted, *, server_sent: bool, state: MutableMapping[str, Any], peer: int) -> None:
+    def __init__(self, hosted: Hosted, *, server_sent: bool, scope: Mapping[str, Any], peer: int) -> None:
         self._hosted, self._server_sent = hosted, server_sent
         self._peer = peer
         self._woken = anyio.Event()
         self._closed = False
-        state[CLOSED] = self._close
+        when_closed(scope, self._close)
 
     def _close(self) -> None:
         self._closed = True

@@ -58,6 +58,8 @@ class Supervisor:
         self._settings, self._command, self._sessions = settings, list(command), list(sessions)
         self._restart, self._close_on_success = restart, close_on_success
         self._told_to_end = ""
+        self._ended_by = 0
+        self._starting = anyio.CancelScope()
         self._child: Child | None = None
         self._hosted: Hosted | None = None
 
@@ -82,7 +84,10 @@ class Supervisor:
                     await tasks.start(self._signals)
                     await tasks.start(sidecar.run_api)
                     tasks.start_soon(self._reap)
-                    status = await self._again_and_again(sidecar, path)
+                    with anyio.CancelScope() as self._starting:
+                        status = await self._again_and_again(sidecar, path)
+                    if self._starting.cancelled_caught:
+                        status = 128 + self._ended_by
                     tasks.cancel_scope.cancel()
             except BaseExceptionGroup as group:
                 raise first_error(group) from None
@@ -173,7 +178,10 @@ class Supervisor:
                     elif self._told_to_end:
                         self._pass_on(number)  # a second one does not wait for the drain
                     else:
-                        self._told_to_end = signal.Signals(number).name
+                        self._told_to_end, self._ended_by = signal.Signals(number).name, number
+                        if self._child is None:  # it has not started, or is to be started again
+                            log.info("supervisor_ends", reason=self._told_to_end)
+                            self._starting.cancel()
                         tasks.start_soon(self._end, number)
 
     def _pass_on(self, number: int) -> None:

@@ -27,8 +27,8 @@ class Process:
     """
 
     def __init__(self, *args: str, program: Sequence[str] = (), **environment: str) -> None:
-        errors = Path(environment.pop("STDERR", os.devnull))
-        with errors.open("wb") as file:
+        self._errors = Path(environment.pop("STDERR", os.devnull))
+        with self._errors.open("wb") as file:
             self._start([*program] or [sys.executable, "-m", *args], file, environment)
         self.lines: list[dict[str, Any]] = []
         self._queue: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -75,6 +75,10 @@ class Process:
 
     def send(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
+
+    def errors(self) -> str:
+        """What it wrote to standard error, if that goes into a file."""
+        return self._errors.read_text()
 
     def write(self, text: str) -> None:
         """To its standard input."""

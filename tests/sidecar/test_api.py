@@ -224,11 +224,14 @@ def test_bad_input_is_answered_with_one_sentence(worker: Make, method: str, path
 
 def test_which_worker_asks_must_be_clear(worker: Make) -> None:
     """With several workers and no token, or a wrong one: 401."""
-    worker("which-1")
+    first = worker("which-1")
     worker("which-2")
     nobody = worker()
     assert nobody("PUT", "/v1/sessions/whose", {}).status_code == 401
     assert nobody("PUT", "/v1/sessions/whose", {}, Worker_Token="wrong").status_code == 401
+    assert nobody("PUT", "/v1/sessions/whose", {}, Authorization="Bearer wrong").status_code == 401
+    mine = {"Authorization": f"Bearer {first.token}"}
+    assert nobody("PUT", "/v1/sessions/whose", {}, **mine).status_code == 201
 
 
 def test_a_name_is_taken_once(worker: Make) -> None:

@@ -219,3 +219,15 @@ def test_wrong_use(url: str, redis_client: redis.Redis, arguments: tuple[str, ..
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_sigterm_before_the_worker_is_started(bench: Bench, start: Start) -> None:
+    """It waits for its name to become free: it ends at once, and starts nothing."""
+    bench.join("sup~1")
+    bench.client.hset(bench.keys.instance("sup~1"), "trust_ms", "60000")
+    process = start("--", "sh", "-c", SHELL + "exec sleep 600")
+    wait_until(lambda: "sidecar_started" in process.errors())
+    process.send(signal.SIGTERM)
+    wait_until(lambda: not process.alive)
+    assert process.exit_status == 128 + signal.SIGTERM
+    assert process.told("up") == []
