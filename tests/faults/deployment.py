@@ -23,6 +23,7 @@ from tests.redis_server import RedisServer
 from tests.waiting import wait_until
 
 KEYS = Keys("recovery", 0)
+TAIL_BYTES = 2 * 2**20
 
 
 class Deployment:
@@ -191,14 +192,20 @@ class Deployment:
 
     def _everybody_ticked(self, times: int) -> Callable[[], bool]:
         """Asks whether each living worker wrote so many lines of media since now."""
-        start = self.path.stat().st_size
         living = {i.partition("~")[0] for n, ids in self.ids.items() if self.workers[n].alive for i in ids}
+        counts: Counter[str] = Counter()
+        read_to = self.path.stat().st_size
 
         def ticked() -> bool:
+            nonlocal read_to
             with self.path.open("rb") as file:
-                file.seek(start)
-                whole = [line for line in file if line.endswith(b"}\n")]
-            counts = Counter(json.loads(line)["name"] for line in whole if line.startswith(b'{"kind": "media"'))
+                file.seek(read_to)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break  # being written just now
+                    read_to += len(line)
+                    if line.startswith(b'{"kind": "media"'):
+                        counts[json.loads(line)["name"]] += 1
             return all(counts[name] >= times for name in living)
 
         return ticked
@@ -220,7 +227,7 @@ class Deployment:
         """The last media tick of each living worker holds all that the store says is its own."""
         active = sum(state == "active" for state, _ in owners.values())
         held: set[str] = set()
-        tail = read(self.path)[-400:]
+        tail = read(self.path, last_bytes=TAIL_BYTES)[-400:]
         newest = max((line["at"] for line in tail), default=0.0)
         for line in tail:
             if line["kind"] == "media" and newest - line["at"] < 0.3:

@@ -47,10 +47,13 @@ class Recorder:
         os.close(self._file)
 
 
-def read(path: str | Path) -> list[Line]:
-    """All whole lines, by time."""
+def read(path: str | Path, *, last_bytes: int = 0) -> list[Line]:
+    """All whole lines, by time; or those of the last so many bytes."""
     lines = []
-    for text in Path(path).read_bytes().split(b"\n"):
+    with Path(path).open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - last_bytes) if last_bytes else 0)
+        raw = file.read()
+    for text in raw.split(b"\n"):
         try:
             lines.append(json.loads(text))
         except ValueError:
