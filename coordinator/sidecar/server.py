@@ -107,6 +107,10 @@ class BoundedProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._in_time()
         super().connection_lost(exc)
+        self.tell_closed()
+
+    def tell_closed(self) -> None:
+        """Whoever waits for somebody at the other end need not."""
         if self.scope is not None:
             state = self.scope["state"]
             state[_GONE] = True

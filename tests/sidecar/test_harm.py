@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
+from coordinator.sidecar.server import BoundedProtocol, when_closed
 from tests.sidecar.client import Client
 from tests.sidecar.conftest import Sidecar
 from tests.waiting import wait_until
@@ -127,3 +129,16 @@ def test_only_names_of_loopback_are_hosts(sidecar: Sidecar) -> None:
         with socket.create_connection(("127.0.0.1", sidecar.http_port), timeout=10) as connection:
             connection.sendall(f"GET /v1/drain HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
             assert rest(connection).split()[1] == status, host
+
+
+def test_who_asks_late_is_told_at_once() -> None:
+    """A connection that ended before anybody asked: the answer is not waited for, and so a dead worker is not kept alive."""
+    told: list[str] = []
+    scope: dict[str, Any] = {"state": {}}
+    protocol = BoundedProtocol.__new__(BoundedProtocol)
+    when_closed(scope, lambda: told.append("early"))
+    assert told == []
+    protocol.scope = scope  # type: ignore[assignment]
+    protocol.tell_closed()
+    when_closed(scope, lambda: told.append("late"))
+    assert told == ["early", "late"]
