@@ -50,7 +50,7 @@ faults: $(VENV)/.ready ## every fault in full length; writes the tables of docs/
 	$(BIN)/python -m tests.faults --write
 
 fuzz: $(VENV)/.ready ## thousands of requests to the sidecar, made from its OpenAPI document
-	FUZZ_EXAMPLES=200 FUZZ_PHASES=examples,coverage,fuzzing $(BIN)/python -m pytest -q tests/sidecar/test_fuzz.py
+	FUZZ_EXAMPLES=100 FUZZ_PHASES=examples,coverage,fuzzing $(BIN)/python -m pytest -q tests/sidecar/test_fuzz.py
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .hypothesis .pytest_cache .mypy_cache .ruff_cache

@@ -244,7 +244,7 @@ def read_body(model: type[BaseModel], raw: bytes) -> BaseModel:
         Problem: no JSON, or not what the model says.
     """
     try:
-        document = json.loads(raw, parse_constant=_no_number) if raw.strip() else {}
+        document = json.loads(raw, parse_constant=_no_number) if raw else {}
     except (ValueError, RecursionError) as error:
         raise Problem(HTTPStatus.BAD_REQUEST, f"the body is not JSON: {error}") from None
     try:

@@ -142,3 +142,10 @@ def test_who_asks_late_is_told_at_once() -> None:
     protocol.tell_closed()
     when_closed(scope, lambda: told.append("late"))
     assert told == ["early", "late"]
+
+
+def test_white_space_is_no_document(connect: Callable[[], socket.socket]) -> None:
+    """An empty body stands for an empty object; one of white space is no JSON: 400."""
+    connection = connect()
+    connection.sendall(b"POST /v1/workers HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nConnection: close\r\n\r\n\n")
+    assert rest(connection).split()[1] == b"400"
