@@ -81,6 +81,7 @@ async def drain(
     sessions = [session for member in members for session in member.sessions.values()]
     for member in members:
         member.draining = True
+        await member.reader.stop()  # else it would be the first to be given its own handovers
         try:
             call = calls.drain(
                 member.part.keys, instance=member.instance, by=member.instance, reason=reason,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from coordinator import clock
-from coordinator.errors import CoordinatorError, StoreUnavailableError
+from coordinator.errors import CoordinatorError
 from coordinator.settings import Settings
 from coordinator.store import calls
 from coordinator.store.connect import Connector
@@ -44,12 +44,12 @@ class Roll:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """One beat and what came of it."""
+    """One beat and what came of it: an answer, or an error."""
 
     roll: Roll
     sent: float
     answer: Answer | None = None
-    error: CoordinatorError | None = None
+    error: Exception | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -121,7 +121,16 @@ class Heart(threading.Thread):
             beating.roll().pulse.tick(now)
 
     def run(self) -> None:
-        """The thread: beat, tell, wait; a tick at least every slice."""
+        """The thread: beat, tell, wait; a tick at least every slice. What goes wrong with it goes wrong with all workers."""
+        try:
+            self._run()
+        except Exception as error:  # noqa: BLE001 - a thread has nobody above it: each worker raises it on the event loop
+            now = clock.now()
+            self._heard([(one, Beat(one.roll(), now, error=error)) for one in self._beatings])
+        finally:
+            self._executor.close()
+
+    def _run(self) -> None:
         while not self._ending.is_set():
             self._soon.clear()
             self._tick()
@@ -134,7 +143,6 @@ class Heart(threading.Thread):
             left = min((one.due for one in self._beatings), default=now + SLICE_SECONDS) - clock.now()
             if left > 0:
                 self._soon.wait(min(SLICE_SECONDS, left))
-        self._executor.close()
 
     def beat(self, beatings: Sequence[Beating]) -> list[tuple[Beating, Beat]]:
         """Beats once for each; trust windows are renewed here, so that a blocked event loop does not shorten them."""
@@ -163,8 +171,6 @@ class Heart(threading.Thread):
 
     def _take(self, roll: Roll, sent: float, answer: Answer | CoordinatorError) -> Beat:
         if isinstance(answer, CoordinatorError):
-            if not isinstance(answer, StoreUnavailableError):
-                self._ending.set()
             return Beat(roll, sent, error=answer)
         if answer.word == "OK":
             roll.pulse.renew(sent)

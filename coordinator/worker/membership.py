@@ -371,6 +371,7 @@ class Membership:
         """
         self._left = True
         self.stop_beating()
+        await self.reader.stop()  # else it would be the first to be given what it leaves
         await self.part.executor.run(
             calls.leave(self.part.keys, instance=self.instance, by=self.instance, reason=reason, cause=cause)
         )

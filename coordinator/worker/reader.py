@@ -58,6 +58,8 @@ class Reader:
         self._looked_at = float("-inf")
         self.fresh = False
         self._reading = False
+        self._blocked: anyio.CancelScope | None = None
+        self._unblocked = anyio.Event()
 
     @property
     def _loop(self) -> OfferLoop:
@@ -69,10 +71,18 @@ class Reader:
         self._loop.add(self)
 
     def end(self) -> None:
-        """Takes none any more. Safe to repeat."""
+        """Takes none any more; a blocked read is cut off. Safe to repeat."""
         if self._reading:
             self._reading = False
             self._loop.remove(self)
+        if self._blocked is not None:
+            self._blocked.cancel()
+
+    async def stop(self) -> None:
+        """As `end`, and when it returns no read of this worker's is blocked: Redis serves whoever blocked first. Safe to repeat."""
+        self.end()
+        if self._blocked is not None:
+            await self._unblocked.wait()
 
     def wake(self) -> None:
         """There may be room for another."""
@@ -108,16 +118,9 @@ class Reader:
 
     async def step(self) -> None:
         """One read: first what was given to this consumer and never seen, then what is new."""
-        instance, room = self._member.instance, self.room
-        what: tuple[Any, ...] = ("BLOCK", BLOCK_MS) if self.fresh else ()
-        answer = await self._loop.blocking.command(
-            "XREADGROUP", "GROUP", "workers", instance, "COUNT", room if self.fresh else 100, *what, "STREAMS",
-            self._loop.stream, ">" if self.fresh else "0",
-        )  # fmt: skip
-        entries = answer[0][1] if answer else []
-        if not self.fresh:
-            self.fresh = True
-        for entry, fields in entries:
+        instance = self._member.instance
+        answer = await (self._wait(instance) if self.fresh else self._look(instance))
+        for entry, fields in answer[0][1] if answer else ():
             if entry in self._known or self._member.instance != instance:
                 continue
             if not fields:  # it ended meanwhile, and only its delivery is left
@@ -125,6 +128,28 @@ class Reader:
                 continue
             named = {k.decode(): v for k, v in zip(fields[::2], fields[1::2], strict=True)}
             await self._take(Offer(self._member, entry, named))
+
+    async def _wait(self, instance: str) -> Any:
+        """What is new; when it is cut off, what was given meanwhile."""
+        self._unblocked = anyio.Event()
+        try:
+            with anyio.CancelScope() as self._blocked:
+                return await self._loop.blocking.command(
+                    "XREADGROUP", "GROUP", "workers", instance, "COUNT", self.room, "BLOCK", BLOCK_MS, "STREAMS",
+                    self._loop.stream, ">",
+                )  # fmt: skip
+        finally:
+            self._blocked = None
+            self._unblocked.set()
+        return await self._look(instance) if self._member.draining else None
+
+    async def _look(self, instance: str) -> Any:
+        """What this consumer was given and has not answered."""
+        answer = await self._member.part.executor.command(
+            "XREADGROUP", "GROUP", "workers", instance, "COUNT", 100, "STREAMS", self._loop.stream, "0"
+        )
+        self.fresh = True
+        return answer
 
     async def _passes_on(self, offer: Offer) -> bool:
         """Whether another instance with room suits it better, and has not been waited for in vain."""
