@@ -14,7 +14,9 @@ from coordinator.settings import Settings
 
 __all__ = ["configure_logging", "redact"]
 
-_SECRET_FIELDS = frozenset({"data", "recovery_data", "token", "api_token", "password", "encryption_keys"})
+_SECRET_FIELDS = frozenset(
+    {"data", "recovery_data", "token", "api_token", "drain_token", "password", "encryption_keys"}
+)
 _CREDENTIALS = re.compile(r"(?<=://)[^@/\s]+@")
 
 

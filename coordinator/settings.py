@@ -32,7 +32,7 @@ _SERVICE_LINK = re.compile(
     r"\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)=.*|\w+_PORT=\w+://.*"
 )
 """What Kubernetes puts into the environment of every pod beside a Service whose name begins with ``coordinator``."""
-SECRETS = ("redis_url", "api_token", "encryption_keys")
+SECRETS = ("redis_url", "api_token", "drain_token", "encryption_keys")
 
 PROFILES: dict[str, dict[str, str]] = {
     "fast": {
@@ -156,6 +156,9 @@ class Settings(BaseSettings):
     api_token: SecretStr | None = Field(
         None, description="for everything that is not loopback; two, comma-separated, may be valid"
     )
+    drain_token: SecretStr | None = Field(
+        None, description="for the preStop hook and nothing else: a hook's headers stand in the pod's specification"
+    )
     encryption_keys: SecretStr | None = Field(None, description="key ring for stored conversations")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_format: Literal["console", "json"] | None = Field(None, description="default: console on a terminal, else json")
@@ -238,14 +241,22 @@ class Settings(BaseSettings):
         return self.redis_url.get_secret_value() if self.redis_url else None
 
     _url_file: Path | None = PrivateAttr(None)
-    _token_file: Path | None = PrivateAttr(None)
+    _token_files: dict[str, Path] = PrivateAttr(default_factory=dict)
 
     def api_tokens(self) -> tuple[str, ...]:
         """The tokens that are valid now: read again when they were given as ``API_TOKEN_FILE``."""
-        if self._token_file is not None:
+        return self._tokens("api_token")
+
+    def drain_tokens(self) -> tuple[str, ...]:
+        """The tokens with which the preStop hook may be called: those of ``DRAIN_TOKEN`` and of ``API_TOKEN``."""
+        return (*self._tokens("drain_token"), *self.api_tokens())
+
+    def _tokens(self, name: str) -> tuple[str, ...]:
+        if name in self._token_files:
             with contextlib.suppress(OSError):  # being replaced just now: the last ones
-                self.api_token = SecretStr(self._token_file.read_text(encoding="utf-8").strip())
-        text = self.api_token.get_secret_value() if self.api_token else ""
+                setattr(self, name, SecretStr(self._token_files[name].read_text(encoding="utf-8").strip()))
+        secret: SecretStr | None = getattr(self, name)
+        text = secret.get_secret_value() if secret else ""
         return tuple(filter(None, (token.strip() for token in text.split(","))))
 
     def current_url(self) -> str:
@@ -286,9 +297,10 @@ def load(**overrides: Any) -> Settings:
         if "redis_url" not in given and not os.environ.get(f"{ENV_PREFIX}REDIS_URL"):
             path = os.environ.get(f"{ENV_PREFIX}REDIS_URL_FILE")
             settings._url_file = Path(path) if path else None
-        if "api_token" not in given and not os.environ.get(f"{ENV_PREFIX}API_TOKEN"):
-            path = os.environ.get(f"{ENV_PREFIX}API_TOKEN_FILE")
-            settings._token_file = Path(path) if path else None
+        for name in ("api_token", "drain_token"):
+            path = os.environ.get(f"{ENV_PREFIX}{name.upper()}_FILE")
+            if path and name not in given and not os.environ.get(f"{ENV_PREFIX}{name.upper()}"):
+                settings._token_files[name] = Path(path)
     except ValidationError as error:
         for fault in error.errors():
             name = ".".join(str(part) for part in fault["loc"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -53,8 +53,15 @@ class Access:
 
     def has_token(self, headers: Mapping[str, list[str]]) -> bool:
         """Whether it shows a valid API token; compared in constant time."""
+        return self._shows(headers, self._settings.api_tokens())
+
+    def may_drain(self, headers: Mapping[str, list[str]]) -> bool:
+        """Whether it shows a token that is valid for the preStop hook."""
+        return self._shows(headers, self._settings.drain_tokens())
+
+    def _shows(self, headers: Mapping[str, list[str]], tokens: Sequence[str]) -> bool:
         shown = self.bearer(headers).encode("latin-1", "replace")
-        same = [hmac.compare_digest(shown, token.encode()) for token in self._settings.api_tokens()]
+        same = [hmac.compare_digest(shown, token.encode()) for token in tokens]
         return any(same)
 
     def check(self, scope: Mapping[str, Any], headers: Mapping[str, list[str]]) -> None:

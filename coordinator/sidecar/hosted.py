@@ -77,7 +77,7 @@ class Hosted:
             "name": asked.name,
             "pool": asked.pool or settings.pool,
             "capacity": settings.capacity if asked.capacity is None else asked.capacity,
-            "labels": asked.labels or settings.labels,
+            "labels": {**settings.labels, **asked.labels},
             "address": asked.address or settings.address,
         }
         self.worker = Worker.hosted(

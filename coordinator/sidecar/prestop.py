@@ -25,8 +25,11 @@ class PreStop:
         if scope["type"] != "http":
             return
         status, body = HTTPStatus.NOT_FOUND, {"detail": "there is GET /prestop here, and nothing else"}
-        if not self._access.has_token(headers_of(scope)):
-            status, body = HTTPStatus.UNAUTHORIZED, {"detail": "a valid API token is needed, as Authorization: Bearer"}
+        if not self._access.may_drain(headers_of(scope)):
+            status, body = (
+                HTTPStatus.UNAUTHORIZED,
+                {"detail": "a valid DRAIN_TOKEN or API_TOKEN is needed, as Authorization: Bearer"},
+            )
         elif (scope["method"], scope["path"]) == ("GET", "/prestop"):
             self._draining.start(self._settings.drain_timeout, "prestop")
             await self._draining.done()

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from coordinator.daemon.daemon import Daemon
 from coordinator.daemon.http import application, listen
-from coordinator.errors import ConfigurationError, StoreUnavailableError, first_error
+from coordinator.errors import StoreUnavailableError, first_error
 from coordinator.ids import new_instance_id
 from coordinator.settings import Settings
 from coordinator.sidecar.access import Access
@@ -71,12 +71,12 @@ class Sidecar:
         if self._only_socket:
             return [stack.enter_context(listen_on_path(s.http_socket))], []
         if not _is_loopback(s.http_host) and not s.api_tokens():
-            raise ConfigurationError(f"http_host: {s.http_host} is not loopback, so api_token must be set")
+            log.info("only_health_from_elsewhere", http_host=s.http_host, reason="api_token is not set")
         found = [stack.enter_context(listen(s.http_host, s.http_port))]
         self.http_port = found[0].getsockname()[1]
         if s.http_socket:
             found.append(stack.enter_context(listen_on_path(s.http_socket)))
-        if not s.api_tokens():
+        if not s.drain_tokens():
             return found, []
         hook = stack.enter_context(listen("0.0.0.0", s.drain_port))  # noqa: S104 - a kubelet asks by the pod's address
         self.drain_port = hook.getsockname()[1]

@@ -102,30 +102,50 @@ def test_the_hook_of_a_kubelet(leaving: Sidecar) -> None:
         assert (answer.status_code, answer.json()["done"]) == (200, True)
 
 
+def address_of_this_machine() -> str:
+    """Another than loopback; the test is skipped where there is none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("this machine has no address but loopback")
+        return str(probe.getsockname()[0])
+
+
 def test_from_elsewhere_a_token_is_needed(server: RedisServer) -> None:
     """On an address that is not loopback: 401 without a valid token, health and metrics excepted."""
-    open_to_all = Sidecar(server, "--api-token", "one", "--drain-port", "0", "--http-host", "0.0.0.0")
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.connect(("192.0.2.1", 9))
-            except OSError:
-                pytest.skip("this machine has no address but loopback")
-            mine = probe.getsockname()[0]
-        with httpx.Client(base_url=f"http://{mine}:{open_to_all.http_port}", timeout=10) as stranger:
-            assert stranger.get("/healthz").status_code == 200
-            assert stranger.get("/metrics").status_code == 200
-            assert [stranger.get(path).status_code for path in ("/v1/drain", "/", "/openapi.json")] == [401, 401, 401]
-            assert stranger.get("/v1/drain", headers={"Authorization": "Bearer one"}).status_code == 200
-            assert stranger.get("/v1/drain", headers={"Authorization": "Basic one"}).status_code == 401
-    finally:
-        open_to_all.close()
+    flags = ("--api-token", "one", "--drain-port", "0", "--http-host", "0.0.0.0")
+    with contextlib.closing(Sidecar(server, *flags)) as open_to_all, httpx.Client(
+        base_url=f"http://{address_of_this_machine()}:{open_to_all.http_port}", timeout=10
+    ) as stranger:
+        assert stranger.get("/healthz").status_code == 200
+        assert stranger.get("/metrics").status_code == 200
+        assert [stranger.get(path).status_code for path in ("/v1/drain", "/", "/openapi.json")] == [401, 401, 401]
+        assert stranger.get("/v1/drain", headers={"Authorization": "Bearer one"}).status_code == 200
+        assert stranger.get("/v1/drain", headers={"Authorization": "Basic one"}).status_code == 401
+
+
+def test_without_a_token_only_health_is_seen_from_elsewhere(server: RedisServer) -> None:
+    """Health and metrics answer on all addresses; the calls answer loopback only, whatever token is shown."""
+    with contextlib.closing(
+        Sidecar(server, "--drain-token", "of-the-hook", "--drain-port", "0", "--http-host", "0.0.0.0")
+    ) as open_to_all:
+        with httpx.Client(
+            base_url=f"http://{address_of_this_machine()}:{open_to_all.http_port}", timeout=10
+        ) as stranger:
+            assert [stranger.get(path).status_code for path in ("/healthz", "/readyz", "/metrics")] == [200, 200, 200]
+            for token in ("none", "of-the-hook"):
+                shown = {"Authorization": f"Bearer {token}"}
+                assert stranger.get("/v1/drain", headers=shown).status_code == 401
+        with httpx.Client(base_url=f"http://127.0.0.1:{open_to_all.http_port}", timeout=10) as neighbour:
+            assert neighbour.get("/v1/drain").status_code == 200
+        with httpx.Client(base_url=f"http://127.0.0.1:{open_to_all.drain_port}", timeout=10) as kubelet:
+            assert kubelet.get("/prestop", headers={"Authorization": "Bearer of-the-hook"}).status_code == 200
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--http-host", "0.0.0.0"), "http_host: 0.0.0.0 is not loopback, so api_token must be set"),
         (("--http-socket", "/no/such/folder/s.sock"), "http_socket: /no/such/folder/s.sock cannot be taken"),
         (("--http-socket", __file__), "is there and is no socket"),
     ],
