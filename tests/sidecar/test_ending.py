@@ -115,9 +115,10 @@ def address_of_this_machine() -> str:
 def test_from_elsewhere_a_token_is_needed(server: RedisServer) -> None:
     """On an address that is not loopback: 401 without a valid token, health and metrics excepted."""
     flags = ("--api-token", "one", "--drain-port", "0", "--http-host", "0.0.0.0")
-    with contextlib.closing(Sidecar(server, *flags)) as open_to_all, httpx.Client(
-        base_url=f"http://{address_of_this_machine()}:{open_to_all.http_port}", timeout=10
-    ) as stranger:
+    with (
+        contextlib.closing(Sidecar(server, *flags)) as open_to_all,
+        httpx.Client(base_url=f"http://{address_of_this_machine()}:{open_to_all.http_port}", timeout=10) as stranger,
+    ):
         assert stranger.get("/healthz").status_code == 200
         assert stranger.get("/metrics").status_code == 200
         assert [stranger.get(path).status_code for path in ("/v1/drain", "/", "/openapi.json")] == [401, 401, 401]

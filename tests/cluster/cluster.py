@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Cluster", "missing_means"]
+__all__ = ["BINARIES", "Cluster", "CommandError", "missing_means"]
 
 BINARIES = Path(os.environ.get("KUBERNETES_BIN", Path.home() / ".cache/recovery-coordinator/kubernetes"))
 PARTS = (
@@ -35,13 +35,19 @@ TOKEN = "of-this-test-only"
 
 def missing_means() -> list[str]:
     """What this machine lacks for a cluster; empty when it has everything."""
-    found = [f"{part} (make cluster-binaries builds it)" for part in PARTS if not (BINARIES / part).exists()]
+    found = [
+        f"{part} (make cluster-binaries builds it)" for part in (*PARTS, "pause") if not (BINARIES / part).exists()
+    ]
     found += [tool for tool in MACHINE if not shutil.which(tool, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")]
     if not (CNI / "bridge").exists():
         found.append("the CNI plugins (containernetworking-plugins)")
     if os.geteuid() != 0:
         found.append("the rights of root")
     return found
+
+
+class CommandError(RuntimeError):
+    """A command that failed, and what it said."""
 
 
 class Cluster:
@@ -248,8 +254,8 @@ disabled_plugins = ["io.containerd.snapshotter.v1.devmapper", "io.containerd.sna
             try:
                 if condition():
                     return
-            except (subprocess.CalledProcessError, ValueError, KeyError, IndexError) as error:
-                last = f": {getattr(error, 'stderr', '') or error}"
+            except (CommandError, ValueError, KeyError, IndexError) as error:
+                last = f": {error}"
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not within {seconds} s: {what}{last}")
             time.sleep(0.2)
@@ -260,7 +266,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.devmapper", "io.containerd.sna
             words, input=stdin, env=self.env, capture_output=True, text=True, timeout=300, check=False
         )
         if done.returncode:
-            raise subprocess.CalledProcessError(done.returncode, words, done.stdout, f"{words}: {done.stderr}")
+            raise CommandError(f"{' '.join(words)}: exit status {done.returncode}: {done.stderr or done.stdout}")
         return done.stdout
 
     def _launch(self, name: str, *arguments: object, binary: str = "") -> None:

@@ -1,0 +1,253 @@
+"""The charts on a real Kubernetes: API server, controllers, kubelet, containers, and pods that die.
+
+Each test goes on where the one before it ended, as an operator would; a network namespace of its own holds all of it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordinator.version import VERSION
+from tests.cluster import images
+from tests.cluster.cluster import BINARIES, Cluster, CommandError, missing_means
+from tests.kubernetes.chart_docs import CHART, ROOT
+
+pytestmark = pytest.mark.timeout(400)
+
+WORKER = ROOT / "examples/kubernetes"
+TOKEN = "only-for-these-tests-of-the-hook"
+CALLS = 30
+
+
+class Site:
+    """A cluster with our charts in it."""
+
+    def __init__(self, cluster: Cluster, helm: str) -> None:
+        self.cluster, self._helm = cluster, helm
+
+    def helm(self, *arguments: object) -> str:
+        """Its output."""
+        return self.cluster.inside(self._helm, *arguments)
+
+    def install(self, verb: str, *more: str) -> str:
+        """Installs or upgrades the coordinators, and waits until they are ready."""
+        return self.helm(
+            *verb.split(), "recovery-coordinator", CHART, "--wait", "--timeout", "120s", "--set", "redis.tryOut.enabled=true",
+            "--set", f"redis.tryOut.image={images.REDIS}", "--set", "image.repository=localhost/recovery-coordinator",
+            *more,
+        )  # fmt: skip
+
+    def pods(self, selector: str) -> list[Any]:
+        """Those that are not going."""
+        found = self.cluster.get("pods", "-l", selector)["items"]
+        return [pod for pod in found if "deletionTimestamp" not in pod["metadata"] and pod["status"].get("podIP")]
+
+    def workers(self) -> dict[str, list[str]]:
+        """Which calls live in which pod, as the workers say."""
+        found = {}
+        for pod in self.pods("app=voice"):
+            said = json.loads(self.cluster.fetch(f"http://{pod['status']['podIP']}:8080/calls"))
+            found[said["worker"]] = said["calls"]
+        return found
+
+    def calls(self) -> list[str]:
+        """All calls that some worker speaks for; one that two speak for is there twice."""
+        return sorted(call for served in self.workers().values() for call in served)
+
+    def coordinator(self, *arguments: str) -> str:
+        """Runs our command where a coordinator runs."""
+        return self.cluster.kubectl("exec", "deploy/recovery-coordinator", "--", "coordinator", *arguments)
+
+    def wait_for_calls(self, seconds: float = 60) -> None:
+        """Until each call is served once."""
+        wanted = sorted(f"call-{n}" for n in range(CALLS))
+        self.cluster.wait("each call is served by one worker", lambda: self.calls() == wanted, seconds)
+
+    def events(self, kind: str) -> list[dict[str, str]]:
+        """What the store's log of events says."""
+        script = (
+            "import json, os, redis; r = redis.Redis.from_url(os.environ['COORDINATOR_REDIS_URL'], decode_responses=True);"
+            "print(json.dumps([f for _, f in r.xrange('{recovery:0}:events')]))"
+        )
+        said = self.cluster.kubectl(
+            "exec", "deploy/recovery-coordinator", "--", "/opt/coordinator/bin/python", "-c", script
+        )
+        return [event for event in json.loads(said) if event["type"] == kind]
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    """Coordinators, a Redis to try out, and three workers with calls."""
+    missing = missing_means()
+    if missing:
+        pytest.skip(f"this machine cannot run a cluster; it lacks {', '.join(missing)}")
+    helm = shutil.which("helm", path=str(Path(__import__("sys").executable).parent))
+    assert helm, "helm comes with the development requirements"
+    with tempfile.TemporaryDirectory(prefix="cluster-") as name:
+        root = Path(name) / "node"
+        root.mkdir()
+        archives = [
+            images.save(image, Path(name))
+            for image in (images.pause(BINARIES / "pause"), images.build(), images.build_redis(), images.BASE)
+        ]
+        with Cluster(root) as cluster:
+            for archive in archives:
+                cluster.load(archive)
+                archive.unlink()
+            found = Site(cluster, helm)
+            try:
+                yield found
+            finally:
+                logs = ROOT / "build/cluster-logs"
+                shutil.rmtree(logs, ignore_errors=True)
+                shutil.copytree(root / "logs", logs)
+
+
+def test_install(site: Site) -> None:
+    """helm install brings two ready coordinators; helm test passes; the notes name the next step."""
+    said = site.install("install")
+    assert "helm test recovery-coordinator" in said
+    assert len(site.pods("app.kubernetes.io/component=coordinator")) == 2
+    tested = site.helm("test", "recovery-coordinator", "--timeout", "60s")
+    assert "Phase:          Succeeded" in tested
+    assert "alive" in site.coordinator("instances", "--json") or site.coordinator("status")
+
+
+def test_workers(site: Site) -> None:
+    """The example's workers start behind their sidecars, register, and take calls."""
+    subprocess.run(
+        [site._helm, "dependency", "build", str(WORKER)], check=True, capture_output=True, env=site.cluster.env
+    )
+    site.helm(
+        "install", "voice", WORKER, "--wait", "--timeout", "120s", "--set", f"image={images.BASE}", "--set",
+        f"recovery.image.repository=localhost/recovery-coordinator,recovery.image.tag={VERSION}", "--set",
+        "recovery.redis.existingSecret=,recovery.redis.url=redis://recovery-coordinator-redis:6379/0", "--set",
+        f"recovery.drainToken={TOKEN}", "--set", "recovery.drainTimeoutSeconds=20",
+    )  # fmt: skip
+    address = site.pods("app=voice")[0]["status"]["podIP"]
+    for n in range(CALLS):
+        site.cluster.inside(
+            "curl",
+            "-sS",
+            "-X",
+            "POST",
+            f"http://{site.pods('app=voice')[n % 3]['status']['podIP']}:8080/calls/call-{n}",
+        )
+    site.wait_for_calls()
+    metrics = site.cluster.fetch(f"http://{address}:9410/metrics")
+    assert "recovery_sidecar_workers 1.0" in metrics
+
+
+def test_a_stranger_cannot_drain(site: Site) -> None:
+    """The hook's port answers 401 without its token, and the sidecar's calls 401 from outside the pod."""
+    address = site.pods("app=voice")[0]["status"]["podIP"]
+    for port, path in ((9411, "/prestop"), (9410, "/v1/drain")):
+        said = site.cluster.inside(
+            "curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", f"http://{address}:{port}{path}"
+        )
+        assert said == "401"
+
+
+def test_deleting_a_pod_hands_its_calls_over(site: Site) -> None:
+    """The preStop hook drains: every call moves while its owner still serves, none is ever an orphan."""
+    pod, calls = max(site.workers().items(), key=lambda pair: len(pair[1]))
+    assert calls
+    before = len(site.events("orphaned"))
+    site.cluster.kubectl("delete", "pod", pod, "--wait=true", "--timeout=60s")
+    site.wait_for_calls()
+    assert pod not in site.workers()
+    assert len(site.events("orphaned")) == before
+
+
+def test_a_rolling_restart_loses_no_call(site: Site) -> None:
+    """kubectl rollout restart of the workers: all pods are new, and each call lives, without ever having been an orphan."""
+    old, before = set(site.workers()), len(site.events("orphaned"))
+    site.cluster.kubectl("rollout", "restart", "deploy/voice")
+    site.cluster.kubectl("rollout", "status", "deploy/voice", "--timeout=180s")
+    site.cluster.wait(
+        "the old pods are gone",
+        lambda: not old & {p["metadata"]["name"] for p in site.cluster.get("pods")["items"]},
+        90,
+    )
+    site.wait_for_calls()
+    assert len(site.events("orphaned")) == before
+
+
+def test_a_killed_worker(site: Site) -> None:
+    """SIGKILL of a worker's process: the sidecar certifies, and the others adopt its calls."""
+    pod, calls = max(site.workers().items(), key=lambda pair: len(pair[1]))
+    uid = next(p["metadata"]["uid"] for p in site.pods("app=voice") if p["metadata"]["name"] == pod)
+    [pid] = [entry.name for entry in Path("/proc").iterdir() if entry.name.isdigit() and runs_in(entry, uid)]
+    site.cluster.inside("kill", "-9", pid)
+    site.cluster.wait(
+        "its calls are orphans", lambda: {c for e in site.events("adopted") for c in [e["session"]]} >= set(calls), 30
+    )
+    site.wait_for_calls()
+
+
+def runs_in(process: Path, pod_uid: str) -> bool:
+    """Whether this is the worker's program in that pod."""
+    try:
+        return b"worker.py" in (process / "cmdline").read_bytes() and pod_uid in (process / "cgroup").read_text()
+    except OSError:
+        return False
+
+
+def test_drain_by_an_operator(site: Site) -> None:
+    """coordinator drain --wait moves one worker's calls to the others; its pod lives on, empty."""
+    pod, calls = max(site.workers().items(), key=lambda pair: len(pair[1]))
+    assert calls
+    said = site.coordinator("drain", pod, "--wait")
+    assert pod in said
+    site.cluster.wait("it is empty", lambda: site.workers()[pod] == [], 30)
+    site.wait_for_calls()
+
+
+def test_pod_events(site: Site) -> None:
+    """The role suffices: pods are watched, and each one's number of calls stands in its annotation for scale-downs."""
+
+    def up(pod: Any) -> bool:
+        return "recovery_pod_watch_up 1.0" in site.cluster.fetch(f"http://{pod['status']['podIP']}:9410/metrics")
+
+    for pod in site.pods("app.kubernetes.io/component=coordinator"):
+        site.cluster.wait("the coordinator watches pods", lambda pod=pod: up(pod), 30)
+
+    def agree() -> bool:
+        costs = {
+            pod["metadata"]["name"]: int(
+                pod["metadata"].get("annotations", {}).get("controller.kubernetes.io/pod-deletion-cost", "0")
+            )
+            for pod in site.pods("app=voice")
+        }
+        return costs == {name: len(calls) for name, calls in site.workers().items()}
+
+    site.cluster.wait("the annotations say how many calls live where", agree, 120)
+
+
+def test_upgrade_and_rollback_of_the_coordinators(site: Site) -> None:
+    """Other settings, then back: no call is lost or moved meanwhile; values that do not exist are refused."""
+    before = site.workers()
+    site.install("upgrade", "--set", "settings.dead_after=3s,settings.log_level=debug,replicaCount=3")
+    assert len(site.pods("app.kubernetes.io/component=coordinator")) == 3
+    site.helm("rollback", "recovery-coordinator", "1", "--wait", "--timeout", "120s")
+    site.cluster.wait("two are left", lambda: len(site.pods("app.kubernetes.io/component=coordinator")) == 2, 60)
+    assert site.workers() == before
+    with pytest.raises(CommandError, match="dead_afer"):
+        site.install("upgrade", "--set", "settings.dead_afer=3s")
+
+
+def test_uninstall(site: Site) -> None:
+    """Both charts go and leave nothing of theirs behind."""
+    site.helm("uninstall", "voice", "--wait", "--timeout", "120s")
+    site.helm("uninstall", "recovery-coordinator", "--wait", "--timeout", "120s")
+    kinds = "deployments,services,configmaps,serviceaccounts,roles,rolebindings,networkpolicies,poddisruptionbudgets"
+    left = {item["metadata"]["name"] for item in site.cluster.get(kinds)["items"]}
+    assert left <= {"kubernetes", "default", "kube-root-ca.crt"}

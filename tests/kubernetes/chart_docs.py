@@ -1,0 +1,125 @@
+"""What of the charts is made from something else: the tables of values, and what their schemas know of settings.
+
+``python -m tests.kubernetes.chart_docs`` writes them; a test says when they are out of step.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+
+from coordinator.settings import Duration, Labels, Settings, Size
+
+__all__ = ["CHART", "LIBRARY", "ROOT", "rendered"]
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "helm"
+LIBRARY = CHART / "charts/recovery"
+
+OWN = {
+    "redis_url",
+    "name",
+    "http_host",
+    "http_port",
+    "http_socket",
+    "drain_port",
+    "api_token",
+    "drain_token",
+    "encryption_keys",
+}
+"""Settings that the charts set themselves, or that are secrets."""
+OF_WORKERS = {"pool", "capacity", "labels", "address"}
+OF_DRAINS = {"drain_timeout", "termination_grace_period", "drain_concurrency"}
+OF_PODS = {"pod_events", "pod_namespace", "pod_selector", "pod_deletion_cost"}
+
+
+def values_table(chart: Path) -> str:
+    """A line a value: name, default, and the comment that begins with ``# --`` above it."""
+    text = (chart / "values.yaml").read_text()
+    lines = text.splitlines()
+    rows = ["| value | default | what it is |", "|---|---|---|"]
+    for path, node, line in _leaves(yaml.compose(text), ()):
+        comment = lines[line - 1].strip()
+        if not comment.startswith("# -- "):
+            continue
+        default = json.dumps(yaml.safe_load(yaml.serialize(node)), ensure_ascii=False)
+        rows.append(f"| `{'.'.join(path)}` | `{default}` | {comment.removeprefix('# -- ')} |".replace("||", "\\|\\|"))
+    return "\n".join(rows)
+
+
+def _leaves(node: yaml.Node, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], yaml.Node, int]]:
+    """Every key with its value and line; a mapping whose keys are documented by themselves is given too."""
+    found = []
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            here = (*path, key.value)
+            found.append((here, value, key.start_mark.line))
+            found += _leaves(value, here)
+    return found
+
+
+def settings_schema(without: set[str]) -> dict[str, Any]:
+    """A property a setting."""
+    properties = {}
+    for name, field in Settings.model_fields.items():
+        if name in without:
+            continue
+        kind, text = field.annotation, {"description": str(field.description)}
+        hints = {repr(one) for one in field.metadata}
+        if any(hint in {repr(one) for one in get_args(Duration)[1:]} for hint in hints) or "Duration" in str(kind):
+            properties[name] = {
+                "type": ["string", "number"],
+                "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|min|m|h|d)?$",
+                **text,
+            }
+        elif any(hint in {repr(one) for one in get_args(Size)[1:]} for hint in hints):
+            properties[name] = {"type": ["string", "integer"], "pattern": r"^[0-9]+([KkMm][Ii]?[Bb])?$", **text}
+        elif any(hint in {repr(one) for one in get_args(Labels)[1:]} for hint in hints):
+            properties[name] = {"type": "object", "additionalProperties": {"type": "string"}, **text}
+        elif kind is bool:
+            properties[name] = {"type": "boolean", **text}
+        elif kind is int:
+            properties[name] = {"type": "integer", **text}
+        elif kind is float:
+            properties[name] = {"type": "number", **text}
+        elif choices := [one for one in _choices(kind) if one is not None]:
+            properties[name] = {"enum": choices, **text}
+        else:
+            properties[name] = {"type": "string", **text}
+    return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+def _choices(kind: Any) -> list[Any]:
+    if "Literal" not in str(kind):
+        return []
+    found: list[Any] = []
+    for one in get_args(kind):
+        found += _choices(one) if get_args(one) else [one] if not isinstance(one, type) else []
+    return found
+
+
+def rendered() -> dict[Path, str]:
+    """What the files should hold."""
+    found = {}
+    for chart, without in (
+        (CHART, OWN | OF_WORKERS | OF_DRAINS | OF_PODS),
+        (LIBRARY, OWN | OF_PODS | {"drain_timeout", "termination_grace_period"}),
+    ):
+        schema = json.loads((chart / "values.schema.json").read_text())
+        schema["definitions"]["settings"] = settings_schema(without)
+        found[chart / "values.schema.json"] = json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+        readme = (chart / "README.md").read_text()
+        table = f"<!-- values -->\n{values_table(chart)}\n<!-- end -->"
+        found[chart / "README.md"] = re.sub(
+            r"<!-- values -->.*<!-- end -->", lambda _, t=table: t, readme, flags=re.DOTALL
+        )
+    return found
+
+
+if __name__ == "__main__":
+    for path, text in rendered().items():
+        path.write_text(text)
