@@ -114,7 +114,6 @@ class Call:
     Attributes:
         path: values of the path, decoded.
         query, headers: values of the parameters that were given.
-        local: it came over a unix socket or loopback.
     """
 
     operation: Operation
@@ -123,7 +122,6 @@ class Call:
     headers: dict[str, Any]
     body: BaseModel | None
     scope: Mapping[str, Any]
-    local: bool
 
     def read(self, model: type[M]) -> M:
         """The body."""
