@@ -98,6 +98,10 @@ WORKER_TOKEN = Parameter(
 )
 
 
+TRUST = "Trust-Ms"
+"""Header of an answer: for how long the worker may rely on what it owns."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What is answered."""

@@ -57,6 +57,16 @@ def test_the_end_of_its_process_is_a_certificate(
     assert "ended" in answer.json()["detail"]
 
 
+def test_the_answer_to_alive_says_for_how_long_it_may_be_trusted(worker: Make) -> None:
+    """204 with the rest of the trust window; whoever is not registered is told so."""
+    client = worker("trust-1")
+    client.stream().wait_for("ping")
+    path = f"/v1/workers/{client.instance}/alive"
+    wait_until(lambda: 0 < int(client("POST", path, {"ping": 1}).headers["trust-ms"]) <= 750)
+    assert client("POST", path, {"ping": 1}).status_code == 204
+    assert client("POST", "/v1/workers/nobody~1/alive").status_code == 404
+
+
 def test_a_stream_that_ends_and_comes_back_in_time(worker: Make, server: RedisServer) -> None:
     """Attached again within the grace: nothing happened. The process at the other end lives all the while."""
     client = worker("back-1")
