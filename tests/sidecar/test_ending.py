@@ -174,3 +174,28 @@ def test_an_unreachable_store_is_said(server: RedisServer) -> None:
         client.close()
         sidecar.close()
         own.close()
+
+
+def test_a_numbered_checkpoint_without_an_answer_is_written_when_it_comes_again() -> None:
+    """503 while the store stands still; the same number again: 204, and then the store has the data."""
+    own = RedisServer()
+    sidecar = Sidecar(own)
+    client = Client(sidecar.path)
+    try:
+        client.register("twice-1")
+        stream = client.stream()
+        epoch = client.open("twice", {"n": 1})
+        checkpoint = {"recovery_data": {"n": 2}, "sequence": 7}
+        path, key = "/v1/sessions/twice/checkpoint", KEYS.session("twice")
+        own.pause()
+        assert client("PUT", path, checkpoint, If_Match=f'"{epoch}"').status_code == 503
+        own.resume()
+        stream.wait_for("held", 2)
+        own.client().hset(key, mapping={"data": '{"n":1}', "checkpoint": "0"})  # as if it had never come
+        assert client("PUT", path, checkpoint, If_Match=f'"{epoch}"').status_code == 204
+        found: Any = own.client().hmget(key, "data", "checkpoint")
+        assert found == [b'{"n":2}', b"7"]
+    finally:
+        client.close()
+        sidecar.close()
+        own.close()
