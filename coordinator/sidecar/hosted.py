@@ -351,11 +351,17 @@ class Hosted:
         """An heir waits: the worker lets go first if it said that it does."""
         if not self.asked.lets_go or self._stream is None or not self._attached:
             return
+        if session.id in self._letting_go:  # the heir asks until it has it; the worker is asked once
+            await self._letting_go[session.id].wait()
+            return
         self._letting_go[session.id] = gone = anyio.Event()
         self.outbox.put("letting_go", session.id, epoch=session.epoch, heir=heir)
-        with anyio.move_on_after(LETTING_GO_SECONDS):
-            await gone.wait()
-        self._letting_go.pop(session.id, None)
+        try:
+            with anyio.move_on_after(LETTING_GO_SECONDS):
+                await gone.wait()
+        finally:
+            del self._letting_go[session.id]
+            gone.set()
 
     def let_go(self, session_id: str) -> bool:
         """The worker stopped speaking for it; False when nobody asked."""
