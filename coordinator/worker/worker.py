@@ -353,7 +353,7 @@ class Worker:
         Takes an orphan; awaits the verdict on a silent owner; asks a living one to hand over.
 
         Args:
-            wait: seconds; 0 tries once.
+            wait: seconds; 0 tries once, and asks nobody to hand over.
 
         Returns:
             The session, or None: unknown, closed, another pool's, or not to be had in time.

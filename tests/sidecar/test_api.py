@@ -200,6 +200,35 @@ def test_a_call_that_comes_back_elsewhere_is_asked_for(worker: Make) -> None:
     assert (lost["session"], lost["heir"]) == ("back", door.instance)
 
 
+def test_a_call_that_nobody_waits_for_stays_where_it_is(worker: Make) -> None:
+    """Adopting by id without a wait, as after an offer that another took: 409, and its living owner is not disturbed."""
+    owner, late = worker("stays-1"), worker("stays-2")
+    stream = owner.stream()
+    owner.open("stays", {"n": 1})
+    refused = late("POST", "/v1/sessions/stays/adopt")
+    assert (refused.status_code, refused.json()["owner"]) == (409, owner.instance)
+    stream.wait_for("ping", len(stream.told("ping")) + 3)
+    assert stream.told("lost") == []
+    assert owner("GET", "/v1/sessions/stays").json()["state"] == "active"
+
+
+def test_an_owner_that_lets_go_itself_is_asked_once(worker: Make) -> None:
+    """Its heir asks again and again while it waits; the owner is told once, and may take its time."""
+    owner, door = worker("once-1", lets_go=True), worker("once-2")
+    stream = owner.stream()
+    stream.wait_for("ping")
+    owner.open("once", {"n": 1})
+    got: list[Any] = []
+    thread = threading.Thread(target=lambda: got.append(door("POST", "/v1/sessions/once/adopt?wait=5s")))
+    thread.start()
+    stream.wait_for("letting_go")
+    stream.wait_for("ping", len(stream.told("ping")) + 2)
+    assert len(stream.told("letting_go")) == 1
+    assert owner("POST", "/v1/sessions/once/let-go").status_code == 204
+    thread.join()
+    assert got[0].status_code == 200
+
+
 def test_an_owner_that_lets_go_itself_is_asked_first(worker: Make) -> None:
     """Its heir has nothing before it said so, and gets the data that it said last."""
     owner, door = worker("lets-1", lets_go=True), worker("lets-2")
