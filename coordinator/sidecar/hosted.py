@@ -174,6 +174,8 @@ class Hosted:
 
     async def _wait_for_stream(self) -> None:
         """Ends the worker, unless a stream or a poll is opened in time; at once when whoever read the last one has ended."""
+        if self._attached:  # again, before this task had its first turn
+            return
         grace = self.worker.settings.trust_window
         if not self._ever_attached:
             grace = max(grace, FIRST_ATTACH_SECONDS)
