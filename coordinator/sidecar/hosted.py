@@ -27,7 +27,7 @@ from coordinator.worker.offer import Offer
 from coordinator.worker.session import Session
 from coordinator.worker.worker import Worker
 
-__all__ = ["Hosted", "hash_of"]
+__all__ = ["LETS_GO", "Hosted", "hash_of"]
 
 log = structlog.get_logger()
 
@@ -35,6 +35,8 @@ FIRST_ATTACH_SECONDS = 5.0
 """For a new worker to open its stream, when it gave no other proof of life."""
 OFFERS_IN_HAND = 64
 """Offers that are read for a worker and not answered yet, at most."""
+LETS_GO = ".lets-go"
+"""The end of the token of a worker that lets go itself: whoever it attaches to after a restart knows that by it."""
 LETTING_GO_SECONDS = 1.0
 """For a worker that lets go itself to do so; then the sidecar does."""
 
@@ -70,7 +72,7 @@ class Hosted:
         *,
         proven: bool = False,
     ) -> None:
-        self.token = token or secrets.token_urlsafe(32)
+        self.token = token or secrets.token_urlsafe(32) + (LETS_GO if asked.lets_go else "")
         self.asked = asked
         self._has_proof = proven or asked.pid is not None or asked.health is not None
         own = {

@@ -15,7 +15,7 @@ from prometheus_client import Counter
 from coordinator.errors import NameInUseError
 from coordinator.ids import name_of
 from coordinator.settings import Settings
-from coordinator.sidecar.hosted import Hosted, hash_of
+from coordinator.sidecar.hosted import LETS_GO, Hosted, hash_of
 from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.wire import Register
 from coordinator.worker.hub import Hubs
@@ -175,6 +175,7 @@ class Registry:
                     {
                         "name": name, "pool": found["pool"], "capacity": int(found["capacity"] or 0),
                         "labels": json.loads(found["labels"] or "{}"), "address": found["address"],
+                        "lets_go": token.endswith(LETS_GO),
                     }
                 )  # fmt: skip
             if ours and found["state"] != "dead":

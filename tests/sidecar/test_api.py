@@ -268,6 +268,7 @@ def test_what_is_not_to_be_had(worker: Make) -> None:
         ("POST", "/v1/workers", {"name": "x", "capacity": "7"}, 422),
         ("POST", "/v1/workers", {"name": "x", "pid": 4_000_000}, 422),
         ("POST", "/v1/workers", {"name": "x", "health": {"url": "http://example.org/"}}, 422),
+        ("POST", "/v1/workers", {"name": "x", "health": {"url": "http://localhost:99999/"}}, 422),
         ("POST", "/v1/workers", [], 422),
         ("PUT", "/v1/sessions/bad", {"recovery_data": {}, "recovery_data_base64": ""}, 422),
         ("PUT", "/v1/sessions/bad", {"recovery_data_base64": "a"}, 422),
