@@ -126,6 +126,10 @@ class Hosted:
             if not self.handle:
                 raise
             self._end(str(error))
+        except Exception as error:
+            if self.handle:
+                self._end(f"the sidecar cannot go on with it: {error}")
+            raise
         finally:
             self._watch_peer(0)
             if self.handle and not self.ended:

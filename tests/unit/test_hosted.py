@@ -71,6 +71,30 @@ async def test_who_does_not_come_back_is_ended() -> None:
     assert worker.ends == ["its stream ended"]
 
 
+async def test_a_worker_that_failed_is_not_told_that_the_sidecar_ends() -> None:
+    """An error ends it, and no other: its last event says what happened."""
+
+    class Broken(_Worker):
+        id = "w~1"
+
+        async def __aenter__(self) -> Broken:
+            return self
+
+        async def __aexit__(self, *error: object) -> None:
+            """Hides nothing."""
+
+    async with anyio.create_task_group() as waiting:
+        hosted = hosted_with(Broken(waiting, 10))
+
+        def fail() -> None:
+            raise ValueError("no such thing")
+
+        with pytest.raises(ValueError, match="no such thing"):
+            await hosted.run(fail)
+        waiting.cancel_scope.cancel()
+    assert hosted.outbox.take() == [{"event": "ended", "reason": "the sidecar cannot go on with it: no such thing"}]
+
+
 async def test_a_new_stream_tells_at_once_what_waited() -> None:
     """Events from before it was opened come after `hello`, without anything new happening."""
     sent: list[bytes] = []
