@@ -64,14 +64,17 @@ class Registry:
             ConfigurationError: its process is not to be seen.
             StoreUnavailableError: the store did not answer.
         """
-        if self.closing:
-            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "the sidecar ends", headers={"Retry-After": "1"})
+        self._refuse_when_closing()
         if len(self._living) >= MOST_WORKERS:
             raise Problem(HTTPStatus.TOO_MANY_REQUESTS, f"there are {MOST_WORKERS} workers here already")
         for hosted in self._living.values():
             if hosted.asked.name == asked.name and hosted.is_proven:
                 raise NameInUseError(asked.name, hosted.handle)
         return await self._start(Hosted(self._settings, self._hubs, asked, proven=proven))
+
+    def _refuse_when_closing(self) -> None:
+        if self.closing:
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "the sidecar ends", headers={"Retry-After": "1"})
 
     async def _start(self, hosted: Hosted) -> Hosted:
         await self._tasks.start(self._live, hosted)
@@ -136,11 +139,12 @@ class Registry:
         """The same, and a worker that another sidecar stood for, such as this one before it was started again.
 
         Raises:
-            Problem: as `by_handle`.
+            Problem: as `by_handle`; 503 when the sidecar ends.
             StoreUnavailableError: the store did not answer.
         """
-        if handle in self._living or handle in self._ended or token is None or self.closing:
+        if handle in self._living or handle in self._ended or token is None:
             return self.by_handle(handle, token)
+        self._refuse_when_closing()
         if handle in self._resuming:
             raise Problem(HTTPStatus.CONFLICT, f"{handle} is being attached just now")
         self._resuming.add(handle)

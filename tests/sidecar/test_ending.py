@@ -85,6 +85,17 @@ def test_a_drain_reports_what_moved(leaving: Sidecar, elsewhere: Client) -> None
         assert client("GET", "/v1/drain").json() == done
 
 
+def test_who_attaches_to_a_sidecar_that_ends_may_try_again(leaving: Sidecar) -> None:
+    """A worker of the sidecar before it: 503 with Retry-After, since 404 would say that its calls are lost."""
+    with contextlib.closing(Client(leaving.path)) as client:
+        client.register("next-1")
+        token = client.token
+        assert client("POST", "/v1/drain?wait=1").status_code == 200
+        late = client("GET", "/v1/workers/before-1~1/events", Worker_Token=token)
+        assert (late.status_code, "retry-after" in late.headers) == (503, True)
+        assert client("GET", "/v1/workers/before-1~1/sessions").status_code == 404
+
+
 def test_the_hook_of_a_kubelet(leaving: Sidecar) -> None:
     """GET /prestop on its own port: only that, only with the token in a header; it answers when all is drained."""
     base = f"http://127.0.0.1:{leaving.drain_port}"
