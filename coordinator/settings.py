@@ -172,8 +172,8 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """`load` reads environment and file itself, so that it can say whose fault a value is."""
-        return (init_settings, env_settings)
+        """`load` reads environment and file itself: it can say whose fault a value is, and takes labels that are not JSON."""
+        return (init_settings,)
 
     @field_validator("name", mode="before")
     @classmethod

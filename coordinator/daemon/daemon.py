@@ -74,7 +74,7 @@ class Daemon:
         where = listen(self.settings.http_host, self.settings.http_port)
         self.http_port = where.getsockname()[1]
         app = application(self.metrics.registry, self.not_ready, self.views)
-        server = HttpServer(app, where)
+        server = HttpServer(app, [where])
         try:
             async with anyio.create_task_group() as tasks:
                 await tasks.start(self._signals, tasks, server)  # from here on a signal is a clean stop

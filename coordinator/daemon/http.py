@@ -111,19 +111,29 @@ class _Server(uvicorn.Server):
 
 
 class HttpServer:
-    """Serves an application on a socket until `stop`."""
+    """Serves an ASGI application on sockets until `stop`.
 
-    def __init__(self, app: Any, where: socket.socket) -> None:
-        self._socket = where
+    Args:
+        options: more of Uvicorn's.
+    """
+
+    def __init__(self, app: Any, sockets: Sequence[socket.socket], **options: Any) -> None:
+        self._sockets = list(sockets)
         self._server = _Server(
             uvicorn.Config(
-                app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1, ws="none"
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=1,
+                ws="none",
+                **options,
             )
         )
 
     async def run(self) -> None:
         """Serves; returns after `stop`."""
-        await self._server.serve(sockets=[self._socket])
+        await self._server.serve(sockets=self._sockets)
 
     def stop(self) -> None:
         """Ends `run` soon. Safe to repeat."""

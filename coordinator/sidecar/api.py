@@ -16,6 +16,7 @@ from coordinator.sidecar.operations import (
     IF_MATCH,
     IF_MATCH_OPTIONAL,
     MAX,
+    TRUST,
     UNTIL_DONE,
     WAIT,
     WORKER_TOKEN,
@@ -233,8 +234,9 @@ class Api:
         return EventStream(hosted, server_sent=server_sent, scope=call.scope, peer=peer_of(call.scope))
 
     async def _alive(self, call: Call) -> Reply:
-        self._named(call).alive()
-        return Reply(NO_CONTENT)
+        hosted = self._named(call)
+        hosted.alive()
+        return Reply(NO_CONTENT, headers={TRUST: str(hosted.trust_ms)})
 
     async def _sessions(self, call: Call) -> Reply:
         hosted = self._named(call)

@@ -118,7 +118,7 @@ class Dispatcher:
         known = (*operation.headers, WORKER_TOKEN, *((IDEMPOTENCY_KEY,) if operation.changes else ()))
         call = Call(
             operation, path, read_parameters(operation.query, query), read_parameters(known, headers),
-            read_body(operation.body, raw) if operation.body else None, scope, self._access.is_local(scope),
+            read_body(operation.body, raw) if operation.body else None, scope,
         )  # fmt: skip
         bearer = self._access.bearer(headers)
         if bearer and WORKER_TOKEN.name not in call.headers and not self._access.has_token(headers):

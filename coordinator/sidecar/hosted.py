@@ -27,7 +27,7 @@ from coordinator.worker.offer import Offer
 from coordinator.worker.session import Session
 from coordinator.worker.worker import Worker
 
-__all__ = ["Hosted", "hash_of"]
+__all__ = ["LETS_GO", "Hosted", "hash_of"]
 
 log = structlog.get_logger()
 
@@ -35,6 +35,8 @@ FIRST_ATTACH_SECONDS = 5.0
 """For a new worker to open its stream, when it gave no other proof of life."""
 OFFERS_IN_HAND = 64
 """Offers that are read for a worker and not answered yet, at most."""
+LETS_GO = ".lets-go"
+"""The end of the token of a worker that lets go itself: whoever it attaches to after a restart knows that by it."""
 LETTING_GO_SECONDS = 1.0
 """For a worker that lets go itself to do so; then the sidecar does."""
 
@@ -70,7 +72,7 @@ class Hosted:
         *,
         proven: bool = False,
     ) -> None:
-        self.token = token or secrets.token_urlsafe(32)
+        self.token = token or secrets.token_urlsafe(32) + (LETS_GO if asked.lets_go else "")
         self.asked = asked
         self._has_proof = proven or asked.pid is not None or asked.health is not None
         own = {
@@ -124,6 +126,10 @@ class Hosted:
             if not self.handle:
                 raise
             self._end(str(error))
+        except Exception as error:
+            if self.handle:
+                self._end(f"the sidecar cannot go on with it: {error}")
+            raise
         finally:
             self._watch_peer(0)
             if self.handle and not self.ended:
@@ -174,6 +180,8 @@ class Hosted:
 
     async def _wait_for_stream(self) -> None:
         """Ends the worker, unless a stream or a poll is opened in time; at once when whoever read the last one has ended."""
+        if self._attached:  # again, before this task had its first turn
+            return
         grace = self.worker.settings.trust_window
         if not self._ever_attached:
             grace = max(grace, FIRST_ATTACH_SECONDS)
@@ -351,11 +359,17 @@ class Hosted:
         """An heir waits: the worker lets go first if it said that it does."""
         if not self.asked.lets_go or self._stream is None or not self._attached:
             return
+        if session.id in self._letting_go:  # the heir asks until it has it; the worker is asked once
+            await self._letting_go[session.id].wait()
+            return
         self._letting_go[session.id] = gone = anyio.Event()
         self.outbox.put("letting_go", session.id, epoch=session.epoch, heir=heir)
-        with anyio.move_on_after(LETTING_GO_SECONDS):
-            await gone.wait()
-        self._letting_go.pop(session.id, None)
+        try:
+            with anyio.move_on_after(LETTING_GO_SECONDS):
+                await gone.wait()
+        finally:
+            del self._letting_go[session.id]
+            gone.set()
 
     def let_go(self, session_id: str) -> bool:
         """The worker stopped speaking for it; False when nobody asked."""

@@ -10,12 +10,13 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from coordinator.sidecar import wire
-from coordinator.sidecar.operations import IDEMPOTENCY_KEY, WORKER_TOKEN, Operation, Parameter, Table
+from coordinator.sidecar.operations import IDEMPOTENCY_KEY, TRUST, WORKER_TOKEN, Operation, Parameter, Table
 from coordinator.sidecar.problems import MEDIA_TYPE
 from coordinator.version import VERSION
 
 __all__ = ["document"]
 
+TRUST_TEXT = "for how long the worker may rely on what it owns, from the sending of the request"
 SESSION_ID = {"type": "string", "minLength": 1, "maxLength": 256, "pattern": "^[!-z|~]+$"}
 EVERYWHERE = (
     HTTPStatus.BAD_REQUEST,
@@ -105,7 +106,10 @@ def _operation(operation: Operation) -> dict[str, Any]:
             {"description": status.phrase, "content": _reference(wire.ProblemDocument, MEDIA_TYPE)},
         )
     if operation.name == "events":
-        answers["200"]["content"] = {"application/x-ndjson": {"schema": {"type": "string"}}}
+        text = {"schema": {"type": "string"}}
+        answers["200"]["content"] = {"application/x-ndjson": text, "text/event-stream": text}
+    if operation.name == "alive":
+        answers["204"]["headers"] = {TRUST: {"description": TRUST_TEXT, "schema": {"type": "integer", "minimum": 0}}}
     needed = any(field.is_required() for field in operation.body.model_fields.values()) if operation.body else False
     body = {"requestBody": {"required": needed, "content": _reference(operation.body)}} if operation.body else {}
     return {

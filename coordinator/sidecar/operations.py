@@ -98,6 +98,10 @@ WORKER_TOKEN = Parameter(
 )
 
 
+TRUST = "Trust-Ms"
+"""Header of an answer: for how long the worker may rely on what it owns."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What is answered."""
@@ -114,7 +118,6 @@ class Call:
     Attributes:
         path: values of the path, decoded.
         query, headers: values of the parameters that were given.
-        local: it came over a unix socket or loopback.
     """
 
     operation: Operation
@@ -123,7 +126,6 @@ class Call:
     headers: dict[str, Any]
     body: BaseModel | None
     scope: Mapping[str, Any]
-    local: bool
 
     def read(self, model: type[M]) -> M:
         """The body."""

@@ -65,7 +65,7 @@ class HealthCheck:
         assert url.hostname is not None  # noqa: S101 - by its pattern
         connection = http.client.HTTPConnection(url.hostname, url.port, timeout=self._health.timeout_ms / 1000)
         try:
-            connection.request("GET", url.path or "/")
+            connection.request("GET", url.path + (f"?{url.query}" if url.query else ""))
             return 200 <= connection.getresponse().status < 300
         except (OSError, http.client.HTTPException):
             return False

@@ -15,7 +15,7 @@ from prometheus_client import Counter
 from coordinator.errors import NameInUseError
 from coordinator.ids import name_of
 from coordinator.settings import Settings
-from coordinator.sidecar.hosted import Hosted, hash_of
+from coordinator.sidecar.hosted import LETS_GO, Hosted, hash_of
 from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.wire import Register
 from coordinator.worker.hub import Hubs
@@ -64,14 +64,17 @@ class Registry:
             ConfigurationError: its process is not to be seen.
             StoreUnavailableError: the store did not answer.
         """
-        if self.closing:
-            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "the sidecar ends", headers={"Retry-After": "1"})
+        self._refuse_when_closing()
         if len(self._living) >= MOST_WORKERS:
             raise Problem(HTTPStatus.TOO_MANY_REQUESTS, f"there are {MOST_WORKERS} workers here already")
         for hosted in self._living.values():
             if hosted.asked.name == asked.name and hosted.is_proven:
                 raise NameInUseError(asked.name, hosted.handle)
         return await self._start(Hosted(self._settings, self._hubs, asked, proven=proven))
+
+    def _refuse_when_closing(self) -> None:
+        if self.closing:
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "the sidecar ends", headers={"Retry-After": "1"})
 
     async def _start(self, hosted: Hosted) -> Hosted:
         await self._tasks.start(self._live, hosted)
@@ -136,11 +139,12 @@ class Registry:
         """The same, and a worker that another sidecar stood for, such as this one before it was started again.
 
         Raises:
-            Problem: as `by_handle`.
+            Problem: as `by_handle`; 503 when the sidecar ends.
             StoreUnavailableError: the store did not answer.
         """
-        if handle in self._living or handle in self._ended or token is None or self.closing:
+        if handle in self._living or handle in self._ended or token is None:
             return self.by_handle(handle, token)
+        self._refuse_when_closing()
         if handle in self._resuming:
             raise Problem(HTTPStatus.CONFLICT, f"{handle} is being attached just now")
         self._resuming.add(handle)
@@ -175,6 +179,7 @@ class Registry:
                     {
                         "name": name, "pool": found["pool"], "capacity": int(found["capacity"] or 0),
                         "labels": json.loads(found["labels"] or "{}"), "address": found["address"],
+                        "lets_go": token.endswith(LETS_GO),
                     }
                 )  # fmt: skip
             if ours and found["state"] != "dead":

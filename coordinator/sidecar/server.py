@@ -8,17 +8,17 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import h11
-import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from coordinator.daemon.http import HttpServer
 from coordinator.errors import ConfigurationError
 
-__all__ = ["Server", "listen_on_path", "when_closed"]
+__all__ = ["bounded_server", "listen_on_path", "when_closed"]
 
 _CALL = "recovery.when_closed"
 _GONE = "recovery.gone"
@@ -118,43 +118,18 @@ class BoundedProtocol(H11Protocol):
                 call()
 
 
-class _Server(uvicorn.Server):
-    """Leaves signals to the program."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-class Server:
-    """Serves an ASGI application on sockets until `stop`."""
-
-    def __init__(self, app: Any, sockets: list[socket.socket]) -> None:
-        self._sockets = sockets
-        self._server = _Server(
-            uvicorn.Config(
-                app,
-                interface="asgi3",
-                http=BoundedProtocol,
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                log_level="error",
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_keep_alive=IDLE_SECONDS,
-                timeout_graceful_shutdown=1,
-                h11_max_incomplete_event_size=HEAD_BYTES,
-                limit_concurrency=CONNECTIONS,
-                backlog=BACKLOG,
-            )
-        )
-
-    async def run(self) -> None:
-        """Serves; returns after `stop`."""
-        await self._server.serve(sockets=self._sockets)
-
-    def stop(self) -> None:
-        """Ends `run` soon. Safe to repeat."""
-        self._server.should_exit = True
+def bounded_server(app: Any, sockets: Sequence[socket.socket]) -> HttpServer:
+    """Serves an ASGI application within these bounds."""
+    return HttpServer(
+        app,
+        sockets,
+        interface="asgi3",
+        http=BoundedProtocol,
+        log_level="error",
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=IDLE_SECONDS,
+        h11_max_incomplete_event_size=HEAD_BYTES,
+        limit_concurrency=CONNECTIONS,
+        backlog=BACKLOG,
+    )

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from coordinator.daemon.daemon import Daemon
-from coordinator.daemon.http import application, listen
+from coordinator.daemon.http import HttpServer, application, listen
 from coordinator.errors import StoreUnavailableError, first_error
 from coordinator.ids import new_instance_id
 from coordinator.settings import Settings
@@ -28,7 +28,7 @@ from coordinator.sidecar.draining import Draining
 from coordinator.sidecar.openapi import document
 from coordinator.sidecar.prestop import PreStop
 from coordinator.sidecar.registry import Registry
-from coordinator.sidecar.server import Server, listen_on_path
+from coordinator.sidecar.server import bounded_server, listen_on_path
 from coordinator.version import VERSION
 from coordinator.worker.hub import Hubs
 
@@ -107,7 +107,7 @@ class Sidecar:
         with ExitStack() as stack:
             sockets, hooks = self._sockets(stack)
             self._hubs = Hubs(self.settings)
-            servers: list[Server] = []
+            servers: list[HttpServer] = []
             try:
                 async with (
                     anyio.create_task_group() as hubs,
@@ -117,9 +117,9 @@ class Sidecar:
                     hubs.start_soon(self._hubs.run)
                     self.registry = Registry(self.settings, self._hubs, workers, self._failures)
                     self._draining = Draining(self.registry, tasks)
-                    servers.append(Server(self._application(), sockets))
+                    servers.append(bounded_server(self._application(), sockets))
                     if hooks:
-                        servers.append(Server(PreStop(self.settings, self._draining), hooks))
+                        servers.append(bounded_server(PreStop(self.settings, self._draining), hooks))
                     for one in servers:
                         tasks.start_soon(one.run)
                     tasks.start_soon(self._tick)

@@ -33,6 +33,7 @@ class EventStream:
         self._hosted, self._server_sent = hosted, server_sent
         self._peer = peer
         self._woken = anyio.Event()
+        self._woken.set()  # something may wait already
         self._closed = False
         when_closed(scope, self._close)
 
@@ -45,6 +46,8 @@ class EventStream:
 
     async def __call__(self, send: Callable[[Mapping[str, Any]], Awaitable[None]]) -> None:
         """Writes the whole answer."""
+        if self._closed:  # nobody reads it: the worker's other stream, if it has one, goes on
+            return
         hosted, outbox = self._hosted, self._hosted.outbox
         media_type = b"text/event-stream" if self._server_sent else b"application/x-ndjson"
         headers = [(b"content-type", media_type), (b"cache-control", b"no-store")]

@@ -19,7 +19,8 @@ __all__ = [
 
 NAME = r"^[A-Za-z0-9._-]{1,63}$"
 INSTANCE = r"^[A-Za-z0-9._-]{1,63}~[0-9A-Za-z]{1,32}$"
-LOCAL_URL = r"^http://(localhost|127\.0\.0\.1|\[::1\]):[1-9][0-9]{0,4}/[!-~]{0,200}$"
+PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+LOCAL_URL = rf"^http://(localhost|127\.0\.0\.1|\[::1\]):{PORT}/[!-~]{{0,200}}$"
 
 Name = Annotated[str, StringConstraints(pattern=NAME)]
 Text = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]

@@ -64,7 +64,9 @@ class Adoption:
                 session = await self.adopt(session_id, None, request)
                 if session is not None:
                     return session
-                if not await self._ask(session_id, request) or clock.now() >= deadline:
+                if clock.now() >= deadline:  # nobody would be here when its owner has let go
+                    return None
+                if not await self._ask(session_id, request):
                     return None
                 with anyio.move_on_after(min(POLL_SECONDS, max(0.0, deadline - clock.now()))):
                     await told.wait()

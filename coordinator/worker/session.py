@@ -74,6 +74,7 @@ class Session:
         self.heir = ""
         self.silence = 0.0
         self._leaving = False
+        self._unanswered = False
         self._busy = 0
         self._idle = anyio.Event()
         self._member = member
@@ -130,7 +131,7 @@ class Session:
             As `checkpoint`.
         """
         raw, encoding = encode(data, self._member.settings.max_data_bytes)
-        if sequence is not None and sequence <= self.sequence:
+        if sequence is not None and self._is_old(sequence):
             self._check()
             return False
         self._staged = None
@@ -286,7 +287,7 @@ class Session:
     async def _write(self, raw: bytes, encoding: str, sequence: int | None = None) -> None:
         async with self._writing:
             self._check()
-            if sequence is not None and sequence <= self.sequence:
+            if sequence is not None and self._is_old(sequence):
                 return  # a newer one came first
             self.raw_data, self.encoding = raw, encoding
             self.sequence = sequence or self.sequence + 1
@@ -298,7 +299,12 @@ class Session:
                     encoding=encoding,
                 )  # fmt: skip
 
+            self._unanswered = True  # until there is an answer, the same number may come again
             await self._final("checkpoint", numbered)
+            self._unanswered = False
+
+    def _is_old(self, sequence: int) -> bool:
+        return sequence < self.sequence or (sequence == self.sequence and not self._unanswered)
 
     async def _final(self, operation: str, make: Any) -> Answer:
         """Runs a write of the owner until it has an answer that counts."""

@@ -68,6 +68,8 @@ class Worker:
     ) -> Worker:
         """A worker that a process stands for which is not the one that serves the calls; it takes no offers at first.
 
+        For the sidecar.
+
         Args:
             settings: complete.
             host: is told what happens.
@@ -127,7 +129,7 @@ class Worker:
 
     @property
     def is_draining(self) -> bool:
-        """Whether it takes nothing new any more."""
+        """Whether it takes nothing new any more. For the sidecar."""
         return self._draining
 
     @property
@@ -141,7 +143,7 @@ class Worker:
         return int(min(self.settings.capacity - owned, self._most_in_hand) - in_hand)
 
     def take_offers(self, most: float) -> None:
-        """From now on at most so many offers are read before they are answered; 0 for none."""
+        """From now on at most so many offers are read before they are answered; 0 for none. For the sidecar."""
         self._most_in_hand = most
         self._begin_reading()
         for member in self._members:
@@ -154,13 +156,13 @@ class Worker:
                 member.reader.begin()
 
     def start(self, what: Callable[..., Coroutine[Any, Any, object]], *arguments: Any) -> None:
-        """Does something as a task that ends with this worker."""
+        """Does something as a task that ends with this worker. For the sidecar."""
         assert self._tasks is not None  # noqa: S101 - inside the context manager
         self._tasks.start_soon(what, *arguments)
 
     @property
     def trust_left(self) -> float:
-        """Seconds for which this worker may still rely on what it owns, in every partition."""
+        """Seconds for which this worker may still rely on what it owns, in every partition. For the sidecar."""
         now = clock.now()
         return max(
             0.0, min(m.pulse.sent + m.pulse.trust_window - now if not m.pulse.over else 0.0 for m in self._members)
@@ -168,11 +170,11 @@ class Worker:
 
     @property
     def may_speak(self) -> bool:
-        """As `Session.may_speak`, for all that this worker owns."""
+        """As `Session.may_speak`, for all that this worker owns. For the sidecar."""
         return all(m.pulse.may_speak(clock.now()) for m in self._members)
 
     def owned(self, session_id: str) -> Session | None:
-        """A session that this worker owns."""
+        """The session of that id, if this worker owns it. For the sidecar."""
         return self._member(session_id).sessions.get(session_id)
 
     def _member(self, session_id: str) -> Membership:
@@ -250,7 +252,8 @@ class Worker:
     async def end(self, cause: Literal["exited", "wedged"], reason: str) -> None:
         """What this worker stands for has ended: all that it owns is offered to others at once. Safe to repeat.
 
-        Nothing is handed over when the block is left. An unreachable store is logged: the silence will tell it.
+        Nothing is handed over when the block is left. An unreachable store is logged: the silence will tell it. For the
+        sidecar.
         """
         self._ended = True
         async with anyio.create_task_group() as tasks:
@@ -350,7 +353,7 @@ class Worker:
         Takes an orphan; awaits the verdict on a silent owner; asks a living one to hand over.
 
         Args:
-            wait: seconds; 0 tries once.
+            wait: seconds; 0 tries once, and asks nobody to hand over.
 
         Returns:
             The session, or None: unknown, closed, another pool's, or not to be had in time.
@@ -477,7 +480,7 @@ class Worker:
             self._tasks.start_soon(partial(self.drain, reason="told to"))
 
     async def others_live(self) -> bool:
-        """Whether anybody else is there who might take over."""
+        """Whether anybody else is there who might take over. For the sidecar and the supervisor."""
         for member in self._members:
             try:
                 rows = await reads.instances(member.part)

@@ -4,6 +4,9 @@
 //
 // Each call is a simulated voice loop: a tick every 20 ms, a checkpoint every so often. When this process dies its calls are
 // offered to other workers; what others lose is offered to this one. Started by `coordinator supervise` it needs no flags.
+//
+// It prints a line when it is in doubt, since its trust ran out or the sidecar said so, when it holds its calls again, and for
+// each call that it lost.
 package main
 
 import (
@@ -24,7 +27,10 @@ import (
 	"time"
 )
 
-const tick = 20 * time.Millisecond
+const (
+	tick    = 20 * time.Millisecond
+	timeout = 10 * time.Second // for an answer; what waits for the store is answered before
+)
 
 // errFenced says that a call is somebody else's by now.
 var errFenced = errors.New("fenced")
@@ -61,10 +67,13 @@ type Worker struct {
 	http            *http.Client
 	instance, token string
 	every           time.Duration
+	over            context.Context // done when this instance is over: nothing is its own any more
+	end             context.CancelFunc
 
 	mu      sync.Mutex
 	calls   map[string]*Call
-	trusted time.Time
+	trusted time.Time // until then nobody else can have adopted what this worker owns
+	doubted bool      // the sidecar said so
 }
 
 func newWorker(socket string, every time.Duration) *Worker {
@@ -73,11 +82,17 @@ func newWorker(socket string, every time.Duration) *Worker {
 		return dialer.DialContext(ctx, "unix", socket)
 	}
 	transport := &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 32}
-	return &Worker{http: &http.Client{Transport: transport}, every: every, calls: map[string]*Call{}}
+	w := &Worker{http: &http.Client{Transport: transport}, every: every, calls: map[string]*Call{}}
+	w.over, w.end = context.WithCancel(context.Background())
+	return w
 }
 
-// ask makes one request; the answer's body goes into out, unless that is nil.
+// ask makes one request; the answer's body goes into out, unless that is nil. From the sending on, what is this worker's stays
+// its own for as long as the answer says.
 func (w *Worker) ask(method, path string, epoch int64, body, out any) (int, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	asked := time.Now()
 	var content io.Reader
 	if body != nil {
 		text, err := json.Marshal(body)
@@ -86,7 +101,7 @@ func (w *Worker) ask(method, path string, epoch int64, body, out any) (int, erro
 		}
 		content = bytes.NewReader(text)
 	}
-	request, err := http.NewRequest(method, "http://sidecar"+path, content)
+	request, err := http.NewRequestWithContext(ctx, method, "http://sidecar"+path, content)
 	if err != nil {
 		return 0, err
 	}
@@ -101,6 +116,9 @@ func (w *Worker) ask(method, path string, epoch int64, body, out any) (int, erro
 		return 0, err
 	}
 	defer answer.Body.Close()
+	if left, err := strconv.ParseInt(answer.Header.Get("Trust-Ms"), 10, 64); err == nil {
+		w.trust(asked, left)
+	}
 	text, err := io.ReadAll(answer.Body)
 	if err == nil && out != nil && answer.StatusCode < 300 && len(text) > 0 {
 		err = json.Unmarshal(text, out)
@@ -156,45 +174,49 @@ func (w *Worker) adopt(id string) {
 
 // serve runs the voice loop of a call, unless it runs already.
 func (w *Worker) serve(id string, epoch int64, data Data) {
-	ctx, over := context.WithCancel(context.Background())
+	ctx, over := context.WithCancel(w.over)
 	call := &Call{id: id, epoch: epoch, data: data, over: over}
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	if before := w.calls[id]; before != nil {
 		before.mu.Lock()
 		same := before.epoch == epoch
 		before.mu.Unlock()
 		if same {
-			w.mu.Unlock()
 			over()
 			return
 		}
 		before.over()
 	}
+	if w.over.Err() != nil {
+		over()
+		return
+	}
 	w.calls[id] = call
-	w.mu.Unlock()
-	go func() {
-		ticker := time.NewTicker(tick)
-		defer ticker.Stop()
-		last := time.Now()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-ticker.C:
-			}
-			call.mu.Lock()
-			call.data.Sequence++ // here a frame of audio would be sent
-			call.mu.Unlock()
-			if time.Since(last) < w.every {
-				continue
-			}
-			last = time.Now()
-			if errors.Is(w.checkpoint(call), errFenced) {
-				w.lose(id, "its checkpoint was refused")
-				return
-			}
+	go every(ctx, tick, func() {
+		call.mu.Lock()
+		call.data.Sequence++ // here a frame of audio would be sent
+		call.mu.Unlock()
+	})
+	go every(ctx, w.every, func() { // not in the voice loop: the sidecar may take its time
+		if errors.Is(w.checkpoint(call), errFenced) && ctx.Err() == nil {
+			w.lose(id, "its checkpoint was refused")
 		}
-	}()
+	})
+}
+
+// every does something again and again until ctx is done.
+func every(ctx context.Context, interval time.Duration, do func()) {
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			do()
+		}
+	}
 }
 
 func (w *Worker) checkpoint(call *Call) error {
@@ -245,27 +267,99 @@ func (w *Worker) compare() {
 	}
 }
 
+// loseAll stops everything: this instance is over, and others have its calls or will.
+func (w *Worker) loseAll(reason string) {
+	w.mu.Lock()
+	w.end()
+	w.trusted = time.Time{}
+	var ids []string
+	for id := range w.calls {
+		ids = append(ids, id)
+	}
+	w.mu.Unlock()
+	for _, id := range ids {
+		w.lose(id, reason)
+	}
+}
+
+// trust notes for how long nobody else can have adopted what this worker owns. It counts from the asking, not from when the
+// answer is read: this process may have stood still in between.
+func (w *Worker) trust(asked time.Time, milliseconds int64) {
+	until := asked.Add(time.Duration(milliseconds) * time.Millisecond)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if until.After(w.trusted) && w.over.Err() == nil {
+		w.trusted = until
+	}
+}
+
 // held says whether nobody else can have adopted what this worker owns: to be asked before what cannot be undone.
 func (w *Worker) held() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return time.Now().Before(w.trusted)
+	now := time.Now()
+	// by both clocks, since one of them stands still while the machine sleeps
+	return !w.doubted && now.Before(w.trusted) && now.Round(0).Before(w.trusted.Round(0))
 }
 
-// events reads the stream until it ends; false when this instance is over.
-func (w *Worker) events() bool {
-	request, err := http.NewRequest("GET", "http://sidecar/v1/workers/"+w.instance+"/events", nil)
+// watch prints when this worker is in doubt, and when it is not any more.
+func (w *Worker) watch() {
+	before := false
+	every(w.over, tick, func() {
+		held := w.held()
+		if held == before {
+			return
+		}
+		before = held
+		if held {
+			tell("held", w.standing())
+		} else {
+			tell("in_doubt", w.standing())
+		}
+	})
+}
+
+func (w *Worker) standing() map[string]any {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return map[string]any{"calls": len(w.calls), "trusted_until_ms": w.trusted.UnixMilli()}
+}
+
+// alive answers a ping; again is called when the sidecar does not know this worker, which may attach again then.
+func (w *Worker) alive(ping int, again func()) {
+	status, _ := w.ask("POST", "/v1/workers/"+w.instance+"/alive", 0, map[string]any{"ping": ping}, nil)
+	switch status {
+	case http.StatusGone:
+		w.loseAll("this instance is over")
+		again()
+	case http.StatusNotFound:
+		again()
+	}
+}
+
+// events reads the stream until it ends.
+func (w *Worker) events() {
+	ctx, again := context.WithCancel(w.over)
+	defer again()
+	request, err := http.NewRequestWithContext(ctx, "GET", "http://sidecar/v1/workers/"+w.instance+"/events", nil)
 	if err != nil {
-		return false
+		w.loseAll(err.Error())
+		return
 	}
 	request.Header.Set("Worker-Token", w.token)
+	asked := time.Now()
 	answer, err := w.http.Do(request)
 	if err != nil {
-		return true // the sidecar may come back
+		return // the sidecar may come back
 	}
 	defer answer.Body.Close()
 	if answer.StatusCode == http.StatusGone || answer.StatusCode == http.StatusNotFound {
-		return false
+		var problem struct {
+			Detail string `json:"detail"`
+		}
+		_ = json.NewDecoder(answer.Body).Decode(&problem)
+		w.loseAll(problem.Detail)
+		return
 	}
 	lines := bufio.NewScanner(answer.Body)
 	lines.Buffer(nil, 1<<20)
@@ -274,17 +368,13 @@ func (w *Worker) events() bool {
 		if json.Unmarshal(lines.Bytes(), &event) != nil {
 			continue
 		}
-		if event.TrustMS > 0 {
-			w.mu.Lock()
-			w.trusted = time.Now().Add(time.Duration(event.TrustMS) * time.Millisecond)
-			w.mu.Unlock()
-		}
 		switch event.Event {
 		case "hello":
+			w.trust(asked, event.TrustMS)
 			tell("attached", map[string]any{"instance": w.instance, "sessions": event.Sessions})
 			go w.compare()
 		case "ping":
-			go w.ask("POST", "/v1/workers/"+w.instance+"/alive", 0, map[string]any{"ping": event.Ping}, nil)
+			go w.alive(event.Ping, again)
 		case "offer":
 			go w.adopt(event.Session)
 		case "lost":
@@ -298,13 +388,20 @@ func (w *Worker) events() bool {
 				call.epoch = event.Epoch
 				call.mu.Unlock()
 			}
-		case "held", "in_doubt", "drain", "joined":
+		case "held", "in_doubt":
+			w.mu.Lock()
+			w.doubted = event.Event == "in_doubt"
+			w.mu.Unlock()
+		case "drain", "joined":
 			tell(event.Event, map[string]any{"held": w.held()})
+		case "overflow":
+			go w.compare()
 		case "ended":
-			return false
+			w.loseAll(event.Reason)
+			return
 		}
 	}
-	return true
+	tell("detached", w.standing())
 }
 
 var output sync.Mutex
@@ -342,8 +439,10 @@ func main() {
 		}
 		tell("ready", map[string]any{"instance": worker.instance, "pid": os.Getpid()})
 	}()
-	for worker.events() {
-		time.Sleep(20 * time.Millisecond) // the stream ended: attach again
+	go worker.watch()
+	for worker.over.Err() == nil {
+		worker.events()
+		time.Sleep(tick) // the stream ended: attach again
 	}
 	tell("over", map[string]any{"instance": worker.instance})
 }

@@ -76,8 +76,8 @@ def server() -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="module")
 def sidecar(server: RedisServer) -> Iterator[Sidecar]:
-    """One sidecar for all tests of a file; the hold at its start is over."""
-    made = Sidecar(server, "--coordinate", "--api-token", "one,two", "--drain-port", "0")
+    """One sidecar for all tests of a file, which kill many; the hold at its start is over."""
+    made = Sidecar(server, "--coordinate", "--breaker-min", "1000", "--api-token", "one,two", "--drain-port", "0")
     with contextlib.closing(Client(made.path)) as client:
         wait_until(lambda: "hold_reason" not in client("GET", "/").text, 10)
     yield made

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import itertools
+import json
 import threading
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 
 from coordinator.store.keys import Keys
@@ -146,6 +148,46 @@ def test_a_released_session_is_offered_and_adopted(worker: Make) -> None:
     assert poller("POST", "/v1/sessions/swap2/decline").status_code == 404
 
 
+def test_the_stream_as_server_sent_events(worker: Make) -> None:
+    """Asked for text/event-stream: the same documents, each after its kind and before an empty line."""
+    client, giver = worker("sse-1", pool="sse"), worker("sse-2")
+    headers = {"Worker-Token": client.token, "Accept": "text/event-stream"}
+    giver("PUT", "/v1/sessions/sse", {"recovery_data": {"n": "one\ntwo"}, "pool": "sse"})
+    giver("POST", "/v1/sessions/sse/release")
+    seen: list[dict[str, Any]] = []
+    with (
+        httpx.Client(transport=httpx.HTTPTransport(uds=client.path), base_url="http://sidecar", timeout=20) as link,
+        link.stream("GET", f"/v1/workers/{client.instance}/events", headers=headers) as answer,
+    ):
+        assert answer.headers["content-type"] == "text/event-stream"
+        lines = answer.iter_lines()
+        while not {"hello", "held", "offer", "ping"} <= {event["event"] for event in seen}:
+            kind, data, end = next(lines), next(lines), next(lines)
+            assert (kind[:7], data[:6], end) == ("event: ", "data: ", "")
+            seen.append(json.loads(data[6:]))
+            assert seen[-1]["event"] == kind[7:]
+    assert seen[0]["event"] == "hello"
+    [offer] = [event for event in seen if event["event"] == "offer"]
+    assert (offer["session"], offer["recovery_data"]) == ("sse", {"n": "one\ntwo"})
+
+
+def test_an_offer_is_left_to_whoever_asks_by_id(worker: Make, server: RedisServer) -> None:
+    """Delegated: it is nobody's offer any more, and the worker to which its caller comes back adopts it by its id."""
+    giver, taker, door = worker("dele-1"), worker("dele-2", pool="dele"), worker("dele-3", pool="dele")
+    giver("PUT", "/v1/sessions/dele", {"recovery_data": {"n": 1}, "pool": "dele"})
+    stream = taker.stream()
+    assert taker("POST", "/v1/sessions/dele/delegate").status_code == 404
+    giver("POST", "/v1/sessions/dele/release")
+    stream.wait_for("offer")
+    assert taker("POST", "/v1/sessions/dele/delegate").status_code == 204
+    assert stored(server, "dele")["state"] == "offered"
+    assert taker("POST", "/v1/sessions/dele/delegate").status_code == 404
+    assert taker("POST", "/v1/sessions/dele/decline").status_code == 404
+    adopted = door("POST", "/v1/sessions/dele/adopt")
+    assert (adopted.status_code, adopted.json()["recovery_data"]) == (200, {"n": 1})
+    assert stored(server, "dele")["owner"] == door.instance
+
+
 def test_a_call_that_comes_back_elsewhere_is_asked_for(worker: Make) -> None:
     """Adopting by id with a wait asks the living owner to hand over; it is told that it lost the call, and to whom."""
     owner, door = worker("back-1"), worker("back-2")
@@ -156,6 +198,35 @@ def test_a_call_that_comes_back_elsewhere_is_asked_for(worker: Make) -> None:
     assert answer.json()["planned"]
     [lost] = stream.wait_for("lost")
     assert (lost["session"], lost["heir"]) == ("back", door.instance)
+
+
+def test_a_call_that_nobody_waits_for_stays_where_it_is(worker: Make) -> None:
+    """Adopting by id without a wait, as after an offer that another took: 409, and its living owner is not disturbed."""
+    owner, late = worker("stays-1"), worker("stays-2")
+    stream = owner.stream()
+    owner.open("stays", {"n": 1})
+    refused = late("POST", "/v1/sessions/stays/adopt")
+    assert (refused.status_code, refused.json()["owner"]) == (409, owner.instance)
+    stream.wait_for("ping", len(stream.told("ping")) + 3)
+    assert stream.told("lost") == []
+    assert owner("GET", "/v1/sessions/stays").json()["state"] == "active"
+
+
+def test_an_owner_that_lets_go_itself_is_asked_once(worker: Make) -> None:
+    """Its heir asks again and again while it waits; the owner is told once, and may take its time."""
+    owner, door = worker("once-1", lets_go=True), worker("once-2")
+    stream = owner.stream()
+    stream.wait_for("ping")
+    owner.open("once", {"n": 1})
+    got: list[Any] = []
+    thread = threading.Thread(target=lambda: got.append(door("POST", "/v1/sessions/once/adopt?wait=5s")))
+    thread.start()
+    stream.wait_for("letting_go")
+    stream.wait_for("ping", len(stream.told("ping")) + 2)
+    assert len(stream.told("letting_go")) == 1
+    assert owner("POST", "/v1/sessions/once/let-go").status_code == 204
+    thread.join()
+    assert got[0].status_code == 200
 
 
 def test_an_owner_that_lets_go_itself_is_asked_first(worker: Make) -> None:
@@ -197,6 +268,7 @@ def test_what_is_not_to_be_had(worker: Make) -> None:
         ("POST", "/v1/workers", {"name": "x", "capacity": "7"}, 422),
         ("POST", "/v1/workers", {"name": "x", "pid": 4_000_000}, 422),
         ("POST", "/v1/workers", {"name": "x", "health": {"url": "http://example.org/"}}, 422),
+        ("POST", "/v1/workers", {"name": "x", "health": {"url": "http://localhost:99999/"}}, 422),
         ("POST", "/v1/workers", [], 422),
         ("PUT", "/v1/sessions/bad", {"recovery_data": {}, "recovery_data_base64": ""}, 422),
         ("PUT", "/v1/sessions/bad", {"recovery_data_base64": "a"}, 422),
@@ -281,3 +353,5 @@ def test_the_document_describes_what_is_served(worker: Make, sidecar: Sidecar) -
         f"GET {session}/owner", f"DELETE {session}", f"POST {session}/release", f"POST {session}/resumed", "GET /v1/offers",
         f"POST {session}/adopt", f"POST {session}/decline", "POST /v1/drain", "GET /v1/drain", "POST /v1/certificates",
     }  # fmt: skip
+    stream = paths["/v1/workers/{instance}/events"]["get"]["responses"]["200"]
+    assert set(stream["content"]) == {"application/x-ndjson", "text/event-stream"}

@@ -85,6 +85,17 @@ def test_a_drain_reports_what_moved(leaving: Sidecar, elsewhere: Client) -> None
         assert client("GET", "/v1/drain").json() == done
 
 
+def test_who_attaches_to_a_sidecar_that_ends_may_try_again(leaving: Sidecar) -> None:
+    """A worker of the sidecar before it: 503 with Retry-After, since 404 would say that its calls are lost."""
+    with contextlib.closing(Client(leaving.path)) as client:
+        client.register("next-1")
+        token = client.token
+        assert client("POST", "/v1/drain?wait=1").status_code == 200
+        late = client("GET", "/v1/workers/before-1~1/events", Worker_Token=token)
+        assert (late.status_code, "retry-after" in late.headers) == (503, True)
+        assert client("GET", "/v1/workers/before-1~1/sessions").status_code == 404
+
+
 def test_the_hook_of_a_kubelet(leaving: Sidecar) -> None:
     """GET /prestop on its own port: only that, only with the token in a header; it answers when all is drained."""
     base = f"http://127.0.0.1:{leaving.drain_port}"
@@ -191,6 +202,31 @@ def test_an_unreachable_store_is_said(server: RedisServer) -> None:
         assert good.status_code == 204
         found: Any = own.client().hget(KEYS.session("away"), "data")
         assert found == b'{"n":3}'
+    finally:
+        client.close()
+        sidecar.close()
+        own.close()
+
+
+def test_a_numbered_checkpoint_without_an_answer_is_written_when_it_comes_again() -> None:
+    """503 while the store stands still; the same number again: 204, and then the store has the data."""
+    own = RedisServer()
+    sidecar = Sidecar(own)
+    client = Client(sidecar.path)
+    try:
+        client.register("twice-1")
+        stream = client.stream()
+        epoch = client.open("twice", {"n": 1})
+        checkpoint = {"recovery_data": {"n": 2}, "sequence": 7}
+        path, key = "/v1/sessions/twice/checkpoint", KEYS.session("twice")
+        own.pause()
+        assert client("PUT", path, checkpoint, If_Match=f'"{epoch}"').status_code == 503
+        own.resume()
+        stream.wait_for("held", 2)
+        own.client().hset(key, mapping={"data": '{"n":1}', "checkpoint": "0"})  # as if it had never come
+        assert client("PUT", path, checkpoint, If_Match=f'"{epoch}"').status_code == 204
+        found: Any = own.client().hmget(key, "data", "checkpoint")
+        assert found == [b'{"n":2}', b"7"]
     finally:
         client.close()
         sidecar.close()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from coordinator.store.keys import Keys
 from tests.acceptance.processes import Process
 from tests.redis_server import RedisServer
+from tests.sidecar.client import Client
 from tests.sidecar.conftest import Sidecar
 from tests.sidecar.examples import example, go_program, node_program
 from tests.waiting import wait_until
@@ -118,6 +121,95 @@ def test_a_worker_in_go_lives_through_a_restart_of_its_sidecar(server: RedisServ
         finally:
             second.close()
             first.close()
+
+
+@contextmanager
+def lonely(server: RedisServer, language: str, name: str, *calls: str) -> Iterator[tuple[Process, Sidecar]]:
+    """A worker that holds its calls, and its sidecar, which the test kills."""
+    sidecar = Sidecar(server)
+    try:
+        with example(language, sidecar.path, server.url, name, *calls, pool=name) as worker:
+            worker.wait_for("held")
+            yield worker, sidecar
+    finally:
+        sidecar.close()
+
+
+def died_at_ms(server: RedisServer, worker: Process) -> int:
+    """When its instance was declared dead, by the clock of this machine."""
+    client: Any = server.client()
+    key = KEYS.instance(worker.told("ready")[0]["instance"])
+    wait_until(lambda: client.hget(key, "state") == b"dead", 20, "it is declared dead")
+    return int(client.hget(key, "ended_at"))
+
+
+def standings(worker: Process) -> list[dict[str, Any]]:
+    """What it printed of its standing."""
+    worker.told("held")
+    return [line for line in worker.lines if line["what"] in ("held", "in_doubt")]
+
+
+@pytest.mark.parametrize("language", ["go", "node"])
+def test_a_killed_sidecar_puts_its_worker_in_doubt(sidecar: Sidecar, server: RedisServer, language: str) -> None:
+    """Nobody tells it: its trust ends, and nobody declared it dead before; its media goes on all the while."""
+    with lonely(server, language, f"alone-{language}", f"alone-{language}-call") as (worker, own):
+        own.process.send(signal.SIGKILL)
+        died = died_at_ms(server, worker)
+        wait_until(lambda: standings(worker)[-1]["what"] == "in_doubt", description="it is in doubt")
+        assert standings(worker)[-1]["calls"] == 1
+        assert max(line["trusted_until_ms"] for line in standings(worker)) <= died
+        assert worker.told("lost") == []
+
+
+@pytest.mark.parametrize("language", ["go", "node"])
+def test_a_worker_that_attaches_again_too_late(sidecar: Sidecar, server: RedisServer, language: str) -> None:
+    """It was declared dead meanwhile: it treats each of its calls as lost, and ends."""
+    calls = [f"tardy-{language}-{n}" for n in range(3)]
+    with lonely(server, language, f"tardy-{language}", *calls) as (worker, own):
+        own.process.send(signal.SIGKILL)
+        died_at_ms(server, worker)
+        second = Sidecar(server, path=own.path)
+        try:
+            lost = worker.wait_for("lost", len(calls))
+            assert sorted(line["session"] for line in lost) == calls
+            assert {"declared dead" in line["reason"] for line in lost} == {True}
+            worker.wait_for("over")
+            wait_until(lambda: not worker.alive)
+            assert worker.exit_status == 0
+        finally:
+            second.close()
+
+
+@pytest.mark.parametrize("language", ["go", "node"])
+def test_a_worker_that_stood_still_trusts_no_old_ping(
+    worker: Callable[[str], Client], server: RedisServer, language: str
+) -> None:
+    """Pings waited for it while it was stopped, and its sidecar died: what it reads when it goes on makes it hold nothing."""
+    other = worker(f"beside-{language}").stream()  # pings come at the same pace from its sidecar
+    with lonely(server, language, f"stood-{language}", f"stood-{language}-call") as (stopped, own):
+        stopped.send(signal.SIGSTOP)
+        other.wait_for("ping", len(other.told("ping")) + 3)
+        own.process.send(signal.SIGKILL)
+        died = died_at_ms(server, stopped)
+        stopped.send(signal.SIGCONT)
+        [detached] = stopped.wait_for("detached")  # it has read everything
+        assert detached["trusted_until_ms"] <= died
+        wait_until(lambda: standings(stopped)[-1]["what"] == "in_doubt", description="it is in doubt")
+
+
+@pytest.mark.parametrize("language", ["go", "node"])
+def test_a_worker_whose_store_comes_back_holds_again(language: str) -> None:
+    """In doubt when the store stands still, and again holding its call when the store goes on: it prints both."""
+    own = RedisServer()
+    try:
+        with lonely(own, language, f"waits-{language}", f"waits-{language}-call") as (worker, _):
+            own.pause()
+            wait_until(lambda: standings(worker)[-1]["what"] == "in_doubt", description="it is in doubt")
+            own.resume()
+            wait_until(lambda: standings(worker)[-1]["what"] == "held", description="it holds again")
+            assert worker.told("lost") == []
+    finally:
+        own.close()
 
 
 def test_a_rolling_restart_of_sidecars_moves_the_calls(server: RedisServer) -> None:

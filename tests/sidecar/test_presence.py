@@ -57,6 +57,16 @@ def test_the_end_of_its_process_is_a_certificate(
     assert "ended" in answer.json()["detail"]
 
 
+def test_the_answer_to_alive_says_for_how_long_it_may_be_trusted(worker: Make) -> None:
+    """204 with the rest of the trust window; whoever is not registered is told so."""
+    client = worker("trust-1")
+    client.stream().wait_for("ping")
+    path = f"/v1/workers/{client.instance}/alive"
+    wait_until(lambda: 0 < int(client("POST", path, {"ping": 1}).headers["trust-ms"]) <= 750)
+    assert client("POST", path, {"ping": 1}).status_code == 204
+    assert client("POST", "/v1/workers/nobody~1/alive").status_code == 404
+
+
 def test_a_stream_that_ends_and_comes_back_in_time(worker: Make, server: RedisServer) -> None:
     """Attached again within the grace: nothing happened. The process at the other end lives all the while."""
     client = worker("back-1")
@@ -118,7 +128,9 @@ def test_a_frozen_worker_is_found_by_its_pings(sidecar: Sidecar, server: RedisSe
 
 class _Health(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        self.send_response(self.server.status)  # type: ignore[attr-defined]
+        self.server.looks += 1  # type: ignore[attr-defined]
+        asked_for = self.path == "/healthz?worker=1"
+        self.send_response(self.server.status if asked_for else 404)  # type: ignore[attr-defined]
         self.end_headers()
 
     def log_message(self, *args: Any) -> None:
@@ -126,15 +138,16 @@ class _Health(http.server.BaseHTTPRequestHandler):
 
 
 def test_a_health_url_with_thresholds(worker: Make, server: RedisServer) -> None:
-    """One bad answer is none; so many in a row are the end."""
+    """Asked for as it was given, with its query; one bad answer is none; so many in a row are the end."""
     health = http.server.HTTPServer(("127.0.0.1", 0), _Health)
-    health.status = 200  # type: ignore[attr-defined]
+    health.status, health.looks = 200, 0  # type: ignore[attr-defined]
     thread = threading.Thread(target=health.serve_forever, daemon=True)
     thread.start()
     try:
-        url = f"http://127.0.0.1:{health.server_port}/healthz"
+        url = f"http://127.0.0.1:{health.server_port}/healthz?worker=1"
         client = worker("well-1", health={"url": url, "interval_ms": 50, "failures": 3})
         client.open("well", {})
+        wait_until(lambda: health.looks > 5)  # type: ignore[attr-defined]
         health.status = 500  # type: ignore[attr-defined]
         wait_until(lambda: state_of(server, "well") == "offered")
         assert why_dead(server, client.instance) == ("exited", "3 health checks failed in a row")
@@ -199,6 +212,35 @@ def test_the_sidecar_dies_alone(server: RedisServer) -> None:
             again.wait_for("held")
     finally:
         client.close()
+        first.close()
+
+
+def test_a_worker_that_lets_go_itself_does_so_behind_a_restarted_sidecar_too(server: RedisServer) -> None:
+    """What it said when it registered holds when it attaches again: its heir has nothing before it let go."""
+    patient = ("--dead-after", "20s", "--lost-connection-after", "15s")
+    first = Sidecar(server, *patient)
+    client, heir = Client(first.path), Client(first.path)
+    try:
+        assert client.register("polite-1", lets_go=True).status_code == 201
+        client.stream().wait_for("hello")
+        client.open("polite", {"n": 1})
+        first.process.send(signal.SIGKILL)
+        wait_until(lambda: not first.process.alive)
+        second = Sidecar(server, *patient, path=first.path)
+        with contextlib.closing(second):
+            again = client.stream()
+            again.wait_for("held")
+            heir.register("polite-2")
+            thread = threading.Thread(target=lambda: heir("POST", "/v1/sessions/polite/adopt?wait=5s"))
+            thread.start()
+            wait_until(lambda: again.told("letting_go") or again.told("lost"))
+            assert again.told("lost") == []
+            assert client("POST", "/v1/sessions/polite/let-go", {"recovery_data": {"n": 2}}).status_code == 204
+            thread.join()
+            assert heir("GET", "/v1/sessions/polite").json()["recovery_data"] == {"n": 2}
+    finally:
+        client.close()
+        heir.close()
         first.close()
 
 

@@ -41,6 +41,13 @@ def test_sizes() -> None:
         parse_size("64 parsecs")
 
 
+def test_labels_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """COORDINATOR_LABELS takes both forms, as the flag does."""
+    for text in ("zone=a,version=2", '{"zone": "a", "version": "2"}'):
+        monkeypatch.setenv("COORDINATOR_LABELS", text)
+        assert load().labels == {"zone": "a", "version": "2"}
+
+
 def test_labels() -> None:
     """Labels come as pairs or as JSON; what is neither is refused."""
     assert parse_labels("zone=a, version=2") == {"zone": "a", "version": "2"}
