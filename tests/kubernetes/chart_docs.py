@@ -41,7 +41,9 @@ def values_table(chart: Path) -> str:
     text = (chart / "values.yaml").read_text()
     lines = text.splitlines()
     rows = ["| value | default | what it is |", "|---|---|---|"]
-    for path, node, line in _leaves(yaml.compose(text), ()):
+    root = yaml.compose(text)
+    assert root is not None
+    for path, node, line in _leaves(root, ()):
         comment = lines[line - 1].strip()
         if not comment.startswith("# -- "):
             continue
@@ -63,7 +65,7 @@ def _leaves(node: yaml.Node, path: tuple[str, ...]) -> list[tuple[tuple[str, ...
 
 def settings_schema(without: set[str]) -> dict[str, Any]:
     """A property a setting."""
-    properties = {}
+    properties: dict[str, Any] = {}
     for name, field in Settings.model_fields.items():
         if name in without:
             continue

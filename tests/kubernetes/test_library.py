@@ -1,0 +1,116 @@
+"""The library chart that puts the sidecar into somebody else's Deployment, as its example uses it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordinator.settings import load
+from tests.kubernetes.rendering import RefusedError, containers, of_kind, worker
+from tests.kubernetes.test_chart import VERSIONS, check_valid, environment
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example with its dependency."""
+    return tmp_path_factory.mktemp("chart")
+
+
+def pod(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    [deployment] = of_kind(objects, "Deployment")
+    spec: dict[str, Any] = deployment["spec"]["template"]["spec"]
+    return spec
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_example_is_valid(folder: Path, version: str) -> None:
+    """Strictly, for each version that is supported, with and without the socket and Secrets."""
+    for recovery in (
+        {},
+        {"socket": {"enabled": True}, "apiTokenSecret": "tokens"},
+        {"redis": {"existingSecret": "", "url": "redis://r"}},
+    ):
+        objects = worker(folder, recovery)
+        check_valid(objects, version)
+        assert of_kind(objects, "NetworkPolicy")
+
+
+def test_a_native_sidecar(folder: Path) -> None:
+    """An init container that is restarted always, gates the worker by a probe, and may do nothing but run."""
+    spec = pod(worker(folder))
+    [sidecar] = spec["initContainers"]
+    assert sidecar["restartPolicy"] == "Always"
+    assert sidecar["startupProbe"]["httpGet"]["path"] == "/readyz"
+    assert sidecar["livenessProbe"]["httpGet"]["path"] == "/healthz"
+    assert "readinessProbe" not in sidecar
+    assert sidecar["securityContext"]["readOnlyRootFilesystem"]
+    follows = pod(worker(folder, {"readinessFollowsStore": True}))["initContainers"][0]
+    assert follows["readinessProbe"]["httpGet"]["path"] == "/readyz"
+
+
+def test_the_hook_finds_the_sidecar(folder: Path) -> None:
+    """The worker's preStop hook calls the sidecar's drain port with the token that the sidecar knows."""
+    for ports in ({"http": 9410, "drain": 9411}, {"http": 1234, "drain": 4321}):
+        spec = pod(worker(folder, {"ports": ports}))
+        [sidecar], [main] = spec["initContainers"], spec["containers"]
+        hook, known = main["lifecycle"]["preStop"]["httpGet"], environment(sidecar)
+        assert (hook["path"], str(hook["port"])) == ("/prestop", known["COORDINATOR_DRAIN_PORT"])
+        assert hook["httpHeaders"] == [{"name": "Authorization", "value": f"Bearer {known['COORDINATOR_DRAIN_TOKEN']}"}]
+        assert environment(main)["RECOVERY_URL"] == f"http://127.0.0.1:{known['COORDINATOR_HTTP_PORT']}"
+        assert [port["containerPort"] for port in sidecar["ports"]] == [ports["http"], ports["drain"]]
+
+
+def test_the_grace_period_holds_the_drain(folder: Path) -> None:
+    """It is drain and margin; the program checks it again by itself; a shorter one is refused with the numbers."""
+    spec = pod(worker(folder, {"drainTimeoutSeconds": 100, "marginSeconds": 20}))
+    known = environment(spec["initContainers"][0])
+    assert spec["terminationGracePeriodSeconds"] == 120
+    assert (known["COORDINATOR_DRAIN_TIMEOUT"], known["COORDINATOR_TERMINATION_GRACE_PERIOD"]) == ("100s", "120s")
+    assert pod(worker(folder, {"terminationGracePeriodSeconds": 3600}))["terminationGracePeriodSeconds"] == 3600
+    with pytest.raises(RefusedError, match=r"30 is less than drainTimeoutSeconds \(45\) \+ marginSeconds \(15\)"):
+        worker(folder, {"terminationGracePeriodSeconds": 30})
+
+
+def test_settings_arrive(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the sidecar reads: name and uid of its pod, labels beside the uid, no way to be reached without a token."""
+    recovery = {
+        "redis": {"existingSecret": "", "url": "redis://r:6379/1"},
+        "settings": {"labels": {"zone": "a"}, "capacity": 9, "profile": "fast"},
+        "socket": {"enabled": True}, "extraEnv": [{"name": "COORDINATOR_LOG_LEVEL", "value": "debug"}],
+    }  # fmt: skip
+    [sidecar] = pod(worker(folder, recovery))["initContainers"]
+    for name, value in environment(sidecar).items():
+        monkeypatch.setenv(name, value.replace("$(POD_UID)", "the-uid"))
+    found = load()
+    assert (found.labels, found.capacity, found.url) == ({"pod_uid": "the-uid", "zone": "a"}, 9, "redis://r:6379/1")
+    assert (found.http_host, found.api_tokens(), found.http_socket) == ("0.0.0.0", (), "/run/recovery/sidecar.sock")
+    assert found.dead_after < load(profile="default", drain_timeout=1).dead_after
+
+
+def test_volumes_are_there(folder: Path) -> None:
+    """Whatever a container mounts is a volume of its pod."""
+    for recovery in ({}, {"socket": {"enabled": True}, "apiTokenSecret": "tokens"}):
+        for container, spec in containers(worker(folder, recovery)):
+            mounts = {mount["name"] for mount in container.get("volumeMounts") or []}
+            assert mounts <= {volume["name"] for volume in spec["volumes"]}
+            assert ("recovery-socket" in mounts) == bool(recovery)
+
+
+@pytest.mark.parametrize(
+    ("recovery", "said"),
+    [
+        ({"drainToken": ""}, "recovery.drainToken: give a random text"),
+        ({"drainToken": "short"}, "drainToken"),
+        ({"redis": {"existingSecret": ""}}, "recovery.redis: name the store"),
+        ({"redis": {"url": "redis://x"}}, "give url or existingSecret, not both"),
+        ({"marginSeconds": 1}, "marginSeconds"),
+        ({"settings": {"drain_timeout": "9s"}}, "drain_timeout"),
+        ({"drainTimeout": 9}, "drainTimeout"),
+    ],
+)
+def test_wrong_values_are_refused(folder: Path, recovery: dict[str, Any], said: str) -> None:
+    """With a message that names the value."""
+    with pytest.raises(RefusedError, match=said):
+        worker(folder, recovery)
