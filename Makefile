@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help setup demo test check fmt lock bench model faults fuzz clean
+.PHONY: help setup demo test check fmt lock bench model faults fuzz kubernetes cluster clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -23,7 +23,7 @@ demo: $(VENV)/.ready ## kill a worker and a coordinator, watch the calls go on
 	$(BIN)/coordinator demo
 
 test: check ## everything: format, lint, types, layers, tests with their coverage
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup --cov --cov-report= tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup --cov --cov-report= --ignore tests/cluster tests
 
 check: $(VENV)/.ready ## format, lint, types and layers only
 	$(BIN)/ruff format --check .
@@ -53,6 +53,12 @@ faults: $(VENV)/.ready ## every fault in full length; writes the tables of docs/
 
 fuzz: $(VENV)/.ready ## thousands of requests to the sidecar, made from its OpenAPI document
 	FUZZ_EXAMPLES=100 FUZZ_PHASES=examples,coverage,fuzzing $(BIN)/python -m pytest -q tests/sidecar/test_fuzz.py
+
+kubernetes: $(VENV)/.ready ## image, alerts on a real Prometheus, charts on a real cluster: what this machine has the means for
+	$(BIN)/python -m pytest -q -n 0 -rs tests/cluster
+
+cluster: $(VENV)/.ready ## builds the cluster's programs (Go >= 1.25; six minutes, once) for `make kubernetes`
+	$(BIN)/python -m tests.cluster.binaries
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .hypothesis .pytest_cache .mypy_cache .ruff_cache
