@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import anyio
+import structlog
 
 from coordinator import clock
-from coordinator.errors import FencedError
+from coordinator.errors import FencedError, StoreUnavailableError
+from coordinator.ids import new_request_id
 from coordinator.store import calls
 from coordinator.store.scripts import Answer
 from coordinator.worker.session import Session
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from coordinator.worker.membership import Membership
 
 __all__ = ["Adoption"]
+
+log = structlog.get_logger()
 
 POLL_SECONDS = 0.05
 
@@ -72,6 +76,17 @@ class Adoption:
                     await told.wait()
         finally:
             self._member.mailbox.done_waiting(session_id)
+
+    async def pass_on(self, session_id: str) -> None:
+        """Its owner let go to us when nobody here waited any more: it is offered to others at once. Safe to repeat."""
+        if session_id in self._member.sessions or session_id in self._member.adopting:
+            return
+        try:
+            session = await self.adopt(session_id, None, new_request_id())
+            if session is not None:
+                await session.release("nobody waits for it here any more")
+        except (FencedError, StoreUnavailableError) as error:
+            log.warning("session_not_passed_on", session=session_id, error=str(error))
 
     async def _ask(self, session_id: str, request: str) -> bool:
         """Asks the owner to hand over; False when there is nothing to wait for."""

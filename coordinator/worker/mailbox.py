@@ -63,8 +63,11 @@ class Mailbox:
         """A message."""
         what, _, rest = text.partition(" ")
         session_id, _, heir = rest.partition(" ")
-        if what == "yours" and session_id in self._waiting:
-            self._waiting[session_id].set()
+        if what == "yours":
+            if session_id in self._waiting:
+                self._waiting[session_id].set()
+            else:  # who asked has gone away meanwhile
+                self._member.start(self._member.adoption.pass_on, session_id)
         elif what == "ask":
             self._member.start(self._let_go, session_id, heir)
         elif what == "drain":

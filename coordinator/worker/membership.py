@@ -48,6 +48,7 @@ class Membership:
     Attributes:
         instance: the id under which it is registered now; another one after it was fenced.
         sessions: what it owns here, by id.
+        closing: calls that ended here, and when.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Membership:
         self.pulse = self._new_pulse()
         self.sessions: dict[str, Session] = {}
         self.adopting: set[str] = set()
-        self.closing: set[str] = set()
+        self.closing: dict[str, float] = {}
         self.highest_epoch = 0
         self.server = self.lineage = ""
         self.draining = False
@@ -348,9 +349,18 @@ class Membership:
         before = self.sessions.get(session.id)
         if before is not None and before is not session:
             before.lose("this worker adopted it anew")
-        self.closing.discard(session.id)
+        self.closing.pop(session.id, None)
         self.sessions[session.id] = session
         self._call_roll()
+
+    def closes(self, session_id: str) -> None:
+        """Its call ended: should the store lose that write it is closed again, not given to others, for ``closed_ttl``."""
+        now = clock.now()
+        for known, at in list(self.closing.items()):  # the oldest first
+            if now - at < self.settings.closed_ttl:
+                break
+            del self.closing[known]
+        self.closing[session_id] = now
 
     def forget(self, session: Session) -> None:
         """A session is not ours any more."""

@@ -184,7 +184,7 @@ class Session:
             return
         ttl = round(self._member.settings.closed_ttl * 1000)
         async with self._writing:
-            self._member.closing.add(self.id)
+            self._member.closes(self.id)
             await self._final(
                 "close",
                 lambda e: calls.close(

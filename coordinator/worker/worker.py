@@ -350,7 +350,7 @@ class Worker:
     async def adopt(self, session_id: str, wait: float = 3.0) -> Session | None:
         """Takes a call whose caller came back here.
 
-        Takes an orphan; awaits the verdict on a silent owner; asks a living one to hand over.
+        Takes an orphan; awaits the verdict on a silent owner; asks a living one to hand over. Where `serve` runs its handler gets it.
 
         Args:
             wait: seconds; 0 tries once, and asks nobody to hand over.
@@ -362,7 +362,12 @@ class Worker:
             FencedError: this instance was declared dead meanwhile.
             StoreUnavailableError: no answer within about two seconds.
         """
-        return await self._member(session_id).adoption.take_over(session_id, new_request_id(), wait)
+        member = self._member(session_id)
+        before = member.sessions.get(session_id)
+        session = await member.adoption.take_over(session_id, new_request_id(), wait)
+        if session is not None and session is not before and self._serving:
+            self._serving.start(session)
+        return session
 
     async def locate(self, session_id: str) -> str | None:
         """The registered address of the session's owner; None when nobody owns it or the owner gave none.

@@ -460,3 +460,49 @@ def test_a_program_with_a_worker_may_fork(url: str, redis_client: redis.Redis) -
     )
     done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True, timeout=30, check=True)
     assert "Error" not in done.stderr
+
+
+async def test_a_handover_that_nobody_waits_for_any_more_goes_on(url: str, redis_client: redis.Redis) -> None:
+    """The owner let go after its asker had given up: the call is offered to others at once, not kept where nobody serves it."""
+    bench = Bench(redis_client)
+    taken: list[Session | None] = []
+    async with Worker(url, name="old") as old, Worker(url, name="gone") as gone, Worker(url, name="third") as third:
+        session = await old.open("call-1", b"data")
+        bench.end_hold()
+        with session.busy():
+            assert await gone.adopt("call-1", wait=0.2) is None
+        async for offer in third.offers():
+            taken.append(await offer.adopt())
+            break
+        assert taken[0] is not None
+        assert (taken[0].id, session.lost.is_set(), gone.sessions) == ("call-1", True, ())
+
+
+async def test_serve_serves_what_is_adopted_by_id(url: str) -> None:
+    """A call that came back here by its id is given to the handler as any other, and once."""
+    served: list[str] = []
+
+    async def handler(session: Session) -> None:
+        served.append(session.id)
+        await anyio.sleep_forever()
+
+    async with Worker(url, name="old") as old, Worker(url, name="new") as new, anyio.create_task_group() as tasks:
+        await old.open("call-1", b"data")
+        tasks.start_soon(new.serve, handler)
+        await eventually(lambda: new._serving is not None)
+        assert await new.adopt("call-1") is await new.adopt("call-1")
+        await eventually(lambda: served == ["call-1"])
+        tasks.cancel_scope.cancel()
+
+
+async def test_closed_calls_are_not_remembered_for_ever(url: str) -> None:
+    """What a worker keeps of the calls that ended is bounded by the time for which the store keeps them."""
+    async with Worker(url, name="one", closed_ttl=0.02) as one:
+        for n in range(5):
+            await (await one.open(f"call-{n}", b"data")).close()
+
+        async def another_is_the_only_one() -> bool:
+            await (await one.open("another", b"data")).close()
+            return list(one._members[0].closing) == ["another"]
+
+        await eventually(another_is_the_only_one)
