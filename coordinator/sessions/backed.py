@@ -96,10 +96,10 @@ class BackedStore(SessionStore):
         self._fits(state.id, word)
         state.origin = origin
 
-    def _write(self, state: SessionState) -> tuple[bytes, Origin]:
+    def _write(self, state: SessionState, *, first: bool = False) -> tuple[bytes, Origin]:
         if state.origin is not None and state.origin.tenant != self.tenant:
             raise TenantError(state.id)
-        return self._codec.write(state)
+        return self._codec.write(state, first=first)
 
     def _fits(self, session_id: str, word: str) -> None:
         if word == "WRONG":
@@ -110,7 +110,7 @@ class BackedStore(SessionStore):
     async def create(self, state: SessionState, *, limit: int = 0) -> None:
         self._check()
         check_id(state.id)
-        value, origin = self._write(state)
+        value, origin = self._write(state, first=True)
         for prune in (True, False):
             word = await self._backend.create(state.id, value, self._ttl, not state.ended, origin.version, limit)
             if word != "FULL" or not prune:

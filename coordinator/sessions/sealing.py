@@ -55,8 +55,12 @@ class Codec:
         """The keys as they stand now."""
         return self._keys if self._keys is None or isinstance(self._keys, KeyRing) else self._keys()
 
-    def write(self, state: SessionState) -> tuple[bytes, Origin]:
+    def write(self, state: SessionState, *, first: bool = False) -> tuple[bytes, Origin]:
         """The bytes to store, and what to remember of them once they are.
+
+        Args:
+            state: what to write.
+            first: whether it is to be the first of its id, whatever was stored before.
 
         The same state gives the same bytes again, but for ``updated_at``: a save whose answer was lost can be repeated.
 
@@ -73,7 +77,7 @@ class Codec:
                     "the session's id contains its caller's or callee's number, which keys in Redis would show: "
                     "use another id, and an alias for the number"
                 )
-        sequence = (state.origin.sequence if state.origin else 0) + 1
+        sequence = 1 if first or state.origin is None else state.origin.sequence + 1
         content = f"{self.tenant}:{ring.ids[0]}:{sequence}:{version_of(plain)}"
         if state.sealed is None or state.sealed[0] != content:
             state.sealed = (content, self._seal(state, plain, sequence, ring))

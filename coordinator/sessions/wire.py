@@ -48,7 +48,9 @@ class KeptFloat(float):
 
 
 def _float(value: float) -> str:
-    """As Go writes a float64: no exponent from 1e-6 up to 1e21, no ``.0``."""
+    """As Go writes a float64: no exponent from 1e-6 up, no ``.0``; but from 1e16 with one (Go: from 1e21), since digits alone
+    would be read back as a whole number that the float never was.
+    """
     if isinstance(value, KeptFloat):
         return value.text
     if not math.isfinite(value):
@@ -56,7 +58,7 @@ def _float(value: float) -> str:
     if value == 0:
         return "-0" if math.copysign(1, value) < 0 else "0"
     shortest = float.__repr__(value)
-    if 1e-6 <= abs(value) < 1e21:
+    if 1e-6 <= abs(value) < 1e16:
         return format(Decimal(shortest), "f").removesuffix(".0")
     return shortest.replace("e-0", "e-")
 
