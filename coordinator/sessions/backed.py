@@ -21,7 +21,7 @@ from coordinator.sessions.errors import (
 from coordinator.sessions.keys import check_id
 from coordinator.sessions.sealing import Codec
 from coordinator.sessions.state import Origin, SessionState
-from coordinator.sessions.store import SessionStore
+from coordinator.sessions.store import Replaced, SessionStore
 from coordinator.sessions.timestamp import Timestamp
 
 __all__ = ["DAY", "BackedStore"]
@@ -86,7 +86,7 @@ class BackedStore(SessionStore):
         expected = "" if force or state.origin is None else state.origin.version
         await self._put(state, expected, "", ttl)
 
-    async def _put(self, state: SessionState, expected: str, seen: str, ttl: float | None = None) -> None:
+    async def _put(self, state: SessionState, expected: str, seen: str, ttl: float | None = None) -> str:
         value, origin = self._write(state)
         word = await self._backend.put(
             state.id, value, self._ttl if ttl is None else ttl, not state.ended, expected, origin.version, seen
@@ -95,6 +95,7 @@ class BackedStore(SessionStore):
             raise SessionConflictError(state.id, gone=word == "GONE")
         self._fits(state.id, word)
         state.origin = origin
+        return word
 
     def _write(self, state: SessionState, *, first: bool = False) -> tuple[bytes, Origin]:
         if state.origin is not None and state.origin.tenant != self.tenant:
@@ -172,17 +173,17 @@ class BackedStore(SessionStore):
             else:
                 return
 
-    async def replace(self, old: SessionState, new: SessionState, *, ttl: float | None = None) -> bool:
+    async def replace(self, old: SessionState, new: SessionState, *, ttl: float | None = None) -> Replaced:
         self._check()
         check_id(new.id)
         if old.origin is None or old.id != new.id:
             raise InvalidStateError("what is to be replaced must be a loaded state of the same id")
         new.origin = old.origin
         try:
-            await self._put(new, old.origin.version, old.updated_at.text, ttl)
+            word = await self._put(new, old.origin.version, old.updated_at.text, ttl)
         except SessionConflictError:
-            return False
-        return True
+            return "changed"
+        return "same" if word == "SAME" else "written"
 
     def _tokens(self, alias: Alias) -> list[str]:
         return tokens(alias, self.tenant, self._codec.ring)

@@ -23,7 +23,7 @@ from coordinator.sessions.errors import (
 from coordinator.sessions.guard import Guard, RetryRule
 from coordinator.sessions.metrics import StoreMetrics
 from coordinator.sessions.state import SessionState, SessionStatus
-from coordinator.sessions.store import SessionStore
+from coordinator.sessions.store import Replaced, SessionStore
 from coordinator.sessions.timestamp import Timestamp
 
 __all__ = ["Restored", "SessionManager"]
@@ -169,7 +169,7 @@ class SessionManager:
                 self._count("stale" if too_old else "hit")
                 return Restored(found, restored=True, age=age, stale=too_old)
             state = new(session_id)
-            if await self._replace(found, state):
+            if await self._replace(found, state) != "changed":
                 self._count("ended" if found.ended else "stale")
                 return Restored(state, restored=False, age=age, stale=too_old and not found.ended)
         raise SessionConflictError(session_id, gone=False)
@@ -178,7 +178,7 @@ class SessionManager:
         if self._metrics is not None:
             self._metrics.restores.labels(outcome).inc()
 
-    async def _replace(self, old: SessionState, new: SessionState, ttl: float | None = None) -> bool:
+    async def _replace(self, old: SessionState, new: SessionState, ttl: float | None = None) -> Replaced:
         return await self._guard.run("replace", lambda: self.store.replace(old, new, ttl=ttl))
 
     async def finish(
@@ -211,7 +211,8 @@ class SessionManager:
         """Ends every session under way that had no save and no heartbeat for ``idle_timeout`` seconds; returns how many.
 
         Their ``updated_at`` stays, so that their duration ends with their last sign of life. What cannot be read is left alone and
-        logged. Any number of programs may do this at the same time; each session is counted by one of them.
+        logged. Any number of programs may do this at the same time; each session is counted by one of them at most:
+        by none when the store's answer to its end was lost.
         """
         count = 0
         for session_id in await self._guard.run("list", self.store.list_active):
@@ -225,7 +226,7 @@ class SessionManager:
             if (self._now().ns - state.updated_at.ns) / 1e9 > idle_timeout and not state.ended:
                 ended = copy.copy(state)
                 ended.status = SessionStatus.ENDED
-                count += await self._replace(state, ended, self._retention or None)
+                count += await self._replace(state, ended, self._retention or None) == "written"
         return count
 
     async def bind(self, alias: Alias, session_id: str) -> None:

@@ -51,8 +51,11 @@ class _Memory:
             now = version_of(stored)
             if now not in (expected, version):
                 return "CONFLICT"
+            if now != expected:
+                self._write(session_id, value, ttl, listed)
+                return "SAME"
             header = read_header(stored)
-            if seen and now != version and header is not None and stored[slice(*header.updated_at)] != seen.encode():
+            if seen and header is not None and stored[slice(*header.updated_at)] != seen.encode():
                 return "CONFLICT"
         return self._write(session_id, value, ttl, listed)
 

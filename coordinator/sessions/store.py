@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import abc
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from coordinator.sessions.aliases import Alias
 from coordinator.sessions.state import SessionState
 
-__all__ = ["SessionStore"]
+__all__ = ["Replaced", "SessionStore"]
+
+Replaced = Literal["written", "same", "changed"]
 
 
 class SessionStore(abc.ABC):
@@ -97,10 +99,14 @@ class SessionStore(abc.ABC):
         """
 
     @abc.abstractmethod
-    async def replace(self, old: SessionState, new: SessionState, *, ttl: float | None = None) -> bool:
-        """Writes a state in the place of a loaded one, if that had neither a save nor a heartbeat since; False when it had.
+    async def replace(self, old: SessionState, new: SessionState, *, ttl: float | None = None) -> Replaced:
+        """Writes a state in the place of a loaded one, if that had neither a save nor a heartbeat since.
 
         ``new.updated_at`` stays as it is.
+
+        Returns:
+            ``written``; ``changed`` when it had, and nothing was written; ``same`` when the new state stood there already: it is the
+            answer to a repetition, or another program did the same.
 
         Args:
             old: as it was loaded.

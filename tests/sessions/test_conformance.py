@@ -324,11 +324,12 @@ async def test_replacing_what_shows_life(store: SessionStore) -> None:
     await store.save(SessionState("s1"))
     found = await store.load("s1")
     await store.update_heartbeat("s1")
-    assert not await store.replace(found, SessionState("s1", status="ended"))
+    assert await store.replace(found, SessionState("s1", status="ended")) == "changed"
     found = await store.load("s1")
-    assert await store.replace(found, SessionState("s1", status="ended"))
+    ended = SessionState("s1", status="ended")
+    assert await store.replace(found, ended) == "written"
     assert (await store.load("s1")).status == "ended"
-    assert not await store.replace(found, SessionState("s1"))
+    assert await store.replace(found, SessionState("s1")) == "changed"
 
 
 async def test_a_state_of_one_store_is_foreign_to_another_tenant(make_store: Make) -> None:

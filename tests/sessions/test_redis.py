@@ -153,7 +153,7 @@ async def test_a_session_in_another_order(redis_store: RedisStore, db: redis.Red
     with pytest.raises(SessionEndedError):
         await redis_store.update_heartbeat("s1")
     found = await redis_store.load("s1")
-    assert await redis_store.replace(found, SessionState("s1"))
+    assert await redis_store.replace(found, SessionState("s1")) == "written"
 
 
 async def test_an_unchanged_byte_outside_updated_at(redis_store: RedisStore, db: redis.Redis) -> None:
@@ -233,6 +233,6 @@ async def test_a_store_that_does_not_answer(db: redis.Redis) -> None:
 async def test_aliases_are_the_projects_own_keys(redis_store: RedisStore, db: redis.Redis) -> None:
     """An alias does not lie among omnivoice-core's keys, and expires."""
     await redis_store.bind(Alias.phone("+1 555 1234567"), "s1")
-    [key] = db.keys()
+    [key] = db.scan_iter()
     assert key.startswith(b"sessionindex:voicesession:alias:phone:")
     assert 0 < db.pttl(key) <= DAY_MS

@@ -63,7 +63,7 @@ def test_the_wrapper_passes_what_the_header_lists(script: Script) -> None:
 
 
 def _agree(db: redis.Redis, value: bytes) -> None:
-    version, *found = db.eval(SHOW, 0, value)  # type: ignore[misc]
+    version, *found = db.eval(SHOW, 0, value)
     header = read_header(value)
     assert version.decode() == version_of(value)
     expected = [header.status, header.updated_at[0] + 1, header.updated_at[1]] if header else []

@@ -10,11 +10,12 @@
 -- ARGV version  text    version of the new JSON
 -- ARGV seen     text    updated_at that must stand there still, '' for any
 -- REPLY OK
+-- REPLY SAME
 -- REPLY CONFLICT
 -- REPLY GONE
 -- REPLY WRONG
 -- REPLY CLASH
--- RETRY safe: what is stored has the new version already, and is written again.
+-- RETRY safe: what is stored has the new version already: it is written again, and told as SAME.
 -- USES header store
 local session, active = KEYS[1], KEYS[2]
 local id, value, ttl_ms, listed = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
@@ -26,6 +27,7 @@ if problem == 'WRONG' then
 elseif problem then
   return { 'CLASH' }
 end
+local same = false
 if expected ~= '' then
   local stored = redis.call('GET', session)
   if not stored then
@@ -35,7 +37,9 @@ if expected ~= '' then
   if now ~= expected and now ~= version then
     return { 'CONFLICT' }
   end
-  if seen ~= '' and now ~= version then
+  if now ~= expected then
+    same = true
+  elseif seen ~= '' then
     local status, first, last = header_of(stored)
     if status and stored:sub(first, last) ~= seen then -- without a header, the version says it
       return { 'CONFLICT' }
@@ -43,4 +47,7 @@ if expected ~= '' then
   end
 end
 write(session, active, id, value, ttl_ms, listed)
+if same then
+  return { 'SAME' }
+end
 return { 'OK' }
