@@ -10,7 +10,7 @@ import time
 __all__ = ["ZERO", "Timestamp"]
 
 _RFC3339 = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:Z|([+-])(\d\d):(\d\d))", re.ASCII
+    r"(\d{4}-\d\d-\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d+))?(?:Z|([+-])(\d\d):(\d\d))", re.ASCII
 )  # fmt: skip
 _DAYS = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 _SECOND = 1_000_000_000
@@ -20,8 +20,12 @@ def _leap(year: int) -> bool:
     return year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
 
 
-def _days_since_1970(year: int, month: int, day: int) -> int:
+@functools.lru_cache(1024)
+def _days_since_1970(date: str) -> int:
     """Days of the proleptic Gregorian calendar; year 0 counts, which `datetime` does not know."""
+    year, month, day = int(date[:4]), int(date[5:7]), int(date[8:])
+    if not 1 <= month <= 12 or not 1 <= day <= _DAYS[month - 1] + (month == 2 and _leap(year)):
+        raise ValueError(f"{date!r} is a day that no calendar has")
     before = year - 1
     leaps = before // 4 - before // 100 + before // 400
     days = 365 * year + leaps + sum(_DAYS[: month - 1]) + (month > 2 and _leap(year)) + day - 1
@@ -48,17 +52,18 @@ class Timestamp:
         match = _RFC3339.fullmatch(text)
         if not match:
             raise ValueError(f"{text!r} is not a time as in 2026-07-19T12:00:00.123456789Z")
-        year, month, day, hour, minute, second = (int(part) for part in match.groups()[:6])
-        offset_hours, offset_minutes = int(match[9] or 0), int(match[10] or 0)
-        if not 1 <= month <= 12 or not 1 <= day <= _DAYS[month - 1] + (month == 2 and _leap(year)):
-            raise ValueError(f"{text!r} has a day that no calendar has")
-        if hour > 23 or minute > 59 or second > 59 or offset_hours > 23 or offset_minutes > 59:
-            raise ValueError(f"{text!r} has an hour, minute, second or offset that no clock has")
-        offset = (offset_hours * 60 + offset_minutes) * (-60 if match[8] == "-" else 60)
-        seconds = _days_since_1970(year, month, day) * 86400 + hour * 3600 + minute * 60 + second - offset
+        date, hour, minute, second, fraction, sign, offset_hour, offset_minute = match.groups()
+        offset = 0
+        if sign is not None:
+            if int(offset_hour) > 23 or int(offset_minute) > 59:
+                raise ValueError(f"{text!r} has an offset that no clock has")
+            offset = (int(offset_hour) * 60 + int(offset_minute)) * (-60 if sign == "-" else 60)
+        if hour > "23" or minute > "59" or second > "59":
+            raise ValueError(f"{text!r} has an hour, minute or second that no clock has")
+        seconds = _days_since_1970(date) * 86400 + int(hour) * 3600 + int(minute) * 60 + int(second) - offset
         self.text = text
         """As it was read, or as it will be written."""
-        self.ns = seconds * _SECOND + int((match[7] or "")[:9].ljust(9, "0"))
+        self.ns = seconds * _SECOND + (int(fraction[:9].ljust(9, "0")) if fraction else 0)
         """Nanoseconds since 1970 UTC."""
 
     @classmethod

@@ -7,6 +7,7 @@ their text, floats that were read keep theirs, and unknown fields follow the kno
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -241,6 +242,19 @@ def decode_time(session_id: str, document: dict[str, Any], name: str) -> Timesta
 
 
 def _read_turn(session_id: str, document: Any, number: int) -> Turn:
+    if (
+        type(document) is dict and tuple(document) == _TURN
+    ):  # as both programs write it: a long history is mostly of these
+        role, content, at, ms = document.values()
+        if (
+            type(role) is str
+            and type(content) is str
+            and type(at) is str
+            and type(ms) is int
+            and -_INT64 <= ms < _INT64
+        ):
+            with contextlib.suppress(ValueError):
+                return Turn(role, content, Timestamp(at), ms)
     o = _Object(session_id, document, _TURN, f"turn {number}'s ")
     return Turn(o.text("role"), o.text("content"), o.time("timestamp"), o.int("duration_ms"), o.left)
 
