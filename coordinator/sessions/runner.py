@@ -66,7 +66,8 @@ class ClientRunner:
         try:
             if isinstance(self._client, aredis.RedisCluster) and args[0] == "SCAN":  # without a key, so with a node
                 node = self._client.get_node_from_key(self._key)
-                return await self._client.execute_command(*args, target_nodes=node)
+                cursors, keys = await self._client.execute_command(*args, target_nodes=node)
+                return next(iter(cursors.values())), keys
             return await self._client.execute_command(*args)
         except (redis.RedisError, OSError) as error:
             raise store_error(error) from error
