@@ -32,6 +32,8 @@ async def test_a_cluster_by_url_and_by_client() -> None:
     with cluster() as (url, nodes):
         async with RedisStore(url, prefix="{voice}:") as store:
             await _life_of_a_session(store)
-        async with aredis.RedisCluster(host="127.0.0.1", port=nodes[0].port) as client:
-            async with RedisStore(client, prefix="{voice}:", tenant="acme") as store:
-                await _life_of_a_session(store)
+        async with (
+            aredis.RedisCluster(host="127.0.0.1", port=nodes[0].port) as client,
+            RedisStore(client, prefix="{voice}:", tenant="acme") as store,
+        ):
+            await _life_of_a_session(store)

@@ -22,6 +22,7 @@ from coordinator.sessions import (
 from coordinator.sessions import errors as e
 from coordinator.sessions.guard import Guard
 from coordinator.sessions.metrics import kind_of_error
+from tests.waiting import eventually
 
 FAST = RetryRule(attempts=3, initial=0.001, most=0.002, jitter=0.0)
 
@@ -118,8 +119,7 @@ async def test_a_half_open_circuit_lets_one_probe_through() -> None:
         for _ in range(20):
             group.start_soon(caller)
         await arrived.wait()
-        while len(refused) < 19:
-            await anyio.lowlevel.checkpoint()
+        await eventually(lambda: len(refused) == 19, description="all others were refused")
         go_on.set()
     assert len(asked) == 1
     assert sum(isinstance(error, CircuitOpenError) for error in refused) == 19
