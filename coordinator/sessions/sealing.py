@@ -109,7 +109,8 @@ class Codec:
         return state
 
     def _bound(self, session_id: str, sequence: int, status: str, key_id: str) -> bytes:
-        return json.dumps(["recovery-sessions", 1, self.tenant, session_id, sequence, status, key_id]).encode()
+        bound = ["recovery-sessions", 1, self.tenant, session_id, sequence, wire.whole_text(status), key_id]
+        return json.dumps(bound).encode()
 
     def _seal(self, state: SessionState, plain: bytes, sequence: int, ring: KeyRing) -> str:
         key_id = ring.ids[0]

@@ -19,7 +19,7 @@ from coordinator.sessions.errors import CorruptSessionError, InvalidStateError
 from coordinator.sessions.state import SessionMetrics, SessionState, Turn
 from coordinator.sessions.timestamp import ZERO, Timestamp
 
-__all__ = ["KeptFloat", "decode", "decode_time", "encode", "parse"]
+__all__ = ["KeptFloat", "decode", "decode_time", "encode", "parse", "whole_text"]
 
 _quote = json.encoder.encode_basestring  # escapes quotes, backslashes and control characters, as Go does
 _ESCAPES = (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
@@ -158,7 +158,12 @@ def encode(state: SessionState, *, history: str | None = None) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:  # halves of surrogate pairs: U+FFFD, as Go writes them
-        return _LONE.sub("\ufffd", text).encode()
+        return whole_text(text).encode()
+
+
+def whole_text(text: str) -> str:
+    """The text with U+FFFD for halves of surrogate pairs: as it is read again."""
+    return _LONE.sub("\ufffd", text)
 
 
 def _whole(text: str) -> int | KeptFloat:

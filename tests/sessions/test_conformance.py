@@ -319,6 +319,13 @@ async def test_values_that_go_could_not_read(store: SessionStore) -> None:
         await store.load("s1")
 
 
+async def test_broken_text(store: SessionStore) -> None:
+    """Halves of surrogate pairs are replaced as Go does, in each field, and the session can be read."""
+    await store.save(SessionState("s1", status="\ud800", provider="a\udfffb", to="\ud83c\udfa7"))
+    loaded = await store.load("s1")
+    assert (loaded.status, loaded.provider, loaded.to) == ("\ufffd", "a\ufffdb", "\ufffd\ufffd")
+
+
 async def test_replacing_what_shows_life(store: SessionStore) -> None:
     """A loaded session is replaced only if it had no heartbeat since."""
     await store.save(SessionState("s1"))

@@ -161,6 +161,32 @@ async def test_late_answers_do_not_close_an_open_circuit() -> None:
     assert breaker.state == "open"
 
 
+async def test_late_failures_do_not_keep_the_circuit_open() -> None:
+    """A call from before the circuit opened, that fails after it, does not put off the probe."""
+    clock = Clock()
+    breaker = CircuitBreaker(threshold=1, reset=30, now=clock)
+    waiting, go_on = anyio.Event(), anyio.Event()
+
+    async def slow() -> None:
+        waiting.set()
+        await go_on.wait()
+        raise StoreUnavailableError("timeout")
+
+    async def caller() -> None:
+        with pytest.raises(StoreUnavailableError):
+            await breaker.run(slow)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(caller)
+        await waiting.wait()
+        with pytest.raises(StoreUnavailableError):
+            await breaker.run(failing(1)[0])
+        clock.now = 20
+        go_on.set()
+    clock.now = 30
+    assert breaker.state == "half_open"
+
+
 async def test_a_missing_session_is_an_answer_to_the_breaker() -> None:
     """Errors that the store answers with do not open the circuit, and end a row of failures."""
     breaker = CircuitBreaker(threshold=2)
@@ -174,11 +200,13 @@ async def test_a_missing_session_is_an_answer_to_the_breaker() -> None:
 
 async def test_an_open_circuit_is_not_retried() -> None:
     """An open circuit is told at once, without waiting for further attempts."""
-    breaker = CircuitBreaker(threshold=2)
+    breaker = CircuitBreaker(threshold=1)
     ask, calls = failing(99)
-    with pytest.raises(CircuitOpenError):
-        await Guard(FAST, breaker, None).run("load", ask)
-    assert len(calls) == 2
+    with pytest.raises(StoreUnavailableError):
+        await breaker.run(ask)
+    with anyio.fail_after(10), pytest.raises(CircuitOpenError):
+        await Guard(RetryRule(initial=3600, most=3600, timeout=7200), breaker, None).run("load", ask)
+    assert len(calls) == 1
 
 
 async def test_latency_and_errors_are_counted() -> None:
