@@ -134,10 +134,9 @@ class SessionManager:
         """
         if isinstance(key, str):
             return await self._restore_or_create(key, new, max_age, stale)
-        session_id = await self.resolve(key)
-        done = await self._restore_or_create(session_id or ulid(), new, max_age, stale)
-        if session_id is None or not done.restored:
-            await self.bind(key, done.state.id)
+        session_id = await self.resolve(key) or ulid()
+        done = await self._restore_or_create(session_id, new, max_age, stale)
+        await self.bind(key, done.state.id)  # each time, so that it expires no sooner than the session
         return done
 
     async def _restore_or_create(

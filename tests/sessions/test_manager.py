@@ -192,6 +192,17 @@ async def test_aliases_find_a_session(bench: Bench) -> None:
     assert await manager.resolve(Alias.phone("+15551234567")) is None
 
 
+async def test_an_alias_lives_as_long_as_its_session(redis_server: RedisServer, db: redis.Redis) -> None:
+    """An alias that is used expires no sooner than a session that is kept alive."""
+    async with RedisStore(redis_server.url) as store:
+        manager = SessionManager(store)
+        await manager.restore_or_create(Alias.phone("+15551234567"))
+        [key] = db.scan_iter("sessionindex:*")
+        db.pexpire(key, 60_000)
+        assert (await manager.restore_or_create(Alias.phone("+15551234567"))).restored
+        assert db.pttl(key) > 80_000_000
+
+
 async def test_an_alias_of_a_session_that_is_gone(bench: Bench) -> None:
     """An alias whose session was deleted leads to a new session."""
     manager = bench.manager()
