@@ -3,6 +3,9 @@
 Needs the extra ``sessions``: ``pip install recovery-coordinator[sessions]``.
 """
 
+from coordinator.sessions import installed as installed  # first: it says what is missing
+
+# isort: split
 from coordinator.sessions.aliases import Alias
 from coordinator.sessions.breaker import CircuitBreaker
 from coordinator.sessions.configured import configured_keys

@@ -25,6 +25,13 @@ def test_the_example_runs(redis_server: RedisServer, db: redis.Redis) -> None:
     assert done.stdout.startswith("3 turns, 0:00:0")
 
 
+def test_without_the_extra_the_error_says_what_to_install() -> None:
+    """Where a package of the extra is missing, importing the store says which, and how to get it."""
+    program = "import sys; sys.modules['stamina'] = None; import coordinator.sessions"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert "needs the package 'stamina': pip install 'recovery-coordinator[sessions]'" in done.stderr
+
+
 def test_every_command_of_the_scripts_is_named() -> None:
     """The rights that the page lists are those that the scripts need."""
     called = {n for s in scripts.SCRIPTS.values() for n in re.findall(r"redis\.call\('([A-Z]+)'", s.source.decode())}

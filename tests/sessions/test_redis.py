@@ -56,6 +56,18 @@ async def test_prefix_and_ttl(redis_server: RedisServer, db: redis.Redis) -> Non
         await store.delete("s1")
 
 
+async def test_a_prefix_is_no_pattern(redis_server: RedisServer, db: redis.Redis) -> None:
+    """Signs that a search would read as a pattern stand for themselves in a prefix."""
+    async with (
+        RedisStore(redis_server.url, prefix="v[12]*?:") as store,
+        RedisStore(redis_server.url, prefix="v1x?:") as other,
+    ):
+        await store.save(SessionState("s1"))
+        await other.save(SessionState("s1"))
+        await other.save(SessionState("s2"))
+        assert (await store.count(), await other.count()) == (1, 2)
+
+
 async def test_ghosts_are_not_listed_and_cleaned_up(redis_store: RedisStore, db: redis.Redis) -> None:
     """An id whose key is gone is not listed, and leaves the set; one that never was a session can be deleted."""
     await redis_store.save(SessionState("s1"))
