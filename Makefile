@@ -30,7 +30,7 @@ check: $(VENV)/.ready ## format, lint, types and layers only
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	@if command -v luacheck >/dev/null; then luacheck --quiet coordinator/store/lua; else echo "luacheck is not installed: Lua is not linted"; fi
+	@if command -v luacheck >/dev/null; then luacheck --quiet coordinator/store/lua coordinator/sessions/lua; else echo "luacheck is not installed: Lua is not linted"; fi
 
 fmt: $(VENV)/.ready ## format and fix
 	$(BIN)/ruff format .

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import resources
 from types import MappingProxyType
 
-__all__ = ["SCRIPTS", "SERVER", "Answer", "Call", "Header", "Script", "ServerRunId", "load_script"]
+__all__ = ["SCRIPTS", "SERVER", "Answer", "Call", "Header", "Script", "ServerRunId", "load_script", "load_scripts"]
 
 Argument = bytes | str | int
 _Int = int  # `Answer` has methods of these names
@@ -172,13 +172,13 @@ def read_header(name: str, text: str) -> Header:
     return Header(keys, args, repeated_key, repeated_arg, MappingProxyType(replies), found["RETRY"][0], uses)
 
 
-def load_script(name: str) -> Script:
-    """Reads ``lua/<name>.lua`` and what it uses.
+def load_script(name: str, package: str = "coordinator.store") -> Script:
+    """Reads ``lua/<name>.lua`` of a package, and what it uses.
 
     Raises:
         ValueError: its header is wrong.
     """
-    folder = resources.files("coordinator.store") / "lua"
+    folder = resources.files(package) / "lua"
     text = (folder / f"{name}.lua").read_text(encoding="utf-8")
     header = read_header(name, text)
     parts = [(folder / "lib" / f"{lib}.lua").read_text(encoding="utf-8") for lib in header.uses]
@@ -186,10 +186,15 @@ def load_script(name: str) -> Script:
     return Script(name, header, source, hashlib.sha1(source, usedforsecurity=False).hexdigest())
 
 
-def _load_all() -> Mapping[str, Script]:
-    folder = resources.files("coordinator.store") / "lua"
+def load_scripts(package: str) -> Mapping[str, Script]:
+    """Every script of a package's folder ``lua``, by name.
+
+    Raises:
+        ValueError: a header is wrong.
+    """
+    folder = resources.files(package) / "lua"
     names = sorted(f.name.removesuffix(".lua") for f in folder.iterdir() if f.name.endswith(".lua"))
-    return MappingProxyType({name: load_script(name) for name in names})
+    return MappingProxyType({name: load_script(name, package) for name in names})
 
 
-SCRIPTS: Mapping[str, Script] = _load_all()
+SCRIPTS: Mapping[str, Script] = load_scripts("coordinator.store")

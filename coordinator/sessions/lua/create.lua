@@ -1,0 +1,39 @@
+-- create.lua: writes a session that must not be there yet, within a limit of sessions under way.
+--
+-- KEYS session  STRING  the session's JSON
+-- KEYS active   SET     ids of the sessions that are under way
+-- ARGV id       text    session id
+-- ARGV value    bytes   the JSON
+-- ARGV ttl_ms   int     when it expires, 0 for never
+-- ARGV listed   bool    1 when it is under way, 0 when it has ended
+-- ARGV version  text    version of the JSON
+-- ARGV limit    int     most members of the active set, 0 for any number
+-- REPLY OK
+-- REPLY EXISTS
+-- REPLY FULL
+-- REPLY WRONG
+-- REPLY CLASH
+-- RETRY safe: the session that is there has this version, which is OK; nobody is told EXISTS of its own creation.
+-- USES header store
+local session, active = KEYS[1], KEYS[2]
+local id, value, ttl_ms, listed = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
+local version, limit = ARGV[5], tonumber(ARGV[6])
+
+local problem = fits(session, active)
+if problem == 'WRONG' then
+  return { 'WRONG' }
+elseif problem then
+  return { 'CLASH' }
+end
+local stored = redis.call('GET', session)
+if stored then
+  if version_of(stored) ~= version then
+    return { 'EXISTS' }
+  end
+  return { 'OK' }
+end
+if listed and limit > 0 and redis.call('SISMEMBER', active, id) == 0 and redis.call('SCARD', active) >= limit then
+  return { 'FULL' }
+end
+write(session, active, id, value, ttl_ms, listed)
+return { 'OK' }

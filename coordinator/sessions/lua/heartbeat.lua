@@ -1,0 +1,39 @@
+-- heartbeat.lua: moves a session's updated_at and its expiry, and not one byte besides.
+--
+-- KEYS session    STRING  the session's JSON
+-- KEYS active     SET     ids of the sessions that are under way
+-- ARGV id         text    session id
+-- ARGV updated_at text    the new time, RFC 3339
+-- ARGV ttl_ms     int     when it expires, 0 for never
+-- REPLY OK
+-- REPLY GONE
+-- REPLY ENDED status
+-- REPLY ODD
+-- REPLY WRONG
+-- REPLY CLASH
+-- RETRY safe: the same time is written again.
+-- USES header store
+local session, active = KEYS[1], KEYS[2]
+local id, updated_at, ttl_ms = ARGV[1], ARGV[2], ARGV[3]
+
+local problem = fits(session, active)
+if problem == 'WRONG' then
+  return { 'WRONG' }
+elseif problem then
+  return { 'CLASH' }
+end
+local stored = redis.call('GET', session)
+if not stored then
+  redis.call('SREM', active, id)
+  return { 'GONE' }
+end
+local status, first, last = header_of(stored)
+if not status then
+  return { 'ODD' }
+end
+if status == 'ended' or status == 'failed' then
+  redis.call('SREM', active, id)
+  return { 'ENDED', 'status', status }
+end
+write(session, active, id, stored:sub(1, first - 1) .. updated_at .. stored:sub(last + 1), ttl_ms, true)
+return { 'OK' }

@@ -1,0 +1,20 @@
+-- Writing a session: whether its key and the active set can be written, and both together. TYPE answers a table with `ok`.
+local function fits(session, active)
+  local kind, index = redis.call('TYPE', session).ok, redis.call('TYPE', active).ok
+  if index ~= 'none' and index ~= 'set' then
+    return 'CLASH'
+  end
+  if kind ~= 'none' and kind ~= 'string' then
+    return 'WRONG'
+  end
+  return nil
+end
+
+local function write(session, active, id, value, ttl_ms, listed)
+  if tonumber(ttl_ms) > 0 then
+    redis.call('SET', session, value, 'PX', ttl_ms)
+  else
+    redis.call('SET', session, value)
+  end
+  redis.call(listed and 'SADD' or 'SREM', active, id)
+end

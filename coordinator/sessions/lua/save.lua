@@ -1,0 +1,53 @@
+-- save.lua: writes a session and its place in the active set.
+--
+-- KEYS session  STRING  the session's JSON
+-- KEYS active   SET     ids of the sessions that are under way
+-- ARGV id       text    session id
+-- ARGV value    bytes   the new JSON
+-- ARGV ttl_ms   int     when it expires, 0 for never
+-- ARGV listed   bool    1 when it is under way, 0 when it has ended
+-- ARGV expected text    version that the caller knows, '' to write whatever is there
+-- ARGV version  text    version of the new JSON
+-- ARGV seen     text    updated_at that must stand there still, '' for any
+-- REPLY OK
+-- REPLY SAME
+-- REPLY CONFLICT
+-- REPLY GONE
+-- REPLY WRONG
+-- REPLY CLASH
+-- RETRY safe: what is stored has the new version already: it is written again, and told as SAME.
+-- USES header store
+local session, active = KEYS[1], KEYS[2]
+local id, value, ttl_ms, listed = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
+local expected, version, seen = ARGV[5], ARGV[6], ARGV[7]
+
+local problem = fits(session, active)
+if problem == 'WRONG' then
+  return { 'WRONG' }
+elseif problem then
+  return { 'CLASH' }
+end
+local same = false
+if expected ~= '' then
+  local stored = redis.call('GET', session)
+  if not stored then
+    return { 'GONE' }
+  end
+  local now = version_of(stored)
+  if now ~= expected and now ~= version then
+    return { 'CONFLICT' }
+  end
+  if now ~= expected then
+    same = true
+  elseif seen ~= '' then
+    local status, first, last = header_of(stored)
+    if status and stored:sub(first, last) ~= seen then -- without a header, the version says it
+      return { 'CONFLICT' }
+    end
+  end
+end
+write(session, active, id, value, ttl_ms, listed)
+if same then
+  return { 'SAME' }
+end
+return { 'OK' }

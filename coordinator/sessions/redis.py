@@ -1,0 +1,178 @@
+"""A store in Redis that omnivoice-core v0.15.0 reads and writes too."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import redis.asyncio as aredis
+
+from coordinator.errors import ConfigurationError, StoreUnavailableError
+from coordinator.sessions import scripts
+from coordinator.sessions.backed import DAY, BackedStore
+from coordinator.sessions.errors import CorruptSessionError
+from coordinator.sessions.keyring import KeySource
+from coordinator.sessions.keys import DEFAULT_PREFIX, SessionKeys
+from coordinator.sessions.runner import ClientRunner, Runner
+from coordinator.sessions.sealing import Codec
+from coordinator.sessions.timestamp import Timestamp
+from coordinator.store.address import parse_url
+from coordinator.store.connect import Connector
+
+__all__ = ["RedisStore"]
+
+PAGE = 1000
+BATCH = 100
+_GLOB = re.compile(r"([*?\[\]\\^])")
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1000)) if seconds > 0 else 0
+
+
+def _wrong_type(error: StoreUnavailableError) -> bool:
+    return error.kind == "other" and "WRONGTYPE" in error.detail
+
+
+class _Redis:
+    """Runs the scripts; see `coordinator.sessions.backend.Backend`."""
+
+    def __init__(self, runner: Runner, keys: SessionKeys, connector: Connector | None) -> None:
+        self._runner, self._keys, self._connector = runner, keys, connector
+
+    async def get(self, session_id: str) -> bytes | None:
+        try:
+            value: bytes | None = await self._runner.command("GET", self._keys.session(session_id))
+        except StoreUnavailableError as error:
+            if _wrong_type(error):
+                detail = "its key holds another type of Redis than a string"
+                raise CorruptSessionError(session_id, detail) from error
+            raise
+        return value
+
+    async def put(
+        self, session_id: str, value: bytes, ttl: float, listed: bool, expected: str, version: str, seen: str
+    ) -> str:
+        call = scripts.save(
+            self._keys, session=session_id, value=value, ttl_ms=_ms(ttl), listed=listed, expected=expected,
+            version=version, seen=seen,
+        )  # fmt: skip
+        return (await self._runner.run(call)).word
+
+    async def create(self, session_id: str, value: bytes, ttl: float, listed: bool, version: str, limit: int) -> str:
+        call = scripts.create(
+            self._keys, session=session_id, value=value, ttl_ms=_ms(ttl), listed=listed, version=version, limit=limit
+        )
+        return (await self._runner.run(call)).word
+
+    async def delete(self, session_id: str) -> str:
+        return (await self._runner.run(scripts.delete(self._keys, session=session_id))).word
+
+    async def beat(self, session_id: str, updated_at: str, ttl: float) -> tuple[str, str]:
+        call = scripts.heartbeat(self._keys, session=session_id, updated_at=updated_at, ttl_ms=_ms(ttl))
+        answer = await self._runner.run(call)
+        return answer.word, answer.text("status")
+
+    async def active(self) -> list[str] | None:
+        found: dict[str, None] = {}
+        cursor: Any = b"0"
+        while True:
+            try:
+                cursor, page = await self._runner.command("SSCAN", self._keys.active, cursor, "COUNT", PAGE)
+            except StoreUnavailableError as error:
+                if _wrong_type(error):
+                    return None
+                raise
+            ids = [raw.decode(errors="replace") for raw in page]
+            batches = [ids[at : at + BATCH] for at in range(0, len(ids), BATCH)]
+            answers = await self._runner.run_many([scripts.living(self._keys, sessions=batch) for batch in batches])
+            for batch, answer in zip(batches, answers, strict=True):
+                if answer.word == "CLASH":
+                    return None
+                digits = answer.text("living")
+                found |= {i: None for i, digit in zip(batch, digits, strict=True) if digit == "1"}
+            if cursor in (b"0", 0):
+                return list(found)
+
+    async def set_alias(self, token: str, session_id: str, ttl: float) -> None:
+        expiry: tuple[str | int, ...] = ("PX", _ms(ttl)) if ttl > 0 else ()
+        await self._runner.command("SET", self._keys.alias(token), session_id, *expiry)
+
+    async def get_alias(self, token: str) -> str | None:
+        value: bytes | None = await self._runner.command("GET", self._keys.alias(token))
+        return None if value is None else value.decode()
+
+    async def drop_alias(self, token: str) -> None:
+        await self._runner.command("DEL", self._keys.alias(token))
+
+    async def count(self) -> int:
+        pattern = _GLOB.sub(r"\\\1", self._keys.sessions) + "*"
+        found: set[bytes] = set()
+        cursor: Any = b"0"
+        while True:
+            cursor, keys = await self._runner.command("SCAN", cursor, "MATCH", pattern, "COUNT", PAGE)
+            found.update(keys)
+            if cursor in (b"0", 0):
+                return len(found - {self._keys.active.encode()})
+
+    async def ping(self) -> None:
+        await self._runner.command("PING")
+
+    async def aclose(self) -> None:
+        if self._connector is not None:
+            await self._connector.aclose()
+
+
+class RedisStore(BackedStore):
+    """Sessions in Redis or Valkey (6.2 or newer), under omnivoice-core's keys and in its JSON.
+
+    Args:
+        where: a URL (every form of REDIS_URL), what returns it (asked again for each connection), or a client of
+            ``redis.asyncio``, which stays the caller's to close.
+        prefix: what keys begin with. In a cluster it needs a hash tag, as in ``{voice}:``.
+        ttl: seconds until a session expires after its last save or heartbeat, 0 for never.
+        tenant: whose sessions they are: their keys are apart from those of everybody else.
+        keys: seals the sessions; then only programs with these keys can read them.
+        accept_plaintext: with keys, whether unsealed sessions are read too.
+        store_timeout: seconds that one exchange may take (with a URL).
+        now: the clock for ``updated_at``.
+
+    Raises:
+        ConfigurationError: the URL, the prefix, the tenant's name or the client does not fit.
+    """
+
+    def __init__(
+        self,
+        where: str | Callable[[], str] | aredis.Redis | aredis.RedisCluster,
+        *,
+        prefix: str = DEFAULT_PREFIX,
+        ttl: float = DAY,
+        tenant: str = "",
+        keys: KeySource | None = None,
+        accept_plaintext: bool = False,
+        store_timeout: float = 2.0,
+        now: Callable[[], Timestamp] = Timestamp.now,
+    ) -> None:
+        names = SessionKeys(prefix, tenant)
+        runner: Runner
+        if isinstance(where, aredis.Redis | aredis.RedisCluster):
+            cluster, connector = isinstance(where, aredis.RedisCluster), None
+            runner = ClientRunner(where, names.active)
+        else:
+            cluster = parse_url(where if isinstance(where, str) else where()).kind == "cluster"
+            connector = Connector(where, store_timeout=store_timeout)
+            runner = connector.executor(names.active)
+        if cluster and not re.search(r"\{[^}]+\}", names.sessions):
+            raise ConfigurationError(
+                f"a cluster needs a prefix with a hash tag, as in '{{voice}}:', so that a session and the active set share a slot; "
+                f"{prefix!r} has none"
+            )
+        self.keys = names
+        super().__init__(
+            "redis",
+            _Redis(runner, names, connector),
+            Codec(tenant, keys, accept_plaintext=accept_plaintext),
+            ttl=ttl,
+            now=now,
+        )

@@ -1,0 +1,150 @@
+"""The store of sessions: its interface."""
+
+from __future__ import annotations
+
+import abc
+from types import TracebackType
+from typing import Literal, Self
+
+from coordinator.sessions.aliases import Alias
+from coordinator.sessions.state import SessionState
+
+__all__ = ["Replaced", "SessionStore"]
+
+Replaced = Literal["written", "same", "changed"]
+
+
+class SessionStore(abc.ABC):
+    """Where sessions outlive their workers.
+
+    Every method but `close` raises `StoreClosedError` after `close`, and `StoreUnavailableError` when the store does not answer
+    as it should: then nothing is known, and what was asked for may have been done. Each is safe to repeat. Ids that cannot be a key
+    raise `InvalidStateError`.
+    """
+
+    @property
+    @abc.abstractmethod
+    def name(self) -> str:
+        """The kind of store: ``memory`` or ``redis``."""
+
+    @abc.abstractmethod
+    async def save(self, state: SessionState | None, *, force: bool = False, ttl: float | None = None) -> None:
+        """Writes a state, its place among the active ones, and its expiry, in one change.
+
+        Sets ``state.updated_at`` to now, but for a session that was stored as ended: its duration is over. A state that this store
+        never gave or took is written over whatever is there, as omnivoice-core does. A state that was loaded or saved before is
+        written only if nobody else changed the session meanwhile; heartbeats do not count as changes.
+
+        Args:
+            state: None does nothing.
+            force: write over whatever is there.
+            ttl: seconds until it expires, 0 for never; default the store's.
+
+        Raises:
+            SessionConflictError: it was changed, deleted, or expired since it was loaded.
+            InvalidStateError: it has values that cannot be written.
+            TenantError: it belongs to another tenant.
+            CorruptSessionError: its key or the set of active sessions has a wrong type in Redis.
+        """
+
+    @abc.abstractmethod
+    async def create(self, state: SessionState, *, limit: int = 0) -> None:
+        """Writes a state whose id must be free.
+
+        Args:
+            state: what to write.
+            limit: most sessions under way, the new one included; 0 for any number.
+
+        Raises:
+            SessionExistsError: the id is taken, be it by a session that has ended.
+            SessionLimitError: the limit is reached.
+            InvalidStateError, TenantError, CorruptSessionError: as `save`.
+        """
+
+    @abc.abstractmethod
+    async def load(self, session_id: str) -> SessionState:
+        """Reads a state; changing it changes nothing in the store.
+
+        Raises:
+            SessionNotFoundError: there is none.
+            CorruptSessionError: what is there is no session (`SealBrokenError`: or not this one).
+            KeyUnknownError: it is there, sealed with a key that this store lacks.
+            PlaintextRefusedError: it is not sealed, and should be.
+        """
+
+    @abc.abstractmethod
+    async def delete(self, session_id: str) -> None:
+        """Removes a session, and its id from the active ones even if nothing else is left of it.
+
+        Raises:
+            SessionNotFoundError: there was nothing to remove.
+        """
+
+    @abc.abstractmethod
+    async def list_active(self) -> list[str]:
+        """Ids of the sessions that are under way, in no order; those that expired or have ended are cleaned up on the way.
+
+        Raises:
+            CorruptSessionError: the set of active sessions has a wrong type in Redis.
+        """
+
+    @abc.abstractmethod
+    async def update_heartbeat(self, session_id: str) -> None:
+        """Moves ``updated_at`` and the expiry, and nothing else; never revives what has ended or is gone.
+
+        Raises:
+            SessionNotFoundError: there is no such session.
+            SessionEndedError: it has ended.
+            CorruptSessionError: what is there is no session.
+        """
+
+    @abc.abstractmethod
+    async def replace(self, old: SessionState, new: SessionState, *, ttl: float | None = None) -> Replaced:
+        """Writes a state in the place of a loaded one, if that had neither a save nor a heartbeat since.
+
+        ``new.updated_at`` stays as it is.
+
+        Returns:
+            ``written``; ``changed`` when it had, and nothing was written; ``same`` when the new state stood there already: it is the
+            answer to a repetition, or another program did the same.
+
+        Args:
+            old: as it was loaded.
+            new: of the same id.
+            ttl: seconds until it expires, 0 for never; default the store's.
+
+        Raises:
+            InvalidStateError, TenantError, CorruptSessionError: as `save`.
+        """
+
+    @abc.abstractmethod
+    async def bind(self, alias: Alias, session_id: str) -> None:
+        """Lets an alias stand for a session, instead of what it stood for; it expires as a session saved now would."""
+
+    @abc.abstractmethod
+    async def resolve(self, alias: Alias) -> str | None:
+        """The id that an alias stands for, None for none. The session itself may be gone."""
+
+    @abc.abstractmethod
+    async def unbind(self, alias: Alias) -> None:
+        """Forgets an alias."""
+
+    @abc.abstractmethod
+    async def count(self) -> int:
+        """How many sessions are stored, ended ones included; Redis looks through all its keys for that."""
+
+    @abc.abstractmethod
+    async def ping(self) -> None:
+        """Returns when the store answers."""
+
+    @abc.abstractmethod
+    async def close(self) -> None:
+        """Ends the use of the store; a second time does nothing."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
