@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: help setup demo test check fmt lock bench model faults fuzz clean
+.PHONY: help setup demo test check fmt lock bench model faults fuzz alerts clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -51,6 +51,9 @@ faults: $(VENV)/.ready ## every fault in full length; writes the tables of docs/
 
 fuzz: $(VENV)/.ready ## thousands of requests to the sidecar, made from its OpenAPI document
 	FUZZ_EXAMPLES=100 FUZZ_PHASES=examples,coverage,fuzzing $(BIN)/python -m pytest -q tests/sidecar/test_fuzz.py
+
+alerts: $(VENV)/.ready ## every alert, fired by a real fault on a real Prometheus (needs prometheus and prometheus-redis-exporter)
+	ALERTS_FIRE=1 $(BIN)/python -m pytest -q -n 0 tests/kubernetes/test_alerts.py tests/kubernetes/test_alerts_fire.py
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .hypothesis .pytest_cache .mypy_cache .ruff_cache
