@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import redis
 import yaml
+from typer.testing import CliRunner
 
+from coordinator.cli.app import app
 from tests.kubernetes.conftest import Exported
 from tests.kubernetes.monitoring import FACTOR, MISSING, PROMTOOL
 from tests.kubernetes.rules import (
@@ -109,6 +111,51 @@ def test_rules_read_only_what_is_exported(expression: str, exported: Exported) -
                 )
     labels = {label for name, _ in found if name in exported for label in exported[name]} | {"partition", "le"}
     assert grouped_labels(expression) <= labels | TARGET_LABELS
+
+
+def test_the_reading_of_expressions() -> None:
+    """Metrics and matchers are found, and functions, keywords, groupings, strings and numbers are not taken for them."""
+    text = (
+        'sum by (a) (rate(x_total{b="y{z}",c!~"d|e"}[5m] offset 1h)) / (n:m:r > 1.5e3)'
+        ' unless on (f) label_replace(u, "g", "$1", "h", "i")'
+    )
+    assert selectors(text) == [("x_total", [("b", "=", "y{z}"), ("c", "!~", "d|e")]), ("n:m:r", []), ("u", [])]
+    assert grouped_labels(text) == {"a", "f"}
+    assert faster("for: 1m\n x[5m] offset 2h > 60", 30) == "for: 2000ms\n x[10000ms] offset 240000ms > 60"
+
+
+SPAN = re.compile(r"`([^`\n]+)`")
+
+
+def spans() -> set[str]:
+    return set(SPAN.findall(RUNBOOK.read_text()))
+
+
+@needs_promtool
+def test_the_queries_of_the_runbook(tmp_path: Path, exported: Exported) -> None:
+    """Each query that the runbook gives parses, and reads what is exported."""
+    keys = {key.rsplit(":", 1)[0] for key in exported["redis_script_values"]["key"]}
+    queries = sorted(s for s in spans() - keys if re.search(r"recovery_|redis_script", s))
+    assert len(queries) > 20
+    path = tmp_path / "queries.yaml"
+    made = [{"record": f"query:number:{n}", "expr": query} for n, query in enumerate(queries)]
+    path.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": made}]}))
+    run = subprocess.run([PROMTOOL, "check", "rules", str(path)], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert {name for query in queries for name, _ in selectors(query)} - set(exported) - records() == set()
+
+
+def test_the_commands_of_the_runbook() -> None:
+    """Each command that the runbook gives exists, with its options."""
+    commands = sorted(s for s in spans() if s.startswith("coordinator "))
+    assert len(commands) > 8
+    for command in commands:
+        words = [word for word in command.split()[1:] if word == word.lower() and not word.startswith(("-", '"'))]
+        named = [word for word in words[:2] if word not in ("offered", "handing_over")]
+        run = CliRunner().invoke(app, [*named, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"})
+        assert run.exit_code == 0, command
+        for option in re.findall(r"--[a-z]+", command):
+            assert option in run.output, (command, option)
 
 
 def test_no_rule_relies_on_what_the_user_chooses() -> None:
