@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -153,6 +154,15 @@ class Monitored:
         """What Prometheus answers just now: rows with ``metric`` and ``value``."""
         text = fetch(self.prometheus_port, f"/api/v1/query?query={quote(expression)}")
         rows: list[dict[str, Any]] = json.loads(text)["data"]["result"]
+        return rows
+
+    def history(self, expression: str, seconds: int = 240) -> list[dict[str, Any]]:
+        """What Prometheus answers for the last so many seconds: rows with ``metric`` and ``values``."""
+        now = time.time()
+        asked = f"query={quote(expression)}&start={now - seconds:.0f}&end={now:.0f}&step=1"
+        rows: list[dict[str, Any]] = json.loads(fetch(self.prometheus_port, f"/api/v1/query_range?{asked}"))["data"][
+            "result"
+        ]
         return rows
 
     def firing(self) -> dict[str, list[dict[str, str]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from collections import defaultdict
 from pathlib import Path
@@ -17,6 +18,7 @@ from coordinator.cli.app import app
 from tests.kubernetes.conftest import Exported
 from tests.kubernetes.monitoring import FACTOR, MISSING, PROMTOOL
 from tests.kubernetes.rules import (
+    ROOT,
     RULES,
     RUNBOOK,
     RUNBOOK_URL,
@@ -205,3 +207,10 @@ def test_the_script_looks_at_every_partition(redis_client: redis.Redis) -> None:
     told = script_values(redis_client, SCRIPT.read_text())
     assert [told[f"recovery_orphans:{p}"] for p in range(3)] == [0, 0, 1]
     redis_client.flushall()
+
+
+@pytest.mark.skipif(not shutil.which("luacheck"), reason="not installed: luacheck")
+def test_the_script_passes_the_linter() -> None:
+    """As the scripts of the store do."""
+    run = subprocess.run(["luacheck", "--quiet", str(SCRIPT)], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.acceptance.processes import Process
+from tests.kubernetes.dashboard import RATE, ROWS
 from tests.kubernetes.monitoring import MISSING, Monitored
 from tests.kubernetes.rules import alerts
 from tests.store.harness import Bench
@@ -35,7 +36,7 @@ FIRED: set[str] = set()
 
 
 class Scene(Monitored):
-    """The deployment, with an orphan from the start that nobody can take."""
+    """The deployment, which notes what has fired."""
 
     def fires(self, alert: str, timeout: float = 30.0, **labels: str) -> None:
         """Waits for it, and notes it."""
@@ -213,6 +214,18 @@ def test_no_coordinator_is_left(scene: Scene) -> None:
     scene.start_coordinators()
     heir.wait_for("adopted", 2, timeout=40)
     scene.wait_for_end("CoordinatorDown", "HoldActive", "OrphansUnseen")
+
+
+def test_the_dashboard_shows_it(scene: Scene) -> None:
+    """Each panel has something to show of the last minutes, but the one of handovers: none came about."""
+    empty = {
+        panel.title
+        for row in ROWS.values()
+        for panel in row
+        for expression in panel.queries
+        if not scene.history(expression.replace(RATE, "20s").replace("$namespace", ".*").replace("$partition", ".*"))
+    }
+    assert empty == {"Handovers by outcome"}
 
 
 def test_redis_ends(scene: Scene) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+import coordinator
 from coordinator.metrics import LABEL_VALUES, OTHER, Metrics, known
 from coordinator.store import faults
 from coordinator.store.scripts import SCRIPTS
@@ -43,6 +45,10 @@ def test_the_lists_hold_what_scripts_and_store_say() -> None:
         found -= {""}
         assert found, f"the pattern of {metric} finds nothing"
         assert found <= set(LABEL_VALUES[metric])
+    sources = "\n".join(path.read_text() for path in Path(coordinator.__file__).parent.rglob("*.py"))
+    causes = set(re.findall(r"\bcause=\"(\w+)\"", sources)) | {"silence", "lost_connection", "succession", "left"}
+    assert len(causes) > 8
+    assert causes <= set(LABEL_VALUES["orphans"])
     kinds = {kind for _, kind in (*faults._KINDS, *faults._WORDS)} | {"connection", OTHER}
     assert kinds == set(LABEL_VALUES["store_errors"])
 
