@@ -2,9 +2,57 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+import math
+from collections.abc import Iterable, Sequence
 
-__all__ = ["Metrics"]
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import Metric
+
+__all__ = ["LABEL_VALUES", "OTHER", "Metrics", "known"]
+
+OTHER = "other"
+"""What a value is counted as that this program does not know; a newer one beside it may write such."""
+_DEATHS = (
+    "exited", "left", "lost_connection", "operator", "restated", "silence", "succession", "wedged", OTHER,
+)  # fmt: skip
+_ORPHANS = (*_DEATHS, "released")
+LABEL_VALUES: dict[str, Sequence[str]] = {
+    "instance_deaths": _DEATHS,
+    "detection": _DEATHS,
+    "orphans": _ORPHANS,
+    "adoptions": _ORPHANS,
+    "takeover": _ORPHANS,
+    "resume": (*_ORPHANS, "handover"),
+    "handovers": ("completed", "owner_died", "timed_out", OTHER),
+    "dead_letters": ("expired", "max_offers", "max_recoveries", OTHER),
+    "fenced_writes": ("adopt", "checkpoint", "close", "hand_over", "let_go", "release", "resumed", OTHER),
+    "holds": ("breaker", "clock", "gap", "lost_writes", "slow_judge", "start", "two_clocks", OTHER),
+    "store_errors": (
+        "auth", "busy", "cluster_down", "connection", "disk", "loading", "max_clients", "no_replicas", "out_of_memory",
+        "permission", "read_only", "timeout", "try_again", "unsupported", OTHER,
+    ),
+}  # fmt: skip
+"""Closed lists, by attribute of `Metrics`. Each value is exported from the start, as 0: a counter that is born at 1 has
+not increased, says Prometheus."""
+
+
+def known(metric: str, value: str | None) -> str:
+    """The value as a label of that metric."""
+    return value if value and value in LABEL_VALUES[metric] else OTHER
+
+
+class _Droppable(Gauge):
+    """A gauge without labels that exports nothing until it is set, and after `drop`."""
+
+    def drop(self) -> None:
+        """Nothing is known."""
+        self.set(math.nan)
+
+    def collect(self) -> Iterable[Metric]:
+        for metric in super().collect():
+            metric.samples = [sample for sample in metric.samples if not math.isnan(sample.value)]
+            yield metric
+
 
 _FAST = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 7.5, 10)
 _LONG = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 2.5, 3, 4, 5, 7.5, 10, 15, 30, 60)
@@ -25,6 +73,11 @@ class Metrics:
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"recovery_{name}", text, labels, registry=registry)
 
+        def seen(name: str, text: str) -> _Droppable:
+            made = _Droppable(f"recovery_{name}", text, registry=registry)
+            made.drop()
+            return made
+
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"recovery_{name}", text, labels, registry=registry)
 
@@ -40,10 +93,10 @@ class Metrics:
         )
         self.instances = gauge("instances", "Instances by state.", "state")
         self.free_slots = gauge("free_slots", "Sessions that the living instances of a pool could still take.", "pool")
-        self.fullest_instance_sessions = gauge(
+        self.fullest_instance_sessions = seen(
             "fullest_instance_sessions", "Sessions of the fullest instance: lost at once."
         )
-        self.in_doubt_sessions = gauge(
+        self.in_doubt_sessions = seen(
             "in_doubt_sessions", "Sessions of instances whose last beat is older than their trust window."
         )
         self.hold_active = gauge("hold_active", "1 while nobody is declared dead.", "partition", "reason")
@@ -51,8 +104,8 @@ class Metrics:
         self.paused = gauge("paused", "1 while an operator has paused recovery.")
         self.last_scan = gauge("last_scan_timestamp_seconds", "When this process last scanned.", "partition")
         self.store_up = gauge("store_up", "1 while every partition answers.")
-        self.drain_sessions_remaining = gauge("drain_sessions_remaining", "Sessions that draining instances still own.")
-        self.drain_deadline = gauge("drain_deadline_timestamp_seconds", "When the drain under way ends; 0 for none.")
+        self.drain_sessions_remaining = seen("drain_sessions_remaining", "Sessions that draining instances still own.")
+        self.drain_deadline = seen("drain_deadline_timestamp_seconds", "When the drain under way ends; 0 for none.")
         self.build_info = gauge("build_info", "Always 1.", "version")
         self.build_info.labels(version).set(1)
 
@@ -79,6 +132,9 @@ class Metrics:
         self.store_request = histogram(
             "store_request_duration_seconds", "One exchange with the store.", _SHORT, "operation"
         )
+        for name, values in LABEL_VALUES.items():
+            for value in values:
+                getattr(self, name).labels(value)
         self._operations: dict[str, Histogram] = {}
 
     def observe_request(self, operation: str, seconds: float) -> None:

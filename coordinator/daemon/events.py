@@ -9,7 +9,7 @@ import structlog
 
 from coordinator import clock
 from coordinator.errors import StoreUnavailableError
-from coordinator.metrics import Metrics
+from coordinator.metrics import Metrics, known
 from coordinator.settings import Settings
 from coordinator.store.connect import Blocking
 from coordinator.store.executor import StorePartition
@@ -84,39 +84,40 @@ class EventReader:
 
     def take(self, event: dict[str, str]) -> None:
         """Counts and logs one event."""
-        m, cause = self.metrics, event.get("cause") or "unknown"
+        m, cause = self.metrics, event.get("cause")
         match event.get("type"):
             case "died":
-                m.instance_deaths.labels(cause).inc()
-                m.detection.labels(cause).observe(_seconds(event, "detection_ms"))
+                m.instance_deaths.labels(known("instance_deaths", cause)).inc()
+                m.detection.labels(known("detection", cause)).observe(_seconds(event, "detection_ms"))
                 self.deaths[event["instance"]] = clock.now()
                 self.died(event["instance"])
             case "orphaned":
-                m.orphans.labels(cause).inc(int(event.get("count") or 1))
+                m.orphans.labels(known("orphans", cause)).inc(int(event.get("count") or 1))
                 m.offers.inc(int(event.get("count") or 1))
                 m.handovers.labels("owner_died").inc(int(event.get("handovers") or 0))
             case "offered" | "declined" | "replayed":
                 m.offers.inc()
             case "adopted":
-                m.adoptions.labels(cause).inc()
-                m.takeover.labels(cause).observe(_seconds(event, "takeover_ms"))
+                m.adoptions.labels(known("adoptions", cause)).inc()
+                m.takeover.labels(known("takeover", cause)).observe(_seconds(event, "takeover_ms"))
                 m.data_age.observe(_seconds(event, "data_age_ms"))
                 m.orphaned_session_seconds.inc(_seconds(event, "orphaned_ms"))
             case "handed_over":
                 m.handovers.labels("completed").inc()
                 m.handover.observe(_seconds(event, "handover_ms"))
             case "returned":
-                m.handovers.labels(event.get("outcome") or "timed_out").inc()
+                m.handovers.labels(known("handovers", event.get("outcome"))).inc()
             case "resumed":
-                m.resume.labels(cause).observe(_seconds(event, "resume_ms"))
+                m.resume.labels(known("resume", cause)).observe(_seconds(event, "resume_ms"))
             case "dead_lettered":
-                m.dead_letters.labels(event.get("reason") or "unknown").inc()
+                m.dead_letters.labels(known("dead_letters", event.get("reason"))).inc()
+                m.orphaned_session_seconds.inc(_seconds(event, "orphaned_ms"))
             case "closed":
                 m.session_seconds.inc(_seconds(event, "session_ms"))
             case "fenced":
-                m.fenced_writes.labels(event.get("operation") or "unknown").inc()
+                m.fenced_writes.labels(known("fenced_writes", event.get("operation"))).inc()
             case "hold":
-                m.holds.labels(event.get("reason") or "unknown").inc()
+                m.holds.labels(known("holds", event.get("reason"))).inc()
         self._log(event)
 
     def _log(self, event: dict[str, str]) -> None:

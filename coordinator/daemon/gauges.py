@@ -32,9 +32,10 @@ class PartitionGauges:
         """
         self.last = view = await reads.overview(self.part)
         m, p = self.metrics, str(view.partition)
-        m.sessions.labels(p, "active").set(view.active)
+        handing_over = max(0, view.leased - view.offered)  # their owners still own them
+        m.sessions.labels(p, "active").set(max(0, view.active - handing_over))
         m.sessions.labels(p, "offered").set(view.offered)
-        m.sessions.labels(p, "handing_over").set(max(0, view.leased - view.offered))
+        m.sessions.labels(p, "handing_over").set(handing_over)
         m.sessions.labels(p, "dead_lettered").set(view.dead_lettered)
         m.orphaned_sessions.labels(p).set(view.orphans)
         if view.oldest_orphan_ms:
@@ -68,7 +69,8 @@ class PartitionGauges:
         m.fullest_instance_sessions.set(max((row.owned for row in living), default=0))
         m.in_doubt_sessions.set(sum(row.owned for row in living if row.beat_age_ms > row.trust_ms))
         m.drain_sessions_remaining.set(sum(row.owned for row in living if row.state == "draining"))
-        m.drain_deadline.set(max((r.drain_until for r in living if r.state == "draining"), default=0) / 1000)
+        ends = (r.drain_until for r in living if r.state == "draining" and r.owned and r.drain_until)
+        m.drain_deadline.set(min(ends, default=0) / 1000)  # of several the one that is over first
 
     def withheld(self, reason: str, on: bool) -> None:
         """This coordinator, not the partition, declares nobody just now."""
@@ -93,12 +95,14 @@ class PartitionGauges:
             self._remove(m.sessions, p, state)
         for gauge in (m.orphaned_sessions, m.oldest_orphan, m.breaker_open):
             self._remove(gauge, p)
-        if self._reason:
-            self._remove(m.hold_active, p, self._reason)
-            self._reason = ""
+        for reason in {self._reason, "slow_judge"} - {""}:
+            self._remove(m.hold_active, p, reason)
+        self._reason = ""
         if p == "0":
             for state in ("alive", "draining", "dead"):
                 self._remove(m.instances, state)
+            for one in (m.fullest_instance_sessions, m.in_doubt_sessions, m.drain_sessions_remaining, m.drain_deadline):
+                one.drop()
             for pool in self._pools:
                 self._remove(m.free_slots, pool)
             self._pools.clear()

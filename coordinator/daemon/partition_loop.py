@@ -23,7 +23,7 @@ from coordinator.daemon.gauges import PartitionGauges
 from coordinator.daemon.lease_keeper import LeaseKeeper
 from coordinator.daemon.sweeper import Sweeper
 from coordinator.errors import StoreUnavailableError, first_error
-from coordinator.metrics import Metrics
+from coordinator.metrics import Metrics, known
 from coordinator.policy import backoff, sleep_seconds
 from coordinator.settings import Settings
 from coordinator.store import calls
@@ -77,7 +77,7 @@ class PartitionLoop:
     ) -> None:
         self.part, self.settings, self.metrics = connections.watch, settings, metrics
         self.detector = Detector(
-            connections.watch, settings, by, loop_lag, lambda reason: metrics.holds.labels(reason).inc()
+            connections.watch, settings, by, loop_lag, lambda reason: metrics.holds.labels(known("holds", reason)).inc()
         )
         self.burial = Burial(connections.work, settings, by)
         self.leases = LeaseKeeper(connections.work, settings, by)
@@ -247,7 +247,7 @@ class PartitionLoop:
         try:
             await self.burial.step(grave)
         except StoreUnavailableError as error:  # it is found again by its key
-            self.metrics.store_errors.labels(error.kind).inc()
+            self._count(error)
         finally:
             self._burying.discard(grave)
 
@@ -255,7 +255,7 @@ class PartitionLoop:
         try:
             await self.leases.step(sessions)
         except StoreUnavailableError as error:  # they stay due
-            self.metrics.store_errors.labels(error.kind).inc()
+            self._count(error)
         finally:
             self._keeping_leases = False
 
@@ -266,7 +266,7 @@ class PartitionLoop:
                 try:
                     await self.slow_step()
                 except StoreUnavailableError as error:
-                    self.metrics.store_errors.labels(error.kind).inc()
+                    self._count(error)
                     self.gauges.drop()
             await anyio.sleep(SLOW_SECONDS if self.up else WAIT_SECONDS)
 
@@ -278,11 +278,14 @@ class PartitionLoop:
                     await self.events.step(block=True)
                     continue
             except StoreUnavailableError as error:
-                self.metrics.store_errors.labels(error.kind).inc()
+                self._count(error)
             await anyio.sleep(WAIT_SECONDS)
 
+    def _count(self, error: StoreUnavailableError) -> None:
+        self.metrics.store_errors.labels(known("store_errors", error.kind)).inc()
+
     def _down(self, error: StoreUnavailableError) -> None:
-        self.metrics.store_errors.labels(error.kind).inc()
+        self._count(error)
         self.detector.seen.clear()
         if not self._told_down:
             log.error("store_unavailable", partition=self.part.keys.partition, kind=error.kind, detail=error.detail)

@@ -13,7 +13,7 @@ from coordinator.daemon.partition_loop import PartitionLoop
 from coordinator.store import calls
 from tests.coordinating import coordinating, partition_loop
 from tests.redis_server import RedisServer
-from tests.store.harness import Bench
+from tests.store.harness import DEAD_AFTER_MS, Bench
 from tests.waiting import eventually
 
 
@@ -39,6 +39,12 @@ async def after_the_hold(loop: PartitionLoop, bench: Bench) -> None:
     await loop.look()
     bench.end_hold()
     await loop.look()
+
+
+def last_beat(bench: Bench, instance: str, seconds_ago: float) -> None:
+    """Its last heartbeat was then."""
+    seconds, _ = bench.client.time()
+    bench.client.zadd(bench.keys.instances, {instance: (seconds - seconds_ago) * 1000 + DEAD_AFTER_MS})
 
 
 def silence(bench: Bench, instance: str) -> None:
@@ -214,6 +220,10 @@ async def test_gauges_tell_what_is_there_and_vanish_with_the_store(bench: Bench,
         for name, labels in (
             ("sessions", {"partition": "0", "state": "active"}),
             ("orphaned_sessions", {"partition": "0"}),
+            ("fullest_instance_sessions", {}),
+            ("in_doubt_sessions", {}),
+            ("drain_sessions_remaining", {}),
+            ("drain_deadline_timestamp_seconds", {}),
         ):
             assert value(loop, name, **labels) is None
 
@@ -419,3 +429,51 @@ async def test_a_drain_has_its_gauges(url: str, bench: Bench) -> None:
         until = value(loop, "drain_deadline_timestamp_seconds") or 0
         assert 40 < until - bench.client.time()[0] < 46
         assert value(loop, "instances", state="draining") == 1
+
+
+async def test_a_call_that_is_handed_over_is_counted_once(url: str, bench: Bench) -> None:
+    """The states of `sessions` add up: one that its owner puts on offer is handing_over, and not active too."""
+    async with partition_loop(url) as loop:
+        await after_the_hold(loop, bench)
+        epoch = int(bench.record("s0")["epoch"])
+        bench.run(
+            calls.hand_over(bench.keys, session="s0", instance="a~1", epoch=epoch, pool="default", lease_ms=60_000)
+        )
+        await loop.slow_step()
+        assert value(loop, "sessions", partition="0", state="handing_over") == 1
+        assert value(loop, "sessions", partition="0", state="active") == 2
+
+
+async def test_of_several_drains_the_first_to_end_has_the_deadline(url: str, bench: Bench) -> None:
+    """A drain that is over soon is not hidden by one that has time, nor by one that has nothing left."""
+    async with partition_loop(url) as loop:
+        await after_the_hold(loop, bench)
+        bench.join("c~1")
+        bench.open("s9", "b~1", b"data")
+        for instance, timeout_ms in (("a~1", 600_000), ("b~1", 30_000), ("c~1", 1_000)):
+            bench.run(calls.drain(bench.keys, instance=instance, by="t", reason="rollout", timeout_ms=timeout_ms))
+        await loop.slow_step()
+        until = value(loop, "drain_deadline_timestamp_seconds") or 0
+        assert 20 < until - bench.client.time()[0] < 31
+
+
+async def test_the_time_without_an_owner_is_counted_from_its_last_heartbeat(url: str, bench: Bench) -> None:
+    """Adopted or given up on: the clock began with the owner's last heartbeat, not when somebody noticed."""
+    last_beat(bench, "a~1", 20)
+    bench.certify("a~1")
+    async with partition_loop(url, max_recoveries=0) as loop:
+        await after_the_hold(loop, bench)
+        await loop.step()
+        await loop.events.step()
+        assert value(loop, "dead_letters_total", reason="max_recoveries") == 3
+        assert 59 < (value(loop, "orphaned_session_seconds_total") or 0) < 90
+    async with partition_loop(url) as loop:
+        await after_the_hold(loop, bench)
+        bench.open("s9", "b~1", b"data")
+        last_beat(bench, "b~1", 30)
+        bench.certify("b~1")
+        await loop.step()
+        bench.join("d~1")
+        assert bench.adopt("s9", "d~1", None).word == "OK"
+        await loop.events.step()
+        assert 29 < (value(loop, "orphaned_session_seconds_total") or 0) < 50

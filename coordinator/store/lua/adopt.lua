@@ -80,6 +80,6 @@ redis.call('ZREM', leases, id)
 redis.call('ZREM', orphans, id)
 event(events, 'adopted', now, 'session', id, 'instance', owner, 'epoch', new_epoch, 'cause', r.cause or '',
   'previous_owner', r.previous_owner or '', 'takeover_ms', int(math.max(0, takeover_ms)),
-  'orphaned_ms', int(math.max(0, now - (tonumber(r.orphaned_at) or now))),
+  'orphaned_ms', int(math.max(0, now - (tonumber(r.served_until) or tonumber(r.orphaned_at) or now))),
   'data_age_ms', int(math.max(0, now - (tonumber(r.updated_at) or now))))
 return adopted(new_epoch, '0')

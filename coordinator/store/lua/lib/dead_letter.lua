@@ -1,10 +1,12 @@
--- dead_letter.lua: an orphan is given up on, and kept with its data and the reason.
+-- dead_letter.lua: an orphan is given up on, and kept with its data and the reason. The record says since when it is one.
 local function dead_letter(key, dead_letters, leases, orphans, events, id, now, reason, ttl_ms)
+  local served_until = tonumber(redis.call('HGET', key, 'served_until') or nil) or now
   redis.call('HSET', key, 'state', 'dead_lettered', 'reason', reason, 'owner', '', 'offer_id', '', 'heir', '',
     'lease_holder', '', 'lease_until', '0', 'dead_lettered_at', int(now))
   redis.call('ZADD', dead_letters, int(now), id)
   redis.call('PEXPIRE', key, ttl_ms)
   redis.call('ZREM', leases, id)
   redis.call('ZREM', orphans, id)
-  event(events, 'dead_lettered', now, 'session', id, 'reason', reason)
+  event(events, 'dead_lettered', now, 'session', id, 'reason', reason,
+    'orphaned_ms', int(math.max(0, now - served_until)))
 end
