@@ -69,7 +69,7 @@ class Metrics:
         self.store_errors = counter("store_errors", "Exchanges with the store that failed.", "kind")
         self.pod_watch_up = gauge(
             "pod_watch_up",
-            "1 while pods are watched, 0 while the API server cannot be asked; absent without POD_EVENTS.",
+            "1 while pods are watched, 0 while the API server cannot be asked; with POD_EVENTS only.",
         )
         self.pod_watch_errors = counter(
             "pod_watch_errors", "Requests to the API server that failed; with POD_EVENTS only.", "kind"

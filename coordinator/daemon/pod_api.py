@@ -29,8 +29,8 @@ POD_API_ERROR_KINDS = (
 )  # fmt: skip
 """Closed list of the values of ``PodApiError.kind`` and of the metric's label."""
 
-PAGE = 500
-"""Pods that a list asks for at a time."""
+PAGE = 100
+"""Pods that a list asks for at a time: about a megabyte, so that reading it does not hold up detection."""
 WATCH_SECONDS = 290
 """After which the API server ends a watch by itself, so that its load is spread anew; a normal end."""
 REQUEST_SECONDS = 10.0

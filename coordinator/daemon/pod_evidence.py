@@ -32,7 +32,7 @@ from typing import Any
 
 from coordinator.store.reads import InstanceRow
 
-__all__ = ["COST_ANNOTATION", "UID_LABEL", "Pod", "belongs", "certified", "deletion_costs", "end_of"]
+__all__ = ["COST_ANNOTATION", "UID_LABEL", "Pod", "belongs", "certified", "deletion_costs", "end_of", "withheld"]
 
 COST_ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
 """By it a ReplicaSet chooses which pods to delete first when it gets smaller: the cheapest, 0 where it is absent."""
@@ -155,15 +155,21 @@ def certified(pods: Iterable[Pod], rows: Iterable[InstanceRow]) -> dict[str, Pod
     Returns:
         Id of the instance -> the pod that it ended with.
     """
-    ended = [pod for pod in pods if pod.ended_ms]
-    find = _finder(ended)
-    found = {}
-    for row in rows:
-        pod = find(row)
-        # finishedAt is in whole seconds, rounded down
-        if pod is not None and row.state != "dead" and 0 < row.started_at <= pod.ended_ms + 999:
-            found[row.id] = pod
-    return found
+    return {row.id: pod for row, pod in _of_the_ended(pods, rows) if _came_before(pod, row)}
+
+
+def withheld(pods: Iterable[Pod], rows: Iterable[InstanceRow]) -> dict[str, Pod]:
+    """The instances that would be certified, had they not registered after their pods ended; as `certified`."""
+    return {row.id: pod for row, pod in _of_the_ended(pods, rows) if not _came_before(pod, row)}
+
+
+def _of_the_ended(pods: Iterable[Pod], rows: Iterable[InstanceRow]) -> list[tuple[InstanceRow, Pod]]:
+    find = _finder([pod for pod in pods if pod.ended_ms])
+    return [(row, pod) for row in rows if row.state != "dead" and (pod := find(row)) is not None]
+
+
+def _came_before(pod: Pod, row: InstanceRow) -> bool:
+    return 0 < row.started_at <= pod.ended_ms + 999  # finishedAt is in whole seconds, rounded down
 
 
 def deletion_costs(pods: Iterable[Pod], rows: Iterable[InstanceRow]) -> dict[str, int]:

@@ -14,7 +14,7 @@ import anyio
 import structlog
 
 from coordinator import clock
-from coordinator.daemon.pod_evidence import Pod, certified, deletion_costs
+from coordinator.daemon.pod_evidence import Pod, certified, deletion_costs, withheld
 from coordinator.errors import ConfigurationError, StoreUnavailableError
 from coordinator.metrics import Metrics
 from coordinator.policy import backoff
@@ -103,10 +103,15 @@ class PodWatch:
         self._well()
 
     def _take(self, kind: str, about: dict[str, Any]) -> None:
+        from coordinator.daemon.pod_api import PodApiError  # needs the extra
+
         if kind == "BOOKMARK":
-            version = about.get("metadata", {}).get("resourceVersion")
-            self.version = version if isinstance(version, str) else self.version
-            return
+            match about.get("metadata"):
+                case {"resourceVersion": str(version)}:
+                    self.version = version
+                    return
+        if kind not in ("ADDED", "MODIFIED", "DELETED"):
+            raise PodApiError("malformed", f"an event of the watch of type {kind!r}"[:200])
         pod = self._parse(about)
         known = self.pods.pop(pod.uid, None)
         if pod.ended_ms and not (known is not None and known.ended_ms):
@@ -208,7 +213,8 @@ class Certifier:
         pods = dict(self.waiting)
         if not pods:
             return []
-        found = certified(pods.values(), await reads.instances(self.part))
+        rows = await reads.instances(self.part)
+        found = certified(pods.values(), rows)
         answers = await self.part.executor.run_many(
             [
                 calls.certify(
@@ -220,6 +226,11 @@ class Certifier:
         for uid, pod in pods.items():
             if self.waiting.get(uid) is pod:
                 del self.waiting[uid]
+        for instance, pod in withheld(pods.values(), rows).items():
+            log.warning(
+                "pod_certificate_withheld", instance=instance, pod=pod.name, uid=pod.uid,
+                reason="it registered after the pod had ended, by the clocks of the store and of the node",
+            )  # fmt: skip
         dead = [instance for instance, answer in zip(found, answers, strict=True) if answer.word == "OK"]
         for instance in dead:
             pod = found[instance]

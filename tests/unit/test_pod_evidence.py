@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.daemon.pod_evidence import COST_ANNOTATION, Pod, certified, deletion_costs, end_of
+from coordinator.daemon.pod_evidence import COST_ANNOTATION, Pod, certified, deletion_costs, end_of, withheld
 from coordinator.store.reads import InstanceRow
 from tests.daemon.fake_api_server import OF_REPLICA_SET, OF_STATEFUL_SET, RUNNING, ended, pod_object, terminated
 
@@ -113,6 +113,9 @@ def test_an_instance_that_came_later_was_not_in_it() -> None:
     assert ids(pod, row("voice-1", NOON_MS + 999)) == ["voice-1~1"], "times of containers are whole seconds"
     assert ids(pod, row("voice-1", NOON_MS + 1000)) == []
     assert ids(pod, row("voice-1", 0)) == [], "unknown"
+    late = [row("voice-1", NOON_MS + 1000), row("voice-2", NOON_MS + 1000), row("voice-1", state="dead")]
+    assert list(withheld([Pod.parse(pod)], late)) == ["voice-1~1"]
+    assert withheld([Pod.parse(pod)], [row("voice-1")]) == {}
 
 
 @pytest.mark.parametrize("owner", [OF_STATEFUL_SET, OF_SOMEBODY, None, {**OF_REPLICA_SET, "controller": False}])
