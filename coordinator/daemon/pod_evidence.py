@@ -193,7 +193,7 @@ def deletion_costs(pods: Iterable[Pod], rows: Iterable[InstanceRow]) -> dict[str
 
 def _finder(pods: list[Pod]) -> Callable[[InstanceRow], Pod | None]:
     by_uid = {pod.uid: pod for pod in pods}
-    by_name = {pod.name: pod for pod in pods if pod.once}
+    by_name = {pod.name: pod for pod in pods}
 
     def find(row: InstanceRow) -> Pod | None:
         pod = by_uid.get(row.labels.get(UID_LABEL, "")) or by_name.get(row.name)

@@ -223,9 +223,8 @@ class Certifier:
                 for instance, pod in found.items()
             ]
         )
-        for uid, pod in pods.items():
-            if self.waiting.get(uid) is pod:
-                del self.waiting[uid]
+        for uid in pods:
+            self.waiting.pop(uid, None)
         for instance, pod in withheld(pods.values(), rows).items():
             log.warning(
                 "pod_certificate_withheld", instance=instance, pod=pod.name, uid=pod.uid,

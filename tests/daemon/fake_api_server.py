@@ -69,6 +69,7 @@ class FakeApiServer:
     """Pods and what happened to them.
 
     Attributes:
+        greeting: what every watch begins with.
         refuse: HTTP status that every request gets, 0 for none.
         patched: names of the pods that were annotated, each time.
         tokens: the Authorization headers that came.
@@ -80,6 +81,7 @@ class FakeApiServer:
         self.pods: dict[str, dict[str, Any]] = {}
         self.version = 10
         self.refuse = 0
+        self.greeting = b""
         self.page = 500
         self.patched: list[str] = []
         self.tokens: list[str] = []
@@ -172,6 +174,7 @@ class FakeApiServer:
         ends = self._end_watches
         self.open_watches += 1
         try:
+            yield self.greeting
             while ends == self._end_watches:
                 changed = self._changed
                 while at < len(self._history):

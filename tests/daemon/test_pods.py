@@ -249,7 +249,8 @@ async def test_a_watch_that_ends_goes_on_from_where_it_was(fake: FakeApiServer, 
     async with watching(fake.url, account) as seen, in_the_background(seen.watch.run):
         await eventually(lambda: fake.open_watches)
         fake.put(pod_object("voice-1"))
-        await eventually(lambda: seen.watch.pods)
+        await eventually(lambda: seen.watch.version == str(fake.version))
+        assert list(seen.watch.pods) == ["uid-of-voice-1"]
         fake.end_watches()
         await eventually(lambda: not fake.open_watches or fake.watches > 1)
         fake.put(ended(pod_object("voice-1")))
@@ -334,6 +335,24 @@ async def test_nonsense_in_the_watch_is_an_error_and_then_a_list(
         fake.put(ended(pod_object("voice-1")))
         await eventually(lambda: seen.told)
         assert fake.lists >= 2
+
+
+async def test_nonsense_that_goes_on_is_said_once(
+    fake: FakeApiServer, account: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A watch that opens well each time and then makes no sense is one trouble, and waits longer each time."""
+    monkeypatch.setattr("coordinator.daemon.pods.LEAST_PAUSE", 0.01)
+    fake.greeting = b"<html>\n"
+    with structlog.testing.capture_logs() as logs:
+        async with watching(fake.url, account) as seen, in_the_background(seen.watch.run):
+            await eventually(lambda: seen.errors("malformed") >= 4)
+            assert seen.watch._failures >= 4
+            fake.greeting = b""
+            fake.put(pod_object("voice-1"))
+            await eventually(lambda: fake.open_watches and seen.up)
+            fake.bookmark()
+            await eventually(lambda: seen.watch._failures == 0)
+    assert [e["event"] for e in logs] == ["pod_watch_failed", "pod_watch_back"]
 
 
 async def test_a_line_without_an_end_is_bounded(fake: FakeApiServer, account: Path) -> None:
