@@ -462,6 +462,8 @@ async def test_pods_wait_for_a_store_that_is_away(account: Path) -> None:
         with pytest.raises(StoreUnavailableError):
             await certifier.step()
         async with in_the_background(certifier.run):
+            failed = {"kind": "timeout"}
+            await eventually(lambda: metrics.registry.get_sample_value("recovery_store_errors_total", failed))
             server.resume()
             await eventually(lambda: cause(client, "voice-1~1") == b"exited")
             await eventually(lambda: not certifier.waiting)
