@@ -18,16 +18,10 @@ from urllib.parse import quote
 import httpx2
 
 from coordinator.daemon.pod_evidence import COST_ANNOTATION, Pod
-from coordinator.errors import ConfigurationError, CoordinatorError
+from coordinator.errors import ConfigurationError, PodApiError
 from coordinator.settings import Settings
 
-__all__ = ["POD_API_ERROR_KINDS", "PodApi", "PodApiError"]
-
-POD_API_ERROR_KINDS = (
-    "unreachable", "timeout", "unauthorized", "forbidden", "not_found", "conflict", "gone", "closed", "malformed", "server",
-    "refused", "other",
-)  # fmt: skip
-"""Closed list of the values of ``PodApiError.kind`` and of the metric's label."""
+__all__ = ["PodApi"]
 
 PAGE = 100
 """Pods that a list asks for at a time: about a megabyte, so that reading it does not hold up detection."""
@@ -37,18 +31,6 @@ REQUEST_SECONDS = 10.0
 LONGEST_LINE = 8 * 1024 * 1024
 """Bytes; an object of the API is bounded by what etcd takes, 1.5 MiB."""
 _STATUS_KINDS = {401: "unauthorized", 403: "forbidden", 404: "not_found", 409: "conflict", 410: "gone"}
-
-
-class PodApiError(CoordinatorError):
-    """The API server could not be asked, or refused, or said what makes no sense. It says nothing about any pod.
-
-    Attributes:
-        kind: one of `POD_API_ERROR_KINDS`.
-    """
-
-    def __init__(self, kind: str, detail: str = "") -> None:
-        self.kind, self.detail = kind, detail
-        super().__init__(f"the API server is unavailable ({kind}){': ' + detail if detail else ''}")
 
 
 class PodApi:

@@ -15,7 +15,7 @@ import structlog
 
 from coordinator import clock
 from coordinator.daemon.pod_evidence import Pod, certified, deletion_costs, withheld
-from coordinator.errors import ConfigurationError, StoreUnavailableError
+from coordinator.errors import ConfigurationError, PodApiError, StoreUnavailableError
 from coordinator.metrics import Metrics
 from coordinator.policy import backoff
 from coordinator.settings import Settings
@@ -43,8 +43,8 @@ IN_THE_STREAM = ("malformed", "closed", "gone")
 
 
 def _failure(error: Exception) -> tuple[str, str]:
-    """Kind and detail of any exception; what is no `PodApiError` is a fault of this program, and must not end it."""
-    return getattr(error, "kind", "other"), getattr(error, "detail", "") or repr(error)
+    """Kind and detail; what is no `PodApiError` is a fault of this program, which must not end it."""
+    return (error.kind, error.detail) if isinstance(error, PodApiError) else ("other", repr(error))
 
 
 @dataclass(slots=True)
@@ -89,8 +89,6 @@ class PodWatch:
         self.pods, self.version = pods, version
 
     async def _watch(self) -> None:
-        from coordinator.daemon.pod_api import PodApiError
-
         began, heard = clock.now(), False
         async with self.api.watch(self.version) as events:
             self._stands()
@@ -103,8 +101,6 @@ class PodWatch:
         self._well()
 
     def _take(self, kind: str, about: dict[str, Any]) -> None:
-        from coordinator.daemon.pod_api import PodApiError  # needs the extra
-
         if kind == "BOOKMARK":
             match about.get("metadata"):
                 case {"resourceVersion": str(version)}:
@@ -130,8 +126,6 @@ class PodWatch:
 
     @staticmethod
     def _parse(about: Any) -> Pod:
-        from coordinator.daemon.pod_api import PodApiError  # needs the extra
-
         try:
             return Pod.parse(about)
         except (ValueError, AttributeError) as error:
@@ -309,10 +303,9 @@ class DeletionCosts:
     async def _write(self, pod: Pod, cost: int) -> int:
         try:
             await self.watch.api.set_cost(pod, cost)
-        except Exception as error:
-            kind, _ = _failure(error)
-            if kind in ("conflict", "not_found"):
-                self.metrics.pod_deletion_costs.labels(kind).inc()
+        except PodApiError as error:
+            if error.kind in ("conflict", "not_found"):
+                self.metrics.pod_deletion_costs.labels(error.kind).inc()
                 return 0
             self.metrics.pod_deletion_costs.labels("failed").inc()
             raise

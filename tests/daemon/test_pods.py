@@ -18,9 +18,10 @@ from prometheus_client import CollectorRegistry
 
 from coordinator import ConfigurationError, StoreUnavailableError, Worker
 from coordinator.daemon.daemon import Daemon
-from coordinator.daemon.pod_api import LONGEST_LINE, POD_API_ERROR_KINDS, PodApi, PodApiError
+from coordinator.daemon.pod_api import LONGEST_LINE, PodApi
 from coordinator.daemon.pod_evidence import COST_ANNOTATION, Pod
 from coordinator.daemon.pods import Certifier, DeletionCosts, PodWatch
+from coordinator.errors import POD_API_ERROR_KINDS, PodApiError
 from coordinator.metrics import Metrics
 from coordinator.settings import load
 from coordinator.store import reads
