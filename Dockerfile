@@ -12,7 +12,7 @@ RUN python3 -m venv /opt/tools && python3 -m venv --without-pip /opt/coordinator
     /opt/tools/bin/pip --python /opt/coordinator/bin/python install --require-hashes --only-binary :all: -r requirements-image.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY coordinator ./coordinator
-RUN /opt/tools/bin/pip --python /opt/coordinator/bin/python install --no-deps --no-build-isolation . && \
+RUN /opt/tools/bin/pip --python /opt/coordinator/bin/python install --no-deps --no-build-isolation '.[kubernetes,sessions]' && \
     /opt/tools/bin/pip --python /opt/coordinator/bin/python uninstall --yes setuptools
 
 # hadolint ignore=DL3006

@@ -39,7 +39,7 @@ fmt: $(VENV)/.ready ## format and fix
 LOCK := uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 lock: ## the lock files anew (needs uv): everything for development, and what the image holds
 	$(LOCK) --all-extras pyproject.toml -o requirements.lock
-	echo "setuptools>=77" | $(LOCK) -c requirements.lock pyproject.toml - -o requirements-image.lock
+	echo "setuptools>=77" | $(LOCK) -c requirements.lock --extra kubernetes --extra sessions pyproject.toml - -o requirements-image.lock
 
 bench: $(VENV)/.ready ## measure detection, takeover, claims, cost, the sidecar
 	$(BIN)/coordinator bench

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 __all__ = [
     "ConfigurationError", "CoordinatorError", "DataTooLargeError", "DrainingError", "FencedError", "InvalidDataError",
-    "InvalidIdError", "NameInUseError", "SessionGoneError", "SessionHeldError", "StoreUnavailableError",
+    "InvalidIdError", "NameInUseError", "PodApiError", "SessionGoneError", "SessionHeldError", "StoreUnavailableError",
     "first_error",
 ]  # fmt: skip
 
@@ -83,6 +83,25 @@ STORE_ERROR_KINDS = (
     "busy", "auth", "permission", "max_clients", "unsupported", "other",
 )  # fmt: skip
 """Closed list of the values of ``StoreUnavailableError.kind`` and of the metric's label."""
+
+
+class PodApiError(CoordinatorError):
+    """The API server could not be asked, or refused, or said what makes no sense. It says nothing about any pod.
+
+    Attributes:
+        kind: one of `POD_API_ERROR_KINDS`.
+    """
+
+    def __init__(self, kind: str, detail: str = "") -> None:
+        self.kind, self.detail = kind, detail
+        super().__init__(f"the API server is unavailable ({kind}){': ' + detail if detail else ''}")
+
+
+POD_API_ERROR_KINDS = (
+    "unreachable", "timeout", "unauthorized", "forbidden", "not_found", "conflict", "gone", "closed", "malformed", "server",
+    "refused", "other",
+)  # fmt: skip
+"""Closed list of the values of ``PodApiError.kind`` and of the metric's label."""
 
 
 class DataTooLargeError(CoordinatorError):

@@ -120,6 +120,16 @@ class Metrics:
         )
         self.holds = counter("holds", "Holds begun.", "reason")
         self.store_errors = counter("store_errors", "Exchanges with the store that failed.", "kind")
+        self.pod_watch_up = gauge(
+            "pod_watch_up",
+            "1 while pods are watched, 0 while the API server cannot be asked; with POD_EVENTS only.",
+        )
+        self.pod_watch_errors = counter(
+            "pod_watch_errors", "Requests to the API server that failed; with POD_EVENTS only.", "kind"
+        )
+        self.pod_deletion_costs = counter(
+            "pod_deletion_costs", "Annotations of pods with their live calls; with POD_EVENTS only.", "outcome"
+        )
         self.session_seconds = counter("session_seconds", "Length of the sessions that were closed.")
         self.orphaned_session_seconds = counter("orphaned_session_seconds", "Time that adopted sessions had no owner.")
 
@@ -135,7 +145,15 @@ class Metrics:
         for name, values in LABEL_VALUES.items():
             for value in values:
                 getattr(self, name).labels(value)
+        self._of_pods = (self.pod_watch_up, self.pod_watch_errors, self.pod_deletion_costs)
+        for metric in self._of_pods:
+            registry.unregister(metric)
         self._operations: dict[str, Histogram] = {}
+
+    def export_pods(self) -> None:
+        """Exports what would say nothing where no pods are watched. Once."""
+        for metric in self._of_pods:
+            self.registry.register(metric)
 
     def observe_request(self, operation: str, seconds: float) -> None:
         """Counts a request to the store; ``operation`` is a script's name or a command."""

@@ -16,6 +16,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -160,6 +161,22 @@ class Settings(BaseSettings):
         None, description="for the preStop hook and nothing else: a hook's headers stand in the pod's specification"
     )
     encryption_keys: SecretStr | None = Field(None, description="key ring for stored conversations")
+    pod_events: bool = Field(
+        False,
+        description="watch pods of Kubernetes: one that ended certifies its instances (needs the extra kubernetes)",
+    )
+    pod_namespace: str = Field(
+        "", description="whose pods; default: the service account's", pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$"
+    )
+    pod_selector: str = Field("", description="label selector of the pods to watch; default: all of the namespace")
+    pod_deletion_cost: bool = Field(
+        False, description="annotate pods of ReplicaSets with their live calls, so that the emptiest goes first"
+    )
+    pod_api: str = Field("", description="URL of the API server; default: that of the cluster around this process")
+    pod_credentials: str = Field(
+        "/var/run/secrets/kubernetes.io/serviceaccount",
+        description="directory with token, ca.crt and namespace for it, read again when they change",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
     log_format: Literal["console", "json"] | None = Field(None, description="default: console on a terminal, else json")
 
@@ -192,6 +209,22 @@ class Settings(BaseSettings):
             return check_pool(value)
         except InvalidIdError as error:
             raise ValueError(str(error)) from None
+
+    @field_validator("pod_api")
+    @classmethod
+    def _pod_api(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if value and not (parts.scheme in ("http", "https") and parts.hostname):
+            raise ValueError(f"{value!r} is not a URL: use https://host:port")
+        if parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "::1", "localhost"):
+            raise ValueError(f"{value!r} would send the token in clear: use https, or http on loopback")
+        return value
+
+    @model_validator(mode="after")
+    def _pods_fit_together(self) -> Self:
+        if self.pod_deletion_cost and not self.pod_events:
+            raise ValueError("pod_deletion_cost needs pod_events: the annotation is compared with what the watch says")
+        return self
 
     @model_validator(mode="after")
     def _times_fit_together(self) -> Self:

@@ -12,12 +12,14 @@ from prometheus_client import CollectorRegistry
 from coordinator import clock, failpoints
 from coordinator.daemon.http import HttpServer, application, listen
 from coordinator.daemon.partition_loop import Connections, PartitionLoop
+from coordinator.daemon.pods import PodEvents
 from coordinator.errors import first_error
 from coordinator.ids import new_instance_id
 from coordinator.metrics import Metrics
 from coordinator.settings import Settings
 from coordinator.store import reads
 from coordinator.store.connect import Connector
+from coordinator.store.executor import StorePartition
 from coordinator.store.keys import Keys
 from coordinator.version import VERSION
 
@@ -34,6 +36,9 @@ class Daemon:
     Args:
         settings: with a Redis URL.
         registry: where metrics are exported; by default one of its own.
+
+    Raises:
+        ConfigurationError: pods are to be watched, and this process cannot.
     """
 
     def __init__(self, settings: Settings, registry: CollectorRegistry | None = None) -> None:
@@ -53,6 +58,12 @@ class Daemon:
             )
             for keys in (Keys(settings.prefix, p) for p in range(settings.partitions))
         ]
+        self.pods: PodEvents | None = None
+        if settings.pod_events:
+            parts = [
+                StorePartition(loop.part.keys, self._connector.executor(loop.part.keys.tag)) for loop in self.loops
+            ]
+            self.pods = PodEvents(settings, self.metrics, parts, self.views, self.id)
         self.loop_lag = 0.0
         self.http_port = 0
         self._stopping = False
@@ -101,6 +112,8 @@ class Daemon:
                 tasks.start_soon(loop.run)
                 tasks.start_soon(loop.run_slow)
                 tasks.start_soon(loop.run_events)
+            if self.pods is not None:
+                tasks.start_soon(self.pods.run)
 
     async def aclose(self) -> None:
         """Closes the connections."""

@@ -41,7 +41,7 @@ def shown(name: str) -> str:
         return f"{value * 1000:g}ms"
     if parse_size in parsers:
         return f"{value // 1024}KiB"
-    return str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def settings_table() -> str:

@@ -33,7 +33,7 @@ OWN = {
 """Settings that the charts set themselves, or that are secrets."""
 OF_WORKERS = {"pool", "capacity", "labels", "address"}
 OF_DRAINS = {"drain_timeout", "termination_grace_period", "drain_concurrency"}
-OF_PODS = {"pod_events", "pod_namespace", "pod_selector", "pod_deletion_cost"}
+OF_PODS = {"pod_events", "pod_namespace", "pod_selector", "pod_deletion_cost", "pod_api", "pod_credentials"}
 
 
 def values_table(chart: Path) -> str:

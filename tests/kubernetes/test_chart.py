@@ -125,7 +125,7 @@ def test_the_role_is_the_least() -> None:
         [role] = of_kind(template({"podEvents": {"enabled": True, "deletionCost": cost}}), "Role")
         assert [(rule["apiGroups"], rule["resources"]) for rule in role["rules"]] == [([""], ["pods"])]
         verbs.append(role["rules"][0]["verbs"])
-    assert verbs == [["get", "list", "watch"], ["get", "list", "watch", "patch"]]
+    assert verbs == [["list", "watch"], ["list", "watch", "patch"]]
 
 
 def test_probes() -> None:
