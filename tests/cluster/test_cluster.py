@@ -43,7 +43,7 @@ class Site:
         return self.helm(
             *verb.split(), "recovery-coordinator", CHART, "--wait", "--timeout", "120s", "--set", "redis.tryOut.enabled=true",
             "--set", f"redis.tryOut.image={images.REDIS}", "--set", "image.repository=localhost/recovery-coordinator",
-            *more,
+            "--set", "podEvents.enabled=true,podEvents.deletionCost=true,podEvents.selector=app=voice", *more,
         )  # fmt: skip
 
     def pods(self, selector: str) -> list[Any]:
