@@ -210,7 +210,7 @@ async def fake_api_server(port: int = 0) -> AsyncIterator[FakeApiServer]:
     fake = FakeApiServer()
     with listen("127.0.0.1", port) as where:
         fake.url = f"http://127.0.0.1:{where.getsockname()[1]}"
-        server = HttpServer(fake.application(), where)
+        server = HttpServer(fake.application(), [where])
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(server.run)
             try:
