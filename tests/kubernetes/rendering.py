@@ -38,6 +38,7 @@ EVERYTHING: dict[str, Any] = {
     "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
     "podMonitor": {"enabled": True, "selector": {"app": "voice"}, "namespaces": ["voice"]},
     "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
+    "exporterScript": {"enabled": True},
     "dashboard": {"enabled": True, "annotations": {"grafana_folder": "Voice"}},
     "podEvents": {"enabled": True, "namespace": "voice", "selector": "app=voice", "deletionCost": True},
     "extraEnv": [{"name": "COORDINATOR_LOG_FORMAT", "value": "json"}],

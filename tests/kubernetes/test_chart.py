@@ -260,6 +260,15 @@ def test_alerts_and_dashboard_are_the_files() -> None:
     assert all(url.startswith("https://wiki.example/runbook#") for url in urls)
 
 
+def test_the_exporters_script_knows_the_prefix() -> None:
+    """It is the file, but for the prefix of the keys."""
+    values = {"exporterScript": {"enabled": True}, "settings": {"prefix": "calls"}}
+    [config] = of_kind(template(values), "ConfigMap")
+    script, file = config["data"]["orphans.lua"], (CHART / "files/orphans.lua").read_text()
+    changed = [pair for pair in zip(script.splitlines(), file.splitlines(), strict=True) if pair[0] != pair[1]]
+    assert changed == [("local PREFIX = 'calls'", "local PREFIX = 'recovery'")]
+
+
 def test_extra_objects() -> None:
     """They are templates, as objects and as text."""
     names = {one["metadata"]["name"] for one in of_kind(template(EVERYTHING), "ConfigMap")}
