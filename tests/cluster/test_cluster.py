@@ -43,7 +43,7 @@ class Site:
         return self.helm(
             *verb.split(), "recovery-coordinator", CHART, "--wait", "--timeout", "120s", "--set", "redis.tryOut.enabled=true",
             "--set", f"redis.tryOut.image={images.REDIS}", "--set", "image.repository=localhost/recovery-coordinator",
-            "--set", "podEvents.enabled=true,podEvents.deletionCost=true,podEvents.selector=app=voice", *more,
+            "--set", "podEvents.enabled=true,podEvents.deletionCost=true,podEvents.selector=app in (voice\\,plain)", *more,
         )  # fmt: skip
 
     def pods(self, selector: str) -> list[Any]:
@@ -216,6 +216,51 @@ def test_pod_events(site: Site) -> None:
         return costs == {name: len(calls) for name, calls in site.workers().items()}
 
     site.cluster.wait("the annotations say how many calls live where", agree, 120)
+
+
+PLAIN = """
+import os, signal, anyio, redis
+from coordinator import Worker
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+async def serve(session):
+    await anyio.sleep_forever()
+async def main():
+    async with Worker(os.environ["REDIS_URL"], name=os.environ["NAME"], pool="plain", lost_connection_after=0) as worker:
+        client = redis.Redis.from_url(os.environ["REDIS_URL"])
+        if client.set("first", 1, nx=True, ex=60):
+            await worker.open("plain-call", b"data")
+        await worker.serve(serve)
+anyio.run(main)
+"""
+
+
+def test_the_end_of_a_pod_is_a_certificate(site: Site) -> None:
+    """Workers with the library, without a sidecar, where only silence would tell: the kubelet's word that a pod ended comes first."""
+    name = {"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
+    url = {"name": "REDIS_URL", "value": "redis://recovery-coordinator-redis:6379/0"}
+    container = {
+        "name": "worker", "image": images.IMAGE, "command": ["/opt/coordinator/bin/python", "-c", PLAIN], "env": [name, url],
+    }  # fmt: skip
+    template = {
+        "metadata": {"labels": {"app": "plain"}}, "spec": {"terminationGracePeriodSeconds": 1, "containers": [container]},
+    }  # fmt: skip
+    deployment = {
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "plain"},
+        "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "plain"}}, "template": template},
+    }  # fmt: skip
+    site.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(deployment))
+    site.cluster.kubectl("rollout", "status", "deploy/plain", "--timeout=60s")
+
+    def owner() -> str:
+        return str(json.loads(site.coordinator("session", "plain-call", "--json"))["owner"])
+
+    site.cluster.wait("the call has an owner", lambda: bool(owner()), 30)
+    first = owner()
+    site.cluster.kubectl("delete", "pod", first.partition("~")[0], "--wait=false")
+    site.cluster.wait("the other has the call", lambda: owner() not in ("", first), 30)
+    [died] = [event for event in site.events("died") if event["instance"] == first]
+    assert (died["cause"], died["reason"].startswith(f"pod {first.partition('~')[0]}")) == ("exited", True)
+    site.cluster.kubectl("delete", "deployment", "plain")
 
 
 def test_upgrade_and_rollback_of_the_coordinators(site: Site) -> None:
