@@ -29,13 +29,13 @@ class MassLoss:
     broken: list[str]
 
 
-def lose(processes: int, *, come_back: bool = False) -> MassLoss:
-    """``processes`` of ten, with ten instances of two calls each, are killed.
+def lose(processes: int, *, come_back: bool = False, each: int = EACH) -> MassLoss:
+    """``processes`` of ten, with ``each`` instances of two calls each, are killed.
 
     Args:
         come_back: workers under new names are started some time later; needed when all are killed.
     """
-    with Deployment(workers=PROCESSES, each=EACH, calls=CALLS, capacity=5) as d:
+    with Deployment(workers=PROCESSES, each=each, calls=CALLS, capacity=5) as d:
         killed = tuple(range(processes))
         at = d.kill(*killed)
         if come_back:
