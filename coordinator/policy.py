@@ -63,6 +63,7 @@ def vote(
     now: float,
     dead_after: float,
     lost_after: float = 0.0,
+    own: Mapping[str, float] | None = None,
 ) -> tuple[list[Suspect], list[Suspect], dict[str, Observation]]:
     """Whom this coordinator declares dead, and what it remembers for the next scan.
 
@@ -76,6 +77,7 @@ def vote(
         now: time of the scan, own clock in seconds.
         dead_after: seconds.
         lost_after: seconds since the last beat after which a lost connection counts; 0 for never.
+        own: ``dead_after`` of instances that registered with another one.
 
     Returns:
         The silent; those whose connection is to be looked at; what to remember.
@@ -89,13 +91,10 @@ def vote(
             known = Observation(suspect.deadline_ms, now)
         remembered[suspect.instance] = known
         watched = now - known.since
-        if suspect.deadline_ms <= now_ms and watched >= dead_after / 2:
+        its = (own or {}).get(suspect.instance, dead_after)
+        if suspect.deadline_ms <= now_ms and watched >= its / 2:
             silent.append(suspect)
-        elif (
-            lost_after
-            and _counts_from(suspect.deadline_ms, dead_after, lost_after) <= now_ms
-            and watched >= lost_after / 2
-        ):
+        elif lost_after and _counts_from(suspect.deadline_ms, its, lost_after) <= now_ms and watched >= lost_after / 2:
             doubtful.append(suspect)
     return silent, doubtful, remembered
 

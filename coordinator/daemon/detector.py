@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -55,6 +55,7 @@ class Detector:
     Attributes:
         loop_lag: returns by how many seconds the own loop woke too late.
         withheld: told why nobody is declared, once each time that it begins.
+        dead_after: of each instance, in seconds: while a setting is rolled out workers may have another one than this process.
         unfit: why this coordinator does not judge just now, '' when it may.
     """
 
@@ -64,6 +65,7 @@ class Detector:
     loop_lag: Callable[[], float]
     withheld: Callable[[str], None] = lambda reason: None
     seen: dict[str, Observation] = field(default_factory=dict)
+    dead_after: Mapping[str, float] = field(default_factory=dict)
     unfit: str = ""
     _held: str = ""
     _unfit_since: float = 0.0
@@ -83,14 +85,15 @@ class Detector:
             StoreUnavailableError: the store did not answer; nothing is known.
         """
         s, lost_after = self.settings, self.lost_after
+        least = min(self.dead_after.values(), default=s.dead_after)
         began = clock.now()
         answer = await self.part.executor.run(
             calls.scan(
                 self.part.keys,
                 max_scan_gap_ms=round(s.max_scan_gap * 1000),
                 hold_ms=round(s.dead_after * 1000),
-                horizon_ms=round(horizon(s.dead_after, s.max_scan_gap, lost_after) * 1000),
-                due_ms=round((s.dead_after - lost_after) * 1000) if lost_after else 0,
+                horizon_ms=round(horizon(least, s.max_scan_gap, lost_after) * 1000),
+                due_ms=max(0, round((least - lost_after) * 1000)) if lost_after else 0,
                 breaker_min=s.breaker_min,
                 breaker_permille=round(s.breaker_share * 1000),
                 breaker_window_ms=round(s.breaker_window * 1000),
@@ -102,7 +105,9 @@ class Detector:
             return Look(0, 0, known=False)
         suspects = [Suspect.parse(line) for line in answer.items("suspects")]
         now_ms = answer.int("now_ms")
-        silent, doubtful, self.seen = vote(suspects, self.seen, now_ms, seen_at, s.dead_after, lost_after)
+        silent, doubtful, self.seen = vote(
+            suspects, self.seen, now_ms, seen_at, s.dead_after, lost_after, self.dead_after
+        )
         self._tell_of_hold(answer)
         self._tell_of_clocks([s for s in suspects if s.deadline_ms <= now_ms and s not in silent])
         buried: list[str] = []

@@ -195,6 +195,10 @@ class PartitionLoop:
         await self.sweeper.step()
         await self.sweeper.tidy()
         await self.gauges.step()
+        if (view := self.gauges.last) is not None:
+            self.detector.dead_after = {
+                row.id: row.dead_after_ms / 1000 for row in view.instances if row.state != "dead" and row.dead_after_ms
+            }
 
     async def run(self) -> None:
         """Looks until cancelled; waits with backoff and jitter while the store is away, and declares nobody.

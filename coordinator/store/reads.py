@@ -43,6 +43,7 @@ class InstanceRow:
     ended_at: int
     cause: str
     trust_ms: int
+    dead_after_ms: int
     drain_until: int
     labels: dict[str, str]
 
@@ -188,6 +189,7 @@ async def instances(part: StorePartition) -> list[InstanceRow]:
                 _int(r["ended_at"]),
                 _text(r["cause"]),
                 _int(r["trust_ms"]),
+                _int(r["dead_after_ms"]),
                 _int(r["drain_until"]),
                 json.loads(r["labels"] or b"{}"),
             )

@@ -518,7 +518,9 @@ async def test_a_fault_of_this_program_does_not_end_the_watch(fake: FakeApiServe
 
 
 def instance(name: str, owned: int, **more: Any) -> reads.InstanceRow:
-    return reads.InstanceRow(f"{name}~1", name, 0, "alive", "default", 10, owned, "", 0, 0, 0, 1, 0, "", 750, 0, more)
+    return reads.InstanceRow(
+        f"{name}~1", name, 0, "alive", "default", 10, owned, "", 0, 0, 0, 1, 0, "", 750, 2000, 0, more
+    )
 
 
 @asynccontextmanager

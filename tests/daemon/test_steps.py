@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
 import pytest
 import redis
 
-from coordinator import ConfigurationError, StoreUnavailableError
+from coordinator import ConfigurationError, StoreUnavailableError, Worker
 from coordinator.daemon.partition_loop import PartitionLoop
 from coordinator.store import calls
 from tests.coordinating import coordinating, partition_loop
@@ -79,6 +80,21 @@ async def test_silence_is_declared_by_both_clocks(url: str, bench: Bench) -> Non
         }
         assert (await loop.look()).buried == ("a~1",)
         assert (await loop.look()).buried == ()
+
+
+async def test_workers_with_another_dead_after(url: str, redis_client: redis.Redis) -> None:
+    """While DEAD_AFTER is rolled out: who beats in time is no suspect, opens no breaker, and who is silent dies by its own setting."""
+    bench = Bench(redis_client)
+    async with coordinating(url, dead_after=8) as loop, AsyncExitStack() as workers:
+        for n in range(4):
+            await workers.enter_async_context(Worker(url, name=f"voice-{n}", dead_after=2))
+        bench.join("silent~1", dead_after_ms=2000)
+        bench.open("call-1", "silent~1")
+        await eventually(lambda: len(loop.detector.dead_after) == 5)  # long before the hold of a start would end
+        bench.end_hold()
+        await eventually(lambda: bench.record("call-1")["state"] == "offered", 6)
+        events: Any = redis_client.xrange(bench.keys.events)
+        assert b"breaker" not in [fields.get(b"reason") for _, fields in events]
 
 
 async def test_a_slow_judge_declares_nobody(url: str, bench: Bench) -> None:

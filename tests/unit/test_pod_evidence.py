@@ -30,7 +30,7 @@ def row(
     name: str, started_ms: int = NOON_MS - 60_000, state: str = "alive", owned: int = 0, **labels: str
 ) -> InstanceRow:
     return InstanceRow(
-        f"{name}~1", name, 0, state, "default", 10, owned, "", 0, 0, 0, started_ms, 0, "", 750, 0, labels
+        f"{name}~1", name, 0, state, "default", 10, owned, "", 0, 0, 0, started_ms, 0, "", 750, 2000, 0, labels
     )  # fmt: skip
 
 
