@@ -1,4 +1,3 @@
-# syntax=docker/dockerfile:1
 # Both stages use the same base: a Debian with Python >= 3.11 and its venv module. The image that runs has no pip, no compiler, no
 # Redis, and needs no shell: everything is started in the exec form.
 ARG BASE=docker.io/library/python:3.13-slim
