@@ -109,6 +109,17 @@ class Offer:
         self._done()
         self._refused(answer.word)
 
+    async def cannot_serve(self, reason: str = "") -> None:
+        """Gives the offer back because this worker lacks something that another may have, such as a key; safe to repeat.
+
+        No attempt is counted, and this worker leaves the session to others for a while.
+
+        Raises:
+            FencedError, StoreUnavailableError: as `adopt`.
+        """
+        self._member.reader.cannot_serve(self.session_id)
+        await self.decline(reason, counts=False)
+
     async def delegate(self) -> None:
         """Leaves the session adoptable by id for one lease (its caller will come back to some door), then offered again.
 
