@@ -116,7 +116,8 @@ async def test_who_lost_it_writes_nothing(
     assert session.lost.is_set()
     assert shared.get("voicesession:call-1") == stored
     assert shared.smembers("voicesession:active") == {b"call-1"}
-    operations = [fields[b"operation"] for _, fields in shared.xrange(KEYS.events) if fields[b"type"] == b"fenced"]
+    events: Any = shared.xrange(KEYS.events)
+    operations = [fields[b"operation"] for _, fields in events if fields[b"type"] == b"fenced"]
     assert operations == [{"force": b"session_save", "replace": b"session_save"}.get(what, b"session_" + what.encode())]
     with pytest.raises(FencedError):
         await writes(bound, state)[what]()
@@ -289,8 +290,8 @@ async def test_a_store_in_memory_asks_the_session(shared: redis.Redis, worker: W
         session = await worker.open("call-1")
         bound = store.fenced(session)
         state = SessionState("call-1")
-        for write in ("save", "heartbeat", "delete", "create"):
-            await writes(bound, state)[write]()
+        for name in ("save", "heartbeat", "delete", "create"):
+            await writes(bound, state)[name]()
         session.unsure = True
         for write in writes(bound, state).values():
             with pytest.raises((StoreUnavailableError, InvalidStateError)):
