@@ -23,11 +23,12 @@ from tests.redis_server import RedisServer
 from tests.store.harness import Bench
 
 WHO = ("a~1", "b~1")
+WRITES = ("save", "create", "heartbeat", "delete")
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.sampled_from(["save", "create", "heartbeat", "delete"]), st.sampled_from(WHO)),
-        st.tuples(st.sampled_from(["release", "adopt", "die"]), st.sampled_from(WHO)),
-        st.tuples(st.sampled_from(["lose writes", "hold ends"]), st.just("")),
+        st.tuples(st.sampled_from(WRITES), st.sampled_from(WHO), st.booleans()),
+        st.tuples(st.sampled_from(["release", "adopt", "die"]), st.sampled_from(WHO), st.just(False)),
+        st.tuples(st.sampled_from(["lose writes", "hold ends"]), st.just(""), st.just(False)),
     ),
     max_size=30,
 )
@@ -44,13 +45,14 @@ class World:
             self.bench.join(who)
         self.owner = WHO[0]
         self.epochs = {WHO[0]: self.bench.open("s1", WHO[0]).int("epoch"), WHO[1]: 1}
+        self.had = {who: [epoch] for who, epoch in self.epochs.items()}
         self.dead: set[str] = set()
         self.held = False
         self.servers = 0
 
-    def write(self, what: str, who: str) -> str:
-        """One fenced write; the word."""
-        fence = Fence(self.bench.keys, "s1", who, self.epochs[who])
+    def write(self, what: str, who: str, old: bool) -> str:
+        """One fenced write, perhaps under the first epoch that the writer had; the word."""
+        fence = Fence(self.bench.keys, "s1", who, self.had[who][0] if old else self.epochs[who])
         common: Any = {"session": "s1", "fence": fence}
         value = b'{"id":"s1","status":"active","updated_at":"x","by":"%s"}' % who.encode()
         new: Any = {"value": value, "ttl_ms": 60_000, "listed": True, "version": who, "limit": 0}
@@ -63,13 +65,14 @@ class World:
         }[what]()
         return self.bench.run(call).word
 
-    def expected(self, who: str) -> str:
+    def expected(self, who: str, old: bool) -> str:
         """What the fence must say: '' when it lets the writer through."""
         if who in self.dead:
             return "FENCED"
         if self.held:
             return "RESYNC"
-        return "" if self.owner == who else "FENCED"
+        same = not old or self.had[who][0] == self.epochs[who]
+        return "" if self.owner == who and same else "FENCED"
 
     def change(self, what: str, who: str) -> None:
         """Somebody else, or nobody, owns it; or the store may have lost writes."""
@@ -79,6 +82,7 @@ class World:
                 self.owner = ""
             case "adopt" if not self.owner and not self.held and who not in self.dead:
                 self.epochs[who] = self.bench.adopt("s1", who, None).int("epoch")
+                self.had[who].append(self.epochs[who])
                 self.owner = who
             case "die" if not self.dead:
                 self.bench.certify(who)
@@ -96,17 +100,17 @@ class World:
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STEPS)
-def test_only_the_owner_writes(shared: redis.Redis, steps: list[tuple[str, str]]) -> None:
+def test_only_the_owner_writes(shared: redis.Redis, steps: list[tuple[str, str, bool]]) -> None:
     """In any order of writes, deaths, changes of owner and lost writes: accepted is what the owner of that moment writes, and no
     refused write changes a byte.
     """
     world = World(shared)
-    for what, who in steps:
-        if what not in ("save", "create", "heartbeat", "delete"):
+    for what, who, old in steps:
+        if what not in WRITES:
             world.change(what, who)
             continue
         before = shared.get("voicesession:s1"), shared.smembers("voicesession:active")
-        expected, word = world.expected(who), world.write(what, who)
+        expected, word = world.expected(who, old), world.write(what, who, old)
         if expected:
             assert word == expected
             assert (shared.get("voicesession:s1"), shared.smembers("voicesession:active")) == before

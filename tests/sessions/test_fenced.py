@@ -123,6 +123,20 @@ async def test_who_lost_it_writes_nothing(
         await writes(bound, state)[what]()
 
 
+@pytest.mark.parametrize("field", ["owner", "epoch", "state"])
+async def test_each_part_of_the_record_counts(
+    shared: redis.Redis, store: RedisStore, worker: Worker, field: str
+) -> None:
+    """Another owner alone, a newer epoch of the same owner alone, and a closed record alone are each enough to refuse."""
+    session = await worker.open("call-1")
+    values = {"owner": "b~1", "epoch": str(session.epoch + 1), "state": "closed"}
+    shared.hset(KEYS.session("call-1"), field, values[field])
+    with anyio.fail_after(10), pytest.raises(FencedError):
+        await store.fenced(session).save(SessionState("call-1"))
+    assert shared.exists("voicesession:call-1") == 0
+    assert session.lost.is_set()
+
+
 async def test_a_heartbeat_revives_nothing(shared: redis.Redis, store: RedisStore, worker: Worker) -> None:
     """The owner's heartbeat revives neither an ended nor a deleted session."""
     bound = store.fenced(await worker.open("call-1"))
