@@ -64,6 +64,18 @@ class GoWorker:
         assert process.stdout.readline() == b"serving\n"
         return process
 
+    def watched(self, session_id: str, socket: str, *flags: str) -> subprocess.Popen[bytes]:
+        """The same, known to the sidecar behind a socket; it ends with the call at a line of input."""
+        process = subprocess.Popen(
+            [self._program, "watched", self._url, session_id, socket, *flags],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"serving\n", process.communicate()[1]
+        return process
+
     def remarshal(self, documents: list[bytes]) -> list[bytes]:
         """Each session as Go writes it after reading it."""
         return self.run("remarshal", stdin=b"\n".join(documents) + b"\n").splitlines()
