@@ -19,7 +19,8 @@ def tell(what: str, **fields: object) -> None:
     os.write(1, json.dumps({"what": what, **fields}).encode() + b"\n")
 
 
-async def main(url: str, name: str, call: str) -> None:
+async def main(*arguments: str) -> None:
+    url, name, call = arguments
     accepted, refused = 0, 0
     async with Worker(url, name=name) as worker, RedisStore(url, store_timeout=20) as store:
         session = await worker.open(call, b"data")

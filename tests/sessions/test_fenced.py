@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -28,7 +29,7 @@ from coordinator.sessions import (
     TenantError,
 )
 from coordinator.store.keys import Keys
-from tests.deployments import cluster
+from tests.deployments import cluster, sentinel
 from tests.redis_server import RedisServer
 from tests.waiting import eventually
 
@@ -351,3 +352,32 @@ async def test_on_a_cluster_the_prefix_needs_the_partitions_hash_tag() -> None:
                     await client.execute_command("HSET", record, "epoch", session.epoch + 1, "owner", "b~1")
                 with pytest.raises(FencedError):
                     await bound.save(state)
+
+
+@pytest.mark.timeout(100)
+async def test_saves_go_on_after_a_failover() -> None:
+    """Under Sentinel, with omnivoice-core's prefix: the primary is gone, the replica takes over, and the owner's saves go on under
+    a new epoch.
+    """
+    with sentinel() as (url, primary, replica):
+        async with Worker(url, name="a", **QUICK) as worker, RedisStore(url) as store:
+            session = await worker.open("call-1")
+            before = session.epoch
+            bound, state = store.fenced(session), SessionState("call-1")
+            await bound.save(state)
+            await eventually(lambda: replica.client.exists("voicesession:call-1"))
+            primary.close()
+            state.add_turn("user", "still here?", 300)
+
+            async def saved() -> bool:
+                with contextlib.suppress(StoreUnavailableError):
+                    await bound.save(state)
+                    return True
+                return False
+
+            await eventually(saved, 40, "a save after the failover")
+            assert not session.lost.is_set()
+            assert session.epoch > before
+            steal(replica.client, session)
+            with pytest.raises(FencedError):
+                await bound.save(state)

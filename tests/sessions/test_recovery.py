@@ -196,6 +196,28 @@ async def test_a_worker_without_the_key_leaves_it_to_one_with_it(
         await call.session.close()
 
 
+async def test_a_handover_passes_a_worker_without_the_key(
+    redis_server: RedisServer, shared: redis.Redis, ring: KeyRing
+) -> None:
+    """A drain: a worker without the key passes the offer on, one with it takes the call, and its owner served it all the time."""
+    url = redis_server.url
+    async with (
+        program(url, "old", keys=ring) as (old, theirs),
+        program(url, "blind") as (blind, no_key),
+        program(url, "able", keys=ring) as (able, key),
+    ):
+        session, _ = await talk(old, theirs, "call-1")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(old.drain)
+            assert await recover(await first(blind), no_key) is None
+            assert session.held
+            call = await recover(await first(able), key)
+        assert call is not None
+        assert call.state is not None
+        assert call.session.planned
+        await call.session.close()
+
+
 async def test_a_worker_that_gets_the_key_serves_it_in_the_end(
     redis_server: RedisServer, shared: redis.Redis, ring: KeyRing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
