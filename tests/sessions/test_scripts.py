@@ -70,6 +70,12 @@ def test_the_wrapper_passes_what_the_header_lists(script: Script) -> None:
         assert all(key.startswith("{recovery:3}:") for key in fence.declared)
 
 
+def test_every_library_file_is_used() -> None:
+    """No piece of Lua lies around unused."""
+    used = {lib for script in scripts.SCRIPTS.values() for lib in script.header.uses}
+    assert {f.name.removesuffix(".lua") for f in (LUA / "lib").iterdir()} <= used
+
+
 def test_only_what_changes_nothing_of_a_session_has_no_fence() -> None:
     """Every script can ask for the owner's right, but for the one that only tidies up the active set."""
     assert {name for name, script in scripts.SCRIPTS.items() if script.header.repeated_key != "fence"} == {"living"}

@@ -78,7 +78,7 @@ func main() {
 // watched serves a call as before, with three lines more: watch, bind and done. late is a worker that hears too late that it is
 // over, and saves once more.
 func watched(ctx context.Context, store storage.SessionStore, id, socket string, late bool) {
-	worker, err := watch(socket, "go-"+id, func(reason string) {
+	worker, err := watch(socket, "go-"+id, func(_, reason string) {
 		if !late {
 			log.Fatal("over: ", reason)
 		}

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"time"
 )
 
@@ -25,15 +24,15 @@ type Watched struct {
 	Token    string `json:"worker_token"`
 }
 
-// watch registers this process under its stable name and keeps its stream open. over is called once when another worker has its
-// calls or will have: then nothing may be saved any more, and the safest is to exit.
-func watch(socket, name string, over func(reason string)) (*Watched, error) {
+// watch registers this process under its stable name and keeps its stream open. over is called when another worker has a session,
+// or will have all of them (""): then it may not be saved any more. After the latter the safest is to exit.
+func watch(socket, name string, over func(session, reason string)) (*Watched, error) {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
 	}
 	w := &Watched{http: &http.Client{Transport: &http.Transport{DialContext: dial}}}
-	// It takes no offers (capacity 0): a worker of another kind is its heir.
-	if err := w.ask("POST", "/v1/workers", map[string]any{"name": name, "capacity": 0, "pid": os.Getpid()}, w); err != nil {
+	// It takes no offers (capacity 0): a worker of another kind is its heir. Its end is seen by the end of its stream.
+	if err := w.ask("POST", "/v1/workers", map[string]any{"name": name, "capacity": 0}, w); err != nil {
 		return nil, err
 	}
 	stream, err := w.events()
@@ -42,15 +41,15 @@ func watch(socket, name string, over func(reason string)) (*Watched, error) {
 	}
 	go func() {
 		for err == nil {
-			if reason := w.read(stream); reason != "" {
-				over(reason)
+			if reason := w.read(stream, over); reason != "" {
+				over("", reason)
 				return
 			}
 			for stream, err = w.events(); err != nil && !errors.Is(err, errUnknown); stream, err = w.events() {
 				time.Sleep(100 * time.Millisecond) // the sidecar is being started again
 			}
 		}
-		over(err.Error())
+		over("", err.Error())
 	}()
 	return w, nil
 }
@@ -59,16 +58,18 @@ func (w *Watched) events() (*http.Response, error) {
 	return w.do("GET", "/v1/workers/"+w.Instance+"/events", nil)
 }
 
-// read answers pings until the stream ends, or until its calls are somebody else's: then it says why.
-func (w *Watched) read(stream *http.Response) string {
+// read answers pings until the stream ends, or until this process is taken for dead: then it says why.
+func (w *Watched) read(stream *http.Response, over func(session, reason string)) string {
 	defer stream.Body.Close()
 	for lines := bufio.NewScanner(stream.Body); lines.Scan(); {
-		var event struct{ Event, Reason string }
+		var event struct{ Event, Session, Reason string }
 		_ = json.Unmarshal(lines.Bytes(), &event)
 		switch event.Event {
-		case "ping": // the answer says that this process turns over; that it has ended is seen by its pid
+		case "ping": // the answer says that this process turns over
 			go w.ask("POST", "/v1/workers/"+w.Instance+"/alive", map[string]any{}, nil)
-		case "lost", "joined", "ended":
+		case "lost":
+			over(event.Session, event.Reason)
+		case "joined", "ended":
 			return event.Event + ": " + event.Reason
 		}
 	}
