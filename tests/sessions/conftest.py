@@ -12,7 +12,6 @@ import redis
 from coordinator.sessions import KeyRing, MemoryStore, RedisStore, SessionStore
 from tests.redis_server import RedisServer
 from tests.sessions.go_program import GoWorker, build
-from tests.sidecar.conftest import Sidecar
 
 PERMANENT = ("active",)
 
@@ -92,17 +91,3 @@ def go_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def go(go_program: Path, redis_server: RedisServer, db: redis.Redis) -> GoWorker:
     """The Go program, on the empty server: go-redis takes the path of a unix socket for an address."""
     return GoWorker(go_program, redis_server.path)
-
-
-@pytest.fixture
-def watched_go(go_program: Path, redis_server: RedisServer, shared: redis.Redis) -> GoWorker:
-    """The same on a server on which coordinators are too."""
-    return GoWorker(go_program, redis_server.path)
-
-
-@pytest.fixture
-def sidecar(redis_server: RedisServer, shared: redis.Redis) -> Iterator[Sidecar]:
-    """A sidecar that coordinates too, on the empty server; a worker that stands still is wedged after a second."""
-    made = Sidecar(redis_server, "--coordinate", "--wedged-after", "1s", "--drain-port", "0")
-    yield made
-    made.close()
