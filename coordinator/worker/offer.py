@@ -103,7 +103,7 @@ class Offer:
                 self._member.part.keys, session=self.session_id, instance=self._instance, epoch=self.epoch,
                 pool=self._member.settings.pool, reason=reason, counts=counts, max_offers=s.max_offers,
                 lease_ms=round(s.lease * 1000), dead_letter_ttl_ms=round(s.dead_letter_ttl * 1000),
-                restarted_since=self._restarted_since,
+                give_up_after_ms=round(s.give_up_after * 1000), restarted_since=self._restarted_since,
             )
         )  # fmt: skip
         self._done()

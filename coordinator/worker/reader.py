@@ -123,7 +123,8 @@ class Reader:
         try:
             await offer.decline("this worker cannot serve it", counts=False)
         except (FencedError, StoreUnavailableError):
-            self.fresh = False
+            self._known.pop(offer.entry, None)
+            self.restart()
 
     def in_hand(self) -> int:
         """Offers that take up room."""

@@ -218,6 +218,33 @@ async def test_a_handover_passes_a_worker_without_the_key(
         await call.session.close()
 
 
+async def test_where_nobody_has_the_key_a_call_is_given_up_on_in_the_end(
+    redis_server: RedisServer, shared: redis.Redis, ring: KeyRing
+) -> None:
+    """Workers that all lack the key give a call back until it is too old: then it is a dead letter, with its data."""
+    url, quick = redis_server.url, {"lease": "800ms", "give_up_after": "1s"}
+    async with (
+        program(url, "old", keys=ring) as (old, theirs),
+        Worker(url, name="b", **quick) as b,
+        Worker(url, name="c", **quick) as c,
+        RedisStore(url) as store,
+    ):
+        session, _ = await talk(old, theirs, "call-1")
+        async with anyio.create_task_group() as tasks:
+
+            async def look(worker: Worker) -> None:
+                async for offer in worker.offers():
+                    assert await recover(offer, SessionManager(store)) is None
+
+            for worker in (b, c):
+                tasks.start_soon(look, worker)
+            await session.release("test")
+            await eventually(lambda: shared.hget(KEYS.session("call-1"), "state") == b"dead_lettered")
+            tasks.cancel_scope.cancel()
+        found: Any = shared.hmget(KEYS.session("call-1"), "reason", "data")
+        assert found == [b"expired", b'{"sequence":42}']
+
+
 async def test_a_worker_that_gets_the_key_serves_it_in_the_end(
     redis_server: RedisServer, shared: redis.Redis, ring: KeyRing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
