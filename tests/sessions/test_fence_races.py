@@ -101,9 +101,7 @@ class World:
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STEPS)
 def test_only_the_owner_writes(shared: redis.Redis, steps: list[tuple[str, str, bool]]) -> None:
-    """In any order of writes, deaths, changes of owner and lost writes: accepted is what the owner of that moment writes, and no
-    refused write changes a byte.
-    """
+    """In any order of events a write is accepted from the owner of that moment only, and no refused write changes a byte."""
     world = World(shared)
     for what, who, old in steps:
         if what not in WRITES:
@@ -121,9 +119,7 @@ def test_only_the_owner_writes(shared: redis.Redis, steps: list[tuple[str, str, 
 
 @pytest.mark.timeout(100)
 async def test_queued_saves_of_a_paused_owner(redis_server: RedisServer, shared: redis.Redis) -> None:
-    """A worker stands still with saves on their way, and goes on when another has its call: none of its saves is accepted any
-    more, each is refused, and it knows that it lost the call.
-    """
+    """A worker stood still with saves on their way, and another has its call: each of them is refused, and it knows of its loss."""
     url = redis_server.url
     stored: Any = shared
     old = Process("tests.sessions.saving_process", url, "old", "call-1")

@@ -356,9 +356,7 @@ async def test_on_a_cluster_the_prefix_needs_the_partitions_hash_tag() -> None:
 
 @pytest.mark.timeout(100)
 async def test_saves_go_on_after_a_failover() -> None:
-    """Under Sentinel, with omnivoice-core's prefix: the primary is gone, the replica takes over, and the owner's saves go on under
-    a new epoch.
-    """
+    """Under Sentinel the primary is lost: the owner's saves go on at the replica, under a new epoch, and are fenced there."""
     with sentinel() as (url, primary, replica):
         async with Worker(url, name="a", **QUICK) as worker, RedisStore(url) as store:
             session = await worker.open("call-1")

@@ -268,9 +268,7 @@ async def test_a_worker_that_gets_the_key_serves_it_in_the_end(
 async def test_a_key_that_is_missed_after_the_adoption(
     redis_server: RedisServer, shared: redis.Redis, ring: KeyRing
 ) -> None:
-    """A caller comes back to a worker without the key: it gives the session back; neither attempt nor recovery is counted,
-    and its age goes on.
-    """
+    """A worker that misses the key after the adoption gives the session back; nothing is counted, and its age goes on."""
     url = redis_server.url
     async with (
         program(url, "old", keys=ring) as (old, theirs),

@@ -73,9 +73,7 @@ def turns(client: redis.Redis, session_id: str) -> list[str]:
 async def test_a_killed_go_workers_call_goes_on_in_python(
     go: GoWorker, sidecar: Sidecar, server: RedisServer, db: redis.Redis
 ) -> None:
-    """SIGKILL of a worker in Go, which saves with omnivoice-core only: its call is adopted by a worker in Python with its whole
-    history, and what that one saves Go reads.
-    """
+    """SIGKILL of a Go worker that saves with omnivoice-core: a Python worker adopts its call with all its history, and Go reads on."""
     async with Worker(server.url, name="heir") as worker, RedisStore(server.url) as store:
         with go.watched("killed", sidecar.path) as process:
             await eventually(lambda: len(turns(db, "killed")) > 20)
@@ -96,9 +94,7 @@ async def test_a_killed_go_workers_call_goes_on_in_python(
 async def test_a_late_save_of_go_is_a_conflict(
     go: GoWorker, sidecar: Sidecar, server: RedisServer, db: redis.Redis
 ) -> None:
-    """A Go worker stood still, its call was adopted, and it saves once more: Go asks nobody, so that save overwrites the heir's;
-    the heir's next save is a conflict, and with force it puts its own in its place, still fenced.
-    """
+    """A late save of a Go worker that stood still overwrites; the heir's next save is a conflict, and its forced one is accepted."""
     async with Worker(server.url, name="heir") as worker, RedisStore(server.url) as store:
         with go.watched("late", sidecar.path, "--late") as process:
             process.send_signal(signal.SIGSTOP)
