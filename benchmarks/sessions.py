@@ -1,8 +1,8 @@
 """What the session store costs: ``python -m benchmarks.sessions [rounds]``.
 
-Save and load of a session of 200 turns, in plain text and sealed, and a heartbeat, beside a raw SET and GET of the same bytes over the
-same kind of connection in the same run; one at a time, so each figure is a round trip. Then how long the JSON and the sealing
-take without Redis.
+Save and load of a session of 200 turns, in plain text and sealed, a fenced save and a heartbeat, beside a raw SET and GET of the same
+bytes over the same kind of connection in the same run; one at a time, so each figure is a round trip. Then how long the JSON and
+the sealing take without Redis.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any
 
 import anyio
 
+from coordinator import Worker
 from coordinator.cli.figures import percentile
-from coordinator.sessions import KeyRing, RedisStore, SessionState
+from coordinator.sessions import KeyRing, RedisStore, SessionState, SessionStore
 from coordinator.sessions.sealing import Codec
 from coordinator.sessions.wire import decode, encode
 from coordinator.store.connect import Connector
@@ -84,11 +85,16 @@ async def main(rounds: int) -> None:
             async with RedisStore(server.url, keys=keys, store_timeout=5) as store:
                 mine = session(f"call-{name}")
 
-                async def save(store: RedisStore = store, mine: SessionState = mine) -> None:
+                async def save(store: SessionStore = store, mine: SessionState = mine) -> None:
                     mine.recovery_data["sequence"] += 1
                     await store.save(mine)
 
                 show(f"save, {name}", await timed(rounds, save), sets)
+                async with Worker(server.url, name=name) as worker:
+                    call = await worker.open(mine.id)
+                    bound = store.fenced(call)
+                    show(f"save, {name}, fenced", await timed(rounds, lambda s=bound: save(s)), sets)  # type: ignore[misc]
+                    await call.close()
                 show(f"load, {name}", await timed(rounds, lambda s=store, i=mine.id: s.load(i)), gets)  # type: ignore[misc]
                 show(f"heartbeat, {name}", await timed(rounds, lambda s=store, i=mine.id: s.update_heartbeat(i)), sets)  # type: ignore[misc]
         codec = Codec(keys=ring)

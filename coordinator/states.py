@@ -59,7 +59,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition(_S.OFFERED, _S.OFFERED, "decline", "a worker gave the offer back"),
     Transition(_S.OFFERED, _S.OFFERED, "delegate", "a worker left it to be adopted by id"),
     Transition(_S.OFFERED, _S.DEAD_LETTERED, "expire", "too many offers, or too old"),
-    Transition(_S.OFFERED, _S.DEAD_LETTERED, "decline", "too many offers"),
+    Transition(_S.OFFERED, _S.DEAD_LETTERED, "decline", "too many offers, or too old"),
     Transition(_S.ACTIVE, _S.DEAD_LETTERED, "claim", "orphaned too often: it kills its owners"),
     Transition(_S.HANDING_OVER, _S.DEAD_LETTERED, "claim", "orphaned too often: it kills its owners"),
     Transition(_S.ACTIVE, _S.DEAD_LETTERED, "release", "orphaned too often: it kills its owners"),

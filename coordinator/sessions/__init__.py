@@ -29,6 +29,7 @@ from coordinator.sessions.keyring import KeyFile, KeyRing
 from coordinator.sessions.manager import Restored, SessionManager
 from coordinator.sessions.memory import MemoryStore
 from coordinator.sessions.metrics import StoreMetrics
+from coordinator.sessions.recovery import Recovered, recover, restore
 from coordinator.sessions.redis import RedisStore
 from coordinator.sessions.state import Direction, SessionMetrics, SessionState, SessionStatus, Turn, responses_ms
 from coordinator.sessions.store import SessionStore
@@ -47,6 +48,7 @@ __all__ = [
     "KeyUnknownError",
     "MemoryStore",
     "PlaintextRefusedError",
+    "Recovered",
     "RedisStore",
     "Restored",
     "RetryRule",
@@ -68,5 +70,7 @@ __all__ = [
     "Timestamp",
     "Turn",
     "configured_keys",
+    "recover",
     "responses_ms",
+    "restore",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
 
 from coordinator.sessions.aliases import Alias, tokens
@@ -18,13 +19,14 @@ from coordinator.sessions.errors import (
     StoreClosedError,
     TenantError,
 )
+from coordinator.sessions.holder import Holder
 from coordinator.sessions.keys import check_id
 from coordinator.sessions.sealing import Codec
 from coordinator.sessions.state import Origin, SessionState
 from coordinator.sessions.store import Replaced, SessionStore
 from coordinator.sessions.timestamp import Timestamp
 
-__all__ = ["DAY", "BackedStore"]
+__all__ = ["DAY", "BackedStore", "FencedStore"]
 
 DAY = 86400.0
 ODD_ATTEMPTS = 5
@@ -86,11 +88,19 @@ class BackedStore(SessionStore):
         expected = "" if force or state.origin is None else state.origin.version
         await self._put(state, expected, "", ttl)
 
-    async def _put(self, state: SessionState, expected: str, seen: str, ttl: float | None = None) -> str:
+    async def _put(
+        self, state: SessionState, expected: str, seen: str, ttl: float | None = None, limit: int = 0
+    ) -> str:
         value, origin = self._write(state)
-        word = await self._backend.put(
-            state.id, value, self._ttl if ttl is None else ttl, not state.ended, expected, origin.version, seen
-        )
+        for prune in (True, False):
+            word = await self._backend.put(
+                state.id, value, self._ttl if ttl is None else ttl, not state.ended, expected, origin.version, seen, limit
+            )  # fmt: skip
+            if word != "FULL" or not prune:
+                break
+            await self.list_active()  # ids of expired sessions take no place
+        if word == "FULL":
+            raise SessionLimitError(limit)
         if word in ("CONFLICT", "GONE"):
             raise SessionConflictError(state.id, gone=word == "GONE")
         self._fits(state.id, word)
@@ -173,17 +183,22 @@ class BackedStore(SessionStore):
             else:
                 return
 
-    async def replace(self, old: SessionState, new: SessionState, *, ttl: float | None = None) -> Replaced:
+    async def replace(
+        self, old: SessionState, new: SessionState, *, ttl: float | None = None, limit: int = 0
+    ) -> Replaced:
         self._check()
         check_id(new.id)
         if old.origin is None or old.id != new.id:
             raise InvalidStateError("what is to be replaced must be a loaded state of the same id")
         new.origin = old.origin
         try:
-            word = await self._put(new, old.origin.version, old.updated_at.text, ttl)
+            word = await self._put(new, old.origin.version, old.updated_at.text, ttl, limit)
         except SessionConflictError:
             return "changed"
         return "same" if word == "SAME" else "written"
+
+    @abc.abstractmethod
+    def fenced(self, session: Holder) -> FencedStore: ...
 
     def _tokens(self, alias: Alias) -> list[str]:
         return tokens(alias, self.tenant, self._codec.ring)
@@ -216,3 +231,23 @@ class BackedStore(SessionStore):
         if not self._closed:
             self._closed = True
             await self._backend.aclose()
+
+
+class FencedStore(BackedStore):
+    """A store as one worker may use it for one session; see `SessionStore.fenced`. It shares the connection of what it views.
+
+    Args:
+        store: whose sessions they are.
+        backend: its own, asking for the right to write.
+    """
+
+    def __init__(self, store: BackedStore, backend: Backend) -> None:
+        super().__init__(store._kind, backend, store._codec, ttl=store._ttl, now=store._now)
+        self._store = store
+
+    def _check(self) -> None:
+        super()._check()
+        self._store._check()
+
+    def fenced(self, session: Holder) -> FencedStore:
+        return self._store.fenced(session)

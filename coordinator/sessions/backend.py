@@ -14,7 +14,15 @@ class Backend(Protocol):
         """The stored bytes; raises `CorruptSessionError` where the key has another type."""
 
     async def put(
-        self, session_id: str, value: bytes, ttl: float, listed: bool, expected: str, version: str, seen: str
+        self,
+        session_id: str,
+        value: bytes,
+        ttl: float,
+        listed: bool,
+        expected: str,
+        version: str,
+        seen: str,
+        limit: int,
     ) -> str:
         """As ``save.lua``."""
 

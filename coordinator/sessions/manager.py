@@ -21,6 +21,7 @@ from coordinator.sessions.errors import (
     SessionNotFoundError,
 )
 from coordinator.sessions.guard import Guard, RetryRule
+from coordinator.sessions.holder import Holder
 from coordinator.sessions.metrics import StoreMetrics
 from coordinator.sessions.state import SessionState, SessionStatus
 from coordinator.sessions.store import Replaced, SessionStore
@@ -85,6 +86,15 @@ class SessionManager:
         self._max_sessions, self._max_age, self._stale, self._retention = max_sessions, max_age, stale, retention
         self._metrics, self._now = metrics, now
         self._guard = Guard(retry or RetryRule(), breaker, metrics)
+
+    def fenced(self, session: Holder) -> SessionManager:
+        """This manager over its store as the owner of a session may use it; raises what `SessionStore.fenced` does.
+
+        Circuit, metrics and rules are shared.
+        """
+        bound = copy.copy(self)
+        bound.store = self.store.fenced(session)
+        return bound
 
     async def create(self, state: SessionState) -> None:
         """Stores a new session.
@@ -168,7 +178,7 @@ class SessionManager:
                 self._count("stale" if too_old else "hit")
                 return Restored(found, restored=True, age=age, stale=too_old)
             state = new(session_id)
-            if await self._replace(found, state) != "changed":
+            if await self._replace(found, state, limit=self._max_sessions) != "changed":
                 self._count("ended" if found.ended else "stale")
                 return Restored(state, restored=False, age=age, stale=too_old and not found.ended)
         raise SessionConflictError(session_id, gone=False)
@@ -177,8 +187,10 @@ class SessionManager:
         if self._metrics is not None:
             self._metrics.restores.labels(outcome).inc()
 
-    async def _replace(self, old: SessionState, new: SessionState, ttl: float | None = None) -> Replaced:
-        return await self._guard.run("replace", lambda: self.store.replace(old, new, ttl=ttl))
+    async def _replace(
+        self, old: SessionState, new: SessionState, ttl: float | None = None, limit: int = 0
+    ) -> Replaced:
+        return await self._guard.run("replace", lambda: self.store.replace(old, new, ttl=ttl, limit=limit))
 
     async def finish(
         self, state: SessionState, status: str = SessionStatus.ENDED, *, retention: float | None = None

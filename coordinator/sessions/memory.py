@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
-from coordinator.sessions.backed import BackedStore
+from coordinator.errors import FencedError, StoreUnavailableError
+from coordinator.sessions.backed import BackedStore, FencedStore
+from coordinator.sessions.errors import TenantError
 from coordinator.sessions.header import read_header, version_of
+from coordinator.sessions.holder import Holder, check_same
 from coordinator.sessions.keyring import KeySource
 from coordinator.sessions.keys import check_tenant
 from coordinator.sessions.sealing import Codec
@@ -41,8 +45,19 @@ class _Memory:
             return None
         return value
 
+    def _full(self, session_id: str, listed: bool, limit: int) -> bool:
+        return listed and limit > 0 and session_id not in self._active and len(self._active) >= limit
+
     async def put(
-        self, session_id: str, value: bytes, ttl: float, listed: bool, expected: str, version: str, seen: str
+        self,
+        session_id: str,
+        value: bytes,
+        ttl: float,
+        listed: bool,
+        expected: str,
+        version: str,
+        seen: str,
+        limit: int,
     ) -> str:
         if expected:
             stored = await self.get(session_id)
@@ -57,13 +72,15 @@ class _Memory:
             header = read_header(stored)
             if seen and header is not None and stored[slice(*header.updated_at)] != seen.encode():
                 return "CONFLICT"
+        if self._full(session_id, listed, limit):
+            return "FULL"
         return self._write(session_id, value, ttl, listed)
 
     async def create(self, session_id: str, value: bytes, ttl: float, listed: bool, version: str, limit: int) -> str:
         stored = await self.get(session_id)
         if stored is not None:
             return "OK" if version_of(stored) == version else "EXISTS"
-        if listed and limit > 0 and session_id not in self._active and len(self._active) >= limit:
+        if self._full(session_id, listed, limit):
             return "FULL"
         return self._write(session_id, value, ttl, listed)
 
@@ -114,6 +131,41 @@ class _Memory:
         self._aliases.clear()
 
 
+class _Fenced(_Memory):
+    """The same dictionaries, bound to a session. They are this process's own, so what the session knows of itself decides."""
+
+    def __init__(self, memory: _Memory, holder: Holder) -> None:
+        self.__dict__.update(memory.__dict__)
+        self._holder = holder
+
+    def _ask(self, session_id: str) -> None:
+        check_same(session_id, self._holder)
+        if self._holder.held:
+            return
+        if self._holder.lost.is_set():
+            raise FencedError(session_id, self._holder.fence.epoch, "somebody else has it")
+        raise StoreUnavailableError("try_again", f"session {session_id!r} is in doubt, or was closed or given up here")
+
+    async def put(self, session_id: str, *args: Any) -> str:
+        self._ask(session_id)
+        return await super().put(session_id, *args)
+
+    async def create(self, session_id: str, *args: Any) -> str:
+        self._ask(session_id)
+        return await super().create(session_id, *args)
+
+    async def beat(self, session_id: str, *args: Any) -> tuple[str, str]:
+        self._ask(session_id)
+        return await super().beat(session_id, *args)
+
+    async def delete(self, session_id: str) -> str:
+        self._ask(session_id)
+        return await super().delete(session_id)
+
+    async def aclose(self) -> None:
+        """What is stored stays with the store that is bound."""
+
+
 class MemoryStore(BackedStore):
     """Sessions in this process's memory, with everything that `RedisStore` does but outliving the process.
 
@@ -137,4 +189,10 @@ class MemoryStore(BackedStore):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         codec = Codec(tenant and check_tenant(tenant), keys, accept_plaintext=accept_plaintext)
-        super().__init__("memory", _Memory(clock), codec, ttl=ttl, now=now)
+        self._memory = _Memory(clock)
+        super().__init__("memory", self._memory, codec, ttl=ttl, now=now)
+
+    def fenced(self, session: Holder) -> FencedStore:  # noqa: D102 - described in `SessionStore`
+        if self.tenant and session.tenant and self.tenant != session.tenant:
+            raise TenantError(session.id)
+        return FencedStore(self, _Fenced(self._memory, session))

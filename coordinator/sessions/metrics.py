@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from coordinator.errors import StoreUnavailableError
+from coordinator.errors import ConfigurationError, FencedError, StoreUnavailableError
 from coordinator.sessions import errors as e
 
 __all__ = ["RESTORE_OUTCOMES", "StoreMetrics", "kind_of_error"]
@@ -24,6 +24,8 @@ _KINDS: tuple[tuple[type[Exception], str], ...] = (
     (e.TenantError, "tenant"),
     (e.InvalidStateError, "invalid"),
     (e.StoreClosedError, "closed"),
+    (FencedError, "fenced"),
+    (ConfigurationError, "configuration"),
 )
 _BUCKETS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 

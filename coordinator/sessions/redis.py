@@ -7,11 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import redis.asyncio as aredis
+from redis.crc import key_slot
 
 from coordinator.errors import ConfigurationError, StoreUnavailableError
 from coordinator.sessions import scripts
-from coordinator.sessions.backed import DAY, BackedStore
+from coordinator.sessions.backed import DAY, BackedStore, FencedStore
 from coordinator.sessions.errors import CorruptSessionError
+from coordinator.sessions.holder import Holder, check_binding, check_same
 from coordinator.sessions.keyring import KeySource
 from coordinator.sessions.keys import DEFAULT_PREFIX, SessionKeys
 from coordinator.sessions.runner import ClientRunner, Runner
@@ -19,6 +21,8 @@ from coordinator.sessions.sealing import Codec
 from coordinator.sessions.timestamp import Timestamp
 from coordinator.store.address import parse_url
 from coordinator.store.connect import Connector
+from coordinator.store.fence import Fence
+from coordinator.store.scripts import Answer, Call
 
 __all__ = ["RedisStore"]
 
@@ -51,27 +55,53 @@ class _Redis:
             raise
         return value
 
+    async def _write(self, session_id: str, make: Callable[[Fence | None], Call]) -> Answer:
+        """Runs a script that changes a session."""
+        return await self._runner.run(make(None))
+
     async def put(
-        self, session_id: str, value: bytes, ttl: float, listed: bool, expected: str, version: str, seen: str
+        self,
+        session_id: str,
+        value: bytes,
+        ttl: float,
+        listed: bool,
+        expected: str,
+        version: str,
+        seen: str,
+        limit: int,
     ) -> str:
-        call = scripts.save(
-            self._keys, session=session_id, value=value, ttl_ms=_ms(ttl), listed=listed, expected=expected,
-            version=version, seen=seen,
+        answer = await self._write(
+            session_id,
+            lambda fence: scripts.save(
+                self._keys, session=session_id, value=value, ttl_ms=_ms(ttl), listed=listed, expected=expected,
+                version=version, seen=seen, limit=limit, fence=fence,
+            ),
         )  # fmt: skip
-        return (await self._runner.run(call)).word
+        return answer.word
 
     async def create(self, session_id: str, value: bytes, ttl: float, listed: bool, version: str, limit: int) -> str:
-        call = scripts.create(
-            self._keys, session=session_id, value=value, ttl_ms=_ms(ttl), listed=listed, version=version, limit=limit
-        )
-        return (await self._runner.run(call)).word
+        answer = await self._write(
+            session_id,
+            lambda fence: scripts.create(
+                self._keys, session=session_id, value=value, ttl_ms=_ms(ttl), listed=listed, version=version, limit=limit,
+                fence=fence,
+            ),
+        )  # fmt: skip
+        return answer.word
 
     async def delete(self, session_id: str) -> str:
-        return (await self._runner.run(scripts.delete(self._keys, session=session_id))).word
+        answer = await self._write(
+            session_id, lambda fence: scripts.delete(self._keys, session=session_id, fence=fence)
+        )
+        return answer.word
 
     async def beat(self, session_id: str, updated_at: str, ttl: float) -> tuple[str, str]:
-        call = scripts.heartbeat(self._keys, session=session_id, updated_at=updated_at, ttl_ms=_ms(ttl))
-        answer = await self._runner.run(call)
+        answer = await self._write(
+            session_id,
+            lambda fence: scripts.heartbeat(
+                self._keys, session=session_id, updated_at=updated_at, ttl_ms=_ms(ttl), fence=fence
+            ),
+        )
         return answer.word, answer.text("status")
 
     async def active(self) -> list[str] | None:
@@ -124,6 +154,18 @@ class _Redis:
             await self._connector.aclose()
 
 
+class _Fenced(_Redis):
+    """The same connection, bound to a session: each write asks in its script whether that is still the writer's."""
+
+    def __init__(self, runner: Runner, keys: SessionKeys, holder: Holder) -> None:
+        super().__init__(runner, keys, None)
+        self._holder = holder
+
+    async def _write(self, session_id: str, make: Callable[[Fence | None], Call]) -> Answer:
+        check_same(session_id, self._holder)
+        return await self._holder.fenced(make, self._runner)
+
+
 class RedisStore(BackedStore):
     """Sessions in Redis or Valkey (6.2 or newer), under omnivoice-core's keys and in its JSON.
 
@@ -169,6 +211,7 @@ class RedisStore(BackedStore):
                 f"{prefix!r} has none"
             )
         self.keys = names
+        self._runner, self._cluster, self._has_url = runner, cluster, connector is not None
         super().__init__(
             "redis",
             _Redis(runner, names, connector),
@@ -176,3 +219,18 @@ class RedisStore(BackedStore):
             ttl=ttl,
             now=now,
         )
+
+    def fenced(self, session: Holder) -> FencedStore:  # noqa: D102 - described in `SessionStore`
+        if not self._has_url:
+            raise ConfigurationError(
+                "a store over a client of the program cannot be bound to a session: only a connection of its own knows to which "
+                "server it talks, which must be known to refuse safely after a failover; give the store the URL"
+            )
+        check_binding(self.keys, self.tenant, session)
+        theirs = session.fence.keys
+        if self._cluster and key_slot(self.keys.active.encode()) != key_slot(theirs.meta.encode()):
+            raise ConfigurationError(
+                f"on a cluster a store that is bound to a session of this partition needs its hash tag, as in the prefix "
+                f"'{theirs.tag}:voice:', so that one script sees the session and its owner; {self.keys.prefix!r} is in another slot"
+            )
+        return FencedStore(self, _Fenced(self._runner, self.keys, session))

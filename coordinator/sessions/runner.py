@@ -9,23 +9,18 @@ import redis
 import redis.asyncio as aredis
 
 from coordinator.errors import ConfigurationError
+from coordinator.store import fence
 from coordinator.store.faults import store_error
 from coordinator.store.scripts import Answer, Argument, Call
 
 __all__ = ["ClientRunner", "Runner"]
 
 
-class Runner(Protocol):
-    """Runs scripts and commands; raises `StoreUnavailableError` where the store does not answer."""
-
-    async def run(self, call: Call) -> Answer:
-        """A script."""
+class Runner(fence.Runner, Protocol):
+    """Runs also many scripts; raises `StoreUnavailableError` where the store does not answer."""
 
     async def run_many(self, calls: Sequence[Call]) -> list[Answer]:
         """Scripts, pipelined where that is possible."""
-
-    async def command(self, *args: Argument) -> Any:
-        """A plain command."""
 
 
 class ClientRunner:

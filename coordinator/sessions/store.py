@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from coordinator.sessions.aliases import Alias
+from coordinator.sessions.holder import Holder
 from coordinator.sessions.state import SessionState
 
 __all__ = ["Replaced", "SessionStore"]
@@ -99,7 +100,9 @@ class SessionStore(abc.ABC):
         """
 
     @abc.abstractmethod
-    async def replace(self, old: SessionState, new: SessionState, *, ttl: float | None = None) -> Replaced:
+    async def replace(
+        self, old: SessionState, new: SessionState, *, ttl: float | None = None, limit: int = 0
+    ) -> Replaced:
         """Writes a state in the place of a loaded one, if that had neither a save nor a heartbeat since.
 
         ``new.updated_at`` stays as it is.
@@ -112,9 +115,37 @@ class SessionStore(abc.ABC):
             old: as it was loaded.
             new: of the same id.
             ttl: seconds until it expires, 0 for never; default the store's.
+            limit: most sessions under way, the new one included; 0 for any number. One in the place of one under way is none more.
 
         Raises:
+            SessionLimitError: the limit is reached.
             InvalidStateError, TenantError, CorruptSessionError: as `save`.
+        """
+
+    @abc.abstractmethod
+    def fenced(self, session: Holder) -> SessionStore:
+        """This store as the owner of one session may use it: whoever lost the session writes nothing any more.
+
+        `save`, `create`, `replace`, `delete` and `update_heartbeat` take that session only, and ask in the same script as the write
+        whether the worker owns it still, as the coordinator's record has it: instance, owner, epoch and state. What is read needs
+        no right. After lost writes they wait until the owner has stated again what it held, as ``Session.checkpoint`` does, and go
+        on under its new epoch. Nothing is sent when it is bound. Closing the view leaves the store open.
+
+        Args:
+            session: a `coordinator.Session`, or what ``Worker.attach`` gives; its id is the state's id. It must be in the same
+                Redis as this store. A store in memory asks what the session knows of itself (``held``, ``lost``).
+
+        The methods raise beside their own errors:
+            FencedError: the worker lost the session, or closed it or gave it up itself; nothing was written. Final. So save for
+                the last time before ``session.close()``.
+            StoreUnavailableError: also when the session is in doubt for longer than a hold lasts; to be tried again.
+            ConfigurationError: the session is not in this store's Redis.
+            InvalidStateError: another session's id.
+
+        Raises:
+            ConfigurationError: one script cannot see both: on a cluster the prefix needs the hash tag of the session's partition.
+                Or the store was made of a client, or its prefix is the coordinator's.
+            TenantError: the session belongs to another tenant.
         """
 
     @abc.abstractmethod

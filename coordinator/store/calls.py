@@ -21,6 +21,7 @@ BATCH = 100
 """Most sessions that one script touches."""
 DAY_MS = 24 * 3600 * 1000
 DEAD_LETTER_TTL_MS = 7 * DAY_MS
+GIVE_UP_AFTER_MS = 5 * 60 * 1000
 INLINE_BYTES = 8192
 
 
@@ -413,6 +414,7 @@ def decline(
     lease_ms: int,
     inline_bytes: int = INLINE_BYTES,
     dead_letter_ttl_ms: int = DEAD_LETTER_TTL_MS,
+    give_up_after_ms: int = GIVE_UP_AFTER_MS,
     restarted_since: str = "",
 ) -> Call:
     """A worker gives an offer back; ``counts`` is False for want of room."""
@@ -438,6 +440,7 @@ def decline(
             "lease_ms": lease_ms,
             "inline_bytes": inline_bytes,
             "dead_letter_ttl_ms": dead_letter_ttl_ms,
+            "give_up_after_ms": give_up_after_ms,
             "restarted_since": restarted_since,
         },
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["PERMANENT", "PERMANENT_WHILE", "Keys", "kind_of"]
+__all__ = ["KINDS", "PERMANENT", "PERMANENT_WHILE", "Keys", "kind_of"]
 
 PERMANENT = (
     "meta",
@@ -30,6 +30,9 @@ PERMANENT_WHILE = {
     "instance": ("alive", "draining", "dead"),
 }
 """Kinds that have no expiry in these states; an instance that is dead only as long as it is a grave."""
+
+KINDS = frozenset({*PERMANENT, *PERMANENT_WHILE, "mailbox"})
+"""Every kind of key, and the channel."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from importlib.resources.abc import Traversable
 from types import MappingProxyType
 
 __all__ = ["SCRIPTS", "SERVER", "Answer", "Call", "Header", "Script", "ServerRunId", "load_script", "load_scripts"]
@@ -172,6 +173,12 @@ def read_header(name: str, text: str) -> Header:
     return Header(keys, args, repeated_key, repeated_arg, MappingProxyType(replies), found["RETRY"][0], uses)
 
 
+def _library(folder: Traversable, name: str) -> Traversable:
+    """A piece of Lua: of the script's own package, else of the protocol."""
+    own = folder / "lib" / f"{name}.lua"
+    return own if own.is_file() else resources.files("coordinator.store") / "lua" / "lib" / f"{name}.lua"
+
+
 def load_script(name: str, package: str = "coordinator.store") -> Script:
     """Reads ``lua/<name>.lua`` of a package, and what it uses.
 
@@ -181,7 +188,7 @@ def load_script(name: str, package: str = "coordinator.store") -> Script:
     folder = resources.files(package) / "lua"
     text = (folder / f"{name}.lua").read_text(encoding="utf-8")
     header = read_header(name, text)
-    parts = [(folder / "lib" / f"{lib}.lua").read_text(encoding="utf-8") for lib in header.uses]
+    parts = [_library(folder, lib).read_text(encoding="utf-8") for lib in header.uses]
     source = "\n".join([*parts, text]).encode()
     return Script(name, header, source, hashlib.sha1(source, usedforsecurity=False).hexdigest())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 import anyio
 
@@ -11,6 +12,8 @@ from coordinator.errors import FencedError, SessionGoneError, StoreUnavailableEr
 from coordinator.settings import Settings
 from coordinator.store import calls
 from coordinator.store.executor import StorePartition
+from coordinator.store.fence import Fence, Runner
+from coordinator.store.scripts import Answer, Call
 from coordinator.worker.data import RecoveryData, encode
 
 __all__ = ["AttachedSession"]
@@ -21,11 +24,12 @@ class AttachedSession:
 
     Attributes:
         id, epoch: as the parent told.
+        tenant: of the session.
         lost: set when the store said that the owner no longer has it.
     """
 
     def __init__(self, part: StorePartition, settings: Settings, session_id: str, epoch: int, owner: str) -> None:
-        self.id, self.epoch, self.owner = session_id, epoch, owner
+        self.id, self.epoch, self.owner, self.tenant = session_id, epoch, owner, ""
         self.lost = anyio.Event()
         self._part, self._settings = part, settings
         self._trusted_until = 0.0
@@ -40,8 +44,8 @@ class AttachedSession:
             FencedError: it has another epoch by now.
             StoreUnavailableError: the store did not answer.
         """
-        owner, stored, sequence = await part.executor.command(
-            "HMGET", part.keys.session(session_id), "owner", "epoch", "checkpoint"
+        owner, stored, sequence, tenant = await part.executor.command(
+            "HMGET", part.keys.session(session_id), "owner", "epoch", "checkpoint", "tenant"
         )
         if stored is None:
             raise SessionGoneError(session_id)
@@ -49,6 +53,7 @@ class AttachedSession:
             raise FencedError(session_id, epoch, f"the store has epoch {int(stored)}")
         session = cls(part, settings, session_id, epoch, owner.decode())
         session._sequence = int(sequence or 0)
+        session.tenant = (tenant or b"").decode()
         await session.look()
         return session
 
@@ -75,6 +80,28 @@ class AttachedSession:
             with contextlib.suppress(StoreUnavailableError):  # in doubt when the trust is over
                 await self.look()
             await anyio.sleep(self._settings.heartbeat_interval)
+
+    @property
+    def fence(self) -> Fence:
+        """As ``Session.fence``, for its owner."""
+        return Fence(self._part.keys, self.id, self.owner, self.epoch)
+
+    async def fenced(self, make: Callable[[Fence], Call], runner: Runner) -> Answer:
+        """As ``Session.fenced``; what is to be stated again after lost writes is stated by the owner.
+
+        Raises:
+            FencedError: the owner no longer has it, or under a new epoch, with which to attach again; final.
+            StoreUnavailableError: the store did not answer, or is in a hold; it may have been written.
+        """
+        if self.lost.is_set():
+            raise FencedError(self.id, self.epoch, "its owner no longer has it")
+        answer = await runner.run(make(self.fence))
+        if answer.word == "FENCED":
+            self.lost.set()
+            raise FencedError(self.id, self.epoch, "its owner no longer has it")
+        if answer.word in ("RESYNC", "UNKNOWN"):
+            raise StoreUnavailableError("try_again", f"the store answers {answer.word}")
+        return answer
 
     async def checkpoint(self, data: RecoveryData) -> None:
         """Writes newer recovery data as the owner.

@@ -103,11 +103,22 @@ class Offer:
                 self._member.part.keys, session=self.session_id, instance=self._instance, epoch=self.epoch,
                 pool=self._member.settings.pool, reason=reason, counts=counts, max_offers=s.max_offers,
                 lease_ms=round(s.lease * 1000), dead_letter_ttl_ms=round(s.dead_letter_ttl * 1000),
-                restarted_since=self._restarted_since,
+                give_up_after_ms=round(s.give_up_after * 1000), restarted_since=self._restarted_since,
             )
         )  # fmt: skip
         self._done()
         self._refused(answer.word)
+
+    async def cannot_serve(self, reason: str = "") -> None:
+        """Gives the offer back because this worker lacks something that another may have, such as a key; safe to repeat.
+
+        No attempt is counted, and this worker leaves the session to others for a while.
+
+        Raises:
+            FencedError, StoreUnavailableError: as `adopt`.
+        """
+        self._member.reader.cannot_serve(self.session_id)
+        await self.decline(reason, counts=False)
 
     async def delegate(self) -> None:
         """Leaves the session adoptable by id for one lease (its caller will come back to some door), then offered again.

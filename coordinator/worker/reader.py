@@ -28,6 +28,10 @@ LOOK_SECONDS = 0.25
 FORGET_SECONDS = 30.0
 PASS_SECONDS = 0.05
 DECLINED_SECONDS = 30.0
+UNABLE_SECONDS = 30.0
+"""For so long a worker leaves a session that it cannot serve to others; then it looks again whether it can."""
+LONGEST_PAUSE_SECONDS = 1.0
+"""Between two times that it gives the same session back unseen."""
 
 
 class Reader:
@@ -54,6 +58,7 @@ class Reader:
         self._known: dict[bytes, Offer] = {}
         self._declined: dict[str, tuple[int, float]] = {}
         self._passed: dict[str, float] = {}
+        self._unable: dict[str, tuple[float, float]] = {}
         self._others: list[reads.InstanceRow] = []
         self._looked_at = float("-inf")
         self.fresh = False
@@ -93,6 +98,33 @@ class Reader:
         """This worker does not want that session."""
         passes, _ = self._declined.get(session_id, (0, 0.0))
         self._declined[session_id] = (passes, clock.now())
+
+    def cannot_serve(self, session_id: str) -> None:
+        """This worker lacks something that the session needs."""
+        now = clock.now()
+        self._unable = {known: since for known, since in self._unable.items() if now - since[0] < UNABLE_SECONDS}
+        self._unable[session_id] = now, PASS_SECONDS
+
+    def _gives_back(self, offer: Offer) -> bool:
+        """Whether it is a session that this worker could not serve a while ago: then it goes back after a pause that doubles.
+
+        The pause keeps workers that all lack the same from passing it round and round; the reader does not wait for it.
+        """
+        since, pause = self._unable.get(offer.session_id, (float("-inf"), 0.0))
+        if clock.now() - since >= UNABLE_SECONDS:
+            return False
+        self._unable[offer.session_id] = since, min(2 * pause, LONGEST_PAUSE_SECONDS)
+        self._known[offer.entry] = offer
+        self._member.start(self._give_back, offer, pause)
+        return True
+
+    async def _give_back(self, offer: Offer, pause: float) -> None:
+        await anyio.sleep(pause)
+        try:
+            await offer.decline("this worker cannot serve it", counts=False)
+        except (FencedError, StoreUnavailableError):
+            self._known.pop(offer.entry, None)
+            self.restart()
 
     def in_hand(self) -> int:
         """Offers that take up room."""
@@ -175,6 +207,8 @@ class Reader:
         try:
             if self._room() < 1 or self._member.draining:
                 await offer.decline("no room", counts=False)
+            elif self._gives_back(offer):
+                return
             elif await self._passes_on(offer):
                 await offer.decline("another instance suits it better", counts=False)
                 await anyio.sleep(PASS_SECONDS)

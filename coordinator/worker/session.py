@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import anyio
 import structlog
@@ -13,8 +13,10 @@ from coordinator import clock
 from coordinator.errors import FencedError
 from coordinator.ids import new_request_id
 from coordinator.store import calls
+from coordinator.store.fence import Fence, Runner
 from coordinator.store.scripts import Answer, Call
 from coordinator.worker.data import RecoveryData, decode, encode
+from coordinator.worker.fenced import fenced_write
 
 if TYPE_CHECKING:
     from coordinator.worker.membership import Membership
@@ -132,7 +134,7 @@ class Session:
         """
         raw, encoding = encode(data, self._member.settings.max_data_bytes)
         if sequence is not None and self._is_old(sequence):
-            self._check()
+            self.check()
             return False
         self._staged = None
         await self._write(raw, encoding, sequence)
@@ -146,7 +148,7 @@ class Session:
             DataTooLargeError, InvalidDataError: nothing is kept.
         """
         raw, encoding = encode(data, self._member.settings.max_data_bytes)
-        self._check()
+        self.check()
         self._staged = (raw, encoding)
         self._member.stager.wake(self)
 
@@ -200,6 +202,17 @@ class Session:
             FencedError, StoreUnavailableError: as `checkpoint`.
         """
         await self._release(reason, "released")
+
+    async def cannot_serve(self, reason: str = "") -> None:
+        """Gives it back as though it had not been adopted: this worker lacks something that another may have, such as a key.
+
+        No attempt and no recovery is counted, its age goes on, and this worker leaves it to others for a while.
+
+        Raises:
+            FencedError, StoreUnavailableError: as `checkpoint`.
+        """
+        self._member.reader.cannot_serve(self.id)
+        await self._release(reason, "returned")
 
     async def _release(self, reason: str, cause: str) -> None:
         s, request = self._member.settings, new_request_id()
@@ -280,13 +293,14 @@ class Session:
     def _keys(self) -> Any:
         return self._member.part.keys
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises `FencedError` when it was lost, closed or given up here. For the library."""
         if self.lost.is_set() or self.closed.is_set():
             raise FencedError(self.id, self.epoch, self.lost_reason or "it was closed or given up here")
 
     async def _write(self, raw: bytes, encoding: str, sequence: int | None = None) -> None:
         async with self._writing:
-            self._check()
+            self.check()
             if sequence is not None and self._is_old(sequence):
                 return  # a newer one came first
             self.raw_data, self.encoding = raw, encoding
@@ -308,27 +322,57 @@ class Session:
 
     async def _final(self, operation: str, make: Any) -> Answer:
         """Runs a write of the owner until it has an answer that counts."""
-        self._check()
+        self.check()
         with self._member.changing(operation != "checkpoint"):
             answer = await self._member.request(lambda: make(self.epoch), self)
             began = clock.now()
-            while self._renewed(answer) and clock.now() - began < RENEWAL_SECONDS:
+            while self.is_renewed(answer) and clock.now() - began < RENEWAL_SECONDS:
                 await anyio.sleep(RETRY_SECONDS)
                 answer = await self._member.request(lambda: make(self.epoch), self)
         if answer.word == "FENCED":
-            detail = answer.text("state") and f"it is {answer.text('state')} under epoch {answer.text('epoch')}"
-            if answer.text("scope") == "instance":
-                self._member.fenced(self._instance, "a write was refused")
-            self.lose(detail or "its owner is dead")
-            raise FencedError(self.id, self.epoch, detail or "this instance was declared dead")
+            self.refused(answer)
         return answer
+
+    def refused(self, answer: Answer) -> NoReturn:
+        """The store refused a write for good. For the library.
+
+        Raises:
+            FencedError: always.
+        """
+        detail = answer.text("state") and f"it is {answer.text('state')} under epoch {answer.text('epoch')}"
+        if answer.text("scope") == "instance":
+            self._member.fenced(self._instance, "a write was refused")
+        self.lose(detail or "its owner is dead")
+        raise FencedError(self.id, self.epoch, detail or "this instance was declared dead")
+
+    @property
+    def fence(self) -> Fence:
+        """Who writes, under which epoch, and where that is recorded: what a write of another program can ask for."""
+        return Fence(self._member.part.keys, self.id, self._instance, self.epoch)
+
+    async def fenced(self, make: Callable[[Fence], Call], runner: Runner) -> Answer:
+        """Runs a write that asks in its own script whether this worker still owns the session; for session stores.
+
+        After lost writes it waits until the session was stated again, and goes on under the new epoch.
+
+        Args:
+            make: the write for an owner; made anew for each attempt. Safe to run twice.
+            runner: the connection on which it runs, to the same Redis.
+
+        Raises:
+            FencedError: this worker is no longer the owner, or closed it or gave it up; final.
+            StoreUnavailableError: no answer, or none that counts until a hold and its aftermath should be over; it may have been
+                written.
+            ConfigurationError: that connection leads to another Redis than the worker's.
+        """
+        return await fenced_write(self, self._member, make, runner)
 
     async def _give_away(self, operation: str, make: Any) -> Answer:
         """A write after which somebody else may speak: from before it is sent this worker holds the session no more.
 
         When its outcome is unknown (no answer, or cancelled) that lasts until a re-assertion has told.
         """
-        self._check()
+        self.check()
         self._leaving = True
         try:
             answer = await self._final(operation, make)
@@ -341,8 +385,8 @@ class Session:
         self._leaving = answer.word == "OK"
         return answer
 
-    def _renewed(self, answer: Answer) -> bool:
-        """Refused only because our own resync had the session renewed while the request was under way."""
+    def is_renewed(self, answer: Answer) -> bool:
+        """Refused only because our own resync had it renewed while the request was under way. For the library."""
         ours = answer.word == "FENCED" and answer.text("owner") == self._instance
         return ours and answer.int("epoch") >= self.epoch and self._member.sessions.get(self.id) is self
 

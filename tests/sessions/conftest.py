@@ -28,6 +28,17 @@ def db(redis_server: RedisServer) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
+def shared(redis_server: RedisServer) -> Iterator[redis.Redis]:
+    """The same for a server on which workers are too: what is the coordinator's own is looked at by its own tests."""
+    client = redis_server.client()
+    client.flushall()
+    yield client
+    stays = [k for k in client.scan_iter() if client.pttl(k) == -1 and not k.startswith(b"{recovery:")]
+    assert [k for k in stays if k.rsplit(b":", 1)[-1].decode() not in PERMANENT] == []
+    client.close()
+
+
+@pytest.fixture
 def ring() -> KeyRing:
     """A key ring of one key."""
     return KeyRing.parse(KeyRing.generate("k1"))

@@ -6,6 +6,8 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,22 @@ class GoWorker:
         assert process.stdout is not None
         assert process.stdout.readline() == b"serving\n"
         return process
+
+    @contextmanager
+    def watched(self, session_id: str, socket: str, *flags: str) -> Iterator[subprocess.Popen[bytes]]:
+        """The same, known to the sidecar behind a socket; it ends with the call at a line of input, and is killed afterwards."""
+        with subprocess.Popen(
+            [self._program, "watched", self._url, session_id, socket, *flags],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:
+            try:
+                assert process.stdout is not None
+                assert process.stdout.readline() == b"serving\n", process.communicate()[1]
+                yield process
+            finally:
+                process.kill()
 
     def remarshal(self, documents: list[bytes]) -> list[bytes]:
         """Each session as Go writes it after reading it."""

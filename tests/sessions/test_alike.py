@@ -80,7 +80,7 @@ class Actors:
             case "new":
                 self.states[who] = self.make(session_id, who)
             case "replace":
-                return await store.replace(await store.load(session_id), self.make(session_id, who))
+                return await store.replace(await store.load(session_id), self.make(session_id, who), limit=1)
             case "list":
                 return sorted(await store.list_active())
             case _:

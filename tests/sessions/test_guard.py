@@ -10,7 +10,7 @@ import pytest
 from opentelemetry import trace
 from prometheus_client import CollectorRegistry
 
-from coordinator.errors import StoreUnavailableError
+from coordinator.errors import ConfigurationError, FencedError, StoreUnavailableError
 from coordinator.sessions import (
     CircuitBreaker,
     CircuitOpenError,
@@ -235,7 +235,7 @@ def test_every_error_has_a_kind() -> None:
     made: list[Exception] = [
         e.CircuitOpenError(1), e.SessionConflictError("s", gone=True), e.SessionExistsError("s"), e.SessionLimitError(1),
         e.SealBrokenError("s", ""), e.CorruptSessionError("s", ""), e.KeyUnknownError("s", "k"), e.PlaintextRefusedError("s"),
-        e.TenantError("s"), e.InvalidStateError(""), e.StoreClosedError(),
+        e.TenantError("s"), e.InvalidStateError(""), e.StoreClosedError(), FencedError("s"), ConfigurationError(""),
     ]  # fmt: skip
     kinds = [kind_of_error(error) for error in made]
     assert "" not in kinds

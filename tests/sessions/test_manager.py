@@ -315,3 +315,22 @@ async def test_the_bound_on_sessions(bench: Bench) -> None:
         with pytest.raises(SessionLimitError):
             await ask
     assert (await manager.restore_or_create("s2")).restored
+
+
+@pytest.mark.parametrize("status", ["ended", "active"])
+async def test_what_is_started_anew_keeps_to_the_limit(bench: Bench, status: str) -> None:
+    """A new session in the place of an ended one counts against max_sessions; in the place of a stale one under way it does not."""
+    manager = bench.manager(max_sessions=1, max_age=60)
+    old = SessionState("s1", updated_at=bench.clock(), status=status)
+    await bench.store.save(old)
+    bench.clock.move(100)
+    if status == "active":
+        assert not (await manager.restore_or_create("s1")).restored
+        return
+    await manager.create(SessionState("s2", updated_at=bench.clock()))
+    with pytest.raises(SessionLimitError):
+        await manager.restore_or_create("s1")
+    assert (await manager.load("s1")).ended
+    await manager.delete("s2")
+    assert not (await manager.restore_or_create("s1")).restored
+    assert await bench.store.list_active() == ["s1"]

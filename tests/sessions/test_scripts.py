@@ -15,6 +15,8 @@ from coordinator.sessions import scripts
 from coordinator.sessions.header import read_header, version_of
 from coordinator.sessions.keys import SessionKeys
 from coordinator.sessions.wire import encode
+from coordinator.store.fence import Fence
+from coordinator.store.keys import Keys
 from coordinator.store.scripts import Script
 from tests.sessions.golden_files import golden, names
 from tests.sessions.test_wire import STATES
@@ -38,7 +40,7 @@ def test_names_have_the_positions_of_the_header(script: Script) -> None:
 @pytest.mark.parametrize("script", scripts.SCRIPTS.values(), ids=scripts.SCRIPTS)
 def test_every_reply_word_is_listed_and_used(script: Script) -> None:
     """The words that a script can answer are those of its header."""
-    assert set(re.findall(r"return \{ '([A-Z_]+)'", BODY[script.name])) == set(script.header.replies)
+    assert set(re.findall(r"return \{ '([A-Z_]+)'", script.source.decode())) == set(script.header.replies)
 
 
 @pytest.mark.parametrize("script", scripts.SCRIPTS.values(), ids=scripts.SCRIPTS)
@@ -51,15 +53,32 @@ def test_no_key_is_built_inside_a_script(script: Script) -> None:
 
 @pytest.mark.parametrize("script", scripts.SCRIPTS.values(), ids=scripts.SCRIPTS)
 def test_the_wrapper_passes_what_the_header_lists(script: Script) -> None:
-    """A wrapper's call has the keys and arguments of the header, all under the prefix."""
-    examples = {"int": 7, "str": "x", "bytes": b"x", "bool": True, "Sequence[str]": ["s1", "s2"]}
+    """A wrapper's call has the keys and arguments of the header, all under the prefix, and those of the fence when there is one."""
+    examples = {"int": 7, "str": "x", "bytes": b"x", "bool": True, "Sequence[str]": ["s1", "s2"], "Fence | None": None}
     wrapper = getattr(scripts, script.name)
     arguments = {n: examples[p.annotation] for n, p in inspect.signature(wrapper).parameters.items() if n != "k"}
-    call = wrapper(SessionKeys("{v}:", "acme"), **arguments)
-    repeats = 2 if script.header.repeated_key else 0
+    keys, fence = SessionKeys("{v}:", "acme"), Fence(Keys("recovery", 3), "s1", "a~1", 7)
+    call = wrapper(keys, **arguments)
+    repeats = 2 if script.header.repeated_key == "session" else 0
     assert len(call.keys) == len(script.header.keys) + repeats
     assert len(call.args) == len(script.header.args) + repeats
     assert all(key.startswith("tenant:acme:{v}:") for key in call.keys)
+    if "fence" in arguments:
+        bound = wrapper(keys, **{**arguments, "fence": fence})
+        assert bound.keys == (*call.keys, *fence.declared)
+        assert bound.args == (*call.args, *fence.arguments)
+        assert all(key.startswith("{recovery:3}:") for key in fence.declared)
+
+
+def test_every_library_file_is_used() -> None:
+    """No piece of Lua lies around unused."""
+    used = {lib for script in scripts.SCRIPTS.values() for lib in script.header.uses}
+    assert {f.name.removesuffix(".lua") for f in (LUA / "lib").iterdir()} <= used
+
+
+def test_only_what_changes_nothing_of_a_session_has_no_fence() -> None:
+    """Every script can ask for the owner's right, but for the one that only tidies up the active set."""
+    assert {name for name, script in scripts.SCRIPTS.items() if script.header.repeated_key != "fence"} == {"living"}
 
 
 def _agree(db: redis.Redis, value: bytes) -> None:

@@ -159,7 +159,16 @@ class Bench:
             )
         )
 
-    def decline(self, session: str, instance: str, epoch: int, *, counts: bool = True, max_offers: int = 5) -> Answer:
+    def decline(
+        self,
+        session: str,
+        instance: str,
+        epoch: int,
+        *,
+        counts: bool = True,
+        max_offers: int = 5,
+        give_up_after_ms: int = 600_000,
+    ) -> Answer:
         return self.run(
             calls.decline(
                 self.keys,
@@ -171,6 +180,7 @@ class Bench:
                 counts=counts,
                 max_offers=max_offers,
                 lease_ms=LEASE_MS,
+                give_up_after_ms=give_up_after_ms,
             )
         )
 

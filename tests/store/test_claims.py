@@ -135,6 +135,23 @@ def test_the_dead_are_kept_to_be_refused_and_then_end(ready: Bench) -> None:
     assert ready.beat(DEAD).word == "FENCED"
 
 
+@pytest.mark.parametrize("counts", [True, False])
+def test_an_orphan_that_is_declined_again_and_again_is_given_up_on(ready: Bench, counts: bool) -> None:
+    """Each decline begins a new lease; one that is too old for its caller to be there is a dead letter all the same."""
+    epoch = ready.open("s", DEAD, b"data").int("epoch")
+    epoch = ready.release("s", DEAD, epoch).int("epoch")
+    now = int(ready.record("s")["orphaned_at"])
+    ready.client.hset(ready.keys.session("s"), mapping={"orphaned_at": now - 10_000, "held_before_ms": 0})
+    ready.client.hset(ready.keys.detector, "held_total_ms", 9_000)
+    answer = ready.decline("s", HEIR, epoch, counts=counts, give_up_after_ms=5_000)
+    assert answer.word == "OK", "the time of a hold does not count"
+    ready.client.hset(ready.keys.detector, "held_total_ms", 0)
+    answer = ready.decline("s", HEIR, answer.int("epoch"), counts=counts, give_up_after_ms=5_000)
+    assert (answer.word, answer.text("reason")) == ("DEAD_LETTERED", "expired")
+    assert ready.record("s")["data"] == "data"
+    assert ready.read_offers(HEIR) == []
+
+
 def test_a_purged_dead_letter_has_no_data(ready: Bench) -> None:
     """What a person purges is closed and its data is gone."""
     ready.open("s", DEAD)

@@ -2,23 +2,32 @@
 --
 -- KEYS session  STRING  the session's JSON
 -- KEYS active   SET     ids of the sessions that are under way
+-- KEYS *fence  various the coordinator's meta, detector, events, instance and record; none when bound to no session
 -- ARGV id       text    session id
 -- ARGV value    bytes   the JSON
 -- ARGV ttl_ms   int     when it expires, 0 for never
 -- ARGV listed   bool    1 when it is under way, 0 when it has ended
 -- ARGV version  text    version of the JSON
 -- ARGV limit    int     most members of the active set, 0 for any number
+-- ARGV *held   text    run id of the server, instance id and epoch of who writes; none when bound to no session
 -- REPLY OK
 -- REPLY EXISTS
 -- REPLY FULL
 -- REPLY WRONG
 -- REPLY CLASH
+-- REPLY FENCED scope owner epoch state
+-- REPLY RESYNC
+-- REPLY UNKNOWN
 -- RETRY safe: the session that is there has this version, which is OK; nobody is told EXISTS of its own creation.
--- USES header store
+-- USES now read event hold fence header store
 local session, active = KEYS[1], KEYS[2]
 local id, value, ttl_ms, listed = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
 local version, limit = ARGV[5], tonumber(ARGV[6])
 
+local refusal = fence(3, 7, 'session_create', id)
+if refusal then
+  return refusal
+end
 local problem = fits(session, active)
 if problem == 'WRONG' then
   return { 'WRONG' }
@@ -32,7 +41,7 @@ if stored then
   end
   return { 'OK' }
 end
-if listed and limit > 0 and redis.call('SISMEMBER', active, id) == 0 and redis.call('SCARD', active) >= limit then
+if full(active, id, listed, limit) then
   return { 'FULL' }
 end
 write(session, active, id, value, ttl_ms, listed)

@@ -2,13 +2,23 @@
 --
 -- KEYS session  STRING  the session's JSON
 -- KEYS active   SET     ids of the sessions that are under way
+-- KEYS *fence  various the coordinator's meta, detector, events, instance and record; none when bound to no session
 -- ARGV id       text    session id
+-- ARGV *held   text    run id of the server, instance id and epoch of who writes; none when bound to no session
 -- REPLY OK
 -- REPLY GONE
+-- REPLY FENCED scope owner epoch state
+-- REPLY RESYNC
+-- REPLY UNKNOWN
 -- RETRY safe: a repetition answers GONE.
+-- USES now read event hold fence
 local session, active = KEYS[1], KEYS[2]
 local id = ARGV[1]
 
+local refusal = fence(3, 2, 'session_delete', id)
+if refusal then
+  return refusal
+end
 local removed = redis.call('DEL', session)
 if redis.call('TYPE', active).ok == 'set' then
   removed = removed + redis.call('SREM', active, id)

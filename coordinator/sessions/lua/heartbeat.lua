@@ -2,20 +2,29 @@
 --
 -- KEYS session    STRING  the session's JSON
 -- KEYS active     SET     ids of the sessions that are under way
+-- KEYS *fence  various the coordinator's meta, detector, events, instance and record; none when bound to no session
 -- ARGV id         text    session id
 -- ARGV updated_at text    the new time, RFC 3339
 -- ARGV ttl_ms     int     when it expires, 0 for never
+-- ARGV *held   text    run id of the server, instance id and epoch of who writes; none when bound to no session
 -- REPLY OK
 -- REPLY GONE
 -- REPLY ENDED status
 -- REPLY ODD
 -- REPLY WRONG
 -- REPLY CLASH
+-- REPLY FENCED scope owner epoch state
+-- REPLY RESYNC
+-- REPLY UNKNOWN
 -- RETRY safe: the same time is written again.
--- USES header store
+-- USES now read event hold fence header store
 local session, active = KEYS[1], KEYS[2]
 local id, updated_at, ttl_ms = ARGV[1], ARGV[2], ARGV[3]
 
+local refusal = fence(3, 4, 'session_heartbeat', id)
+if refusal then
+  return refusal
+end
 local problem = fits(session, active)
 if problem == 'WRONG' then
   return { 'WRONG' }

@@ -2,6 +2,7 @@
 --
 -- KEYS session  STRING  the session's JSON
 -- KEYS active   SET     ids of the sessions that are under way
+-- KEYS *fence  various the coordinator's meta, detector, events, instance and record; none when bound to no session
 -- ARGV id       text    session id
 -- ARGV value    bytes   the new JSON
 -- ARGV ttl_ms   int     when it expires, 0 for never
@@ -9,18 +10,28 @@
 -- ARGV expected text    version that the caller knows, '' to write whatever is there
 -- ARGV version  text    version of the new JSON
 -- ARGV seen     text    updated_at that must stand there still, '' for any
+-- ARGV limit    int     most members of the active set if this session becomes one, 0 for any number
+-- ARGV *held   text    run id of the server, instance id and epoch of who writes; none when bound to no session
 -- REPLY OK
 -- REPLY SAME
 -- REPLY CONFLICT
 -- REPLY GONE
+-- REPLY FULL
 -- REPLY WRONG
 -- REPLY CLASH
+-- REPLY FENCED scope owner epoch state
+-- REPLY RESYNC
+-- REPLY UNKNOWN
 -- RETRY safe: what is stored has the new version already: it is written again, and told as SAME.
--- USES header store
+-- USES now read event hold fence header store
 local session, active = KEYS[1], KEYS[2]
 local id, value, ttl_ms, listed = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
-local expected, version, seen = ARGV[5], ARGV[6], ARGV[7]
+local expected, version, seen, limit = ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[8])
 
+local refusal = fence(3, 9, 'session_save', id)
+if refusal then
+  return refusal
+end
 local problem = fits(session, active)
 if problem == 'WRONG' then
   return { 'WRONG' }
@@ -45,6 +56,9 @@ if expected ~= '' then
       return { 'CONFLICT' }
     end
   end
+end
+if not same and full(active, id, listed, limit) then
+  return { 'FULL' }
 end
 write(session, active, id, value, ttl_ms, listed)
 if same then

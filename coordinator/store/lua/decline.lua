@@ -19,6 +19,7 @@
 -- ARGV lease_ms     int     length of the new lease
 -- ARGV inline_bytes int     data up to this size travels in the offer
 -- ARGV dead_letter_ttl_ms int
+-- ARGV give_up_after_ms int age of an orphan at which the caller has hung up; holds do not count
 -- ARGV restarted_since int as the entry of a handover said, to be passed on; '' otherwise
 -- REPLY OK epoch
 -- REPLY DEAD_LETTERED reason
@@ -31,7 +32,7 @@ local meta, detector, leases, orphans, dead_letters = KEYS[1], KEYS[2], KEYS[3],
 local events, instance, session, offers = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local server, id, decliner, epoch, reason, counts = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local max_offers, lease_ms, inline_bytes = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
-local dead_letter_ttl_ms, restarted_since = ARGV[10], ARGV[11]
+local dead_letter_ttl_ms, give_up_after_ms, restarted_since = ARGV[10], tonumber(ARGV[11]), ARGV[12]
 
 local now = now_ms()
 local m, held = guard(meta, detector, events, now, server)
@@ -43,7 +44,7 @@ if held then
   return { 'HELD' }
 end
 local r = read(session, 'state', 'requires', 'epoch', 'pool', 'data', 'encoding', 'offers', 'cause', 'previous_owner', 'orphaned_at', 'offer_id',
-  'heir', 'owner')
+  'heir', 'owner', 'held_before_ms')
 if r.state == 'handing_over' and r.epoch == epoch and (r.heir or '') == '' then -- its owner serves it: only the entry moves on
   redis.call('ZADD', leases, int(now + lease_ms), id)
   drop_entry(offers, r.offer_id)
@@ -57,6 +58,12 @@ end
 redis.call('ZADD', leases, int(now + lease_ms), id)
 drop_entry(offers, r.offer_id)
 event(events, 'declined', now, 'session', id, 'instance', decliner, 'epoch', epoch, 'reason', reason)
+local d = read(detector, 'held_total_ms', 'hold_started_ms', 'hold_until_ms')
+local held_since = math.max(0, held_ms(d, now) - (tonumber(r.held_before_ms) or 0))
+if now - (tonumber(r.orphaned_at) or now) - held_since > give_up_after_ms then -- each decline begins a new lease: none might end
+  dead_letter(session, dead_letters, leases, orphans, events, id, now, 'expired', dead_letter_ttl_ms)
+  return { 'DEAD_LETTERED', 'reason', 'expired' }
+end
 if counts == '1' then
   if tonumber(r.offers) >= max_offers then
     redis.call('HSET', session, 'last_decline', reason)

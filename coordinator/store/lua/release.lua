@@ -16,7 +16,7 @@
 -- ARGV epoch        int     the epoch that the owner holds
 -- ARGV request      text    request id
 -- ARGV reason       text    why
--- ARGV cause        text    released, or left when the whole instance goes
+-- ARGV cause        text    released; left when the whole instance goes; returned when it was just adopted and cannot be served there
 -- ARGV sequence     int     number of the last data; 0 when none comes along
 -- ARGV data         bytes   recovery data, with a sequence above 0
 -- ARGV encoding     text    json (a mapping) or bytes: how the owner gave the data; Lua never looks into it
@@ -40,6 +40,7 @@ local cause, sequence, data, encoding, lease_ms = ARGV[7], tonumber(ARGV[8]), AR
 local max_recoveries, recovery_window_ms, inline_bytes = tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14])
 local dead_letter_ttl_ms = ARGV[15]
 
+local RETURNED_MS = 10000
 local now = now_ms()
 local m, held = guard(meta, detector, events, now, server)
 local state = redis.call('HGET', instance, 'state')
@@ -51,7 +52,7 @@ if not state then
   return { 'UNKNOWN' }
 end
 local r = read(session, 'state', 'requires', 'owner', 'epoch', 'pool', 'data', 'encoding', 'checkpoint', 'orphanings', 'offer_id', 'anew',
-  'request', 'previous_owner')
+  'request', 'previous_owner', 'orphaned_at', 'adopted_at')
 if r.request == request and r.previous_owner == owner then
   if r.state == 'offered' then
     return { 'OK', 'epoch', r.epoch }
@@ -74,13 +75,21 @@ if sequence > (tonumber(r.checkpoint) or 0) then
   r.data, r.encoding = data, encoding
 end
 local count, times = 0, r.orphanings or ''
-if cause ~= 'left' then -- an owner that leaves in order was not killed by its call
+local orphaned_at, returned = int(now), cause == 'returned'
+if returned then
+  cause = 'released'
+elseif cause ~= 'left' then -- an owner that leaves in order was not killed by its call
   count, times = orphanings(r.orphanings, now, recovery_window_ms)
 end
-r.previous_owner, r.cause, r.orphaned_at = owner, cause, int(now)
-redis.call('HSET', session, 'orphanings', times, 'recoveries', int(count), 'served_until', int(now),
-  'evidence_at', int(now), 'planned', '0', 'request', request, 'release_reason', reason, 'held_before_ms',
-  int(held_ms(read(detector, 'held_total_ms', 'hold_started_ms', 'hold_until_ms'), now)))
+if returned and now - (tonumber(r.adopted_at) or 0) < RETURNED_MS then -- nobody has served it since: its age goes on
+  orphaned_at = tonumber(r.orphaned_at) and r.orphaned_at or orphaned_at
+else
+  redis.call('HSET', session, 'served_until', int(now), 'evidence_at', int(now), 'held_before_ms',
+    int(held_ms(read(detector, 'held_total_ms', 'hold_started_ms', 'hold_until_ms'), now)))
+end
+r.previous_owner, r.cause, r.orphaned_at = owner, cause, orphaned_at
+redis.call('HSET', session, 'orphanings', times, 'recoveries', int(count), 'planned', '0', 'request', request,
+  'release_reason', reason)
 drop_entry(offers, r.offer_id)
 redis.call('SREM', owned, id)
 event(events, 'released', now, 'session', id, 'instance', owner, 'epoch', epoch, 'cause', cause, 'reason', reason)
@@ -92,6 +101,6 @@ end
 r.epoch, r.offers = next_epoch(r.epoch, epoch, now, m.epoch_floor), '1'
 write_offer(session, offers, id, r, now, lease_ms, inline_bytes, owner)
 redis.call('ZADD', leases, int(now + lease_ms), id)
-redis.call('ZADD', orphans, int(now), id)
+redis.call('ZADD', orphans, orphaned_at, id)
 event(events, 'orphaned', now, 'instance', owner, 'cause', cause, 'count', '1', 'sessions', id)
 return { 'OK', 'epoch', r.epoch }

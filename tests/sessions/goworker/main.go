@@ -14,7 +14,7 @@ import (
 	"github.com/plexusone/omnivoice-core/storage"
 )
 
-const usage = "usage: goworker save|load|heartbeat|end|delete|serve URL ID, list URL, remarshal, golden"
+const usage = "usage: goworker save|load|heartbeat|end|delete|serve URL ID, watched URL ID SOCKET [--late], list URL, remarshal, golden"
 
 func main() {
 	log.SetFlags(0)
@@ -40,7 +40,7 @@ func main() {
 		print(ids)
 		return
 	}
-	if len(args) != 3 {
+	if len(args) < 3 {
 		log.Fatal(usage)
 	}
 	id := args[2]
@@ -68,8 +68,43 @@ func main() {
 			time.Sleep(20 * time.Millisecond)
 			check(store.UpdateHeartbeat(ctx, id))
 		}
+	case "watched": // the same, known to a coordinator; it ends with the call when its input ends
+		watched(ctx, store, id, args[3], len(args) > 4)
 	default:
 		log.Fatal(usage)
+	}
+}
+
+// watched serves a call as before, with three lines more: watch, bind and done. late is a worker that hears too late that it is
+// over, and saves once more.
+func watched(ctx context.Context, store storage.SessionStore, id, socket string, late bool) {
+	worker, err := watch(socket, "go-"+id, func(_, reason string) {
+		if !late {
+			log.Fatal("over: ", reason)
+		}
+	})
+	check(err)
+	session := call(id)
+	check(store.Save(ctx, session))
+	check(worker.bind(id))
+	fmt.Println("serving")
+	hangup := make(chan bool)
+	go func() {
+		_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
+		close(hangup)
+	}()
+	for n := 0; ; n++ {
+		select {
+		case <-hangup:
+			session.Status = storage.StatusEnded
+			check(store.Save(ctx, session))
+			check(worker.done(id))
+			fmt.Println("ended")
+			return
+		case <-time.After(20 * time.Millisecond):
+			session.AddTurn("user", fmt.Sprint("and ", n), 10)
+			check(store.Save(ctx, session))
+		}
 	}
 }
 

@@ -18,3 +18,8 @@ local function write(session, active, id, value, ttl_ms, listed)
   end
   redis.call(listed and 'SADD' or 'SREM', active, id)
 end
+
+-- Whether one more session under way is one too many; one that is among them already is none more.
+local function full(active, id, listed, limit)
+  return listed and limit > 0 and redis.call('SISMEMBER', active, id) == 0 and redis.call('SCARD', active) >= limit
+end

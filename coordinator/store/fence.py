@@ -1,0 +1,47 @@
+"""The question that a write asks in its own script: does its writer still own the session?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from coordinator.store.keys import Keys
+from coordinator.store.scripts import SERVER, Answer, Argument, Call
+
+__all__ = ["Fence", "Runner"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Who writes, and under which epoch.
+
+    Attributes:
+        keys: of the session's partition.
+        session, instance, epoch: what is written, by whom, under which epoch.
+    """
+
+    keys: Keys
+    session: str
+    instance: str
+    epoch: int
+
+    @property
+    def declared(self) -> tuple[str, ...]:
+        """The keys that such a script declares: they lie in the slot of the partition."""
+        k = self.keys
+        return (k.meta, k.detector, k.events, k.instance(self.instance), k.session(self.session))
+
+    @property
+    def arguments(self) -> tuple[Argument, ...]:
+        """What such a script is told; the connection fills the server's run id in."""
+        return (SERVER, self.instance, self.epoch)
+
+
+class Runner(Protocol):
+    """Runs scripts and commands; raises `StoreUnavailableError` where the store does not answer."""
+
+    async def run(self, call: Call) -> Answer:
+        """A script."""
+
+    async def command(self, *args: Argument) -> Any:
+        """A plain command."""

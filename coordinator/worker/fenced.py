@@ -1,0 +1,54 @@
+"""Writes of others than this library that ask for the owner's right in their own script, such as a session store's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import anyio
+
+from coordinator import clock
+from coordinator.errors import ConfigurationError, StoreUnavailableError
+from coordinator.store.fence import Fence, Runner
+from coordinator.store.scripts import Answer, Call
+
+if TYPE_CHECKING:
+    from coordinator.worker.membership import Membership
+    from coordinator.worker.session import Session
+
+__all__ = ["fenced_write"]
+
+PATIENCE_SECONDS = 2.0
+RETRY_SECONDS = 0.05
+
+
+async def fenced_write(session: Session, member: Membership, make: Callable[[Fence], Call], runner: Runner) -> Answer:
+    """What `Session.fenced` does."""
+    began = clock.now()
+    while True:
+        session.check()
+        answer = await runner.run(make(session.fence))
+        waited = clock.now() - began
+        if answer.word == "FENCED":
+            if not session.is_renewed(answer) or waited > PATIENCE_SECONDS:
+                session.refused(answer)
+        elif answer.word not in ("RESYNC", "UNKNOWN"):
+            return answer
+        elif await _same_store(member, runner):
+            kind = "unknown" if answer.word == "UNKNOWN" else "lost_writes"
+            member.resync.want(kind, "a fenced write was answered " + answer.word)
+        elif waited > PATIENCE_SECONDS:
+            raise ConfigurationError(
+                f"session {session.id!r} is not in the Redis of this store, or in another of its databases: "
+                "a fenced write must see both in one script"
+            )
+        if waited > PATIENCE_SECONDS + 2 * member.settings.dead_after:
+            raise StoreUnavailableError("try_again", f"the store answers {answer.word}")
+        await anyio.sleep(RETRY_SECONDS)
+
+
+async def _same_store(member: Membership, runner: Runner) -> bool:
+    """Whether both connections see the same history of the partition."""
+    ask = ("HGET", member.part.keys.meta, "lineage")
+    ours, theirs = await member.part.executor.command(*ask), await runner.command(*ask)
+    return bool(ours == theirs)
