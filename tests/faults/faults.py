@@ -77,10 +77,9 @@ def memory_is_full(d: Deployment, seconds: float) -> None:
 def disk_is_full(d: Deployment, seconds: float) -> None:
     """The append-only file cannot be written: its file system has no room."""
     ballast = Path(d.server.directory) / "ballast"
-    with ballast.open("wb") as file, contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
         while True:
             file.write(b"\0" * 65536)
-            file.flush()
     last(seconds)
     ballast.unlink()
 
