@@ -45,8 +45,9 @@ bench: $(VENV)/.ready ## measure detection, takeover, claims, cost, the sidecar
 	$(BIN)/coordinator bench
 	$(BIN)/python -m benchmarks.sidecar
 
-model: $(VENV)/.ready ## explore the protocol's model, the long scenarios too, and what each rule is for
+model: $(VENV)/.ready ## explore the protocol's model, the long scenarios too, and what each rule is for; all planted mutations
 	$(BIN)/python -m tests.model --full --without
+	ALL_MUTATIONS=1 $(BIN)/python -m pytest -q -n 2 tests/property/test_mutations.py
 
 faults: $(VENV)/.ready ## every fault in full length; writes the tables of docs/faults.md
 	$(BIN)/python -m tests.faults --write

@@ -131,7 +131,9 @@ class Metrics:
             "pod_deletion_costs", "Annotations of pods with their live calls; with POD_EVENTS only.", "outcome"
         )
         self.session_seconds = counter("session_seconds", "Length of the sessions that were closed.")
-        self.orphaned_session_seconds = counter("orphaned_session_seconds", "Time that adopted sessions had no owner.")
+        self.orphaned_session_seconds = counter(
+            "orphaned_session_seconds", "Time that sessions had no owner, until they were adopted or given up on."
+        )
 
         self.detection = histogram("detection_duration_seconds", "Evidence to declared.", _FAST, "cause")
         self.takeover = histogram("takeover_duration_seconds", "Evidence to adopted.", _LONG, "cause")
