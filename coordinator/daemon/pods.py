@@ -244,6 +244,7 @@ class Certifier:
                 failures += 1
                 await self._again(failures)
             except Exception as error:  # noqa: BLE001 - nothing here may end the coordinator
+                self.metrics.pod_watch_errors.labels("other").inc()
                 log.error("pod_certificate_failed", partition=self.part.keys.partition, detail=repr(error))
                 failures += 1
                 await self._again(failures)

@@ -58,6 +58,11 @@ async def first(worker: Worker) -> Offer:
     raise AssertionError("no more offers")
 
 
+def declines(shared: redis.Redis) -> int:
+    events: Any = shared.xrange(KEYS.events)
+    return len([fields for _, fields in events if fields[b"type"] == b"declined"])
+
+
 def attempts(client: redis.Redis, session_id: str) -> list[bytes]:
     """How often it was offered, and when it lost its owners."""
     found: Any = client.hmget(KEYS.session(session_id), "offers", "orphanings")
@@ -182,7 +187,9 @@ async def test_a_worker_without_the_key_leaves_it_to_one_with_it(
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(look)
-            await anyio.sleep(0.2)  # it gives it back unseen, again and again, with growing pauses
+            await eventually(
+                lambda: declines(shared) > 2
+            )  # it gives it back unseen, again and again, with growing pauses
             offer = await first(able)
             tasks.cancel_scope.cancel()
         assert looked == []
@@ -191,8 +198,7 @@ async def test_a_worker_without_the_key_leaves_it_to_one_with_it(
         call = await recover(offer, key)
         assert call is not None
         assert call.state is not None
-        events: Any = shared.xrange(KEYS.events)
-        assert len([fields for _, fields in events if fields[b"type"] == b"declined"]) < 8
+        assert declines(shared) < 8
         await call.session.close()
 
 

@@ -29,10 +29,8 @@ if refusal then
   return refusal
 end
 local problem = fits(session, active)
-if problem == 'WRONG' then
-  return { 'WRONG' }
-elseif problem then
-  return { 'CLASH' }
+if problem then
+  return problem
 end
 local stored = redis.call('GET', session)
 if stored then

@@ -33,10 +33,8 @@ if refusal then
   return refusal
 end
 local problem = fits(session, active)
-if problem == 'WRONG' then
-  return { 'WRONG' }
-elseif problem then
-  return { 'CLASH' }
+if problem then
+  return problem
 end
 local same = false
 if expected ~= '' then

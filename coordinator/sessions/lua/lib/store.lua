@@ -1,11 +1,11 @@
--- Writing a session: whether its key and the active set can be written, and both together. TYPE answers a table with `ok`.
+-- Writing a session: the refusal where its key or the active set cannot be written, and both together. TYPE answers a table with `ok`.
 local function fits(session, active)
   local kind, index = redis.call('TYPE', session).ok, redis.call('TYPE', active).ok
   if index ~= 'none' and index ~= 'set' then
-    return 'CLASH'
+    return { 'CLASH' }
   end
   if kind ~= 'none' and kind ~= 'string' then
-    return 'WRONG'
+    return { 'WRONG' }
   end
   return nil
 end
