@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import socket
 import subprocess
@@ -153,6 +154,22 @@ def test_without_a_token_only_health_is_seen_from_elsewhere(server: RedisServer)
             assert neighbour.get("/v1/drain").status_code == 200
         with httpx.Client(base_url=f"http://127.0.0.1:{open_to_all.drain_port}", timeout=10) as kubelet:
             assert kubelet.get("/prestop", headers={"Authorization": "Bearer of-the-hook"}).status_code == 200
+
+
+def test_its_own_labels_are_its_workers_too(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker has the sidecar's labels, such as the pod's uid, beside its own, which win."""
+    monkeypatch.setenv("COORDINATOR_LABELS", "pod_uid=the-uid,zone=a")
+    with contextlib.closing(Sidecar(server)) as labelled, contextlib.closing(Client(labelled.path)) as client:
+        client.register("labelled-1", labels={"zone": "b"})
+        [row] = [row for row in instances(server) if row["name"] == "labelled-1"]
+        assert row["labels"] == {"pod_uid": "the-uid", "zone": "b"}
+
+
+def instances(server: RedisServer) -> list[Any]:
+    """What the command says."""
+    command = [sys.executable, "-m", "coordinator", "instances", "--json", "--redis-url", server.url]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout)
+    return list(found["instances"] if isinstance(found, dict) else found)
 
 
 @pytest.mark.parametrize(
