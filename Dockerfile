@@ -5,13 +5,14 @@ ARG BASE=docker.io/library/python:3.13-slim
 FROM ${BASE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /src
-# What the lock file names, by its hashes; the layer is kept until the lock file changes.
+# What the lock file names, by its hashes, and nothing else; the layer is kept until the lock file changes.
 COPY requirements-image.lock ./
 RUN python3 -m venv /opt/tools && python3 -m venv --without-pip /opt/coordinator && \
-    /opt/tools/bin/pip --python /opt/coordinator/bin/python install --require-hashes --only-binary :all: -r requirements-image.lock
+    /opt/tools/bin/pip --python /opt/coordinator/bin/python install --no-deps --require-hashes --only-binary :all: -r requirements-image.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY coordinator ./coordinator
-RUN /opt/tools/bin/pip --python /opt/coordinator/bin/python install --no-deps --no-build-isolation '.[kubernetes,sessions]' && \
+# No index is asked here: a requirement that the lock file lacks stops it.
+RUN /opt/tools/bin/pip --python /opt/coordinator/bin/python install --no-index --no-build-isolation '.[kubernetes,sessions]' && \
     /opt/tools/bin/pip --python /opt/coordinator/bin/python uninstall --yes setuptools
 
 # hadolint ignore=DL3006

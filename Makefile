@@ -1,65 +1,135 @@
-# Each target sets up what it needs; prerequisites are make and a Python >= 3.11.
+# Each target sets up what it needs; prerequisites are make and a Python >= 3.11 with its venv module.
 VENV ?= .venv
+ifneq ($(words $(VENV)),1)
+$(error VENV=$(VENV) must be one path without a space)
+endif
 BIN := $(VENV)/bin
-PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
-	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+ENVIRONMENTS := .environments
 
-.PHONY: help setup demo test check fmt lock bench model faults fuzz kubernetes cluster clean
+# python3, else those for which the embedded Redis has a wheel, else newer ones; it must be able to make an environment.
+PYTHONS := python3 python3.12 python3.11 python3.13 python3.14
+FITS := -Ic 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))'
+ifndef PYTHON
+PYTHON := $(shell for p in $(PYTHONS); do $$p $(FITS) 2>/dev/null && echo $$p && break; done)
+endif
+
+# Of the caller's variables for Python, pip and uv only those go on that say where packages come from and how output looks. One that
+# moves, adds or changes what is installed or imported would make another environment than the lock says; settings of a
+# coordinator are for that one, not for the demo or for tests.
+KEPT := PYTHONDONTWRITEBYTECODE PYTHONIOENCODING PYTHONPYCACHEPREFIX PYTHONUNBUFFERED PYTHONUTF8 \
+	PIP_CACHE_DIR PIP_CERT PIP_CLIENT_CERT PIP_CONFIG_FILE PIP_DEFAULT_TIMEOUT PIP_DISABLE_PIP_VERSION_CHECK PIP_EXTRA_INDEX_URL \
+	PIP_FIND_LINKS PIP_INDEX_URL PIP_KEYRING_PROVIDER PIP_NO_CACHE_DIR PIP_NO_INDEX PIP_PROXY PIP_RETRIES PIP_TIMEOUT PIP_TRUSTED_HOST \
+	UV_CACHE_DIR UV_DEFAULT_INDEX UV_INDEX UV_NATIVE_TLS
+unexport $(filter-out $(KEPT),$(filter PYTHON% PIP_% UV_% COORDINATOR_%,$(.VARIABLES)))
+
+.PHONY: help setup demo test check environments fmt lock bench model faults fuzz kubernetes cluster clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-$(VENV)/.ready: requirements.lock pyproject.toml
-	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 was found (tried python3 and python3.11 to python3.14)."; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
-	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+# One environment with two stamps: what runs, and what checks on top of it. A stamp's name tells what it was made from and by which
+# Python; it is written last, so that what was interrupted, moved or made from other files is made anew.
+KEY := $(shell { pwd -P; "$(PYTHON)" -Ic 'import sys; print(sys.version, sys.base_prefix)'; sed '/^\[tool/,$$d' pyproject.toml; \
+	cat requirements-demo.lock requirements.lock; } 2>/dev/null | cksum | tr ' ' -)
+RUNS := $(VENV)/.runs-$(KEY)
+READY := $(VENV)/.ready-$(KEY)
+
+# $(1) is an environment. `locked` takes wheels only, so that nothing is built with what no lock file names. `offline` asks no index and
+# reads no configuration: it stops, and names it, when a requirement is not there already, also one of an extra, at any depth.
+locked = $(1)/bin/python -Im pip install --quiet --no-user --no-deps --require-hashes --only-binary :all: --requirement
+offline = PIP_CONFIG_FILE=/dev/null PYTHONWARNINGS=ignore $(1)/bin/python -Im pip --isolated install --quiet --no-index
+# $(2) are extras of the project, $(3) is the lock file that should hold what it needs, and what it is built with.
+project = { $(call offline,$(1)) $(BUILT_WITH) && $(call offline,$(1)) --no-build-isolation --editable '.[$(2)]'; } || \
+	{ echo "$(3) does not give what pip names above, as pyproject.toml and its requirements want it: 'make lock' makes it anew." >&2; exit 1; }
+pyproject = $(if $(PYTHON),$(shell "$(PYTHON)" -Ic 'import shlex, tomllib; of = tomllib.load(open("pyproject.toml", "rb")); print($(1))'))
+BUILT_WITH = $(call pyproject,shlex.join(of["build-system"]["requires"]))
+EXTRAS = $(call pyproject,chr(44).join(of["project"]["optional-dependencies"]))
+
+$(RUNS):
+	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 with its venv module was found (tried $(PYTHONS)); on Debian: apt install python3-venv." >&2; exit 1; }
+	@"$(PYTHON)" $(FITS) || { echo "PYTHON=$(PYTHON) is no Python >= 3.11 with its venv module." >&2; exit 1; }
+	@test -n "$(filter .venv $(ENVIRONMENTS)/%,$(VENV))" || test ! -e "$(VENV)" || test -e "$(VENV)/.of-make" || \
+		{ echo "VENV=$(VENV) is there and was not made by this Makefile: it stays as it is." >&2; exit 1; }
+	@echo "Installing what runs into $(VENV)"
+	@"$(PYTHON)" -Im venv --clear $(VENV)
+	@touch $(VENV)/.of-make
+	@$(call locked,$(VENV)) requirements-demo.lock
+	@$(call project,$(VENV),embedded,requirements-demo.lock)
 	@touch $@
 
-setup: $(VENV)/.ready ## the virtual environment, from the lock file
+$(READY): | $(RUNS)
+	@echo "Installing what checks into $(VENV)"
+	@rm -f $(RUNS)
+	@$(call locked,$(VENV)) requirements.lock
+	@$(call project,$(VENV),$(EXTRAS),requirements.lock)
+	@touch $(RUNS) $@
 
-demo: $(VENV)/.ready ## kill a worker and a coordinator, watch the calls go on
+setup: $(READY) ## the virtual environment, from the lock files
+
+demo: $(RUNS) ## kill a worker and a coordinator, watch the calls go on; installs only what runs
 	$(BIN)/coordinator demo
 
 test: check ## everything: format, lint, types, layers, tests with their coverage
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup --cov --cov-report= --ignore tests/cluster tests
+	$(BIN)/python -m pytest -q -n 3 --dist loadgroup --cov --cov-report= --ignore tests/cluster tests
 
-check: $(VENV)/.ready ## format, lint, types and layers only
+check: $(READY) ## format, lint, types and layers only
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	@if command -v luacheck >/dev/null; then luacheck --quiet coordinator/store/lua coordinator/sessions/lua; else echo "luacheck is not installed: Lua is not linted"; fi
 
-fmt: $(VENV)/.ready ## format and fix
+fmt: $(READY) ## format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-LOCK := uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11
-lock: ## the lock files anew (needs uv): everything for development, and what the image holds
-	$(LOCK) --all-extras pyproject.toml -o requirements.lock
-	echo "setuptools>=77" | $(LOCK) -c requirements.lock --extra kubernetes --extra sessions pyproject.toml - -o requirements-image.lock
+WORKERS := tests/uvloop tests/worker tests/acceptance
+UVLOOP := $(ENVIRONMENTS)/uvloop
+NEWER := $(ENVIRONMENTS)/newer
+# A loop of uvloop does not let the exception of a time-out's signal through, so there a thread ends what hangs.
+environments: $(READY) ## every Python, pip and Redis here; the worker's and acceptance tests on uvloop with sniffio, and on a Python >= 3.13
+	EVERY_ENVIRONMENT=1 $(BIN)/python -m pytest -q -n 3 --dist loadgroup -rs tests/install tests/acceptance/test_other_servers.py
+	$(MAKE) setup VENV=$(UVLOOP) PYTHON="$(PYTHON)"
+	$(call locked,$(UVLOOP)) requirements-uvloop.lock
+	PYTHONPATH="$(CURDIR)/tests/uvloop" $(UVLOOP)/bin/python -m pytest -q -n 3 --dist loadgroup --timeout-method=thread $(WORKERS)
+	@newer="$$($(BIN)/python -m tests.install.pythons 3.13)"; \
+	if [ -z "$$newer" ]; then echo "There is no Python >= 3.13 here: nothing was run on one."; else \
+	set -x; $(MAKE) setup VENV=$(NEWER) PYTHON="$$newer" && $(NEWER)/bin/python -m pytest -q -n 3 --dist loadgroup $(WORKERS); fi
 
-bench: $(VENV)/.ready ## measure detection, takeover, claims, cost, the sidecar
+UV := $(ENVIRONMENTS)/uv
+LOCK = $(UV)/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 $(UPGRADE)
+lock: ## the lock files anew: pins stay as long as they fit; UPGRADE=--upgrade takes the newest
+	"$(PYTHON)" -Im venv --clear $(UV)
+	$(call locked,$(UV)) requirements-uv.lock
+	$(LOCK) --all-extras pyproject.toml -o requirements.lock
+	printf '%s\n' $(BUILT_WITH) | $(LOCK) -c requirements.lock --extra embedded pyproject.toml - -o requirements-demo.lock
+	printf '%s\n' $(BUILT_WITH) | $(LOCK) -c requirements.lock --extra kubernetes --extra sessions pyproject.toml - -o requirements-image.lock
+	printf '%s\n' sniffio uvloop | $(LOCK) -c requirements.lock - -o requirements-uvloop.lock
+	echo uv | $(LOCK) - -o requirements-uv.lock
+
+bench: $(READY) ## measure detection, takeover, claims, cost, the sidecar, what idle and slow clients take
 	$(BIN)/coordinator bench
 	$(BIN)/python -m benchmarks.sidecar
+	$(BIN)/python -m benchmarks.clients
 
-model: $(VENV)/.ready ## explore the protocol's model, the long scenarios too, and what each rule is for; all planted mutations
+model: $(READY) ## explore the protocol's model, the long scenarios too, and what each rule is for; all planted mutations
 	$(BIN)/python -m tests.model --full --without
 	ALL_MUTATIONS=1 $(BIN)/python -m pytest -q -n 2 tests/property/test_mutations.py
 
-faults: $(VENV)/.ready ## every fault in full length; writes the tables of docs/faults.md
+faults: $(READY) ## every fault in full length; writes the tables of docs/faults.md
 	$(BIN)/python -m tests.faults --write
 
-fuzz: $(VENV)/.ready ## thousands of requests to the sidecar, made from its OpenAPI document
+fuzz: $(READY) ## thousands of requests to sidecar and coordinator, from the OpenAPI document, generated, and of raw bytes
 	FUZZ_EXAMPLES=100 FUZZ_PHASES=examples,coverage,fuzzing $(BIN)/python -m pytest -q tests/sidecar/test_fuzz.py
+	RAW_EXAMPLES=5000 GENERATED_EXAMPLES=5000 $(BIN)/python -m pytest -q tests/web/test_raw_requests.py tests/web/test_generated_requests.py
+	GARBAGE_ROUNDS=800 $(BIN)/python -m pytest -q -n 2 tests/property/test_garbage.py
 
-kubernetes: $(VENV)/.ready ## image, alerts on a real Prometheus, charts on a real cluster: what this machine has the means for
+kubernetes: $(READY) ## image, alerts on a real Prometheus, charts on a real cluster: what this machine has the means for
 	$(BIN)/python -m pytest -q -n 0 -rs tests/cluster
 
-cluster: $(VENV)/.ready ## builds the cluster's programs (Go >= 1.25; six minutes, once) for `make kubernetes`
+cluster: $(READY) ## builds the cluster's programs (Go >= 1.25; six minutes, once) for `make kubernetes`
 	$(BIN)/python -m tests.cluster.binaries
 
-clean: ## remove the virtual environment and caches
-	rm -rf $(VENV) .hypothesis .pytest_cache .mypy_cache .ruff_cache
+clean: ## remove the virtual environments and caches
+	rm -rf .venv $(ENVIRONMENTS) .hypothesis .pytest_cache .mypy_cache .ruff_cache

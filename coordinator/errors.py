@@ -7,18 +7,26 @@ CoordinatorError
 |- StoreUnavailableError   Redis did not answer as it should: nothing is known, nothing is lost
 |- DataTooLargeError       recovery data above the cap
 |- InvalidDataError        recovery data that cannot be stored       (also a ValueError)
+|  `- SealBrokenError      what is stored was sealed for another place, or was changed since
+|- KeyUnknownError         it is sealed with a key that this program lacks: it cannot serve the session
+|- TenantError             the session belongs to another tenant than this worker
 |- InvalidIdError          an id or name outside its alphabet        (also a ValueError)
+|- InvalidValueError       a text, label or number that breaks its rule (also a ValueError)
 |- ConfigurationError      a setting, a URL or a Redis that does not fit (also a ValueError)
 |- DrainingError           this instance takes nothing new
 `- NameInUseError          another live process has the same name
+
+Their messages may be shown to anybody: what would act on a terminal is visible in them.
 """
 
 from __future__ import annotations
 
+from coordinator.printable import named, printable
+
 __all__ = [
     "ConfigurationError", "CoordinatorError", "DataTooLargeError", "DrainingError", "FencedError", "InvalidDataError",
-    "InvalidIdError", "NameInUseError", "PodApiError", "SessionGoneError", "SessionHeldError", "StoreUnavailableError",
-    "first_error",
+    "InvalidIdError", "InvalidValueError", "KeyUnknownError", "NameInUseError", "PodApiError", "SealBrokenError",
+    "SessionGoneError", "SessionHeldError", "StoreUnavailableError", "TenantError", "first_error",
 ]  # fmt: skip
 
 
@@ -32,6 +40,13 @@ def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 class CoordinatorError(Exception):
     """The root of all errors of this package."""
+
+    def __init__(self, *said: object) -> None:
+        super().__init__(*(self._told(one) if isinstance(one, str) else one for one in said))
+
+    @staticmethod
+    def _told(text: str) -> str:
+        return printable(text)
 
 
 class FencedError(CoordinatorError):
@@ -71,10 +86,11 @@ class StoreUnavailableError(CoordinatorError):
 
     Attributes:
         kind: one of `STORE_ERROR_KINDS`.
+        sent: False when the request certainly never left this process, and so was not applied.
     """
 
-    def __init__(self, kind: str, detail: str = "") -> None:
-        self.kind, self.detail = kind, detail
+    def __init__(self, kind: str, detail: str = "", *, sent: bool = True) -> None:
+        self.kind, self.detail, self.sent = kind, detail, sent
         super().__init__(f"the store is unavailable ({kind}){': ' + detail if detail else ''}")
 
 
@@ -116,17 +132,58 @@ class InvalidDataError(CoordinatorError, ValueError):
     """Recovery data that is neither bytes nor a JSON-able mapping."""
 
 
+class SealBrokenError(InvalidDataError):
+    """Recovery data that was sealed for another deployment, tenant, session or epoch, or was changed since; no program gets it."""
+
+    def __init__(self, session_id: str, detail: str) -> None:
+        self.session_id, self.detail = session_id, detail
+        super().__init__(f"the recovery data of session {session_id!r} cannot be opened: {detail}")
+
+
+class KeyUnknownError(CoordinatorError):
+    """The session is sealed with a key that this program does not have: it is there, and cannot be served here.
+
+    Never taken for a missing session.
+    """
+
+    def __init__(self, session_id: str, key_id: str, *, has_another: bool = False) -> None:
+        self.session_id, self.key_id, self.has_another = session_id, key_id, has_another
+        why = "; this program has another key of that id" if has_another else ""
+        super().__init__(
+            f"session {session_id!r} cannot be served here: it is sealed with the unknown key {key_id!r}{why}"
+        )
+
+
+class TenantError(CoordinatorError):
+    """The session belongs to another tenant than the one that this worker is bound to. Nothing was changed."""
+
+    def __init__(self, session_id: str) -> None:
+        self.session_id = session_id
+        super().__init__(f"session {session_id!r} belongs to another tenant than this worker")
+
+
 class InvalidIdError(CoordinatorError, ValueError):
     """An id, name or pool that breaks its rule."""
 
     def __init__(self, value: object, rule: str) -> None:
         self.value, self.rule = value, rule
-        shown = repr(value)
-        super().__init__(f"{shown if len(shown) < 80 else shown[:77] + '...'} is not {rule}")
+        super().__init__(f"{named(value)} is not {rule}")
+
+
+class InvalidValueError(CoordinatorError, ValueError):
+    """A text, label or number that breaks its rule; nothing was sent."""
+
+    def __init__(self, name: str, value: object, rule: str) -> None:
+        self.name, self.value, self.rule = name, value, rule
+        super().__init__(f"{name}: {named(value)} is not {rule}")
 
 
 class ConfigurationError(CoordinatorError, ValueError):
     """A setting, URL or Redis server that does not fit; one readable line a fault."""
+
+    @staticmethod
+    def _told(text: str) -> str:
+        return "\n".join(map(printable, text.split("\n")))
 
 
 class DrainingError(CoordinatorError):

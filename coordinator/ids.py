@@ -1,29 +1,35 @@
-"""Ids: their alphabets, how new ones are made, and in which partition a session lies."""
+"""Ids: how new ones are made, and in which partition a session lies. Their alphabets stand in `coordinator.bounds`."""
 
 from __future__ import annotations
 
 import os
-import re
 import secrets
+import threading
 import time
 import zlib
 
-from coordinator.errors import InvalidIdError
+from coordinator.bounds import check_name, check_pool, check_session_id
 
 __all__ = [
     "check_name", "check_pool", "check_session_id", "name_of", "new_instance_id", "new_lineage", "new_request_id",
     "partition_of", "ulid",
 ]  # fmt: skip
 
-_SESSION = re.compile(r"[!-z|~]{1,256}")  # printable ASCII without white space and braces
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,63}")
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = [high + low for high in _CROCKFORD for low in _CROCKFORD]
 
 
 def ulid() -> str:
     """A new ULID: 48 bits of milliseconds, 80 bits of chance, 26 characters that sort by time (github.com/ulid/spec)."""
-    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
-    return "".join(_CROCKFORD[value >> shift & 31] for shift in range(125, -1, -5))
+    return _text(_new_value())
+
+
+def _new_value() -> int:
+    return (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+
+
+def _text(value: int) -> str:
+    return "".join([_PAIRS[value >> shift & 1023] for shift in range(120, -1, -10)])
 
 
 def new_instance_id(name: str) -> str:
@@ -41,47 +47,29 @@ def name_of(instance_id: str) -> str:
 
 
 def new_request_id() -> str:
-    """A new id for a request, by which its repetition is known."""
-    return ulid()
+    """A new id for a request, by which its repetition is known; greater than all that this process made before."""
+    return _text(_LAST.after(_new_value()))
+
+
+class _Rising:
+    """ULIDs of one process that rise, whatever the clock does."""
+
+    def __init__(self) -> None:
+        self._last, self._lock = 0, threading.Lock()
+
+    def after(self, made: int) -> int:
+        """That one, or the next after the last."""
+        with self._lock:
+            self._last = max(self._last + 1, made)
+            return self._last
+
+
+_LAST = _Rising()
 
 
 def new_lineage() -> str:
     """A new id for the history of a partition's data."""
     return secrets.token_hex(16)
-
-
-def check_session_id(session_id: str) -> str:
-    """The id itself, if SIP Call-IDs, E.164 numbers and the like would look so.
-
-    Raises:
-        InvalidIdError: it is not 1 to 256 printable ASCII characters without white space and braces.
-    """
-    if not isinstance(session_id, str) or not _SESSION.fullmatch(session_id):
-        rule = "a session id: 1 to 256 printable ASCII characters without white space and braces"
-        raise InvalidIdError(session_id, rule)
-    return session_id
-
-
-def check_name(name: str) -> str:
-    """The instance name itself.
-
-    Raises:
-        InvalidIdError: it is not 1 to 63 characters of A-Z a-z 0-9 . _ -
-    """
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise InvalidIdError(name, "an instance name: 1 to 63 characters of A-Z a-z 0-9 . _ -")
-    return name
-
-
-def check_pool(pool: str) -> str:
-    """The pool itself.
-
-    Raises:
-        InvalidIdError: it is not 1 to 63 characters of A-Z a-z 0-9 . _ -
-    """
-    if not isinstance(pool, str) or not _NAME.fullmatch(pool):
-        raise InvalidIdError(pool, "a pool: 1 to 63 characters of A-Z a-z 0-9 . _ -")
-    return pool
 
 
 def partition_of(session_id: str, partitions: int) -> int:

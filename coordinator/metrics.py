@@ -23,10 +23,13 @@ LABEL_VALUES: dict[str, Sequence[str]] = {
     "adoptions": _ORPHANS,
     "takeover": _ORPHANS,
     "resume": (*_ORPHANS, "handover"),
-    "handovers": ("completed", "owner_died", "timed_out", OTHER),
-    "dead_letters": ("expired", "max_offers", "max_recoveries", OTHER),
+    "handovers": ("completed", "owner_died", "timed_out", "withdrawn", OTHER),
+    "dead_letters": ("broken", "expired", "max_offers", "max_recoveries", OTHER),
     "fenced_writes": ("adopt", "checkpoint", "close", "hand_over", "let_go", "release", "resumed", OTHER),
     "holds": ("breaker", "clock", "gap", "lost_writes", "slow_judge", "start", "two_clocks", OTHER),
+    "quarantined": ("detector", "entry", "instance", "letter", "member", "meta", "session", OTHER),
+    "cannot_serve": ("key", "tenant", OTHER),
+    "loop_errors": ("burial", "events", "gauges", "leases", "look", "sweep", "tidy", OTHER),
     "store_errors": (
         "auth", "busy", "cluster_down", "connection", "disk", "loading", "max_clients", "no_replicas", "out_of_memory",
         "permission", "read_only", "timeout", "try_again", "unsupported", OTHER,
@@ -120,6 +123,13 @@ class Metrics:
         )
         self.holds = counter("holds", "Holds begun.", "reason")
         self.store_errors = counter("store_errors", "Exchanges with the store that failed.", "kind")
+        self.quarantined = counter(
+            "quarantined", "Records, members and entries that did not parse and were set aside.", "kind"
+        )
+        self.cannot_serve = counter(
+            "cannot_serve", "Sessions given back uncounted by a worker that lacks what they need.", "lacks"
+        )
+        self.loop_errors = counter("loop_errors", "Errors that a loop did not expect; it goes on.", "loop")
         self.pod_watch_up = gauge(
             "pod_watch_up",
             "1 while pods are watched, 0 while the API server cannot be asked; with POD_EVENTS only.",

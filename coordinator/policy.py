@@ -6,16 +6,26 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 __all__ = [
+    "LACKS_KEY",
+    "OTHER_TENANT",
     "Candidate",
     "Observation",
     "Suspect",
     "backoff",
+    "clock_step_ms",
+    "earliest",
     "horizon",
+    "lost_counts_after",
     "released",
     "sleep_seconds",
     "unfit_to_judge",
     "vote",
+    "watch",
 ]
+
+LACKS_KEY = "sealed with a key that this worker lacks"
+OTHER_TENANT = "it is another tenant's"
+"""Reasons for which a worker gives a session back uncounted, and by which coordinators count them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +41,11 @@ class Suspect:
     deadline_ms: int
 
     @classmethod
-    def parse(cls, line: str) -> Suspect:
-        """From a line of a scan's answer: ``id deadline_ms``."""
-        instance, deadline_ms = line.rsplit(" ", 1)
+    def parse(cls, line: str) -> Suspect | None:
+        """From a line of a scan's answer: ``id deadline_ms``; None of another member than an id."""
+        instance, _, deadline_ms = line.rpartition(" ")
+        if not instance or not deadline_ms.lstrip("-").isdigit():
+            return None
         return cls(instance, int(deadline_ms))
 
 
@@ -56,6 +68,41 @@ def horizon(dead_after: float, max_scan_gap: float, lost_after: float = 0.0) -> 
     return max(silence, dead_after - lost_after / 2) if lost_after else silence
 
 
+def watch(before: Mapping[str, Observation], deadlines_ms: Mapping[str, int], now: float) -> dict[str, Observation]:
+    """Since when each deadline of a list has stood unchanged, given what was remembered of the list before.
+
+    Those that are given much longer than others become suspects shortly before their deadline only: too late to be watched
+    for half of their time from then on.
+    """
+    return {
+        instance: known
+        if (known := before.get(instance)) is not None and known.deadline_ms == deadline_ms
+        else Observation(deadline_ms, now)
+        for instance, deadline_ms in deadlines_ms.items()
+    }
+
+
+def earliest(suspects: Iterable[Suspect], *remembered: Mapping[str, Observation]) -> dict[str, Observation]:
+    """Of each suspect the longest watch over its present deadline."""
+    found: dict[str, Observation] = {}
+    for suspect in suspects:
+        known = [one[suspect.instance] for one in remembered if suspect.instance in one]
+        if same := [one for one in known if one.deadline_ms == suspect.deadline_ms]:
+            found[suspect.instance] = min(same, key=lambda one: one.since)
+    return found
+
+
+def lost_counts_after(lost_after: float, trust: float, margin: float) -> float:
+    """Seconds after its last beat at which the lost connection of an instance counts: not while it may trust itself.
+
+    Args:
+        lost_after: the coordinator's setting.
+        trust: seconds for which this instance trusts itself after a beat.
+        margin: seconds that must lie between the two.
+    """
+    return max(lost_after, trust + margin)
+
+
 def vote(
     suspects: Iterable[Suspect],
     seen: Mapping[str, Observation],
@@ -64,6 +111,7 @@ def vote(
     dead_after: float,
     lost_after: float = 0.0,
     own: Mapping[str, float] | None = None,
+    own_lost: Mapping[str, float] | None = None,
 ) -> tuple[list[Suspect], list[Suspect], dict[str, Observation]]:
     """Whom this coordinator declares dead, and what it remembers for the next scan.
 
@@ -78,6 +126,7 @@ def vote(
         dead_after: seconds.
         lost_after: seconds since the last beat after which a lost connection counts; 0 for never.
         own: ``dead_after`` of instances that registered with another one.
+        own_lost: the same of ``lost_after``.
 
     Returns:
         The silent; those whose connection is to be looked at; what to remember.
@@ -92,9 +141,10 @@ def vote(
         remembered[suspect.instance] = known
         watched = now - known.since
         its = (own or {}).get(suspect.instance, dead_after)
+        lost = lost_after and (own_lost or {}).get(suspect.instance, lost_after)
         if suspect.deadline_ms <= now_ms and watched >= its / 2:
             silent.append(suspect)
-        elif lost_after and _counts_from(suspect.deadline_ms, its, lost_after) <= now_ms and watched >= lost_after / 2:
+        elif lost and _counts_from(suspect.deadline_ms, its, lost) <= now_ms and watched >= lost / 2:
             doubtful.append(suspect)
     return silent, doubtful, remembered
 
@@ -110,17 +160,20 @@ class Candidate:
 
     Attributes:
         owned: its sessions.
+        awaited: how many of them an heir waits for: their callers came back to a living worker's door.
     """
 
     suspect: Suspect
     pool: str
     owned: int
+    awaited: int = 0
 
 
 def released(candidates: Iterable[Candidate], room: Mapping[str, int]) -> list[Suspect]:
     """Whom of many silent instances to declare now: as many as the survivors of their pool have room for.
 
-    One whose sessions are more than all the room goes alone, so that nothing is stuck; without any room nobody goes.
+    One whose sessions are more than all the room goes alone, so that nothing is stuck; without any room nobody goes. Whoever
+    waits for a session at a living worker's door is room for it, and says that its owner serves it no more.
 
     Args:
         candidates: silent instances, the oldest first.
@@ -129,11 +182,25 @@ def released(candidates: Iterable[Candidate], room: Mapping[str, int]) -> list[S
     left = dict(room)
     gone: list[Suspect] = []
     for candidate in candidates:
-        have = left.get(candidate.pool, 0)
-        if candidate.owned == 0 or have >= candidate.owned or (have > 0 and have == room.get(candidate.pool)):
-            left[candidate.pool] = have - candidate.owned
+        have, needs = left.get(candidate.pool, 0), candidate.owned - candidate.awaited
+        alone = have > 0 and have == room.get(candidate.pool)
+        if candidate.awaited or needs <= 0 or have >= needs or alone:
+            left[candidate.pool] = have - needs
             gone.append(candidate.suspect)
     return gone
+
+
+def clock_step_ms(before: tuple[int, float], after: tuple[int, float]) -> int:
+    """By how many ms the server's clock went further than the own one between two looks; 0 when it did not, or without a look before.
+
+    Args:
+        before: time of the look before by the server's clock in ms (0 for none), and when it was *asked for* by the own one in
+            seconds.
+        after: time of this look, and when its answer *came*: so what either side stood still meanwhile is no step.
+    """
+    if not before[0]:
+        return 0
+    return max(0, after[0] - before[0] - round((after[1] - before[1]) * 1000))
 
 
 def unfit_to_judge(loop_lag: float, round_trip: float, max_scan_gap: float) -> str:
@@ -160,6 +227,8 @@ def sleep_seconds(
     dead_after: float,
     max_scan_gap: float,
     lost_after: float = 0.0,
+    own: Mapping[str, float] | None = None,
+    own_lost: Mapping[str, float] | None = None,
 ) -> float:
     """Seconds until the next scan: the next deadline, grave or lease, but at most a quarter of ``max_scan_gap``.
 
@@ -170,19 +239,21 @@ def sleep_seconds(
         now: own clock in seconds.
         dead_after: seconds.
         max_scan_gap: seconds.
-        lost_after: seconds, see `vote`.
+        lost_after, own, own_lost: see `vote`.
     """
     waits = [max_scan_gap / 4]
     if next_ms:
         waits.append((next_ms - now_ms + 1) / 1000)
-    for known in seen.values():
+    for instance, known in seen.items():
+        its = (own or {}).get(instance, dead_after)
+        lost = lost_after and (own_lost or {}).get(instance, lost_after)
         if known.deadline_ms <= now_ms:
-            own = known.since + dead_after / 2 - now
-            if own > 0:  # else it is held back, and looked at again in a while
-                waits.append(own)
-        elif lost_after:
-            ahead = (_counts_from(known.deadline_ms, dead_after, lost_after) - now_ms + 1) / 1000
-            ahead = max(ahead, known.since + lost_after / 2 - now)
+            ahead = known.since + its / 2 - now
+            if ahead > 0:  # else it is held back, and looked at again in a while
+                waits.append(ahead)
+        elif lost:
+            ahead = (_counts_from(known.deadline_ms, its, lost) - now_ms + 1) / 1000
+            ahead = max(ahead, known.since + lost / 2 - now)
             if ahead > 0:  # else its connection was looked at, and still stands
                 waits.append(ahead)
     return max(0.001, min(waits))

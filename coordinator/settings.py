@@ -18,13 +18,31 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
+import structlog
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from coordinator.errors import ConfigurationError, InvalidIdError
-from coordinator.ids import check_name, check_pool
+from coordinator.bounds import MOST_DEPTH, MOST_SECONDS, MOST_TEXT, check_labels, check_name, check_pool, check_text
+from coordinator.errors import ConfigurationError, InvalidIdError, InvalidValueError
+from coordinator.keyring import KeyFile, KeyRing, KeySource
+from coordinator.masking import masked
+from coordinator.printable import named
+from coordinator.store.url import parse_url
 
-__all__ = ["Settings", "load", "parse_duration", "parse_labels", "parse_size"]
+__all__ = [
+    "CONFIG_FILE", "ENV_PREFIX", "SECRETS", "Settings", "from_file", "load", "parse_duration", "parse_labels", "parse_size",
+]  # fmt: skip
+
+log = structlog.get_logger()
 
 ENV_PREFIX = "COORDINATOR_"
 CONFIG_FILE = "COORDINATOR_CONFIG"
@@ -33,6 +51,11 @@ _SERVICE_LINK = re.compile(
     r"\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)=.*|\w+_PORT=\w+://.*"
 )
 """What Kubernetes puts into the environment of every pod beside a Service whose name begins with ``coordinator``."""
+MOST_DATA_BYTES = 64 * 1024 * 1024
+MOST_SETTING = 4096
+"""Characters of a text, such as a path."""
+MOST_TOKENS = 2
+"""Of one setting: the old one and the new one."""
 SECRETS = ("redis_url", "api_token", "drain_token", "encryption_keys")
 
 PROFILES: dict[str, dict[str, str]] = {
@@ -56,12 +79,16 @@ def parse_duration(value: object) -> float:
     """Seconds of a duration: ``2s``, ``250ms``, ``5m``, ``24h``, ``7d`` or a number of seconds.
 
     Raises:
-        ValueError: it is none of these, or negative.
+        ValueError: it is none of these, negative, or more than ten years.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d|)\s*", str(value))
+    text = str(value) if isinstance(value, str | int | float) else ""
+    match = re.fullmatch(r"\s*([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*(ms|s|min|m|h|d|)\s*", text)
     if not match or isinstance(value, bool):
-        raise ValueError(f"{value!r} is not a duration: use 2s, 250ms, 5m, 24h or a number of seconds")
-    return float(match[1]) * _UNITS[match[2]]
+        raise ValueError(f"{named(value)} is not a duration: use 2s, 250ms, 5m, 24h or a number of seconds")
+    seconds = float(match[1]) * _UNITS[match[2]]
+    if seconds > MOST_SECONDS:
+        raise ValueError(f"{named(value)} is more than ten years")
+    return seconds
 
 
 def parse_size(value: object) -> int:
@@ -70,9 +97,10 @@ def parse_size(value: object) -> int:
     Raises:
         ValueError: it is none of these.
     """
-    match = re.fullmatch(r"\s*(\d+)\s*([a-z]*)\s*", str(value).lower())
+    text = str(value) if isinstance(value, str | int) else ""
+    match = re.fullmatch(r"\s*([0-9]{1,20})\s*([a-z]*)\s*", text.lower())
     if not match or match[2] not in _SIZES or isinstance(value, bool):
-        raise ValueError(f"{value!r} is not a size: use 64KiB, 1MiB or a number of bytes")
+        raise ValueError(f"{named(value)} is not a size: use 64KiB, 1MiB or a number of bytes")
     return int(match[1]) * _SIZES[match[2]]
 
 
@@ -85,10 +113,12 @@ def parse_labels(value: object) -> object:
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("{"):
+        if value.count("{") + value.count("[") > MOST_DEPTH:
+            raise ValueError(f"{named(value)} are no labels: they are nested")
         return json.loads(value)
     pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
     if any(not equals or not name.strip() for name, equals, _ in pairs):
-        raise ValueError(f"{value!r} are no labels: use zone=a,version=2 or a JSON object")
+        raise ValueError(f"{named(value)} are no labels: use zone=a,version=2 or a JSON object")
     return {name.strip(): text.strip() for name, _, text in pairs}
 
 
@@ -105,18 +135,31 @@ class Settings(BaseSettings):
     """Everything that can be set; the names are those of the environment in lower case, without the prefix."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, extra="forbid", env_ignore_empty=True, validate_default=True
+        env_prefix=ENV_PREFIX,
+        extra="forbid",
+        env_ignore_empty=True,
+        validate_default=True,
+        hide_input_in_errors=True,  # pydantic's own messages would repeat all values, secrets too
     )
 
     redis_url: SecretStr | None = Field(None, description="the store; unset: an embedded Redis, for trying out")
     prefix: str = Field("recovery", description="what all keys begin with", pattern=r"^[A-Za-z0-9._-]{1,63}$")
+    without_info: bool = Field(
+        False, description="start although the Redis user may not run `INFO`: lost writes cannot be seen then"
+    )
     partitions: int = Field(1, ge=1, le=256, description="independent groups of keys; fixed at first start")
 
     name: str = Field("", description="stable name of this process; default: the host's", validate_default=True)
     pool: str = Field("default", description="offers of a pool go only to its instances")
+    tenant: str = Field("", description="this worker opens and takes sessions of this tenant only; default: of any")
     capacity: int = Field(100, ge=0, le=1_000_000, description="sessions that this worker takes by offers")
     labels: Labels = Field(default_factory=dict, description="labels of this worker: zone=a,version=2, or JSON")
     address: str = Field("", description="where this worker can be reached, for look-ups by session id")
+    watcher_socket: str = Field(
+        "",
+        description="unix socket of what certifies this worker's exit (a supervisor, a sidecar); none: nobody; default: the one "
+        "in RECOVERY_SOCKET",
+    )
 
     profile: Literal["fast", "default", "safe"] = Field(
         "default", description="timing settings that fit together; each may still be set by itself"
@@ -129,38 +172,61 @@ class Settings(BaseSettings):
     safety_margin: Duration = Field(0.25, description="what the trust window ends before the earliest death")
     max_scan_gap: Duration = Field(1.0, description="a longer gap between scans means that somebody paused: hold")
     wedged_after: Duration = Field(5.0, description="a worker's event loop that stands still for so long is wedged")
-    store_timeout: Duration = Field(0.5, description="for one exchange with Redis")
+    # The kubelet starts a container that died for the second time in a row after 10 to 25 s (a sync that comes just before
+    # the end of the back-off is followed by a pause of 10 to 15 s), and the program needs two to four more.
+    sidecar_restart: Duration = Field(
+        30.0, description="for a sidecar that died to be started again, before its silence counts against its workers"
+    )
+    store_timeout: Duration = Field(0.5, description="for which nothing may move while an answer of Redis is awaited")
     lease: Duration = Field(3.0, description="of an offer: time to read and adopt it")
 
-    max_offers: int = Field(5, ge=1, description="deliveries without an adoption before it is a dead letter")
-    max_recoveries: int = Field(3, ge=0, description="times a session may be orphaned within the window")
+    max_offers: int = Field(
+        5, ge=1, le=1_000_000, description="deliveries without an adoption before it is a dead letter"
+    )
+    max_recoveries: int = Field(3, ge=0, le=1_000_000, description="times a session may be orphaned within the window")
     recovery_window: Duration = Field(600.0, description="see max_recoveries")
     give_up_after: Duration = Field(300.0, description="age of an orphan at which the caller has hung up")
-    breaker_min: int = Field(3, ge=1, description="instances silent at once that open the mass breaker")
+    breaker_min: int = Field(3, ge=1, le=1_000_000, description="instances silent at once that open the mass breaker")
     breaker_share: float = Field(0.3, gt=0, le=1, description="or this share of them")
     breaker_window: Duration = Field(2.0, description="within this time")
 
     drain_timeout: Duration = Field(45.0, description="for handing everything over")
-    drain_concurrency: int = Field(10, ge=1, description="handovers at a time")
+    drain_concurrency: int = Field(10, ge=1, le=1_000_000, description="handovers at a time")
     termination_grace_period: Duration | None = Field(
         None, description="of the pod, to be checked against drain_timeout"
     )
-    max_data_bytes: Size = Field(65536, description="cap of recovery data")
+    max_data_bytes: Size = Field(65536, le=MOST_DATA_BYTES, description="cap of recovery data")
     closed_ttl: Duration = Field(86400.0, description="how long closed records stay")
     fenced_ttl: Duration = Field(86400.0, description="how long a dead instance's id is refused")
     dead_letter_ttl: Duration = Field(604800.0, description="how long dead letters stay")
 
     http_host: str = Field("127.0.0.1", description="health, metrics and status page")
     http_port: int = Field(9410, ge=0, le=65535, description="0: any free port")
+    http_tcp: Literal["all", "health", "off"] = Field(
+        "all",
+        description="what HTTP_PORT serves: all; health: health and metrics only; off: the port is not open (a sidecar needs "
+        "HTTP_SOCKET then)",
+    )
     http_socket: str = Field("", description="unix socket of the sidecar, mode 0660; unset: none")
     drain_port: int = Field(9411, ge=0, le=65535, description="a kubelet's preStop hook")
     api_token: SecretStr | None = Field(
-        None, description="for everything that is not loopback; two, comma-separated, may be valid"
+        None,
+        description="for everything that is not loopback, and for administrators; two, comma-separated, may be valid",
     )
     drain_token: SecretStr | None = Field(
         None, description="for the preStop hook and nothing else: a hook's headers stand in the pod's specification"
     )
-    encryption_keys: SecretStr | None = Field(None, description="key ring for stored conversations")
+    worker_token_optional: bool = Field(
+        False,
+        description="for a sidecar of one worker: while only one is registered, a request of this machine without a Worker-Token is "
+        "its own",
+    )
+    encryption_keys: SecretStr | None = Field(
+        None, description="key ring for recovery data and stored conversations: id:base64,id2:base64; the first seals"
+    )
+    sealed_only: bool = Field(
+        False, description="with ENCRYPTION_KEYS: recovery data that is not sealed counts as broken, too"
+    )
     pod_events: bool = Field(
         False,
         description="watch pods of Kubernetes: one that ended certifies its instances (needs the extra kubernetes)",
@@ -202,6 +268,23 @@ class Settings(BaseSettings):
         except InvalidIdError as error:
             raise ValueError(str(error)) from None
 
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            try:
+                parse_url(value.get_secret_value())
+            except ConfigurationError as error:
+                raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("api_token", "drain_token")
+    @classmethod
+    def _tokens_given(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            _check_tokens(value.get_secret_value())
+        return value
+
     @field_validator("pool")
     @classmethod
     def _pool(cls, value: str) -> str:
@@ -210,14 +293,40 @@ class Settings(BaseSettings):
         except InvalidIdError as error:
             raise ValueError(str(error)) from None
 
+    @field_validator("labels")
+    @classmethod
+    def _labels(cls, value: dict[str, str]) -> dict[str, str]:
+        try:
+            check_labels(value)
+        except InvalidValueError as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _texts(cls, value: object, info: ValidationInfo) -> object:
+        """Any text: none of them, be it a path or an address, has characters that are not to be seen."""
+        if isinstance(value, str):
+            try:
+                check_text("it", value, MOST_TEXT if info.field_name in ("address", "tenant") else MOST_SETTING)
+            except InvalidValueError as error:
+                raise ValueError(str(error).removeprefix("it: ")) from None
+        return value
+
     @field_validator("pod_api")
     @classmethod
     def _pod_api(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if value and not (parts.scheme in ("http", "https") and parts.hostname):
-            raise ValueError(f"{value!r} is not a URL: use https://host:port")
+        try:
+            parts = urlsplit(value)
+            fits = not value or (parts.scheme in ("http", "https") and parts.hostname and parts.port != 0)
+        except ValueError:  # whose text repeats a part of it
+            fits = False
+        if not fits:
+            raise ValueError("that is not a URL: use https://host:port")
+        if "@" in value or parts.query or parts.fragment:
+            raise ValueError("it holds more than https://host:port; what it proves itself by is in pod_credentials")
         if parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "::1", "localhost"):
-            raise ValueError(f"{value!r} would send the token in clear: use https, or http on loopback")
+            raise ValueError(f"http://{parts.hostname} would send the token in clear: use https, or http on loopback")
         return value
 
     @model_validator(mode="after")
@@ -252,6 +361,7 @@ class Settings(BaseSettings):
                 self.lease < self.give_up_after,
                 f"lease ({_shown(self.lease)}) must be less than give_up_after ({_shown(self.give_up_after)})",
             ),
+            (self.dead_letter_ttl >= 1, f"dead_letter_ttl ({_shown(self.dead_letter_ttl)}) must be at least 1s"),
             (
                 grace is None or self.drain_timeout < grace,
                 f"drain_timeout ({_shown(self.drain_timeout)}) must be less than termination_grace_period "
@@ -268,13 +378,49 @@ class Settings(BaseSettings):
         """Seconds, from the sending of the last acknowledged beat, for which a holder may rely on it."""
         return min(self.dead_after, self.lost_connection_after or self.dead_after) - self.safety_margin
 
+    def for_sidecar(self) -> Settings:
+        """A copy for a process that stands for workers which do not die with it."""
+        settings = self.model_copy()
+        settings._stands_for_others = True
+        return settings
+
+    @property
+    def stands_for_others(self) -> bool:
+        """Whether this process stands for workers that do not die with it."""
+        return self._stands_for_others
+
+    @property
+    def own_dead_after(self) -> float:
+        """Seconds after the last beat of an instance of this process at which its silence means death."""
+        return max(self.dead_after, self._restart)
+
+    @property
+    def own_wedged_after(self) -> float:
+        """Seconds for which this process's event loop may stand still before its instances are wedged."""
+        return max(self.wedged_after, self._restart)
+
+    @property
+    def own_trust_window(self) -> float:
+        """Seconds, from the sending of an acknowledged beat, before which nothing but a certificate counts against an instance
+        of this process."""
+        lost = self.lost_connection_after and max(self.lost_connection_after, self._restart)
+        return min(self.own_dead_after, lost or self.own_dead_after) - self.safety_margin
+
+    @property
+    def _restart(self) -> float:
+        return self.sidecar_restart if self._stands_for_others else 0.0
+
     @property
     def url(self) -> str | None:
         """The store's URL in clear, None when it is unset."""
         return self.redis_url.get_secret_value() if self.redis_url else None
 
+    _stands_for_others: bool = PrivateAttr(False)
     _url_file: Path | None = PrivateAttr(None)
     _token_files: dict[str, Path] = PrivateAttr(default_factory=dict)
+    _refused: dict[str, str] = PrivateAttr(default_factory=dict)
+    _keys_file: Path | None = PrivateAttr(None)
+    _keys: KeySource | None = PrivateAttr(None)
 
     def api_tokens(self) -> tuple[str, ...]:
         """The tokens that are valid now: read again when they were given as ``API_TOKEN_FILE``."""
@@ -286,11 +432,37 @@ class Settings(BaseSettings):
 
     def _tokens(self, name: str) -> tuple[str, ...]:
         if name in self._token_files:
-            with contextlib.suppress(OSError):  # being replaced just now: the last ones
-                setattr(self, name, SecretStr(self._token_files[name].read_text(encoding="utf-8").strip()))
+            self._read_tokens(name)
         secret: SecretStr | None = getattr(self, name)
-        text = secret.get_secret_value() if secret else ""
-        return tuple(filter(None, (token.strip() for token in text.split(","))))
+        return _tokens_in(secret.get_secret_value() if secret else "")
+
+    def _read_tokens(self, name: str) -> None:
+        """Those that its file says now; where it says none, or cannot be read, the last good ones stay."""
+        try:
+            text = _secret_in(self._token_files[name])
+            _check_tokens(text)
+        except (ConfigurationError, ValueError) as error:
+            if self._refused.get(name) != str(error):
+                log.warning("token_file_refused", setting=name, why=str(error))
+            self._refused[name] = str(error)
+            return
+        self._refused.pop(name, None)
+        secret: SecretStr | None = getattr(self, name)
+        if secret is None or secret.get_secret_value() != text:
+            setattr(self, name, SecretStr(text))
+            log.info("token_file_changed", setting=name, tokens=len(_tokens_in(text)))
+
+    def key_source(self) -> KeySource | None:
+        """The keys of ``ENCRYPTION_KEYS``, read again when their file changes and they were given as one; None when unset.
+
+        Raises:
+            ConfigurationError: they are of another form than ``id:base64,id2:base64``; the message repeats no key.
+        """
+        if self._keys is None and self._keys_file is not None:
+            self._keys = KeyFile(self._keys_file)
+        elif self._keys is None and self.encryption_keys:
+            self._keys = KeyRing.parse(self.encryption_keys.get_secret_value())
+        return self._keys
 
     def current_url(self) -> str:
         """The store's URL as it stands now: read again when it was given as ``REDIS_URL_FILE``.
@@ -299,8 +471,8 @@ class Settings(BaseSettings):
             ConfigurationError: it is unset.
         """
         if self._url_file is not None:
-            with contextlib.suppress(OSError):  # being replaced just now: the last one
-                self.redis_url = SecretStr(self._url_file.read_text(encoding="utf-8").strip())
+            with contextlib.suppress(ConfigurationError):  # being replaced just now: the last one
+                self.redis_url = SecretStr(_secret_in(self._url_file))
         if self.url is None:
             raise ConfigurationError("redis_url is not set: name the store, as in redis://localhost:6379")
         return self.url
@@ -309,10 +481,20 @@ class Settings(BaseSettings):
     def for_worker(cls, url: str | None = None, **values: Any) -> Settings:
         """Settings of a worker inside somebody's program: keywords first, then the environment.
 
+        Args:
+            url: the store.
+            values: by the settings' names; ``encryption_keys`` may also be a `KeyRing`, or a function that returns the present one.
+
         Raises:
             ConfigurationError: one line a fault.
         """
-        return load(**({} if url is None else {"redis_url": url}), **values)
+        given = values.get("encryption_keys")
+        keys = given if isinstance(given, KeyRing) or callable(given) else None
+        if keys is not None:
+            del values["encryption_keys"]
+        settings = load(**({} if url is None else {"redis_url": url}), **values)
+        settings._keys = keys
+        return settings
 
 
 def load(**overrides: Any) -> Settings:
@@ -324,12 +506,15 @@ def load(**overrides: Any) -> Settings:
     given = {name: value for name, value in overrides.items() if value is not None}
     faults = [*_unknown(given, ""), *_unknown_variables()]
     try:
-        values = {**_from_file(), **_from_environment(), **given}
+        values = {**from_file(), **_from_environment(), **given}
         values = {**PROFILES.get(str(values.get("profile", "default")), {}), **values}
         settings = Settings(**{k: v for k, v in values.items() if k in Settings.model_fields})
         if "redis_url" not in given and not os.environ.get(f"{ENV_PREFIX}REDIS_URL"):
             path = os.environ.get(f"{ENV_PREFIX}REDIS_URL_FILE")
             settings._url_file = Path(path) if path else None
+        if "encryption_keys" not in given and not os.environ.get(f"{ENV_PREFIX}ENCRYPTION_KEYS"):
+            path = os.environ.get(f"{ENV_PREFIX}ENCRYPTION_KEYS_FILE")
+            settings._keys_file = Path(path) if path else None
         for name in ("api_token", "drain_token"):
             path = os.environ.get(f"{ENV_PREFIX}{name.upper()}_FILE")
             if path and name not in given and not os.environ.get(f"{ENV_PREFIX}{name.upper()}"):
@@ -338,11 +523,11 @@ def load(**overrides: Any) -> Settings:
         for fault in error.errors():
             name = ".".join(str(part) for part in fault["loc"])
             for line in fault["msg"].removeprefix("Value error, ").split("\n"):
-                faults.append(f"{name}: {line}" if name else line)
+                faults.append(line if not name or line.startswith(name) else f"{name}: {line}")
     except ConfigurationError as error:
         faults.append(str(error))
     if faults:
-        raise ConfigurationError("\n".join(faults))
+        raise ConfigurationError("\n".join(map(masked, faults)))
     return settings
 
 
@@ -371,20 +556,69 @@ def _from_environment() -> dict[str, Any]:
             values[name] = value
         elif name in SECRETS and (path := os.environ.get(f"{variable}_FILE")):
             try:
-                values[name] = Path(path).read_text(encoding="utf-8").strip()
-            except OSError as error:
-                raise ConfigurationError(f"{variable}_FILE: {path!r} cannot be read: {error.strerror}") from error
+                values[name] = _secret_in(Path(path))
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{variable}_FILE: {error}") from None
     return values
 
 
-def _from_file() -> dict[str, Any]:
+_TOKEN = re.compile(r"[!-~]+")
+"""No header can show any other."""
+
+
+def _tokens_in(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, (token.strip() for token in text.split(","))))
+
+
+def _check_tokens(text: str) -> None:
+    tokens = text.split(",") if text.strip() else []
+    if any(not _TOKEN.fullmatch(token.strip()) for token in tokens if token.strip()):
+        raise ValueError(
+            "a token is printable ASCII without white space; of two, one stands before a comma, and one after it"
+        )
+    if any(not token.strip() for token in tokens):
+        raise ValueError("beside a comma there is no token: one, or two with a comma between them, may be valid")
+    if len(tokens) > MOST_TOKENS:
+        raise ValueError(f"there are {len(tokens)} tokens: two may be valid at once, the old and the new one")
+
+
+def _secret_in(path: Path) -> str:
+    """What a file says, without white space around it.
+
+    Raises:
+        ConfigurationError: it cannot be read, or is empty. The path is not repeated: it may be the secret, in the wrong variable.
+    """
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigurationError(f"the file that it names cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise ConfigurationError("the file that it names cannot be read: it is not UTF-8") from None
+    if not text:
+        raise ConfigurationError("the file that it names is empty")
+    return text
+
+
+def from_file() -> dict[str, Any]:
+    """What the TOML file of COORDINATOR_CONFIG sets, {} without one.
+
+    Raises:
+        ConfigurationError: it cannot be read, or sets what is no setting; no value is repeated.
+    """
     path = os.environ.get(CONFIG_FILE)
     if not path:
         return {}
     try:
         values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ConfigurationError(f"{CONFIG_FILE}: {path!r} cannot be read: {error}") from error
+    except OSError as error:
+        raise ConfigurationError(f"{CONFIG_FILE}: {path!r} cannot be read: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:  # whose text may repeat a part of a value
+        where = re.search(r"\(at [^()]*\)", str(error))
+        raise ConfigurationError(
+            f"{CONFIG_FILE}: {path!r} cannot be read: no TOML {where[0] if where else ''}"
+        ) from None
+    except (ValueError, RecursionError):
+        raise ConfigurationError(f"{CONFIG_FILE}: {path!r} cannot be read: it is not UTF-8") from None
     if faults := _unknown(values, ""):
         raise ConfigurationError("\n".join(f"{path}: {fault}" for fault in faults))
     return values

@@ -49,6 +49,12 @@ _S = SessionState
 
 TRANSITIONS: tuple[Transition, ...] = (
     Transition(None, _S.ACTIVE, "open", "an instance opens the call"),
+    Transition(
+        _S.DEAD_LETTERED,
+        _S.ACTIVE,
+        "open",
+        "the same id is opened again; the dead letter is kept apart, under its epoch",
+    ),
     Transition(_S.CLOSED, _S.ACTIVE, "open", "the same id is opened again, under a higher epoch"),
     Transition(_S.ACTIVE, _S.OFFERED, "claim", "its owner is dead"),
     Transition(_S.HANDING_OVER, _S.OFFERED, "claim", "its owner died in the middle of a handover"),
@@ -57,18 +63,26 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition(_S.OFFERED, _S.ACTIVE, "adopt", "a worker adopted it"),
     Transition(_S.OFFERED, _S.OFFERED, "expire", "the lease ended: extended, written anew or offered again"),
     Transition(_S.OFFERED, _S.OFFERED, "decline", "a worker gave the offer back"),
+    Transition(_S.OFFERED, _S.OFFERED, "keep", "a reader goes on working through what it has in hand"),
     Transition(_S.OFFERED, _S.OFFERED, "delegate", "a worker left it to be adopted by id"),
     Transition(_S.OFFERED, _S.DEAD_LETTERED, "expire", "too many offers, or too old"),
     Transition(_S.OFFERED, _S.DEAD_LETTERED, "decline", "too many offers, or too old"),
     Transition(_S.ACTIVE, _S.DEAD_LETTERED, "claim", "orphaned too often: it kills its owners"),
     Transition(_S.HANDING_OVER, _S.DEAD_LETTERED, "claim", "orphaned too often: it kills its owners"),
     Transition(_S.ACTIVE, _S.DEAD_LETTERED, "release", "orphaned too often: it kills its owners"),
+    *(
+        Transition(
+            before, _S.DEAD_LETTERED, "set_aside", "its record does not parse, and no living owner can state it again"
+        )
+        for before in (_S.ACTIVE, _S.HANDING_OVER, _S.OFFERED)
+    ),
     Transition(_S.HANDING_OVER, _S.DEAD_LETTERED, "release", "orphaned too often: it kills its owners"),
     Transition(_S.ACTIVE, _S.HANDING_OVER, "ask", "an heir asks the living owner"),
     Transition(_S.HANDING_OVER, _S.HANDING_OVER, "ask", "an heir accepts, or asks again"),
     Transition(_S.ACTIVE, _S.HANDING_OVER, "hand_over", "an owner that drains looks for an heir"),
     Transition(_S.HANDING_OVER, _S.HANDING_OVER, "decline", "a worker passes the offer of a handover on"),
     Transition(_S.HANDING_OVER, _S.ACTIVE, "let_go", "the owner let go, the heir owns it"),
+    Transition(_S.HANDING_OVER, _S.ACTIVE, "withdraw", "the heir waits no longer, the owner goes on"),
     Transition(_S.HANDING_OVER, _S.ACTIVE, "expire", "the handover timed out, the owner goes on"),
     Transition(_S.DEAD_LETTERED, _S.OFFERED, "replay", "a person offers it again; attempts and age start anew"),
     Transition(_S.DEAD_LETTERED, _S.CLOSED, "purge", "a person closes it"),

@@ -1,20 +1,32 @@
-"""A primary with a replica under a Sentinel, and a Cluster of three: real servers on loopback, for one test each."""
+"""A primary with a replica under a Sentinel, and a Cluster of three: real servers on loopback, for one test each.
+
+They know the users that ``doctor --acl`` prints.
+"""
 
 from __future__ import annotations
 
+import functools
+import os
 import shutil
 import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 
 from coordinator.embedded import find_server
+from tests.certificates import Authority
+from tests.redis_users import config_lines
 from tests.waiting import wait_until
+
+PARTITIONS = 3
+"""Of which the users may use the keys."""
 
 
 def free_port(*, below: int = 65536) -> int:
@@ -27,17 +39,80 @@ def free_port(*, below: int = 65536) -> int:
             return port
 
 
-class Node:
-    """A server on a TCP port of loopback."""
+@functools.cache
+def tls_server() -> str:
+    """Path of a redis-server on the PATH that was built with TLS; without one the test skips."""
+    for folder in os.get_exec_path():
+        path = str(Path(folder) / "redis-server")
+        if not os.access(path, os.X_OK):
+            continue
+        command = [path, "--port", "0", "--tls-port", "1", "--tls-cert-file", "/none"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            assert process.stdout is not None
+            said = process.stdout.read()  # either way it cannot start
+        if "Bad directive" not in said:
+            return path
+    pytest.skip("there is no redis-server with TLS")
 
-    def __init__(self, folder: Path, port: int, *options: str, mode: tuple[str, ...] = ()) -> None:
-        self.port = port
+
+@dataclass(frozen=True)
+class Secured:
+    """How servers of a deployment are spoken to: by TLS alone, each with a certificate of 127.0.0.1, and with a password."""
+
+    authority: Authority
+    certificate: Path
+    key: Path
+    password: str = "of-the-servers"
+    sentinel_user: str = "watcher"
+    sentinel_password: str = "of-the-sentinels"
+
+    @classmethod
+    def by(cls, authority: Authority) -> Secured:
+        """With certificates of an authority."""
+        return cls(authority, *authority.issue("server", "127.0.0.1", "localhost"))
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What a server's configuration says of TLS."""
+        return (
+            f"tls-cert-file {self.certificate}", f"tls-key-file {self.key}", f"tls-ca-cert-file {self.authority.ca}",
+            "tls-auth-clients no", "tls-replication yes", "tls-cluster yes",
+        )  # fmt: skip
+
+    @property
+    def login(self) -> tuple[str, ...]:
+        """What a server's configuration says of passwords."""
+        return (f"requirepass {self.password}", f"masterauth {self.password}")
+
+
+class Node:
+    """A server on a TCP port of loopback: in clear, or secured."""
+
+    def __init__(
+        self, folder: Path, port: int, *options: str, mode: tuple[str, ...] = (), secured: Secured | None = None
+    ) -> None:
+        self.port, self._secured, self._is_sentinel = port, secured, bool(mode)
+        listen = ["--port", str(port)]
+        if not mode:
+            options = (*options, *config_lines(PARTITIONS))
+        if secured is not None:
+            login = () if mode else secured.login
+            options, listen = (*secured.files, *login, *options), ["--port", "0", "--tls-port", str(port)]
         self.folder = folder / str(port)
         self.folder.mkdir()
         config = self.folder / "node.conf"
         config.write_text("\n".join(options))
         self._process = subprocess.Popen(
-            [find_server(), str(config), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(self.folder), *mode],
+            [
+                tls_server() if secured else find_server(),
+                str(config),
+                *listen,
+                "--bind",
+                "127.0.0.1",
+                "--dir",
+                str(self.folder),
+                *mode,
+            ],
             stdout=subprocess.DEVNULL,
         )
         wait_until(self._answers, description=f"the server on port {port} answers")
@@ -51,7 +126,15 @@ class Node:
     @property
     def client(self) -> Any:
         """A new client."""
-        return redis.Redis(port=self.port, protocol=2, socket_timeout=2)
+        login: dict[str, Any] = {}
+        if (s := self._secured) is not None:
+            login = {
+                "ssl": True, "host": "127.0.0.1", "password": s.password, "ssl_ca_certs": str(s.authority.ca),
+                "ssl_certfile": str(s.certificate), "ssl_keyfile": str(s.key), "ssl_check_hostname": False,
+            }  # fmt: skip
+            if self._is_sentinel:
+                login |= {"username": s.sentinel_user, "password": s.sentinel_password}
+        return redis.Redis(port=self.port, protocol=2, socket_timeout=2, **login)
 
     def close(self) -> None:
         """Kills it."""
@@ -60,27 +143,38 @@ class Node:
 
 
 @contextmanager
-def sentinel() -> Iterator[tuple[str, Node, Node]]:
-    """URL, primary and replica; one Sentinel that fails over half a second after the primary is gone."""
+def sentinel(secured: Secured | None = None) -> Iterator[tuple[str, Node, Node]]:
+    """URL, primary and replica; one Sentinel that fails over half a second after the primary is gone.
+
+    The URL of a secured one has no passwords and names no authority.
+    """
     folder, nodes = Path(tempfile.mkdtemp(prefix="rc-sentinel-")), []
     try:
         plain = ('save ""',)
-        primary = Node(folder, free_port(), *plain)
+        primary = Node(folder, free_port(), *plain, secured=secured)
         nodes.append(primary)
-        replica = Node(folder, free_port(), *plain, f"replicaof 127.0.0.1 {primary.port}", "repl-diskless-sync-delay 0")
+        follows = (f"replicaof 127.0.0.1 {primary.port}", "repl-diskless-sync-delay 0")
+        replica = Node(folder, free_port(), *plain, *follows, secured=secured)
         nodes.append(replica)
         wait_until(lambda: replica.client.info("replication")["master_link_status"] == "up", 20, "the replica follows")
+        login: tuple[str, ...] = ()
+        if secured is not None:
+            rights = "-@all +sentinel|get-master-addr-by-name +ping +sentinel|slaves"  # the last two for the test
+            user = f"user {secured.sentinel_user} on >{secured.sentinel_password} {rights}"
+            login = (f"sentinel auth-pass calls {secured.password}", "user default off", user)
         watcher = Node(
             folder,
             free_port(),
             f"sentinel monitor calls 127.0.0.1 {primary.port} 1",
             "sentinel down-after-milliseconds calls 500",
             "sentinel failover-timeout calls 3000",
+            *login,
             mode=("--sentinel",),
+            secured=secured,
         )
         nodes.append(watcher)
         wait_until(lambda: watcher.client.sentinel_slaves("calls"), 20, "the sentinel knows the replica")
-        yield f"redis+sentinel://127.0.0.1:{watcher.port}/calls/0", primary, replica
+        yield f"redis{'s' if secured else ''}+sentinel://127.0.0.1:{watcher.port}/calls/0", primary, replica
     finally:
         for node in nodes:
             node.close()
@@ -88,13 +182,13 @@ def sentinel() -> Iterator[tuple[str, Node, Node]]:
 
 
 @contextmanager
-def cluster() -> Iterator[tuple[str, list[Node]]]:
-    """URL and three primaries that share all slots."""
+def cluster(secured: Secured | None = None) -> Iterator[tuple[str, list[Node]]]:
+    """URL and three primaries that share all slots. The URL of a secured one has no password and names no authority."""
     folder, nodes = Path(tempfile.mkdtemp(prefix="rc-cluster-")), []
     try:
         for _ in range(3):
             options = ('save ""', "cluster-enabled yes", "cluster-node-timeout 2000")
-            nodes.append(Node(folder, free_port(below=55536), *options))
+            nodes.append(Node(folder, free_port(below=55536), *options, secured=secured))
         for n, node in enumerate(nodes):
             first, last = n * 16384 // 3, (n + 1) * 16384 // 3 - 1
             node.client.execute_command("CLUSTER", "ADDSLOTS", *range(first, last + 1))
@@ -110,7 +204,8 @@ def cluster() -> Iterator[tuple[str, list[Node]]]:
             )
 
         wait_until(well, 30, "the cluster is well")
-        yield "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in nodes), nodes
+        named = ",".join(f"127.0.0.1:{node.port}" for node in nodes)
+        yield f"redis{'s' if secured else ''}+cluster://{named}", nodes
     finally:
         for node in nodes:
             node.close()

@@ -18,13 +18,17 @@ class Proxy:
     """Passes a unix socket of its own on to a server's unix socket.
 
     ``cut`` and ``mend`` are a network that drops packets. ``lose_reply_to`` lets one request through, and closes its
-    connection instead of passing on the answer.
+    connection instead of passing on the answer; ``lose`` does not let it through. Either may be the last before the network is
+    cut. ``forget_listeners`` is something in between that forgets connections.
 
     Args:
         target: the server's socket.
         delay: seconds that bytes travel, each way.
         jitter: seconds by which that varies, up and down.
         reset: share of answers that end their connection instead.
+
+    Attributes:
+        deaf: from now on, whoever subscribes hears nothing on that connection.
     """
 
     def __init__(self, target: str, *, delay: float = 0.0, jitter: float = 0.0, reset: float = 0.0) -> None:
@@ -42,7 +46,13 @@ class Proxy:
         self._open.set()
         self._ended = False
         self._marks: list[bytes] = []
+        self._lost: list[bytes] = []
+        self._then_cut = False
         self._doomed: set[socket.socket] = set()
+        self.deaf = False
+        self._listeners: set[socket.socket] = set()
+        self._forgotten: set[socket.socket] = set()
+        self._forget: list[bool] = []
         self._peer: dict[socket.socket, socket.socket] = {}
         self._clients: set[socket.socket] = set()
         self._selector = selectors.DefaultSelector()
@@ -61,9 +71,23 @@ class Proxy:
         """What waited gets through, and what comes."""
         self._open.set()
 
-    def lose_reply_to(self, mark: bytes) -> None:
+    def lose_reply_to(self, mark: bytes, *, then_cut: bool = False) -> None:
         """The next request that contains ``mark`` is executed; its answer is lost."""
+        self._then_cut = then_cut
         self._marks.append(mark)
+
+    def lose(self, mark: bytes, *, then_cut: bool = False) -> None:
+        """The next request that contains ``mark`` is lost."""
+        self._then_cut = then_cut
+        self._lost.append(mark)
+
+    def forget_listeners(self, *, server_told: bool) -> None:
+        """The connections on which somebody subscribed carry nothing more, and their clients see nothing of it.
+
+        Args:
+            server_told: the server sees their end.
+        """
+        self._forget.append(server_told)
 
     def close(self) -> None:
         """Ends all connections."""
@@ -80,6 +104,8 @@ class Proxy:
             ready = self._selector.select(max(0.0, min(0.02, due)))
             self._open.wait()
             self._arrive()
+            while self._forget:
+                self._forget_now(server_told=self._forget.pop())
             for key, _ in ready:
                 if key.fileobj is self._listener:
                     self._accept()
@@ -99,17 +125,41 @@ class Proxy:
         for sock in (client, server):
             self._selector.register(sock, selectors.EVENT_READ)
 
+    def _forget_now(self, *, server_told: bool) -> None:
+        for client in self._listeners - self._forgotten:
+            self._forgotten |= {client, self._peer[client]}
+            if server_told:
+                self._peer[client].shutdown(socket.SHUT_RDWR)
+
     def _pass(self, sock: socket.socket) -> None:
         peer = self._peer[sock]
         try:
             data = sock.recv(65536)
         except OSError:
             data = b""
+        if sock in self._clients and b"$9\r\nSUBSCRIBE\r\n" in data:
+            self._listeners.add(sock)
+            if self.deaf:
+                self._forgotten.add(peer)
+        if sock in self._forgotten:
+            if not data and sock in self._clients:
+                self._drop(sock)
+            elif not data:
+                self._selector.unregister(sock)
+            return
         if not data or sock in self._doomed:
             self.lost_replies += bool(data)
             self._drop(sock)
+            if data and self._then_cut:
+                self.cut()
             return
         if sock in self._clients:
+            for mark in [m for m in self._lost if m in data]:
+                self._lost.remove(mark)
+                self._drop(sock)
+                if self._then_cut:
+                    self.cut()
+                return
             for mark in [m for m in self._marks if m in data]:
                 self._marks.remove(mark)
                 self._doomed.add(peer)
@@ -144,4 +194,6 @@ class Proxy:
             self._last.pop(end, None)
             self._clients.discard(end)
             self._doomed.discard(end)
+            self._listeners.discard(end)
+            self._forgotten.discard(end)
             end.close()

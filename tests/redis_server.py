@@ -13,6 +13,7 @@ from pathlib import Path
 import redis
 
 from coordinator.embedded import find_server
+from tests.redis_users import words_of_all
 from tests.waiting import wait_until
 
 
@@ -30,7 +31,7 @@ def bundled_server() -> str:
 
 
 class RedisServer:
-    """Started at once; no TCP port, no persistence unless asked for.
+    """Started at once, with the users that ``doctor --acl`` prints; no TCP port, no persistence unless asked for.
 
     Args:
         options: further command line options, such as ``--appendonly yes``.
@@ -62,7 +63,7 @@ class RedisServer:
     def start(self) -> None:
         command = [
             self._binary, "--port", "0", "--unixsocket", self.path, "--unixsocketperm", "700", "--save", "",
-            "--appendonly", "no", "--dir", self.directory, "--enable-debug-command", "yes", *self._options,
+            "--appendonly", "no", "--dir", self.directory, "--enable-debug-command", "yes", *words_of_all(), *self._options,
         ]  # fmt: skip
         if self._version() < (7,):
             at = command.index("--enable-debug-command")

@@ -2,15 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import io
+import sys
+import traceback
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from coordinator.cli import bench, certify, dead_letters, demo, doctor, drain, run, sidecar, status, supervise
+from coordinator.cli import (
+    bench,
+    certify,
+    dead_letters,
+    demo,
+    doctor,
+    drain,
+    quarantine,
+    run,
+    sidecar,
+    status,
+    supervise,
+)
+from coordinator.cli.options import FAILED
+from coordinator.cli.tables import complain, console, print_lines
+from coordinator.masking import masked, without_arguments
 
 __all__ = ["app", "main"]
 
+_UsageError: Any = typer.BadParameter.__base__
+
+
+class _Commands(TyperGroup):
+    """Says what is wrong with a command line without repeating it: an argument in the wrong place may be a URL with a password."""
+
+    def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
+        given = list(args)
+        try:
+            context = super().make_context(info_name, args, parent, **extra)
+        except _UsageError as error:
+            error.message = without_arguments(error.message, given)
+            raise
+        context.meta[__name__] = given
+        return context
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except _UsageError as error:
+            error.message = without_arguments(error.message, ctx.meta[__name__])
+            raise
+
+
 app = typer.Typer(
+    cls=_Commands,
     name="coordinator",
     help="Hands the live calls of a worker that died to one that is alive.",
     no_args_is_help=True,
@@ -24,7 +68,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from coordinator.version import VERSION
 
-        typer.echo(f"coordinator {VERSION}")
+        console().print(f"coordinator {VERSION}")
         raise typer.Exit
 
 
@@ -46,6 +90,7 @@ app.command("instances")(status.instances)
 app.command("sessions")(status.sessions)
 app.command("session")(status.session)
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(quarantine.app, name="quarantine")
 app.command("drain")(drain.drain)
 app.command("certify")(certify.certify)
 app.command("doctor")(doctor.doctor)
@@ -53,5 +98,24 @@ app.command("bench")(bench.bench)
 
 
 def main() -> None:
-    """Runs the command named in the arguments, and exits."""
-    app()
+    """Runs the command named in the arguments, and exits; nothing that it says of them controls a terminal, not even as it crashes."""
+    try:
+        status = app(standalone_mode=False)
+    except typer.Abort:
+        complain("aborted")
+        status = FAILED
+    except Exception as error:  # noqa: BLE001 - the last one who can tell of it
+        status = _told_of(error)
+    sys.exit(status)
+
+
+def _told_of(error: Exception) -> int:
+    """Tells of an error that no command did: wrong usage, as Typer words it, or a defect."""
+    if not hasattr(error, "exit_code"):
+        print_lines(masked("".join(traceback.format_exception(error))))
+        return FAILED
+    with io.StringIO() as said:
+        if hasattr(error, "show"):
+            error.show(file=said)
+        print_lines(masked(said.getvalue()))
+    return int(error.exit_code)

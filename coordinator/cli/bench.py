@@ -13,7 +13,6 @@ from typing import Annotated
 import anyio
 import redis
 import typer
-from rich.console import Console
 
 from coordinator.cli.bench_deaths import PER_SECOND, deaths
 from coordinator.cli.bench_idle import idle
@@ -21,7 +20,7 @@ from coordinator.cli.bench_rates import heartbeats, rates
 from coordinator.cli.bench_store import Bench
 from coordinator.cli.options import OK, command_errors
 from coordinator.cli.processes import interruptible
-from coordinator.cli.tables import console, print_json, table
+from coordinator.cli.tables import coloured, console, print_json, progress_console, table
 from coordinator.embedded import EmbeddedRedis
 from coordinator.errors import ConfigurationError
 from coordinator.settings import Settings
@@ -145,8 +144,8 @@ def bench(
         idle_seconds or base.idle_seconds,
         data_bytes or base.data_bytes,
     )
-    notes = Console(stderr=True, highlight=False, quiet=not sys.stderr.isatty())
-    result = anyio.run(measure, sizes, lambda text: notes.print(f"[dim]{text}[/]"))
+    notes = progress_console(quiet=not sys.stderr.isatty())
+    result = anyio.run(measure, sizes, lambda text: notes.print(coloured(text, "dim")))
     if as_json:
         print_json(result)
     else:

@@ -60,14 +60,14 @@ async def deaths(bench: Bench, url: str, count: int, storm: int) -> dict[str, ob
         await daemon.ready()
         arguments = ["--redis-url", url, "--prefix", bench.keys.prefix, "--capacity", str(count + storm)]
         await stack.enter_async_context(started("bench-worker", "coordinator.cli.bench_worker", arguments))
-        await bench.join([f"living-{i}" for i in range(LIVING)])
+        await bench.join([f"living-{i}" for i in range(LIVING)], capacity=0)
         tasks.start_soon(ears.listen)
         await _hold_over(bench)
 
         dead_after_ms = ms(settings.dead_after)
         for i in range(count):
             due = time.monotonic() + 1 / PER_SECOND
-            [instance] = await bench.join([f"silent-{i}"], dead_after_ms)
+            [instance] = await bench.join([f"silent-{i}"], dead_after_ms, capacity=0)
             await bench.open_many([f"silent-{i}"], instance)
             await anyio.sleep(max(0.0, due - time.monotonic()))
         with anyio.move_on_after(PATIENCE):
@@ -76,7 +76,7 @@ async def deaths(bench: Bench, url: str, count: int, storm: int) -> dict[str, ob
         takeover = list(ears.takeover.values())
 
         sessions = [f"storm-{i:06d}" for i in range(storm)]
-        [crowded] = await bench.join(["storm"])
+        [crowded] = await bench.join(["storm"], capacity=0)
         await bench.open_many(sessions, crowded)
         await bench.all_ok([calls.certify(bench.keys, instance=crowded, cause="exited", by="bench", reason="bench")])
         with anyio.move_on_after(PATIENCE):

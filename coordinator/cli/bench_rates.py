@@ -1,4 +1,4 @@
-"""Claims, adoptions and heartbeats a second, beside what the same server does with plain writes."""
+"""Claims, adoptions, checkpoints and heartbeats a second, beside what the same server does with plain writes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from coordinator.cli.bench_store import BATCH, LONG_MS, Bench, ms
 from coordinator.cli.figures import rounded
 from coordinator.ids import new_request_id
 from coordinator.store import calls
+from coordinator.store.past import Past
 
 __all__ = ["heartbeats", "rates"]
 
 
 async def rates(bench: Bench, sessions: int) -> dict[str, object]:
-    """Takes ``sessions`` sessions of one dead instance, offers and adopts them, and writes as much without scripts.
+    """Takes ``sessions`` sessions of one dead instance, offers, adopts and checkpoints them; then plain writes.
 
-    No daemon runs meanwhile. Claims go 100 to a script, one script after another; adoptions and plain
+    No daemon runs meanwhile. Claims go 100 to a script, one script after another; adoptions, checkpoints and plain
     writes go in pipelines of the same client library. The plain writes of a session are one HSET and one XADD with the
     bytes that its claim writes, and one ZADD.
     """
@@ -41,9 +42,10 @@ async def rates(bench: Bench, sessions: int) -> dict[str, object]:
     offers = [dict(zip(fields[::2], fields[1::2], strict=True)) for _, fields in entries]
     plain = await _plain_writes(bench, dead, offers)
 
+    epochs: list[int] = []
     began = time.perf_counter()
     for i in range(0, sessions, BATCH):
-        await bench.all_ok(
+        adopted = await bench.all_ok(
             [
                 calls.adopt(
                     keys, session=offer[b"session"].decode(), instance=heir, request=new_request_id(),
@@ -52,12 +54,20 @@ async def rates(bench: Bench, sessions: int) -> dict[str, object]:
                 for offer in offers[i : i + BATCH]
             ]
         )  # fmt: skip
+        epochs += [answer.int("epoch") for answer in adopted]
     adopting = time.perf_counter() - began
+
+    held = [(offer[b"session"].decode(), epoch) for offer, epoch in zip(offers, epochs, strict=True)]
+    began = time.perf_counter()
+    for i in range(0, sessions, BATCH):
+        await bench.all_ok([bench.checkpoint_call(session, heir, epoch) for session, epoch in held[i : i + BATCH]])
+    writing = time.perf_counter() - began
     return {
         "sessions": sessions,
         "data_bytes": len(bench.data),
         "claims_per_second": rounded(sessions / claiming, 0),
         "adoptions_per_second": rounded(sessions / adopting, 0),
+        "checkpoints_per_second": rounded(sessions / writing, 0),
         "plain_sessions_per_second": rounded(sessions / plain, 0),
         "claims_to_plain": rounded(plain / claiming, 2),
         "adoptions_to_plain": rounded(plain / adopting, 2),
@@ -98,8 +108,8 @@ async def heartbeats(bench: Bench, beats: int) -> dict[str, object]:
         instance=instance,
         dead_after_ms=LONG_MS,
         seen_server=server,
-        lineage=lineage,
-        count=0,
+        past=Past(lineage),
+        roll="0 0",
         loop_lag_ms=0,
     )
     await bench.all_ok([beat])

@@ -45,13 +45,13 @@ class Bench:
         )
         return bench
 
-    async def join(self, names: Sequence[str], dead_after_ms: int = LONG_MS) -> list[str]:
-        """Registers an instance of each name; their ids."""
+    async def join(self, names: Sequence[str], dead_after_ms: int = LONG_MS, capacity: int = 1_000_000) -> list[str]:
+        """Registers an instance of each name; their ids. ``capacity``: 0 of one that reads no offers, as others leave calls to it."""
         ids = [new_instance_id(name) for name in names]
         await self.all_ok(
             [
                 calls.join(
-                    self.keys, instance=id_, name=name, pool="default", capacity=1_000_000, labels="{}", address="",
+                    self.keys, instance=id_, name=name, pool="default", capacity=capacity, labels="{}", address="",
                     dead_after_ms=dead_after_ms, trust_ms=0,
                 )
                 for name, id_ in zip(names, ids, strict=True)
@@ -65,6 +65,10 @@ class Bench:
             self.keys, session=session, instance=instance, request=new_request_id(), floor=0, pool="default", tenant="",
             requires="[]", data=self.data,
         )  # fmt: skip
+
+    def checkpoint_call(self, session: str, instance: str, epoch: int) -> Call:
+        """The call that writes its first checkpoint."""
+        return calls.checkpoint(self.keys, session=session, instance=instance, epoch=epoch, sequence=1, data=self.data)
 
     async def open_many(self, sessions: Sequence[str], instance: str) -> None:
         """Opens sessions in batches."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import anyio
 import typer
 
+from coordinator.bounds import check_reason
 from coordinator.cli.options import NEGATIVE, OK, with_settings
 from coordinator.cli.status import Json
 from coordinator.cli.store import check_instance, newest_id, partitions
@@ -47,7 +48,7 @@ def certify(
 
     Exit status: 0 written; 1 nobody knows it alive; 2 wrong usage or settings; 3 the store is not available.
     """
-    rows = anyio.run(_everywhere, settings, check_instance(instance), reason)
+    rows = anyio.run(_everywhere, settings, check_instance(instance), check_reason(reason, "--reason"))
     if as_json:
         print_json({"certificates": rows})
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -11,13 +10,12 @@ from typing import Annotated
 import anyio
 import anyio.abc
 import typer
-from rich.console import Console
 
 from coordinator.cli.demo_calls import Call, Calls
 from coordinator.cli.demo_report import as_data, line_of, print_summary
 from coordinator.cli.options import command_errors
 from coordinator.cli.processes import Child, CoordinatorProcess, StartError, interruptible, started
-from coordinator.cli.tables import print_json
+from coordinator.cli.tables import console, print_json
 from coordinator.embedded import EmbeddedRedis
 from coordinator.store.connect import Connector
 from coordinator.store.executor import Executor
@@ -29,7 +27,7 @@ PREFIX = "demo"
 LIMIT = 15.0
 """Seconds from the start within which every call must be recovered."""
 CHECKPOINTS_FIRST = 3
-"""Each call is checkpointed this often before anybody is killed."""
+"""Each call is checkpointed this often before anybody is killed: by the worker of the README, which stages."""
 POLL = 0.01
 
 Say = Callable[[str], None]
@@ -84,8 +82,14 @@ class Demo:
             self.calls.add(f"call-{i + 1:03d}", names[i % n_workers])
         for name in names:
             own = [call.session for call in self.calls.of(name)]
-            args = ["--redis-url", self.url, "--prefix", PREFIX, "--name", name, "--capacity", str(n_calls), *own]
-            worker = await stack.enter_async_context(started(name, "coordinator.cli.demo_worker", args, output=True))
+            said = {
+                "COORDINATOR_REDIS_URL": self.url,
+                "COORDINATOR_PREFIX": PREFIX,
+                "COORDINATOR_CAPACITY": str(n_calls),
+            }
+            worker = await stack.enter_async_context(
+                started(name, "coordinator.cli.demo_worker", [name, *own], output=True, environment=said)
+            )
             self.workers.append(worker)
             self.drained[name] = anyio.Event()
             tasks.start_soon(self._follow_worker, worker)
@@ -95,9 +99,7 @@ class Demo:
 
     async def _follow_worker(self, worker: Child) -> None:
         async for line in worker.lines():
-            call = self.calls.reported(worker.name, json.loads(line))
-            if call is not None and call.fenced:
-                self.told(f"{call.session} was taken from {worker.name}, which is alive: this must not happen")
+            self.calls.said(line)
         self.drained[worker.name].set()
         if worker.name not in self.killed:
             raise StartError(f"{worker.name} ended by itself: {worker.last_words()}")
@@ -120,14 +122,19 @@ class Demo:
                 self.told(line_of(call))
 
     def _event(self, fields: dict[str, str]) -> None:
-        self.calls.event(fields)
+        taken = self.calls.event(fields)
+        if taken is not None and taken.owner not in self.killed:
+            self.told(f"{taken.session} was taken from {taken.owner}, which is alive: this must not happen")
         if fields["type"] == "died":
             by = f" by {fields['by']}" if fields.get("by") else ""
             self.told(f"{fields['instance']} was declared dead{by}: {fields.get('reason') or fields.get('cause')}")
 
     async def _until_busy(self, executor: Executor) -> None:
         """Until every call has been checkpointed a few times and the hold at the start is over."""
-        while any(call.acknowledged < CHECKPOINTS_FIRST for call in self.calls.by_session.values()):
+        keys = [self.keys.session(session) for session in self.calls.by_session]
+        counts: list[bytes | None] = [None]
+        while any(int(count or 0) < CHECKPOINTS_FIRST for count in counts):
+            counts = await executor.commands([("HGET", key, "checkpoint") for key in keys])
             await anyio.sleep(POLL)
         share = ", ".join(f"{worker.name} {len(self.calls.of(worker.name))}" for worker in self.workers)
         self.told(f"{len(self.calls.by_session)} calls are open and checkpointed all the time: {share}")
@@ -156,6 +163,9 @@ class Demo:
         else:
             self.told("the only coordinator is left alive: nobody else could do its work")
         await self.drained[worker.name].wait()
+        stored = await executor.commands([("HGET", self.keys.session(call.session), "data") for call in dead])
+        for call, data in zip(dead, stored, strict=True):
+            call.accepted = data or b""
         return dead
 
 
@@ -188,12 +198,12 @@ def demo(
 
     Exit status: 0 every call was recovered with its last data within 15 s in all; 1 not; 2 wrong usage.
     """
-    console = Console(highlight=False, soft_wrap=True)
-    run = anyio.run(_demo, _quiet if as_json else console.print, calls, workers, coordinators)
+    out = console(soft_wrap=True)
+    run = anyio.run(_demo, _quiet if as_json else out.print, calls, workers, coordinators)
     seconds = time.monotonic() - run.began
     result = as_data(run.calls, run.killed, seconds)
     if as_json:
         print_json(result)
     else:
-        print_summary(console, run.calls, run.killed, seconds)
+        print_summary(out, run.calls, run.killed, seconds)
     return 0 if result["ok"] else 1

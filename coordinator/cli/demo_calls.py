@@ -1,18 +1,19 @@
-"""What became of each call of the demo: told by the workers and by the events in Redis, judged byte by byte."""
+"""What became of each call of the demo: told by the events and records in Redis, and by what the adopters say they got."""
 
 from __future__ import annotations
 
-from base64 import b64decode
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from coordinator.cli.demo_data import recovery_data
 from coordinator.ids import name_of
 
 __all__ = ["Call", "Calls"]
 
-Data = Literal["unknown", "acknowledged", "in_flight", "different"]
+Data = Literal["unknown", "acknowledged", "different"]
+ADOPTED = re.compile(r"(?P<session>\S+) adopted at (?P<sequence>\d+)\s*")
 
 
 @dataclass(slots=True)
@@ -22,8 +23,8 @@ class Call:
     session: str
     owner: str
     epoch_before: int = 0
-    acknowledged: int = -1
-    """Number of the last checkpoint that its first owner reported as acknowledged."""
+    accepted: bytes = b""
+    """What Redis had accepted last when its owner was dead."""
     died_ms: int | None = None
     declared_ms: int | None = None
     cause: str = ""
@@ -31,27 +32,27 @@ class Call:
     adopted_ms: int | None = None
     adopter: str = ""
     epoch_after: int | None = None
-    data: bytes | None = None
-    """What the adopter was given."""
+    sequence: int | None = None
+    """Of the data that the adopter says it was given."""
     fenced: bool = False
 
     @property
     def verdict(self) -> Data:
-        """Whether the data recovered is the last acknowledged, or the one on its way when the owner was killed."""
-        if self.data is None:
+        """Whether the data that the adopter was given is what was accepted last."""
+        if self.sequence is None or not self.accepted:
             return "unknown"
-        if self.data == recovery_data(self.session, self.acknowledged):
-            return "acknowledged"
-        return "in_flight" if self.data == recovery_data(self.session, self.acknowledged + 1) else "different"
+        last = json.loads(self.accepted)
+        same = (last["call_sid"], last["sequence"]) == (self.session, self.sequence)
+        return "acknowledged" if same else "different"
 
     @property
     def recovered(self) -> bool:
-        """Adopted by another, under a higher epoch, with the data last checkpointed."""
+        """Adopted by another, under a higher epoch, with the data accepted last."""
         return (
             self.adopted_ms is not None
             and self.epoch_after is not None
             and self.epoch_after > self.epoch_before
-            and self.verdict in ("acknowledged", "in_flight")
+            and self.verdict == "acknowledged"
         )
 
     def since_death(self, at_ms: int | None) -> int | None:
@@ -64,7 +65,7 @@ class Call:
             "session": self.session,
             "owner": self.owner,
             "epoch_before": self.epoch_before,
-            "acknowledged": self.acknowledged,
+            "sequence": self.sequence,
             "cause": self.cause,
             "declared_ms": self.since_death(self.declared_ms),
             "offered_ms": self.since_death(self.offered_ms),
@@ -81,8 +82,6 @@ class Calls:
     """All calls of a run."""
 
     by_session: dict[str, Call] = field(default_factory=dict)
-    ready: set[str] = field(default_factory=set)
-    """Names of the workers that have opened all their calls."""
 
     def add(self, session: str, owner: str) -> None:
         """A call that ``owner`` is going to open."""
@@ -92,37 +91,29 @@ class Calls:
         """The calls that ``owner`` opened."""
         return [call for call in self.by_session.values() if call.owner == owner]
 
-    def reported(self, worker: str, line: Mapping[str, object]) -> Call | None:
-        """Takes a worker's report; the call that it tells of, if any."""
-        if line["what"] == "ready":
-            self.ready.add(worker)
-            return None
-        call = self.by_session[str(line["session"])]
-        epoch = int(str(line["epoch"]))
-        match line["what"]:
-            case "opened":
-                call.epoch_before, call.acknowledged = epoch, 0
-            case "checkpointed" if worker == call.owner and epoch == call.epoch_before:
-                call.acknowledged = int(str(line["sequence"]))
-            case "adopted":
-                call.data, call.epoch_after = b64decode(str(line["data"])), epoch
-            case "fenced":
-                call.fenced = True
-        return call
+    def said(self, line: str) -> None:
+        """Takes a line that a worker printed."""
+        if (match := ADOPTED.fullmatch(line)) and match["session"] in self.by_session:
+            self.by_session[match["session"]].sequence = int(match["sequence"])
 
-    def event(self, fields: Mapping[str, str]) -> list[Call]:
-        """Takes an entry of the event stream; the calls that changed hands by it."""
+    def event(self, fields: Mapping[str, str]) -> Call | None:
+        """Takes an entry of the event stream; the call that was taken from a living worker by it, if any."""
         at = int(fields["at"])
+        call = self.by_session.get(fields.get("session", ""))
         match fields["type"]:
             case "died":
-                for call in self.of(name_of(fields["instance"])):
-                    call.declared_ms, call.cause = at, fields.get("cause", "")
+                for dead in self.of(name_of(fields["instance"])):
+                    dead.declared_ms, dead.cause = at, fields.get("cause", "")
             case "orphaned":
                 for session in fields.get("sessions", "").split("\n"):
                     if session in self.by_session:
                         self.by_session[session].offered_ms = at
-            case "adopted" if fields["session"] in self.by_session:
-                call = self.by_session[fields["session"]]
+            case "opened" if call is not None:
+                call.epoch_before = int(fields["epoch"])
+            case "adopted" if call is not None:
                 call.adopted_ms, call.adopter = at, name_of(fields["instance"])
-                return [call]
-        return []
+                call.epoch_after = int(fields["epoch"])
+            case "fenced" if call is not None:
+                call.fenced = True
+                return call
+        return None

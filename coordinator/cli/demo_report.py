@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rich.console import Console
-
 from coordinator.cli.demo_calls import Call, Calls
 from coordinator.cli.figures import percentile, rounded
+from coordinator.cli.tables import Writer, coloured
 
 __all__ = ["as_data", "line_of", "print_summary"]
 
 DATA = {
-    "acknowledged": "equals the last acknowledged checkpoint",
-    "in_flight": "equals the checkpoint on its way when the owner was killed",
+    "acknowledged": "equals the last checkpoint",
     "different": "DIFFERS from what was checkpointed",
     "unknown": "not seen",
 }
@@ -49,25 +47,21 @@ def as_data(calls: Calls, killed: Mapping[str, str], seconds: float) -> dict[str
     }
 
 
-def print_summary(console: Console, calls: Calls, killed: Mapping[str, str], seconds: float) -> None:
+def print_summary(out: Writer, calls: Calls, killed: Mapping[str, str], seconds: float) -> None:
     """The run summed up, and each call that was not recovered."""
     result = as_data(calls, killed, seconds)
     dead = [call for call in calls.by_session.values() if call.owner in killed]
     for call in dead:
         if not call.recovered:
-            console.print(f"[red]NOT RECOVERED[/] {line_of(call)}")
+            out.print(coloured("NOT RECOVERED", "red"), line_of(call))
     times = [at for call in dead if (at := call.since_death(call.adopted_ms)) is not None]
     p50, p99 = percentile(times, 0.5), percentile(times, 0.99)
     equal = sum(call.verdict == "acknowledged" for call in dead)
-    in_flight = sum(call.verdict == "in_flight" for call in dead)
-    console.print()
-    console.print(f"{result['recovered']} of {result['orphaned']} orphaned calls recovered.")
-    console.print(f"All in all it took {seconds:.1f} s, with the start of all processes.")
+    out.print()
+    out.print(f"{result['recovered']} of {result['orphaned']} orphaned calls recovered.")
+    out.print(f"All in all it took {seconds:.1f} s, with the start of all processes.")
     if p50 is not None and p99 is not None:
-        console.print(f"Death of the owner to adopted: p50 {p50:.0f} ms, p99 {p99:.0f} ms.")
-    console.print(
-        f"Data, byte for byte: {equal} equal to the last acknowledged checkpoint, "
-        f"{in_flight} to the one on its way when the worker was killed."
-    )
-    console.print(f"{result['undisturbed']} calls of living workers were not disturbed.")
-    console.print("[green]OK[/]" if result["ok"] else "[red]FAILED[/]")
+        out.print(f"Death of the owner to adopted: p50 {p50:.0f} ms, p99 {p99:.0f} ms.")
+    out.print(f"Data: {equal} of {len(dead)} adopters were given the checkpoint that Redis had accepted last.")
+    out.print(f"{result['undisturbed']} calls of living workers were not disturbed.")
+    out.print(coloured("OK", "green") if result["ok"] else coloured("FAILED", "red"))

@@ -6,7 +6,7 @@ What a server refuses to tell is `unknown`, never `fail`; the rights that the pr
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -21,8 +21,8 @@ Level = Literal["ok", "warn", "fail", "unknown"]
 Command = Callable[..., Awaitable[Any]]
 """Sends one command to the server and answers with the raw reply; raises `StoreUnavailableError`."""
 
-PINGS = 100
-SLOW_PING_MS = 50.0
+ROUND_TRIPS = 100
+SLOW_ROUND_TRIP_MS = 50.0
 CLOCK_WARNING = 1.0
 """Seconds between the server's clock and this machine's."""
 HEADROOM = 0.2
@@ -48,10 +48,18 @@ def refused(error: StoreUnavailableError) -> bool:
 
 
 class Server:
-    """A server's answers, read once."""
+    """A server's answers, read once.
 
-    def __init__(self, command: Command, keys: Keys, partitions: int, protocol: int) -> None:
+    Args:
+        command: asks the server that holds the first partition.
+        others: those of the other partitions, in order.
+    """
+
+    def __init__(
+        self, command: Command, keys: Keys, partitions: int, protocol: int, others: Sequence[Command] = ()
+    ) -> None:
         self.command = command
+        self.commands = [command, *others]
         self.keys = keys
         self.partitions = partitions
         self.protocol = protocol
@@ -83,17 +91,20 @@ class Server:
 
 
 async def latency(server: Server) -> Finding:
-    """The round trip of PING, of `PINGS` in a row."""
+    """The round trip of a question for the time, of `ROUND_TRIPS` in a row."""
     times = []
-    for _ in range(PINGS):
+    for _ in range(ROUND_TRIPS):
         began = time.perf_counter()
-        await server.command("PING")
+        await server.command("TIME")
         times.append((time.perf_counter() - began) * 1000)
     p50, p99 = percentile(times, 0.5) or 0.0, percentile(times, 0.99) or 0.0
-    found = f"PING p50 {p50:.2f} ms, p99 {p99:.2f} ms of {PINGS}"
-    if p99 > SLOW_PING_MS:
+    found = f"round trip p50 {p50:.2f} ms, p99 {p99:.2f} ms of {ROUND_TRIPS}"
+    if p99 > SLOW_ROUND_TRIP_MS:
         return Finding(
-            "latency", "warn", found, f"above {SLOW_PING_MS:.0f} ms: raise DEAD_AFTER and STORE_TIMEOUT, or come closer"
+            "latency",
+            "warn",
+            found,
+            f"above {SLOW_ROUND_TRIP_MS:.0f} ms: raise DEAD_AFTER and STORE_TIMEOUT, or come closer",
         )
     return Finding("latency", "ok", found)
 
@@ -141,6 +152,8 @@ async def shape(server: Server) -> Finding:
 async def persistence(server: Server) -> Finding:
     """AOF or snapshots: without, a restart forgets every call that no worker states again."""
     advice = "switch on AOF (appendonly yes); without it a restart keeps only what living workers state again"
+    if "aof_enabled" not in server.info:
+        return Finding("persistence", "unknown", "not told", advice)
     if server.info.get("aof_enabled") == "1":
         if server.info.get("aof_last_write_status", "ok") != "ok":
             return Finding("persistence", "fail", "AOF cannot be written", "see the server's log and disk")
@@ -170,6 +183,8 @@ async def eviction(server: Server) -> Finding:
 
 async def memory(server: Server) -> Finding:
     """How much of its memory is left."""
+    if "used_memory" not in server.info:
+        return Finding("memory", "unknown", "not told")
     used, limit = int(server.info.get("used_memory", 0)), int(server.info.get("maxmemory", 0))
     megabytes = f"{used / 1e6:.1f} MB used"
     if not limit:
@@ -219,6 +234,18 @@ async def stored(server: Server) -> Finding:
     return Finding("stored", "ok", found)
 
 
+async def quarantine(server: Server) -> Finding:
+    """What did not parse and was set aside."""
+    count = 0
+    for partition, command in enumerate(server.commands):
+        count += int(await command("ZCARD", Keys(server.keys.prefix, partition).quarantine))
+    if not count:
+        return Finding("quarantine", "ok", "nothing was set aside")
+    return Finding(
+        "quarantine", "warn", f"{count} records, members or entries did not parse", "coordinator quarantine list"
+    )
+
+
 CHECKS: tuple[Callable[[Server], Awaitable[Finding]], ...] = (
-    latency, version, role, shape, persistence, eviction, memory, clock, stored,
+    latency, version, role, shape, persistence, eviction, memory, clock, stored, quarantine,
 )  # fmt: skip

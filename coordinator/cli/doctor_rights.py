@@ -1,85 +1,124 @@
-"""Tries out each command that the program sends or that its scripts call, on a scratch key that ends by itself."""
+"""Tries out each command that the programs send or that their scripts call, in a form that changes nothing.
+
+Of each program is told what this user lacks for it. A user that has all for one program, and not a command more, is meant for
+that one: of the others nothing is said.
+"""
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Mapping, Sequence
 
 from coordinator.cli.doctor_checks import Finding, Server, refused
 from coordinator.errors import StoreUnavailableError
-from coordinator.ids import new_request_id
+from coordinator.store import calls
+from coordinator.store.acl import mailboxes, of_partitions
+from coordinator.store.commands import TRIES, Name, Try, name_of, places
+from coordinator.store.faults import NoGroupError
+from coordinator.store.keys import Keys
+from coordinator.store.rights import NEEDS, OPTIONAL, Lack, Program, every_kind, lacking, used_by, whoami
 
-__all__ = ["RIGHTS", "check_rights", "tried_commands"]
+__all__ = ["check_rights", "tried_commands"]
 
-SCRIPT = "return 1"
-SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
-KEY, MEMBER = "<key>", "<member>"
-Try = tuple[str | int, ...]
-
-RIGHTS: dict[str, tuple[Try, ...]] = {
-    "scripts": (("EVAL", SCRIPT, 0), ("SCRIPT", "LOAD", SCRIPT), ("EVALSHA", SHA, 0)),
-    "clock": (("TIME",),),
-    "hashes": (
-        ("HSET", KEY, "field", "1"), ("HGET", KEY, "field"), ("HMGET", KEY, "field"), ("HGETALL", KEY),
-        ("HSTRLEN", KEY, "field"), ("HSCAN", KEY, 0),
-        ("HEXISTS", KEY, "field"), ("HINCRBY", KEY, "field", 1), ("HDEL", KEY, "field"),
-    ),
-    "sorted sets": (
-        ("ZADD", KEY, 1, MEMBER), ("ZSCORE", KEY, MEMBER), ("ZCARD", KEY), ("ZCOUNT", KEY, "-inf", "+inf"),
-        ("ZRANGE", KEY, 0, 1), ("ZRANGEBYSCORE", KEY, 0, 1), ("ZREM", KEY, MEMBER),
-    ),
-    "sets": (
-        ("SADD", KEY, MEMBER), ("SCARD", KEY), ("SISMEMBER", KEY, MEMBER), ("SMEMBERS", KEY), ("SRANDMEMBER", KEY, 1),
-        ("SSCAN", KEY, 0), ("SREM", KEY, MEMBER),
-    ),
-    "streams": (
-        ("XADD", KEY, "MAXLEN", "~", 10, "1-1", "field", "1"), ("XGROUP", "CREATE", KEY, "workers", "0", "MKSTREAM"),
-        ("XREADGROUP", "GROUP", "workers", MEMBER, "COUNT", 1, "STREAMS", KEY, ">"), ("XPENDING", KEY, "workers"),
-        ("XINFO", "GROUPS", KEY),
-        ("XRANGE", KEY, "-", "+"), ("XREAD", "COUNT", 1, "STREAMS", KEY, "0"), ("XLEN", KEY),
-        ("XACK", KEY, "workers", "1-1"), ("XDEL", KEY, "1-1"),
-    ),
-    "pub/sub": (("PUBLISH", KEY, "doctor"), ("PUBSUB", "NUMSUB", KEY)),
-    "keys": (("PEXPIRE", KEY, 60000), ("PERSIST", KEY), ("EXISTS", KEY), ("DEL", KEY), ("SCAN", 0, "COUNT", 1)),
-}  # fmt: skip
+NOT_SENT = ("SUBSCRIBE", "UNSUBSCRIBE")
+"""After these a connection is good for nothing else: a script is asked instead, where one may be run (and Redis 6.2 cannot be)."""
+KEYS_LIKE: Name = ("HMGET",)
+"""A command that every program needs, by which the access to keys is tried."""
 
 
 def tried_commands() -> frozenset[str]:
     """Names of all commands that are tried, in upper case."""
-    return frozenset(str(one[0]) for tries in RIGHTS.values() for one in tries)
+    return frozenset(name[0] for name in _used())
 
 
-async def check_rights(server: Server) -> list[Finding]:
-    """One finding a group of commands; nothing is left in the store.
+def _used() -> frozenset[Name]:
+    return frozenset[Name]().union(*(used_by(program) for program in NEEDS))
+
+
+async def check_rights(server: Server, program: Program | None = None) -> list[Finding]:
+    """One finding a program; nothing is left in the store.
+
+    Args:
+        program: the one that this user is for; None to judge by what it may.
 
     Raises:
         StoreUnavailableError: the store went away meanwhile.
     """
-    findings = []
-    for group, tries in RIGHTS.items():
-        key = f"{server.keys.tag}:doctor:{new_request_id()}"
-        denied: dict[str, str] = {}
-        for one in tries:
-            words = [key if word == KEY else "doctor" if word == MEMBER else word for word in one]
+    tried = await _tried(server)
+    by_key = await _access(server)
+    keys = of_partitions(server.keys.prefix, server.partitions)
+    channels = mailboxes(server.keys.prefix, server.partitions)
+    user = await whoami(server.command)
+    lacks: dict[Program, Lack | None] = {}
+    for one in NEEDS if program is None else (program,):
+        told = [(name, what) for name in sorted(used_by(one)) if (what := tried.get(name))]
+        lacks[one] = lacking([*told, *by_key], keys, channels)
+    meant = list(lacks) if program else _meant(lacks, tried)
+    return [_finding(one, lacks[one], user) for one in meant]
+
+
+def _meant(lacks: Mapping[Program, Lack | None], tried: Mapping[Name, str]) -> list[Program]:
+    """Programs that a user may be for."""
+    complete = [program for program, lack in lacks.items() if lack is None]
+    of_these = frozenset[Name]().union(*(used_by(program) for program in complete))
+    more = {name for name, what in tried.items() if not what and name[0] not in NOT_SENT} - of_these
+    return list(lacks) if more else complete
+
+
+def _finding(program: Program, lack: Lack | None, user: str) -> Finding:
+    check = f"rights: {program}"
+    if lack is None:
+        return Finding(check, "ok", f"user {user!r} may do all that this needs")
+    only_optional = set(lack.commands) <= set(OPTIONAL) and not lack.keys and not lack.channels
+    return Finding(check, "warn" if only_optional else "fail", f"user {user!r} may not {lack.what}", lack.line(user))
+
+
+async def _tried(server: Server) -> dict[Name, str]:
+    """What is refused of each command that could be tried: ``command``, ``access``, ``either``, or '' for nothing."""
+    found: dict[Name, str] = {}
+    used, scripts = _used(), not await _denied(server, ("EVAL", "return 1", "0"), "scripts")
+    for group, listed in TRIES.items():
+        for one in places(listed, server.keys.scratch, server.keys.mailbox(":")):
+            if (name := name_of(one)) in used and (scripts or one[0] not in NOT_SENT):
+                found[name] = await _denied(server, one, group)
+    if not found.get(("DEL",)):
+        await _denied(server, ("DEL", server.keys.scratch), "keys")
+    return found
+
+
+async def _access(server: Server) -> Sequence[tuple[Name, str]]:
+    """A refusal when a key of any kind is refused, in any partition."""
+    for partition, command in enumerate(server.commands):
+        for key in every_kind(Keys(server.keys.prefix, partition)):
             try:
-                await server.command(*words)
+                await command(*KEYS_LIKE, key, "field")
             except StoreUnavailableError as error:
-                if error.kind == "permission" or (error.kind == "unsupported" and group != "keys"):
-                    denied[str(one[0])] = error.detail
-                elif not refused(error):
+                if error.kind == "permission" and _by_text(error.detail) == "access":
+                    return [(KEYS_LIKE, "access")]
+                if not refused(error):
                     raise
-        await _forget(server, key)
-        if denied:
-            rules = " ".join(f"+{name.lower()}" for name in denied)
-            advice = f"ACL SETUSER <user> {rules} ~{{{server.keys.prefix}:* &{{{server.keys.prefix}:*"
-            findings.append(Finding(f"rights: {group}", "fail", f"refused: {', '.join(denied)}", advice))
-        else:
-            findings.append(Finding(f"rights: {group}", "ok", ", ".join(dict.fromkeys(str(one[0]) for one in tries))))
-    return findings
+    return []
 
 
-async def _forget(server: Server, key: str) -> None:
+async def _denied(server: Server, words: Try, group: str) -> str:
+    """What the server refused of it; '' when it did not."""
     try:
-        await server.command("DEL", key)
+        if words[0] in NOT_SENT:
+            call = calls.allowed(server.keys, tries=[words])
+            told = call.parse(await server.command(*call.eval())).items("refused")
+            return told[0].split(" ")[1] if told else ""
+        await server.command(*words)
+    except NoGroupError:
+        return ""  # it looked, and there is none
     except StoreUnavailableError as error:
+        if error.kind == "permission":
+            return _by_text(error.detail)
+        if error.kind == "unsupported" and group != "keys":
+            return "command"
         if not refused(error):
             raise
+    return ""
+
+
+def _by_text(detail: str) -> str:
+    """Redis says what is refused of a command: the command, or the access to its key or channel."""
+    return "access" if " access " in detail else "command"

@@ -7,14 +7,14 @@ from typing import Annotated, Any
 
 import anyio
 import typer
-from rich.console import Console
 from rich.progress import Progress
 
 from coordinator import clock
+from coordinator.bounds import check_reason
 from coordinator.cli.options import NEGATIVE, OK, with_settings
 from coordinator.cli.status import Json
 from coordinator.cli.store import check_instance, newest_id, partitions
-from coordinator.cli.tables import console, print_json, table
+from coordinator.cli.tables import console, print_json, progress_console, table
 from coordinator.settings import Settings
 from coordinator.store import calls
 from coordinator.store.executor import StorePartition
@@ -24,7 +24,9 @@ __all__ = ["drain"]
 LOOK_SECONDS = 0.1
 
 
-async def _tell(part: StorePartition, named: str, by: str, reason: str) -> dict[str, Any]:
+async def _tell(part: StorePartition, named: str, by: str, reason: str) -> tuple[dict[str, Any], set[str]]:
+    """Tells it; what came of that, and what it owned before."""
+    owned: set[str] = set()
     instance = await newest_id(part, named)
     row: dict[str, Any] = {
         "partition": part.keys.partition,
@@ -32,38 +34,43 @@ async def _tell(part: StorePartition, named: str, by: str, reason: str) -> dict[
         "outcome": "unknown",
         "sessions": 0,
         "left": 0,
+        "with_nobody": 0,
         "calls": [],
     }
     if instance:
+        owned = await _owned(part, instance)
         answer = await part.executor.run(calls.drain(part.keys, instance=instance, by=by, reason=reason))
         row["outcome"] = {"OK": "draining", "ALREADY": "draining_already"}.get(answer.word, "unknown")
         row["sessions"] = row["left"] = answer.int("owned")
-    return row
+    return row, owned
 
 
-async def _watch(parts: list[StorePartition], rows: list[dict[str, Any]], timeout: float, *, quiet: bool) -> None:
-    """Until nothing is left, or the time is over; tells where each call went."""
+async def _watch(
+    parts: list[StorePartition], rows: list[tuple[dict[str, Any], set[str]]], timeout: float, *, quiet: bool
+) -> None:
+    """Until each call has another owner or has ended, or the time is over; tells where each call went."""
     deadline = clock.now() + timeout
-    told = [(part, row) for part, row in zip(parts, rows, strict=True) if row["outcome"] != "unknown"]
-    owned = {row["instance"]: await _owned(part, row["instance"]) for part, row in told}
-    total = sum(map(len, owned.values()))
-    with Progress(console=Console(stderr=True), transient=True, disable=quiet or not sys.stderr.isatty()) as progress:
+    told = [(part, row) for part, (row, _) in zip(parts, rows, strict=True) if row["outcome"] != "unknown"]
+    open_calls = {row["instance"]: owned for row, owned in rows}
+    total = sum(map(len, open_calls.values()))
+    with Progress(console=progress_console(), transient=True, disable=quiet or not sys.stderr.isatty()) as progress:
         bar = progress.add_task("handing over", total=total)
         while True:
+            over = clock.now() > deadline
             for part, row in told:
                 now = await _owned(part, row["instance"])
-                for session in sorted(owned[row["instance"]] - now):
-                    call = await _went(part, session)
-                    row["calls"].append(call)
-                    if not quiet:
-                        progress.console.print(
-                            f"{session}: {call['state']}, {call['owner'] or 'nobody'}", highlight=False
-                        )
-                owned[row["instance"]] &= now
-                row["left"] = len(now)
-            left = sum(row["left"] for row in rows)
-            progress.update(bar, completed=total - left)
-            if not left or clock.now() > deadline:
+                gone = open_calls[row["instance"]] - now
+                found = [await _went(part, session, row["instance"]) for session in sorted(gone)]
+                for call in found:
+                    if call["settled"] or over:
+                        row["calls"].append({name: call[name] for name in ("session", "state", "owner")})
+                        open_calls[row["instance"]].discard(call["session"])
+                        if not quiet:
+                            progress.console.print(f"{call['session']}: {call['state']}, {call['owner'] or 'nobody'}")
+                row["left"], row["with_nobody"] = len(now), sum(not call["settled"] for call in found)
+            waiting = sum(row["left"] + row["with_nobody"] for _, row in told)
+            progress.update(bar, completed=total - waiting)
+            if not waiting or over:
                 return
             await anyio.sleep(LOOK_SECONDS)
 
@@ -72,9 +79,14 @@ async def _owned(part: StorePartition, instance: str) -> set[str]:
     return {member.decode() for member in await part.executor.command("SMEMBERS", part.keys.owned(instance))}
 
 
-async def _went(part: StorePartition, session: str) -> dict[str, str]:
-    state, owner = await part.executor.command("HMGET", part.keys.session(session), "state", "owner")
-    return {"session": session, "state": (state or b"gone").decode(), "owner": (owner or b"").decode()}
+async def _went(part: StorePartition, session: str, left: str) -> dict[str, Any]:
+    """Where a call is now; settled when it has ended, or a living instance owns it that is not the one that it left."""
+    keys, run = part.keys, part.executor
+    state, owner = ((v or b"").decode() for v in await run.command("HMGET", keys.session(session), "state", "owner"))
+    settled = state in ("", "closed")
+    if owner and owner != left:
+        settled = await run.command("HGET", keys.instance(owner), "state") in (b"alive", b"draining")
+    return {"session": session, "state": state or "gone", "owner": owner, "settled": settled}
 
 
 async def _drain(settings: Settings, named: str, reason: str, wait: bool, quiet: bool) -> list[dict[str, Any]]:
@@ -82,7 +94,7 @@ async def _drain(settings: Settings, named: str, reason: str, wait: bool, quiet:
         rows = [await _tell(part, named, settings.name, reason) for part in parts]
         if wait:
             await _watch(parts, rows, settings.drain_timeout, quiet=quiet)
-        return rows
+        return [row for row, _ in rows]
 
 
 @with_settings()
@@ -90,21 +102,41 @@ def drain(
     settings: Settings,
     instance: Annotated[str, typer.Argument(metavar="INSTANCE", help="Its id, or its name for the newest id.")],
     reason: Annotated[str, typer.Option(help="Why, for the events.")] = "told to",
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until it owns nothing, at most drain-timeout.")] = False,
+    wait: Annotated[
+        bool,
+        typer.Option(
+            "--wait", help="Wait until each of its calls has another owner or has ended, at most drain-timeout."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Tell an instance to take nothing new and to hand over its calls, each while it goes on being served.
 
-    Exit status: 0 it was told, and with --wait owns nothing any more; 1 nobody knows it alive, or calls are left;
-    2 wrong usage or settings; 3 the store is not available.
+    Exit status: 0 it was told, and with --wait each of its calls has another owner or has ended; 1 nobody knows it alive,
+    or calls are left, or with nobody; 2 wrong usage or settings; 3 the store is not available.
     """
-    rows = anyio.run(_drain, settings, check_instance(instance), reason, wait, as_json)
+    rows = anyio.run(_drain, settings, check_instance(instance), check_reason(reason, "--reason"), wait, as_json)
     if as_json:
         print_json({"drains": rows})
     else:
         shown = [
-            (r["partition"], r["instance"], r["outcome"].replace("_", " "), r["sessions"], r["left"]) for r in rows
+            (
+                *(r["partition"], r["instance"], r["outcome"].replace("_", " "), r["sessions"], r["left"]),
+                *([r["with_nobody"]] if wait else []),
+            )
+            for r in rows
         ]
-        console().print(table(("partition", "instance", "outcome", "calls", "left"), shown))
+        columns = ("partition", "instance", "outcome", "calls", "left", *(["with nobody"] if wait else []))
+        console().print(table(columns, shown))
+        given_up = sum(call["state"] == "dead_lettered" for row in rows for call in row["calls"])
+        if lost := sum(row["with_nobody"] for row in rows) - given_up:
+            are = "1 call is" if lost == 1 else f"{lost} calls are"
+            console().print(
+                f"{are} with nobody: whoever has room will be offered them, as long as they are not too old."
+            )
+        if given_up:
+            became = "1 call became a dead letter" if given_up == 1 else f"{given_up} calls became dead letters"
+            console().print(f"{became}: see `coordinator dead-letters list`.")
     told = any(row["outcome"] != "unknown" for row in rows)
-    return OK if told and not (wait and any(row["left"] for row in rows)) else NEGATIVE
+    unsettled = wait and any(row["left"] or row["with_nobody"] for row in rows)
+    return OK if told and not unsettled else NEGATIVE

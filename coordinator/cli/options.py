@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, ParamSpec
 
 import typer
 
 from coordinator.cli.processes import StartError
-from coordinator.errors import ConfigurationError, CoordinatorError, InvalidIdError, StoreUnavailableError
+from coordinator.cli.tables import complain
+from coordinator.errors import (
+    ConfigurationError,
+    CoordinatorError,
+    InvalidIdError,
+    InvalidValueError,
+    StoreUnavailableError,
+)
+from coordinator.masking import masked
 from coordinator.settings import Settings, load
 
 __all__ = ["FAILED", "INTERRUPTED", "NEGATIVE", "OK", "STORE_AWAY", "WRONG_USE", "command_errors", "with_settings"]
@@ -43,8 +50,11 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 def _status_of(error: BaseException) -> int | None:
     """The exit status of an error, after one readable line a fault; None for an error that is a defect."""
     match error:
-        case ConfigurationError() | InvalidIdError():
+        case ConfigurationError() | InvalidIdError() | InvalidValueError():
             return _tell(str(error), WRONG_USE)
+        case StoreUnavailableError(kind="permission"):
+            more = "what each user of Redis needs is told by: coordinator doctor --acl"
+            return _tell(f"the store is not available (permission): {error.detail}; {more}", STORE_AWAY)
         case StoreUnavailableError():
             return _tell(f"the store is not available ({error.kind}): {error.detail}", STORE_AWAY)
         case CoordinatorError() | StartError():
@@ -56,8 +66,8 @@ def _status_of(error: BaseException) -> int | None:
 
 
 def _tell(lines: str, status: int) -> int:
-    for line in lines.splitlines():
-        print(f"coordinator: {line}", file=sys.stderr)
+    for line in lines.split("\n"):
+        complain(masked(line))
     return status
 
 

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -70,23 +70,28 @@ class Child:
 
 
 @asynccontextmanager
-async def started(name: str, module: str, args: Sequence[str], *, output: bool = False) -> AsyncIterator[Child]:
+async def started(
+    name: str, module: str, args: Sequence[str], *, output: bool = False, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[Child]:
     """Runs ``python -m module args`` until the block is left, and kills it there if it is still alive.
+
+    It ends too when this process does, however that ends.
 
     Args:
         name: what to call it.
         module: the module to run.
         args: its arguments.
         output: whether its standard output is to be read by `Child.lines`.
+        environment: added to this process's, without its ``COORDINATOR_*``.
     """
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("COORDINATOR_")}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("COORDINATOR_")}
     with tempfile.TemporaryFile() as errors:
         process = await anyio.open_process(
-            [sys.executable, "-m", module, *args],
+            [sys.executable, "-m", "coordinator.cli.child", module, *args],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE if output else subprocess.DEVNULL,
             stderr=errors,
-            env=environment,
+            env={**inherited, **(environment or {})},
             start_new_session=True,  # a terminal's Ctrl-C is for the command, which then ends them
         )
         child = Child(name, process, errors)
@@ -140,7 +145,10 @@ def _answers_ok(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=1) as answer:  # noqa: S310 - our own health check
             return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
+    except urllib.error.HTTPError as error:  # not ready yet; the error is an open response
+        error.close()
+        return False
+    except OSError:
         return False
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-
 import anyio
 from pydantic import SecretStr
 
 from coordinator.cli.options import OK, with_settings
+from coordinator.cli.tables import complain
 from coordinator.embedded import EmbeddedRedis
+from coordinator.keyring import check_sealed_only
 from coordinator.settings import Settings
 
 __all__ = ["run"]
 
 EMBEDDED = (
-    "coordinator: REDIS_URL is not set: an embedded Redis is running at {url}\n"
-    "coordinator: it is for trying out, nothing of it is kept; workers of this machine can use that URL"
+    "REDIS_URL is not set: an embedded Redis is running at {url}",
+    "it is for trying out, nothing of it is kept; workers of this machine can use that URL",
 )
 
 
@@ -29,7 +29,8 @@ async def _run(settings: Settings) -> None:
         await Daemon(settings).run()
         return
     with EmbeddedRedis() as server:
-        print(EMBEDDED.format(url=server.url), file=sys.stderr, flush=True)
+        for line in EMBEDDED:
+            complain(line.format(url=server.url))
         await Daemon(settings.model_copy(update={"redis_url": SecretStr(server.url)})).run()
 
 
@@ -41,5 +42,7 @@ def run(settings: Settings) -> int:
 
     Exit status: 0 ended as asked (SIGTERM, SIGINT); 1 failed; 2 a setting is wrong; 3 the store refuses.
     """
+    # It opens no data, but whoever gives it keys gives the same ones to the workers, and hears of it here.
+    check_sealed_only(settings.key_source(), sealed_only=settings.sealed_only)
     anyio.run(_run, settings)
     return OK

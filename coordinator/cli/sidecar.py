@@ -23,7 +23,10 @@ async def _run(settings: Settings, coordinate: bool) -> None:
     await Sidecar(settings, coordinate=coordinate).run()
 
 
-@with_settings("http_host", "http_port", "http_socket", "drain_port", "api_token", "drain_token", "drain_timeout")
+@with_settings(
+    "http_host", "http_port", "http_tcp", "http_socket", "drain_port", "api_token", "drain_token", "drain_timeout",
+    "worker_token_optional",
+)  # fmt: skip
 def sidecar(
     settings: Settings,
     coordinate: Annotated[bool, typer.Option("--coordinate", help="Be a coordinator too.")] = False,

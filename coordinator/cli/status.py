@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
@@ -15,22 +13,24 @@ import anyio
 import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.text import Text
 
 from coordinator.cli.options import NEGATIVE, OK, with_settings
 from coordinator.cli.store import partition_for, partitions
-from coordinator.cli.tables import clock, console, print_json, seconds, table
-from coordinator.errors import StoreUnavailableError
+from coordinator.cli.tables import clock, coloured, complain, console, print_json, print_some, seconds, table
+from coordinator.errors import KeyUnknownError, SealBrokenError, StoreUnavailableError
 from coordinator.ids import check_session_id
 from coordinator.settings import Settings
 from coordinator.states import SessionState
 from coordinator.store import reads
 from coordinator.store.executor import StorePartition
 from coordinator.store.reads import Overview, SessionRow
+from coordinator.store.shapes import whole
+from coordinator.worker.sealer import Place, Sealer, key_of
 
-__all__ = ["Json", "instances", "print_record", "read_record", "session", "sessions", "status"]
+__all__ = ["Json", "Oldest", "instances", "print_record", "read_record", "session", "sessions", "status"]
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of tables.")]
+Oldest = Annotated[int, typer.Option("--limit", min=1, help="Most that are printed, oldest first.")]
 Row = dict[str, Any]
 
 UNWATCHED = 5.0
@@ -68,18 +68,18 @@ def _status_table(rows: list[Row]) -> RenderableType:
     shown = []
     for row in rows:
         left = (row["hold_until_ms"] - row["now_ms"]) / 1000
-        hold = Text(f"{row['hold_reason']}, {seconds(left)}", "yellow") if row["hold_reason"] else "-"
+        hold = coloured(f"{row['hold_reason']}, {seconds(left)}", "yellow") if row["hold_reason"] else "-"
         if row["breaker_since_ms"]:
-            hold = Text(f"mass breaker, for {seconds((row['now_ms'] - row['breaker_since_ms']) / 1000)}", "red")
-        orphans = Text(str(row["orphans"]), "red" if row["orphans"] else "")
-        scan = Text(seconds(row["last_scan_seconds"]), "red" if _unwatched(row) else "")
+            hold = coloured(f"mass breaker, for {seconds((row['now_ms'] - row['breaker_since_ms']) / 1000)}", "red")
+        orphans = coloured(str(row["orphans"]), "red" if row["orphans"] else "")
+        scan = coloured(seconds(row["last_scan_seconds"]), "red" if _unwatched(row) else "")
         shown.append(
             (
                 row["partition"], row["active"], orphans, seconds(row["oldest_orphan_seconds"]), row["dead_lettered"],
                 row["instances"], row["graves"], scan, hold, row["protocol"] or "not started",
             )
         )  # fmt: skip
-    notes = [Text("no coordinator is looking", "red")] if any(_unwatched(row) for row in rows) else []
+    notes = [coloured("no coordinator is looking", "red")] if any(_unwatched(row) for row in rows) else []
     return Group(table(columns, shown), *notes)
 
 
@@ -125,9 +125,9 @@ def _watch(look: Callable[[], Awaitable[list[Row]]], every: float, as_json: bool
                 except StoreUnavailableError as error:
                     rows, away = [], f"{error.kind}: {error.detail}"
                 if live is None:
-                    print(json.dumps({"partitions": rows, "unavailable": away or None}), flush=True)
+                    print_json({"partitions": rows, "unavailable": away or None}, lines=True)
                 else:
-                    shown = Text(f"the store is not available ({away})", "red") if away else _status_table(rows)
+                    shown = coloured(f"the store is not available ({away})", "red") if away else _status_table(rows)
                     live.update(shown, refresh=True)
                 time.sleep(every)
         except KeyboardInterrupt:
@@ -203,24 +203,23 @@ def sessions(
         "orphaned",
         "reason",
     )
-    shown = (
+    shown = [
         (
             row.id, row.state, row.owner, row.epoch, row.pool, row.recoveries, f"{row.data_bytes} B",
             clock(row.opened_at), clock(row.updated_at), clock(row.orphaned_at), row.reason,
         )
         for row in rows
-    )  # fmt: skip
-    console().print(table(columns, shown))
-    console().print(f"{len(rows)} of {len(found)}")
+    ]  # fmt: skip
+    print_some(columns, shown, len(found))
     return OK
 
 
-async def read_record(settings: Settings, session_id: str, *, data: bool) -> Row | None:
+async def read_record(settings: Settings, session_id: str, *, data: bool, letter_epoch: str = "") -> Row | None:
     """One session's record for printing, None when there is none; its recovery data only when asked for."""
     check_session_id(session_id)
     async with partitions(settings) as parts:
         part = partition_for(parts, session_id)
-        record = await reads.record(part, session_id)
+        record = await reads.record(part, session_id, letter_epoch)
     if record is None or "state" not in record:
         return None
     stored = record.pop("data", b"")
@@ -231,8 +230,20 @@ async def read_record(settings: Settings, session_id: str, *, data: bool) -> Row
             shown[name] = int(text) if text.isdigit() and name not in TEXTS else text
     shown["data_bytes"] = len(stored)
     if data:
-        shown["data"] = stored_data(stored)
+        texts = {name: record.get(name, b"").decode(errors="replace") for name in ("tenant", "encoding")}
+        place = Place(session_id, texts["tenant"], whole(record.get("epoch")))
+        shown["data"] = _opened(Sealer(settings.prefix, settings.key_source()), place, stored, texts["encoding"])
     return shown
+
+
+def _opened(sealer: Sealer, place: Place, stored: bytes, encoding: str) -> str | dict[str, str]:
+    """Recovery data for printing: opened if this command has the key, else what it is sealed with."""
+    try:
+        return stored_data(sealer.open(place, stored, encoding)[0])
+    except KeyUnknownError as error:
+        return {"sealed_with": error.key_id}
+    except SealBrokenError as error:
+        return {"sealed_with": key_of(encoding), "fault": error.detail}
 
 
 def stored_data(data: bytes) -> str | dict[str, str]:
@@ -265,7 +276,7 @@ def session(
     if as_json:
         print_json(row)
     elif row is None:
-        print(f"coordinator: there is no session {session_id}", file=sys.stderr)
+        complain(f"there is no session {session_id}")
     else:
         print_record(row)
     return NEGATIVE if row is None else OK

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from coordinator import bounds
+from coordinator.cli.tables import complain
 from coordinator.errors import ConfigurationError, InvalidIdError
-from coordinator.ids import check_name, check_session_id, partition_of
+from coordinator.ids import check_session_id, partition_of
 from coordinator.settings import Settings
 from coordinator.store.connect import Connector
 from coordinator.store.executor import StorePartition
 from coordinator.store.keys import Keys
+from coordinator.store.url import StoreUrl
 
-__all__ = ["check_instance", "needs_url", "newest_id", "partition_for", "partitions"]
+__all__ = ["check_instance", "connector", "needs_url", "newest_id", "partition_for", "partitions"]
 
 
 def needs_url(settings: Settings) -> str:
@@ -26,6 +29,19 @@ def needs_url(settings: Settings) -> str:
     return settings.url
 
 
+def connector(settings: Settings) -> Connector:
+    """To the store of these settings; a URL that leaves certificates unverified is told of on standard error.
+
+    Raises:
+        ConfigurationError: there is no URL, or one that cannot be used.
+    """
+
+    def warn(url: StoreUrl) -> None:
+        complain(f"warning: {url.shown}: {url.unverified}")
+
+    return Connector(needs_url(settings), store_timeout=settings.store_timeout, warn=warn)
+
+
 def check_instance(named: str) -> str:
     """An instance's id, or its name, as somebody gave it.
 
@@ -33,10 +49,9 @@ def check_instance(named: str) -> str:
         ConfigurationError: it can be neither.
     """
     try:
-        check_name(named.partition("~")[0])
-    except InvalidIdError:
-        raise ConfigurationError(f"{named!r} is not an instance: give its id (name~ULID) or its name") from None
-    return named
+        return bounds.check_instance(named) if "~" in named else bounds.check_name(named)
+    except InvalidIdError as error:
+        raise ConfigurationError(f"{error}; give an instance's id (name~ULID) or its name") from None
 
 
 async def newest_id(part: StorePartition, named: str) -> str:
@@ -62,10 +77,10 @@ async def partitions(settings: Settings) -> AsyncIterator[list[StorePartition]]:
         ConfigurationError: the deployment was made with another number of partitions.
         StoreUnavailableError: the store cannot be asked.
     """
-    connector = Connector(needs_url(settings), store_timeout=settings.store_timeout)
+    connections = connector(settings)
     try:
         all_keys = [Keys(settings.prefix, p) for p in range(settings.partitions)]
-        parts = [StorePartition(keys, connector.executor(keys.tag)) for keys in all_keys]
+        parts = [StorePartition(keys, connections.executor(keys.tag)) for keys in all_keys]
         stored = await parts[0].executor.command("HGET", all_keys[0].meta, "partitions")
         if stored is not None and int(stored) != settings.partitions:
             raise ConfigurationError(
@@ -74,7 +89,7 @@ async def partitions(settings: Settings) -> AsyncIterator[list[StorePartition]]:
             )
         yield parts
     finally:
-        await connector.aclose()
+        await connections.aclose()
 
 
 def partition_for(parts: list[StorePartition], session_id: str) -> StorePartition:

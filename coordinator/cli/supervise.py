@@ -16,14 +16,21 @@ __all__ = ["supervise"]
 
 
 async def _run(
-    settings: Settings, command: list[str], sessions: list[str], restart: bool, close_on_success: bool
+    settings: Settings,
+    command: list[str],
+    sessions: list[str],
+    restart: bool,
+    close_on_success: bool,
+    pass_env: list[str],
 ) -> int:
     # Here, so that the other commands start without a web server.
     from coordinator.logs import configure_logging
     from coordinator.supervisor.supervisor import Supervisor
 
     configure_logging(settings)
-    supervisor = Supervisor(settings, command, sessions, restart=restart, close_on_success=close_on_success)
+    supervisor = Supervisor(
+        settings, command, sessions, restart=restart, close_on_success=close_on_success, pass_env=pass_env
+    )
     return await supervisor.run()
 
 
@@ -32,7 +39,12 @@ def supervise(
     settings: Settings,
     command: Annotated[list[str], typer.Argument(metavar="-- CMD…", help="The worker: a program and its arguments.")],
     session: Annotated[
-        list[str] | None, typer.Option("--session", metavar="ID", help="A call that it serves; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--session",
+            metavar="ID",
+            help="A call that it serves, taken over from a living owner; may be repeated.",
+        ),
     ] = None,
     restart: Annotated[
         bool, typer.Option("--restart", help="Start it again when it fails, as a new instance.")
@@ -40,11 +52,20 @@ def supervise(
     close_on_success: Annotated[
         bool, typer.Option("--close-on-success", help="Exit status 0 means that its calls have ended.")
     ] = False,
+    pass_env: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pass-env",
+            metavar="NAME",
+            help="A variable that it is given although it holds a secret (COORDINATOR_REDIS_URL); may be repeated.",
+        ),
+    ] = None,
 ) -> int:
     """Start a worker, beat for it, and say at once when and how it ended, so that its calls go to others.
 
     The worker may know nothing of this: then it serves the calls named with --session. Otherwise it finds the sidecar's
     interface at the unix socket in RECOVERY_SOCKET, and who it is in RECOVERY_INSTANCE and RECOVERY_WORKER_TOKEN.
+    Redis passwords, API tokens and encryption keys of this command are not in its environment, unless named with --pass-env.
     Signals are passed on; SIGTERM after its calls were handed over, if anybody is there to take them.
 
     Exit status: the worker's own; 128 and the signal's number if it was killed; 1 a call is somebody else's, or the name is;
@@ -53,4 +74,4 @@ def supervise(
     needs_url(settings)
     for one in session or []:
         check_session_id(one)
-    return anyio.run(_run, settings, command, session or [], restart, close_on_success)
+    return anyio.run(_run, settings, command, session or [], restart, close_on_success, pass_env or [])

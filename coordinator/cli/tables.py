@@ -1,4 +1,8 @@
-"""How the commands print: Rich tables for people, one JSON document for programs."""
+"""How the commands print, and the one way to standard output and error: Rich tables for people, one JSON document for programs.
+
+What is stored comes from other systems, and is shown to somebody in front of a terminal: nothing that these functions write controls
+it but their own colours, and no value is taken for markup. No other module of this package prints.
+"""
 
 from __future__ import annotations
 
@@ -6,36 +10,96 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["clock", "console", "print_json", "seconds", "table"]
+from coordinator.printable import printable, printable_json, printable_lines
+
+__all__ = [
+    "Writer", "clock", "coloured", "complain", "console", "print_json", "print_lines", "print_some", "progress_console", "seconds",
+    "table",
+]  # fmt: skip
 
 
-def console() -> Console:
+class Writer(Console):
+    """A console whose texts are one line each; whatever it renders is printable, also when it was put together elsewhere."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As Rich does; in a text there are no line ends, no markup and no emoji codes."""
+        super().print(*(printable(one) if isinstance(one, str) else one for one in objects), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As Rich does, segment by segment; those that move the cursor of a progress bar are Rich's own."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable_lines(segment.text), segment.style)
+
+
+def _writer(**options: Any) -> Writer:
+    return Writer(highlight=False, markup=False, emoji=False, **options)
+
+
+def console(*, soft_wrap: bool = False) -> Writer:
     """Standard output as it is now; wide when it is no terminal, so that nothing is cut off in a pipe."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    return _writer(width=None if soft_wrap or sys.stdout.isatty() else 200, soft_wrap=soft_wrap)
 
 
-def print_json(value: object) -> None:
-    """Writes one JSON document and a line end to standard output."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+def progress_console(*, quiet: bool = False) -> Writer:
+    """Standard error, for what passes."""
+    return _writer(stderr=True, quiet=quiet)
+
+
+def complain(text: str) -> None:
+    """Writes one line to standard error."""
+    sys.stderr.write(f"coordinator: {printable(text)}\n")
+    sys.stderr.flush()
+
+
+def print_some(columns: Sequence[str], rows: Sequence[Sequence[object]], found: int) -> None:
+    """A table of these rows, and how many they are of all that were found."""
+    console().print(table(columns, rows))
+    console().print(f"{len(rows)} of {found}")
+
+
+def print_lines(text: str) -> None:
+    """Writes lines that others put together (a usage error, a traceback) to standard error."""
+    sys.stderr.write(printable_lines(text))
+    sys.stderr.flush()
+
+
+def print_json(value: object, *, lines: bool = False) -> None:
+    """Writes one JSON document and a line end to standard output.
+
+    Args:
+        lines: one line a document.
+    """
+    text = json.dumps(value, indent=None if lines else 2, ensure_ascii=False)
+    sys.stdout.write(printable_json(text) + "\n")
     sys.stdout.flush()
+
+
+def coloured(text: str, style: str = "") -> Text:
+    """One line of text in a colour."""
+    return Text(printable(text), style)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> Table:
     """A table of plain values: None is shown as ``-``, and nothing in a value is taken for markup."""
-    made = Table(*columns, title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    made = Table(
+        *map(printable, columns), title=title, title_justify="left", header_style="bold", box=None, pad_edge=False
+    )
     for row in rows:
-        made.add_row(
-            *(
-                "-" if value is None or value == "" else value if isinstance(value, Text) else Text(str(value))
-                for value in row
-            )
-        )
+        made.add_row(*(_cell(value) for value in row))
     return made
+
+
+def _cell(value: object) -> str | Text:
+    if value is None or value == "":
+        return "-"
+    return value if isinstance(value, Text) else coloured(str(value))
 
 
 def seconds(value: float | None) -> str:

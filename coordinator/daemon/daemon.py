@@ -10,7 +10,8 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from coordinator import clock, failpoints
-from coordinator.daemon.http import HttpServer, application, listen
+from coordinator.daemon.access import Access, Guarded
+from coordinator.daemon.http import application
 from coordinator.daemon.partition_loop import Connections, PartitionLoop
 from coordinator.daemon.pods import PodEvents
 from coordinator.errors import first_error
@@ -22,6 +23,8 @@ from coordinator.store.connect import Connector
 from coordinator.store.executor import StorePartition
 from coordinator.store.keys import Keys
 from coordinator.version import VERSION
+from coordinator.web.bounds import allow_many_files
+from coordinator.web.server import HttpServer, listen
 
 __all__ = ["Daemon"]
 
@@ -72,7 +75,9 @@ class Daemon:
         """Why this process is not ready; empty when it is."""
         reasons = ["stopping"] if self._stopping else []
         return reasons + [
-            f"partition {n}: the store does not answer" for n, loop in enumerate(self.loops) if not loop.up
+            f"partition {n}: {reason}"
+            for n, loop in enumerate(self.loops)
+            for reason in ([] if loop.up else ["the store does not answer"]) + loop.troubles
         ]
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[int] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -82,24 +87,29 @@ class Daemon:
             ConfigurationError: a port is taken, or the store was made for another program.
         """
         failpoints.check()
-        where = listen(self.settings.http_host, self.settings.http_port)
-        self.http_port = where.getsockname()[1]
-        app = application(self.metrics.registry, self.not_ready, self.views)
-        server = HttpServer(app, [where])
+        allow_many_files()
+        where = None
+        if self.settings.http_tcp != "off":
+            where = listen(self.settings.http_host, self.settings.http_port)
+            self.http_port = where.getsockname()[1]
+        app = Guarded(application(self.metrics.registry, self.not_ready, self.views), Access(self.settings))
+        server = HttpServer(app, [where] if where else [])
         try:
             async with anyio.create_task_group() as tasks:
                 await tasks.start(self._signals, tasks, server)  # from here on a signal is a clean stop
                 log.info(
                     "coordinator_started", instance=self.id, version=VERSION, store=self._connector.describe(),
-                    http=f"{self.settings.http_host}:{self.http_port}", partitions=self.settings.partitions,
+                    http=f"{self.settings.http_host}:{self.http_port}" if where else "", partitions=self.settings.partitions,
                 )  # fmt: skip
-                tasks.start_soon(server.run)
+                if where:
+                    tasks.start_soon(server.run)
                 tasks.start_soon(self.coordinate)
                 task_status.started(self.http_port)
         except BaseExceptionGroup as group:
             raise first_error(group) from None
         finally:
-            where.close()
+            if where:
+                where.close()
             with anyio.CancelScope(shield=True):
                 await self.aclose()
         log.info("coordinator_stopped", instance=self.id)

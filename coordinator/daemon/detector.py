@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -11,11 +11,25 @@ import structlog
 from coordinator import clock
 from coordinator.errors import StoreUnavailableError
 from coordinator.failpoints import reach
-from coordinator.policy import Candidate, Observation, Suspect, horizon, released, unfit_to_judge, vote
+from coordinator.policy import (
+    Candidate,
+    Observation,
+    Suspect,
+    clock_step_ms,
+    earliest,
+    horizon,
+    lost_counts_after,
+    released,
+    unfit_to_judge,
+    vote,
+    watch,
+)
 from coordinator.settings import Settings
 from coordinator.store import calls, reads
 from coordinator.store.executor import StorePartition
+from coordinator.store.past import Past
 from coordinator.store.scripts import Answer
+from coordinator.store.shapes import instance_id, score, session_id
 
 __all__ = ["Detector", "Look"]
 
@@ -23,6 +37,8 @@ log = structlog.get_logger()
 
 BREAKER_PATIENCE = 15
 """Times ``dead_after`` after which an open mass breaker lets everybody go, room or not."""
+MOST_AWAITED = 2000
+"""Of so many handovers and offers at most it is looked whether an heir waits: those with the latest leases."""
 UNFIT_PATIENCE = 5
 """Times ``dead_after`` for which a slow coordinator withholds its judgement."""
 
@@ -55,7 +71,10 @@ class Detector:
     Attributes:
         loop_lag: returns by how many seconds the own loop woke too late.
         withheld: told why nobody is declared, once each time that it begins.
-        dead_after: of each instance, in seconds: while a setting is rolled out workers may have another one than this process.
+        dead_after, lost_connection_after: of each instance, in seconds: workers behind a sidecar are given longer than others,
+            and while a setting is rolled out workers may have another one than this process.
+        watched: since when each living instance's deadline stands still, as the gauges see it.
+        past: what is remembered of the partition, whatever became of its data.
         unfit: why this coordinator does not judge just now, '' when it may.
     """
 
@@ -66,7 +85,11 @@ class Detector:
     withheld: Callable[[str], None] = lambda reason: None
     seen: dict[str, Observation] = field(default_factory=dict)
     dead_after: Mapping[str, float] = field(default_factory=dict)
+    lost_connection_after: Mapping[str, float] = field(default_factory=dict)
+    watched: Mapping[str, Observation] = field(default_factory=dict)
+    past: Past = field(default_factory=Past)
     unfit: str = ""
+    _looked: tuple[int, float] = (0, 0.0)
     _held: str = ""
     _unfit_since: float = 0.0
     _unwatched: frozenset[Suspect] = frozenset()
@@ -85,31 +108,36 @@ class Detector:
             StoreUnavailableError: the store did not answer; nothing is known.
         """
         s, lost_after = self.settings, self.lost_after
-        least = min(self.dead_after.values(), default=s.dead_after)
-        began = clock.now()
-        answer = await self.part.executor.run(
-            calls.scan(
-                self.part.keys,
-                max_scan_gap_ms=round(s.max_scan_gap * 1000),
-                hold_ms=round(s.dead_after * 1000),
-                horizon_ms=round(horizon(least, s.max_scan_gap, lost_after) * 1000),
-                due_ms=max(0, round((least - lost_after) * 1000)) if lost_after else 0,
-                breaker_min=s.breaker_min,
-                breaker_permille=round(s.breaker_share * 1000),
-                breaker_window_ms=round(s.breaker_window * 1000),
-            )
-        )
-        seen_at = clock.now()
+        first = min(self.dead_after, key=lambda one: self.dead_after[one], default="")
+        least = self.dead_after.get(first, s.dead_after)
+        lost_first = lost_after and self.lost_connection_after.get(first, lost_after)
+        horizon_ms = round(horizon(least, s.max_scan_gap, lost_first) * 1000)
+        due_ms = max(0, round((least - lost_first) * 1000)) if lost_first else 0
+        answer, began, seen_at = await self._scan(horizon_ms, due_ms)
         reach("after_scan")
         if answer.word == "UNKNOWN":
             return Look(0, 0, known=False)
-        suspects = [Suspect.parse(line) for line in answer.items("suspects")]
+        stepped = clock_step_ms(
+            self._looked, (answer.int("now_ms"), seen_at)
+        )  # from the question before to the answer now
+        if (
+            stepped > s.max_scan_gap * 1000
+        ):  # only an answer tells: a request may have waited while the server stood still
+            answer, began, seen_at = await self._scan(horizon_ms, due_ms, (self._looked[0], stepped))
+            if answer.word == "UNKNOWN":
+                return Look(0, 0, known=False)
+        suspects = [one for line in answer.items("suspects") if (one := Suspect.parse(line)) is not None]
         now_ms = answer.int("now_ms")
+        self._looked = now_ms, began
+        if len(answer.items("suspects")) >= calls.MOST_SUSPECTS:
+            suspects += await self._more_suspects(now_ms + horizon_ms)
+        before = earliest(suspects, self.seen, self.watched)
         silent, doubtful, self.seen = vote(
-            suspects, self.seen, now_ms, seen_at, s.dead_after, lost_after, self.dead_after
+            suspects, before, now_ms, seen_at, s.dead_after, lost_after, self.dead_after, self.lost_connection_after
         )
         self._tell_of_hold(answer)
-        self._tell_of_clocks([s for s in suspects if s.deadline_ms <= now_ms and s not in silent])
+        counted = set(silent)
+        self._tell_of_clocks([s for s in suspects if s.deadline_ms <= now_ms and s not in counted])
         buried: list[str] = []
         if answer.word == "OK" and (silent or doubtful) and self._fit(seen_at - began, seen_at):
             dead = dict.fromkeys(silent, "silence") | dict.fromkeys(
@@ -124,9 +152,62 @@ class Detector:
             answer.text("reason") if answer.word == "HELD" else "",
             answer.int("transfers_held") == 1,
             tuple(buried),
-            tuple(answer.items("graves")),
-            tuple(answer.items("leases")),
+            tuple(one for one in answer.items("graves") if instance_id(one.encode())),
+            tuple(one for one in answer.items("leases") if session_id(one.encode())),
         )
+
+    async def _scan(
+        self, horizon_ms: int, due_ms: int, stepped: tuple[int, int] = (0, 0)
+    ) -> tuple[Answer, float, float]:
+        """The answer of one scan, and when it was asked for and came, by this process's own clock."""
+        s, began = self.settings, clock.now()
+        answer = await self.part.executor.run(
+            calls.scan(
+                self.part.keys,
+                max_scan_gap_ms=round(s.max_scan_gap * 1000),
+                hold_ms=round(s.dead_after * 1000),
+                horizon_ms=horizon_ms,
+                seen_ms=stepped[0],
+                stepped_ms=stepped[1],
+                due_ms=due_ms,
+                breaker_min=s.breaker_min,
+                breaker_permille=round(s.breaker_share * 1000),
+                breaker_window_ms=round(s.breaker_window * 1000),
+                past=self.past,
+            )
+        )
+        if answer.word != "UNKNOWN":
+            self.past.agree(answer.text("lineage"), answer.int("now_ms"))
+            self.past.saw(answer.int("highest_epoch"))
+        return answer, began, clock.now()
+
+    async def _more_suspects(self, until_ms: int) -> list[Suspect]:
+        """Those that one look could not name, in bounded pages."""
+        found: list[Suspect] = []
+        page, first = calls.MOST_SUSPECTS, calls.MOST_SUSPECTS
+        while True:
+            members = await self.part.executor.command(
+                "ZRANGEBYSCORE", self.part.keys.instances, "-inf", until_ms, "WITHSCORES", "LIMIT", first, page
+            )
+            pairs = zip(members[::2], members[1::2], strict=True)
+            found += [Suspect(one, score(deadline)) for raw, deadline in pairs if (one := instance_id(raw))]
+            if len(members) < 2 * page:
+                return found
+            first += page
+
+    def learn(self, rows: Iterable[reads.InstanceRow]) -> None:
+        """What is known of all instances: how long each is given, and since when its deadline stands still."""
+        s, living = self.settings, [row for row in rows if row.state != "dead" and row.dead_after_ms]
+        self.dead_after = {row.id: row.dead_after_ms / 1000 for row in living}
+        self.lost_connection_after = {
+            row.id: lost_counts_after(s.lost_connection_after, row.trust_ms / 1000, s.safety_margin) for row in living
+        }
+        self.watched = watch(self.watched, {row.id: row.deadline_ms for row in living}, clock.now())
+
+    def forget(self) -> None:
+        """The store did not answer: what was seen before says nothing of the time since."""
+        self.seen.clear()
+        self.watched = {}
 
     async def _without_connection(self, doubtful: list[Suspect]) -> list[Suspect]:
         """Those to whose presence connection nobody listens any more: one command for all."""
@@ -164,14 +245,31 @@ class Detector:
         for row in rows.values():
             if row.state == "alive" and row.id not in suspects:
                 room[row.pool] += max(0, row.capacity - row.owned)
-        waiting = int(await self.part.executor.command("ZCARD", self.part.keys.leases))
+        known = [suspect for suspect in dead if suspect.instance in rows]
+        waiting = await self._waiting({*room, *(rows[suspect.instance].pool for suspect in known)})
+        awaited = await self._awaited()
         candidates = [
-            Candidate(suspect, rows[suspect.instance].pool, rows[suspect.instance].owned)
-            for suspect in dead
-            if suspect.instance in rows
+            Candidate(suspect, row.pool, row.owned, awaited[suspect.instance])
+            for suspect in known
+            if (row := rows[suspect.instance])
         ]
-        gone = released(candidates, {pool: slots - waiting for pool, slots in room.items()})
+        gone = released(candidates, {pool: room[pool] - waiting[pool] for pool in waiting})
         return {suspect: dead[suspect] for suspect in gone}
+
+    async def _waiting(self, pools: Iterable[str]) -> dict[str, int]:
+        """Offers that wait in each pool: they will take up its room, and nobody else's."""
+        named = list(pools)
+        counts = await self.part.executor.outcomes([("XLEN", self.part.keys.offers(pool)) for pool in named])
+        return {pool: count if isinstance(count, int) else 0 for pool, count in zip(named, counts, strict=True)}
+
+    async def _awaited(self) -> Counter[str]:
+        """How many sessions of each instance an heir waits for: the caller is at a living worker's door already."""
+        keys, run = self.part.keys, self.part.executor
+        leased = await run.command("ZRANGE", keys.leases, -MOST_AWAITED, -1)
+        ids = [one for member in leased if (one := session_id(member))]
+        rows = await run.outcomes([("HMGET", keys.session(session), "owner", "heir") for session in ids])
+        found = (row for row in rows if isinstance(row, list))
+        return Counter(instance_id(owner) for owner, heir in found if instance_id(owner) and heir)
 
     def _fit(self, round_trip: float, now: float) -> bool:
         why = unfit_to_judge(self.loop_lag(), round_trip, self.settings.max_scan_gap)

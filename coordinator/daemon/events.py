@@ -10,23 +10,35 @@ import structlog
 from coordinator import clock
 from coordinator.errors import StoreUnavailableError
 from coordinator.metrics import Metrics, known
+from coordinator.policy import LACKS_KEY, OTHER_TENANT
 from coordinator.settings import Settings
 from coordinator.store.connect import Blocking
 from coordinator.store.executor import StorePartition
 from coordinator.store.faults import NoGroupError
+from coordinator.store.shapes import instance_id, whole
 
-__all__ = ["EventReader"]
+__all__ = ["CONSUMER", "GROUP", "EventReader"]
 
 log = structlog.get_logger()
 
 GROUP = "coordinators"
+CONSUMER = "coordinator"
+"""All read under one name: nothing is acknowledged, so a name says nothing, and each would stay for ever."""
 COUNT = 500
 MOST_DEATHS = 10_000
 BLOCK_MS = 1000
+LACKS = {LACKS_KEY: "key", OTHER_TENANT: "tenant"}
+"""What a worker lacks that gives a session back for that reason."""
+ABOUT_INSTANCES = ("died", "joined", "draining")
 
 
 def _seconds(event: dict[str, str], name: str) -> float:
-    return float(event.get(name) or 0) / 1000
+    return _number(event, name) / 1000
+
+
+def _number(event: dict[str, str], name: str, default: int = 0) -> int:
+    """What an event says; it may be of another program, or no event at all."""
+    return max(0, whole(event.get(name, "").encode(), default))
 
 
 @dataclass(slots=True)
@@ -42,7 +54,6 @@ class EventReader:
     part: StorePartition
     settings: Settings
     metrics: Metrics
-    by: str
     blocking: Blocking | None = None
     died: Callable[[str], None] = lambda instance: None
     deaths: dict[str, float] = field(default_factory=dict)
@@ -61,7 +72,7 @@ class EventReader:
         """
         keys, run = self.part.keys, self.part.executor
         wait = ("BLOCK", BLOCK_MS) if block else ()
-        read = ("XREADGROUP", "GROUP", GROUP, self.by, "NOACK", "COUNT", COUNT, *wait, "STREAMS", keys.events, ">")
+        read = ("XREADGROUP", "GROUP", GROUP, CONSUMER, "NOACK", "COUNT", COUNT, *wait, "STREAMS", keys.events, ">")
         command = self.blocking.command if block and self.blocking is not None else run.command
         try:
             answer = await command(*read)
@@ -71,7 +82,7 @@ class EventReader:
         entries = answer[0][1] if answer else []
         for _, fields in entries:
             values = [v.decode("utf-8", "replace") for v in fields]
-            self.take(dict(zip(values[::2], values[1::2], strict=True)))
+            self.take(dict(zip(values[::2], values[1::2], strict=False)))
         self._forget()
         return len(entries)
 
@@ -89,14 +100,18 @@ class EventReader:
             case "died":
                 m.instance_deaths.labels(known("instance_deaths", cause)).inc()
                 m.detection.labels(known("detection", cause)).observe(_seconds(event, "detection_ms"))
-                self.deaths[event["instance"]] = clock.now()
-                self.died(event["instance"])
+                if instance := instance_id(event.get("instance", "").encode()):
+                    self.deaths[instance] = clock.now()
+                    self.died(instance)
             case "orphaned":
-                m.orphans.labels(known("orphans", cause)).inc(int(event.get("count") or 1))
-                m.offers.inc(int(event.get("count") or 1))
-                m.handovers.labels("owner_died").inc(int(event.get("handovers") or 0))
+                m.orphans.labels(known("orphans", cause)).inc(_number(event, "count", 1))
+                m.offers.inc(_number(event, "count", 1))
+                m.handovers.labels("owner_died").inc(_number(event, "handovers"))
             case "offered" | "declined" | "replayed":
                 m.offers.inc()
+                self._count_lacks(event)
+            case "released":
+                self._count_lacks(event)
             case "adopted":
                 m.adoptions.labels(known("adoptions", cause)).inc()
                 m.takeover.labels(known("takeover", cause)).observe(_seconds(event, "takeover_ms"))
@@ -116,17 +131,31 @@ class EventReader:
                 m.session_seconds.inc(_seconds(event, "session_ms"))
             case "fenced":
                 m.fenced_writes.labels(known("fenced_writes", event.get("operation"))).inc()
+            case "quarantined":
+                m.quarantined.labels(known("quarantined", event.get("kind"))).inc()
             case "hold":
                 m.holds.labels(known("holds", event.get("reason"))).inc()
         self._log(event)
+
+    def _count_lacks(self, event: dict[str, str]) -> None:
+        if lacks := LACKS.get(event.get("reason", "")):
+            self.metrics.cannot_serve.labels(lacks).inc()
 
     def _log(self, event: dict[str, str]) -> None:
         kind = event.get("type", "event")
         fields = {k: v for k, v in event.items() if k not in ("type", "at", "sessions") and v}
         fields["partition"] = str(self.part.keys.partition)
-        level = {"died": log.warning, "dead_lettered": log.error, "fenced": log.warning, "hold": log.warning}
+        planned = kind == "died" and event.get("cause") == "left"  # it said good-bye
+        level = {
+            "died": log.info if planned else log.warning,
+            "dead_lettered": log.error,
+            "quarantined": log.error,
+            "fenced": log.warning,
+            "hold": log.warning,
+        }
         level.get(kind, log.info)(
-            f"{'instance' if kind in ('died', 'joined', 'draining') else 'session'}_{kind}", **fields
+            kind if kind == "quarantined" else f"{'instance' if kind in ABOUT_INSTANCES else 'session'}_{kind}",
+            **fields,
         )
 
     def _forget(self) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from coordinator.metrics import Metrics
+from coordinator.printable import printable
 from coordinator.settings import Settings
 from coordinator.store import reads
 from coordinator.store.executor import StorePartition
@@ -42,11 +43,12 @@ class PartitionGauges:
             m.oldest_orphan.labels(p).set(view.oldest_orphan_ms / 1000)
         else:
             m.oldest_orphan.clear() if self.settings.partitions == 1 else self._remove(m.oldest_orphan, p)
-        if self._reason and self._reason != view.hold_reason:
+        reason = printable(view.hold_reason)
+        if self._reason and self._reason != reason:
             self._remove(m.hold_active, p, self._reason)
-        self._reason = view.hold_reason
-        if view.hold_reason:
-            m.hold_active.labels(p, view.hold_reason).set(1)
+        self._reason = reason
+        if reason:
+            m.hold_active.labels(p, reason).set(1)
         m.breaker_open.labels(p).set(1 if view.breaker_since_ms else 0)
         if view.partition == 0:
             self._instances(view)
@@ -59,7 +61,7 @@ class PartitionGauges:
         free: Counter[str] = Counter()
         for row in view.instances:
             if row.state == "alive":
-                free[row.pool] += max(0, row.capacity - row.owned)
+                free[printable(row.pool)] += max(0, row.capacity - row.owned)
         for pool in self._pools - set(free):
             self._remove(m.free_slots, pool)
         self._pools = set(free)

@@ -11,6 +11,7 @@ from coordinator.daemon.burial import expire_call
 from coordinator.failpoints import reach
 from coordinator.settings import Settings
 from coordinator.store.executor import StorePartition
+from coordinator.store.shapes import text
 
 __all__ = ["LeaseKeeper"]
 
@@ -34,11 +35,11 @@ class LeaseKeeper:
         if not sessions:
             return
         keys, run = self.part.keys, self.part.executor
-        pools = await run.commands([("HGET", keys.session(s), "pool") for s in sessions])
+        pools = await run.outcomes([("HGET", keys.session(s), "pool") for s in sessions])
         reach("before_expire")
         answers = await run.run_many(
             [
-                expire_call(self.part, self.settings, session, (pool or b"default").decode(), self.by)
+                expire_call(self.part, self.settings, session, text(pool) or "default", self.by)
                 for session, pool in zip(sessions, pools, strict=True)
             ]
         )

@@ -22,14 +22,16 @@ from coordinator.daemon.events import EventReader
 from coordinator.daemon.gauges import PartitionGauges
 from coordinator.daemon.lease_keeper import LeaseKeeper
 from coordinator.daemon.sweeper import Sweeper
-from coordinator.errors import StoreUnavailableError, first_error
+from coordinator.errors import ConfigurationError, StoreUnavailableError, first_error
 from coordinator.metrics import Metrics, known
 from coordinator.policy import backoff, sleep_seconds
 from coordinator.settings import Settings
-from coordinator.store import calls
+from coordinator.steady import Steady
+from coordinator.store import calls, reads
 from coordinator.store.connect import Blocking, Connector
-from coordinator.store.deployment import check_server, prepare
+from coordinator.store.deployment import check_partition, prepare
 from coordinator.store.executor import StorePartition
+from coordinator.store.faults import concerns_one
 from coordinator.store.keys import Keys
 
 __all__ = ["Connections", "PartitionLoop"]
@@ -39,8 +41,11 @@ log = structlog.get_logger()
 SLOW_SECONDS = 1.0
 """Between two steps of the slow half: sweep, gauges."""
 WAIT_SECONDS = 0.25
+LOOPS = ("look", "burial", "leases", "sweep", "tidy", "gauges", "events")
 MOST_BURIALS = 16
-"""Graves that one coordinator empties side by side; the others are found again by their key."""
+"""Graves that one coordinator empties side by side; the others wait for their turn."""
+MOST_GRAVES_WAIT = 10_000
+"""So many wait for their turn here at most; others are found again by their key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,32 +84,43 @@ class PartitionLoop:
         self.detector = Detector(
             connections.watch, settings, by, loop_lag, lambda reason: metrics.holds.labels(known("holds", reason)).inc()
         )
-        self.burial = Burial(connections.work, settings, by)
+        self.burial = Burial(connections.work, settings, by, self._heirs)
         self.leases = LeaseKeeper(connections.work, settings, by)
         self.sweeper = Sweeper(connections.slow, settings)
-        self.events = EventReader(connections.slow, settings, metrics, by, connections.events, self._died)
+        self.events = EventReader(connections.slow, settings, metrics, connections.events, self._died)
         self.gauges = PartitionGauges(connections.slow, settings, metrics)
+        self.steady = {name: self._steady(name) for name in LOOPS}
         self._tasks: anyio.abc.TaskGroup | None = None
         self._burying: set[str] = set()
+        self._to_bury: dict[str, None] = {}
         self._keeping_leases = False
         self.up = False
         self._told_down = False
-        self._lineage = ""
-        self._server = ""
+        self._prepared = False
+        self._data = "", ""
+
+    def _steady(self, name: str) -> Steady:
+        return Steady(name, self.metrics.loop_errors.labels(name).inc)
+
+    @property
+    def troubles(self) -> list[str]:
+        """Why it does not do all that it is for, beside a store that does not answer; empty while it does."""
+        return [f"{loop.loop} fails: {loop.trouble}" for loop in self.steady.values() if loop.trouble]
 
     async def prepare(self) -> None:
         """Makes the partition, or checks that it was made for a program like this.
 
         Raises:
-            ConfigurationError: another number of partitions, a protocol that this program does not speak, or a server
-                that is too old or evicts keys.
+            ConfigurationError: another number of partitions, a protocol that this program does not speak, a server
+                that is too old or evicts keys, or a right that is missing.
             StoreUnavailableError: the store did not answer.
         """
-        if not self._lineage:
-            await check_server(self.part.executor)
+        if not self._prepared:
+            await check_partition(self.part, "coordinator", without_info=self.settings.without_info)
         s = self.settings
         hold_ms = round(s.dead_after * 1000)
-        self._lineage = await prepare(self.part, partitions=s.partitions, hold_ms=hold_ms, previous=self._lineage)
+        await prepare(self.part, partitions=s.partitions, hold_ms=hold_ms, previous=self.detector.past.lineage)
+        self._prepared = True
 
     async def step(self) -> float:
         """One look and all that it finds to do, one after the other.
@@ -127,7 +143,7 @@ class PartitionLoop:
         Raises:
             ConfigurationError, StoreUnavailableError: as `prepare`.
         """
-        if not self._lineage:
+        if not self._prepared:
             await self.prepare()
         with self.metrics.scan.time():
             found = await self.detector.step()
@@ -152,14 +168,24 @@ class PartitionLoop:
             s.dead_after,
             s.max_scan_gap,
             self.detector.lost_after,
+            self.detector.dead_after,
+            self.detector.lost_connection_after,
         )
+
+    async def _heirs(self, pool: str) -> tuple[int, int]:
+        """How many living instances of a pool have room, and how much together, as the gauges saw it last."""
+        view = self.gauges.last
+        rows = await reads.instances(self.burial.part) if view is None else view.instances
+        living = [row for row in rows if row.state == "alive" and row.id not in self.events.deaths]
+        free = [row.capacity - row.owned for row in living if row.pool == pool]
+        return sum(room > 0 for room in free), sum(room for room in free if room > 0)
 
     @staticmethod
     def _graves(found: Look) -> list[str]:
         """What may be claimed now: the newly dead first."""
         if found.transfers_held:
             return []
-        return [*found.buried, *(g for g in found.graves if g not in found.buried)]
+        return list(dict.fromkeys([*found.buried, *found.graves]))
 
     async def _bury(self, graves: Sequence[str]) -> None:
         """Graves side by side: their round trips share the pipeline, and a large one does not delay a small one."""
@@ -169,9 +195,10 @@ class PartitionLoop:
                 raise answer
 
     async def _restate_deaths(self) -> None:
-        """A server other than the last may have forgotten who is dead."""
-        server = self.part.executor.server
-        if server != self._server and self._server and self.events.deaths:
+        """Another server, or another lineage, may have forgotten who is dead."""
+        data = self.part.executor.server, self.detector.past.lineage
+        known = list(self.events.deaths) if data != self._data and any(self._data) else []
+        for first in range(0, len(known), calls.BATCH):
             await self.part.executor.run_many(
                 [
                     calls.certify(
@@ -179,12 +206,13 @@ class PartitionLoop:
                         instance=dead,
                         cause="restated",
                         by=self.detector.by,
-                        reason="the server changed",
+                        reason="the server or its data changed",
+                        fenced_ttl_ms=round(self.settings.fenced_ttl * 1000),
                     )
-                    for dead in self.events.deaths
+                    for dead in known[first : first + calls.BATCH]
                 ]
             )
-        self._server = server
+        self._data = data
 
     async def slow_step(self) -> None:
         """The slow half: the walk over the records, and the gauges.
@@ -192,13 +220,20 @@ class PartitionLoop:
         Raises:
             StoreUnavailableError: the store did not answer.
         """
-        await self.sweeper.step()
-        await self.sweeper.tidy()
+        for name, piece in (("sweep", self.sweeper.step), ("tidy", self.sweeper.tidy), ("gauges", self._see)):
+            try:
+                await piece()
+            except StoreUnavailableError:
+                raise
+            except Exception as error:  # noqa: BLE001 - the other pieces go on
+                self.steady[name].failed(error, partition=self.part.keys.partition)
+            else:
+                self.steady[name].well()
+
+    async def _see(self) -> None:
         await self.gauges.step()
         if (view := self.gauges.last) is not None:
-            self.detector.dead_after = {
-                row.id: row.dead_after_ms / 1000 for row in view.instances if row.state != "dead" and row.dead_after_ms
-            }
+            self.detector.learn(view.instances)
 
     async def run(self) -> None:
         """Looks until cancelled; waits with backoff and jitter while the store is away, and declares nobody.
@@ -222,9 +257,14 @@ class PartitionLoop:
                 self._down(error)
                 pause = backoff(failures, random.random())  # noqa: S311 - jitter
                 failures += 1
+            except ConfigurationError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with one thing, the others are looked after
+                pause = self.steady["look"].failed(error, partition=self.part.keys.partition)
             else:
                 self._back()
                 failures = 0
+                self.steady["look"].well()
                 self._start_work(tasks, found)
                 pause = self._pause(found)
             await anyio.sleep(pause)
@@ -234,32 +274,52 @@ class PartitionLoop:
         for grave in self._graves(found):
             self._start_burial(tasks, grave)
         if found.leases and not found.transfers_held and not self._keeping_leases:
-            self._keeping_leases = True
             tasks.start_soon(self._keep_leases, found.leases)
+            self._keeping_leases = True
 
     def _start_burial(self, tasks: anyio.abc.TaskGroup, grave: str) -> None:
-        if grave not in self._burying and len(self._burying) < MOST_BURIALS:
+        if grave in self._burying:
+            return
+        if len(self._burying) < MOST_BURIALS:
+            tasks.start_soon(self._bury_one, tasks, grave)
             self._burying.add(grave)
-            tasks.start_soon(self._bury_one, grave)
+        elif len(self._to_bury) < MOST_GRAVES_WAIT:
+            self._to_bury[grave] = None
 
     def _died(self, instance: str) -> None:
         """An event told of a death: its sessions are claimed now instead of at the next look."""
         if self._tasks is not None and self.up:
             self._start_burial(self._tasks, instance)
 
-    async def _bury_one(self, grave: str) -> None:
+    async def _bury_one(self, tasks: anyio.abc.TaskGroup, grave: str) -> None:
         try:
             await self.burial.step(grave)
-        except StoreUnavailableError as error:  # it is found again by its key
-            self._count(error)
+        except Exception as error:  # noqa: BLE001 - the other graves are emptied
+            if isinstance(error, StoreUnavailableError) and not concerns_one(error):  # it is found again by its key
+                self._count(error)
+                self._to_bury.clear()
+            else:
+                pause = self.steady["burial"].failed(error, instance=grave, partition=self.part.keys.partition)
+                await anyio.sleep(pause)
+        else:
+            self.steady["burial"].well()
         finally:
             self._burying.discard(grave)
+            if self._to_bury:
+                following = next(iter(self._to_bury))
+                del self._to_bury[following]
+                self._start_burial(tasks, following)
 
     async def _keep_leases(self, sessions: Sequence[str]) -> None:
         try:
             await self.leases.step(sessions)
-        except StoreUnavailableError as error:  # they stay due
-            self._count(error)
+        except Exception as error:  # noqa: BLE001 - they stay due
+            if isinstance(error, StoreUnavailableError) and not concerns_one(error):
+                self._count(error)
+            else:
+                await anyio.sleep(self.steady["leases"].failed(error, partition=self.part.keys.partition))
+        else:
+            self.steady["leases"].well()
         finally:
             self._keeping_leases = False
 
@@ -280,9 +340,12 @@ class PartitionLoop:
             try:
                 if self.up:
                     await self.events.step(block=True)
+                    self.steady["events"].well()
                     continue
             except StoreUnavailableError as error:
                 self._count(error)
+            except Exception as error:  # noqa: BLE001 - the next events are counted
+                await anyio.sleep(self.steady["events"].failed(error, partition=self.part.keys.partition))
             await anyio.sleep(WAIT_SECONDS)
 
     def _count(self, error: StoreUnavailableError) -> None:
@@ -290,7 +353,7 @@ class PartitionLoop:
 
     def _down(self, error: StoreUnavailableError) -> None:
         self._count(error)
-        self.detector.seen.clear()
+        self.detector.forget()
         if not self._told_down:
             log.error("store_unavailable", partition=self.part.keys.partition, kind=error.kind, detail=error.detail)
             self._told_down = True

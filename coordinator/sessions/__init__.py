@@ -6,6 +6,7 @@ Needs the extra ``sessions``: ``pip install recovery-coordinator[sessions]``.
 from coordinator.sessions import installed as installed  # first: it says what is missing
 
 # isort: split
+from coordinator.keyring import KeyFile, KeyRing
 from coordinator.sessions.aliases import Alias
 from coordinator.sessions.breaker import CircuitBreaker
 from coordinator.sessions.configured import configured_keys
@@ -25,7 +26,6 @@ from coordinator.sessions.errors import (
     TenantError,
 )
 from coordinator.sessions.guard import RetryRule
-from coordinator.sessions.keyring import KeyFile, KeyRing
 from coordinator.sessions.manager import Restored, SessionManager
 from coordinator.sessions.memory import MemoryStore
 from coordinator.sessions.metrics import StoreMetrics

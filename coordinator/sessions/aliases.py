@@ -7,10 +7,14 @@ import hmac
 import re
 from dataclasses import dataclass, field
 
+from coordinator.bounds import MOST_TEXT, check_text
+from coordinator.errors import InvalidValueError
+from coordinator.keyring import KeyRing
 from coordinator.sessions.errors import InvalidStateError
-from coordinator.sessions.keyring import KeyRing
 
 __all__ = ["Alias", "tokens"]
+
+MOST_NAME = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +29,10 @@ class Alias:
         """A phone number: only its digits and a leading ``+`` count, so ``+1 (555) 123`` is ``+1555123``.
 
         Raises:
-            InvalidStateError: it has no digits.
+            InvalidStateError: it has no digits, or more than any number has.
         """
+        if not isinstance(number, str) or len(number) > MOST_TEXT:
+            raise InvalidStateError(f"a phone number is text of at most {MOST_TEXT} characters")
         digits = re.sub(r"\D", "", number)
         if not digits:
             raise InvalidStateError("a phone number needs digits")
@@ -37,11 +43,19 @@ class Alias:
         """A user together with a provider's call id.
 
         Raises:
-            InvalidStateError: one of them is empty.
+            InvalidStateError: one of them is empty, too long, or unprintable.
         """
+        user, call_id = _checked("a user", user), _checked("a call id", call_id)
         if not user or not call_id:
             raise InvalidStateError("a user and a call id are needed, neither of them empty")
         return cls("user-call", (user, call_id))
+
+
+def _checked(name: str, value: str) -> str:
+    try:
+        return check_text(name, value, MOST_NAME)
+    except InvalidValueError as error:  # the value itself is in no message: it may be a person's number
+        raise InvalidStateError(f"{name} is {error.rule}") from None
 
 
 def tokens(alias: Alias, tenant: str, ring: KeyRing | None) -> list[str]:

@@ -19,7 +19,8 @@ A store that does not answer is a `coordinator.errors.StoreUnavailableError`; `C
 
 from __future__ import annotations
 
-from coordinator.errors import CoordinatorError, StoreUnavailableError
+from coordinator.errors import CoordinatorError, KeyUnknownError, StoreUnavailableError
+from coordinator.errors import TenantError as _TenantError
 
 __all__ = [
     "CircuitOpenError", "CorruptSessionError", "InvalidStateError", "KeyUnknownError", "PlaintextRefusedError",
@@ -96,17 +97,6 @@ class SealBrokenError(CorruptSessionError):
     """The sealed part was not sealed for this tenant, session, sequence and status, or was changed since."""
 
 
-class KeyUnknownError(CoordinatorError):
-    """The session is sealed with a key that this program does not have: it is there, and cannot be served here.
-
-    Never taken for a missing session.
-    """
-
-    def __init__(self, session_id: str, key_id: str) -> None:
-        self.session_id, self.key_id = session_id, key_id
-        super().__init__(f"session {session_id!r} cannot be served here: it is sealed with the unknown key {key_id!r}")
-
-
 class PlaintextRefusedError(CoordinatorError):
     """The stored session is not sealed, while this store has keys and was not told to accept plain text."""
 
@@ -118,12 +108,12 @@ class PlaintextRefusedError(CoordinatorError):
         )
 
 
-class TenantError(CoordinatorError):
+class TenantError(_TenantError):
     """A state that was loaded from one tenant's store was to be saved to another's."""
 
     def __init__(self, session_id: str) -> None:
         self.session_id = session_id
-        super().__init__(f"session {session_id!r} belongs to another tenant, so it was not saved")
+        CoordinatorError.__init__(self, f"session {session_id!r} belongs to another tenant, so it was not saved")
 
 
 class CircuitOpenError(StoreUnavailableError):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from coordinator.bounds import NAME, NAME_RULE
 from coordinator.errors import ConfigurationError
+from coordinator.printable import has_hidden, named
 from coordinator.sessions.errors import InvalidStateError
 
 __all__ = ["DEFAULT_PREFIX", "SessionKeys", "check_id", "check_tenant"]
@@ -16,7 +18,7 @@ OWN = "sessionindex:"
 TENANTS = "tenant:"
 MAX_ID = 512
 
-_TENANT = re.compile(r"[A-Za-z0-9._-]{1,63}")
+_TENANT = re.compile(NAME)
 
 
 def check_id(session_id: str) -> str:
@@ -26,7 +28,7 @@ def check_id(session_id: str) -> str:
         InvalidStateError: it is empty, too long, has unprintable characters, or is ``active``.
     """
     if not isinstance(session_id, str) or not session_id or len(session_id) > MAX_ID or not session_id.isprintable():
-        raise InvalidStateError(f"a session id is 1 to {MAX_ID} printable characters, not {str(session_id)[:40]!r}")
+        raise InvalidStateError(f"a session id is 1 to {MAX_ID} printable characters, not {named(session_id)}")
     if session_id == "active":
         raise InvalidStateError(
             "'active' cannot be a session's id: its key would be that of the set of active sessions, and destroy it"
@@ -41,9 +43,7 @@ def check_tenant(tenant: str) -> str:
         ConfigurationError: it is not 1 to 63 characters of A-Z a-z 0-9 . _ -
     """
     if not isinstance(tenant, str) or not _TENANT.fullmatch(tenant):
-        raise ConfigurationError(
-            f"a tenant's name is 1 to 63 characters of A-Z a-z 0-9 . _ -, not {str(tenant)[:80]!r}"
-        )
+        raise ConfigurationError(f"a tenant's name is {NAME_RULE}, not {named(tenant)}")
     return tenant
 
 
@@ -56,13 +56,18 @@ class SessionKeys:
         tenant: stands before the prefix, so that no id of another tenant can spell a key of this one; '' for none.
 
     Raises:
-        ConfigurationError: the prefix is empty or begins like keys of this project, or the tenant's name breaks its rule.
+        ConfigurationError: the prefix is empty, too long, unprintable or begins like keys of this project, or the tenant's name
+            breaks its rule.
     """
 
     prefix: str = DEFAULT_PREFIX
     tenant: str = ""
 
     def __post_init__(self) -> None:
+        if len(self.prefix) > MAX_ID or has_hidden(self.prefix):
+            raise ConfigurationError(
+                f"a prefix of sessions has at most {MAX_ID} printable characters, not {named(self.prefix)}"
+            )
         if not self.prefix or self.prefix.startswith((OWN, TENANTS)):
             raise ConfigurationError(
                 f"a prefix of sessions must not be empty, nor begin with {OWN!r} or {TENANTS!r}, as {self.prefix!r} does"

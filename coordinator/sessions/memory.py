@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 from coordinator.errors import FencedError, StoreUnavailableError
+from coordinator.keyring import KeySource
 from coordinator.sessions.backed import BackedStore, FencedStore
 from coordinator.sessions.errors import TenantError
 from coordinator.sessions.header import read_header, version_of
 from coordinator.sessions.holder import Holder, check_same
-from coordinator.sessions.keyring import KeySource
 from coordinator.sessions.keys import check_tenant
 from coordinator.sessions.sealing import Codec
 from coordinator.sessions.timestamp import Timestamp

@@ -8,6 +8,7 @@ from typing import Generic, Protocol, TypeVar
 import structlog
 
 from coordinator.errors import ConfigurationError, CoordinatorError, StoreUnavailableError
+from coordinator.policy import LACKS_KEY
 from coordinator.sessions.errors import (
     CorruptSessionError,
     InvalidStateError,
@@ -91,7 +92,7 @@ async def recover(offer: Offered[S], manager: SessionManager) -> Recovered[S] | 
         await manager.store.load(offer.session_id)  # once: the caller waits
     except KeyUnknownError as error:
         log.warning("session_cannot_be_served", session=error.session_id, key=error.key_id)
-        await offer.cannot_serve("sealed with a key that this worker lacks")
+        await offer.cannot_serve(LACKS_KEY)
         return None
     except (SessionNotFoundError, *_UNREADABLE):
         pass  # looked at again when it is ours: until then its owner may still write
@@ -126,5 +127,5 @@ async def restore(session: S, manager: SessionManager) -> Recovered[S]:
         return Recovered(session, bound, None, error)
     except KeyUnknownError as error:
         log.warning("session_cannot_be_served", session=session.id, key=error.key_id)
-        await session.cannot_serve("sealed with a key that this worker lacks")
+        await session.cannot_serve(LACKS_KEY)
         raise

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import redis.asyncio as aredis
 from redis.crc import key_slot
 
 from coordinator.errors import ConfigurationError, StoreUnavailableError
+from coordinator.eventloop import check_event_loop
+from coordinator.keyring import KeySource
 from coordinator.sessions import scripts
 from coordinator.sessions.backed import DAY, BackedStore, FencedStore
 from coordinator.sessions.errors import CorruptSessionError
 from coordinator.sessions.holder import Holder, check_binding, check_same
-from coordinator.sessions.keyring import KeySource
 from coordinator.sessions.keys import DEFAULT_PREFIX, SessionKeys
+from coordinator.sessions.rights import check_store_rights
 from coordinator.sessions.runner import ClientRunner, Runner
 from coordinator.sessions.sealing import Codec
 from coordinator.sessions.timestamp import Timestamp
-from coordinator.store.address import parse_url
 from coordinator.store.connect import Connector
 from coordinator.store.fence import Fence
 from coordinator.store.scripts import Answer, Call
+from coordinator.store.url import parse_url
 
 __all__ = ["RedisStore"]
 
@@ -177,7 +179,7 @@ class RedisStore(BackedStore):
         tenant: whose sessions they are: their keys are apart from those of everybody else.
         keys: seals the sessions; then only programs with these keys can read them.
         accept_plaintext: with keys, whether unsealed sessions are read too.
-        store_timeout: seconds that one exchange may take (with a URL).
+        store_timeout: seconds for which nothing may move while an answer is awaited (with a URL).
         now: the clock for ``updated_at``.
 
     Raises:
@@ -219,6 +221,23 @@ class RedisStore(BackedStore):
             ttl=ttl,
             now=now,
         )
+
+    async def __aenter__(self) -> Self:
+        """Looks at the rights of its Redis user, where it connects by itself and the store answers.
+
+        Raises:
+            ConfigurationError: one is missing; or on an event loop that will not do.
+        """
+        check_event_loop("RedisStore")
+        if self._has_url:
+            try:
+                await check_store_rights(self._runner, self.keys)
+            except StoreUnavailableError:
+                pass  # who works with it finds that out, and waits as it likes
+            except BaseException:
+                await self.close()
+                raise
+        return await super().__aenter__()
 
     def fenced(self, session: Holder) -> FencedStore:  # noqa: D102 - described in `SessionStore`
         if not self._has_url:

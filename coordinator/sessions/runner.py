@@ -41,6 +41,11 @@ class ClientRunner:
             )
         self._client, self._key = client, key
 
+    @property
+    def server(self) -> str:
+        """A client does not tell to which server it talks."""
+        return ""
+
     async def run(self, call: Call) -> Answer:
         """A script; by its text where the server does not know it yet."""
         try:

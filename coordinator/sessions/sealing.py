@@ -19,6 +19,7 @@ import re
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from coordinator.keyring import KeyRing, KeySource
 from coordinator.sessions import wire
 from coordinator.sessions.errors import (
     InvalidStateError,
@@ -27,7 +28,6 @@ from coordinator.sessions.errors import (
     SealBrokenError,
 )
 from coordinator.sessions.header import version_of
-from coordinator.sessions.keyring import KeyRing, KeySource
 from coordinator.sessions.state import Origin, SessionState
 
 __all__ = ["Codec"]

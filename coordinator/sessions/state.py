@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from coordinator.sessions.errors import InvalidStateError
 from coordinator.sessions.timestamp import ZERO, Timestamp
 
 __all__ = ["Direction", "Origin", "SessionMetrics", "SessionState", "SessionStatus", "Turn", "responses_ms"]
@@ -178,8 +179,15 @@ class SessionState:
         self.updated_at = Timestamp.now()
 
     def detached(self) -> SessionState:
-        """A copy that no store knows: to write it somewhere else, or to another tenant on purpose."""
-        other = copy.deepcopy(self)
+        """A copy that no store knows: to write it somewhere else, or to another tenant on purpose.
+
+        Raises:
+            InvalidStateError: it is nested so deep that no store would take it.
+        """
+        try:
+            other = copy.deepcopy(self)
+        except RecursionError:
+            raise InvalidStateError("recovery_data or extra is nested too deep to be copied") from None
         other.origin = other.sealed = None
         return other
 

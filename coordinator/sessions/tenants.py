@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from coordinator.errors import ConfigurationError
-from coordinator.sessions.keyring import KeySource
+from coordinator.keyring import KeySource
 from coordinator.sessions.redis import RedisStore
 
 __all__ = ["Tenants"]

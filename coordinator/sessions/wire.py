@@ -11,10 +11,13 @@ import contextlib
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from coordinator.bounds import MOST_STATE_BYTES, READABLE_DEPTH, check_depth, is_nested_deeper
+from coordinator.errors import InvalidDataError
 from coordinator.sessions.errors import CorruptSessionError, InvalidStateError
 from coordinator.sessions.state import SessionMetrics, SessionState, Turn
 from coordinator.sessions.timestamp import ZERO, Timestamp
@@ -25,6 +28,7 @@ _quote = json.encoder.encode_basestring  # escapes quotes, backslashes and contr
 _ESCAPES = (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
 _LONE = re.compile("[\ud800-\udfff]")
 _INT64 = 1 << 63
+_MOST_WHOLE = int(sys.float_info.max)
 
 _TURN = ("role", "content", "timestamp", "duration_ms")
 _METRICS = (
@@ -52,7 +56,7 @@ def _float(value: float) -> str:
     """As Go writes a float64: no exponent from 1e-6 up, no ``.0``; but from 1e16 with one (Go: from 1e21), since digits alone
     would be read back as a whole number that the float never was.
     """
-    if isinstance(value, KeptFloat):
+    if isinstance(value, KeptFloat) and math.isfinite(value):
         return value.text
     if not math.isfinite(value):
         raise InvalidStateError(f"{value} is no number that JSON has")
@@ -71,6 +75,8 @@ def _json(value: Any, *, ordered: bool) -> str:
     if value is None or isinstance(value, bool):
         return "null" if value is None else "true" if value else "false"
     if isinstance(value, int):
+        if abs(value) > _MOST_WHOLE:
+            raise InvalidStateError("a whole number is beyond what a Go program can read, 1.8e308")
         return int.__repr__(value)
     if isinstance(value, float):
         return _float(value)
@@ -139,8 +145,9 @@ def encode(state: SessionState, *, history: str | None = None) -> bytes:
         history: JSON to stand in the place of the history (a sealed session's).
 
     Raises:
-        InvalidStateError: a field has a type or a value that Go could not read.
+        InvalidStateError: a field has a type or a value that Go could not read, is nested too deep, or all is too large.
     """
+    _check_depth(state)
     call_id = f'"call_id":{_text(state.call_id, "call_id")},' if state.call_id else ""
     try:
         recovery = f',"recovery_data":{_json(state.recovery_data, ordered=True)}' if state.recovery_data else ""
@@ -156,9 +163,21 @@ def encode(state: SessionState, *, history: str | None = None) -> bytes:
     for character, escape in _ESCAPES:
         text = text.replace(character, escape)
     try:
-        return text.encode()
+        raw = text.encode()
     except UnicodeEncodeError:  # halves of surrogate pairs: U+FFFD, as Go writes them
-        return whole_text(text).encode()
+        raw = whole_text(text).encode()
+    if len(raw) > MOST_STATE_BYTES:
+        raise InvalidStateError(f"the session is {len(raw)} bytes of JSON, above the limit of {MOST_STATE_BYTES} bytes")
+    return raw
+
+
+def _check_depth(state: SessionState) -> None:
+    try:
+        check_depth("recovery_data", state.recovery_data)
+        for extra in (state.extra, state.metrics.extra, *(turn.extra for turn in state.history if turn.extra)):
+            check_depth("extra", extra)
+    except InvalidDataError as error:
+        raise InvalidStateError(str(error)) from None
 
 
 def whole_text(text: str) -> str:
@@ -178,8 +197,10 @@ def parse(session_id: str, value: bytes) -> dict[str, Any]:
     """The JSON object in stored bytes, numbers and order kept.
 
     Raises:
-        CorruptSessionError: it is none.
+        CorruptSessionError: it is none, or one that is nested too deep to be worked with.
     """
+    if is_nested_deeper(value, READABLE_DEPTH):
+        raise CorruptSessionError(session_id, f"it is nested more than {READABLE_DEPTH} deep")
     try:
         document = json.loads(
             value.decode(errors="replace"), parse_float=KeptFloat, parse_int=_whole, parse_constant=_no_constant

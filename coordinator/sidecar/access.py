@@ -1,88 +1,45 @@
-"""Who may ask: a unix socket and loopback may, everybody else needs a token; the Host header must be one of ours."""
+"""What the sidecar's own port asks beside that: who is at the other end of the unix socket, and refusals as problems."""
 
 from __future__ import annotations
 
-import hmac
-import ipaddress
-from collections.abc import Mapping, Sequence
-from http import HTTPStatus
+import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from coordinator.settings import Settings
+from coordinator.daemon.access import Access as AnyAccess
+from coordinator.daemon.access import headers_of
 from coordinator.sidecar.problems import Problem
+from coordinator.sidecar.server import peer_uid
 
 __all__ = ["Access", "headers_of"]
 
-LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+OVERFLOW_UID = Path("/proc/sys/kernel/overflowuid")
 
 
-def headers_of(scope: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Header values by name in lower case."""
-    found: dict[str, list[str]] = {}
-    for name, value in scope["headers"]:
-        found.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
-    return found
-
-
-class Access:
-    """Looks at where a request came from and what it shows.
-
-    Args:
-        settings: with the tokens (`api_token`, two may be valid, separated by a comma).
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    @staticmethod
-    def is_local(scope: Mapping[str, Any]) -> bool:
-        """Whether it came over a unix socket or loopback."""
-        client = scope.get("client")
-        if client is None or client[0] == "unix":
-            return True
-        try:
-            return ipaddress.ip_address(client[0]).is_loopback
-        except ValueError:
-            return False
-
-    @staticmethod
-    def bearer(headers: Mapping[str, list[str]]) -> str:
-        """The token in the header Authorization; '' for none."""
-        scheme, _, shown = next(iter(headers.get("authorization", [""]))).partition(" ")
-        return shown.strip() if scheme.lower() == "bearer" else ""
-
-    def has_token(self, headers: Mapping[str, list[str]]) -> bool:
-        """Whether it shows a valid API token; compared in constant time."""
-        return self._shows(headers, self._settings.api_tokens())
-
-    def may_drain(self, headers: Mapping[str, list[str]]) -> bool:
-        """Whether it shows a token that is valid for the preStop hook."""
-        return self._shows(headers, self._settings.drain_tokens())
-
-    def _shows(self, headers: Mapping[str, list[str]], tokens: Sequence[str]) -> bool:
-        shown = self.bearer(headers).encode("latin-1", "replace")
-        same = [hmac.compare_digest(shown, token.encode()) for token in tokens]
-        return any(same)
+class Access(AnyAccess):
+    """Looks at where a request came from and what it shows."""
 
     def check(self, scope: Mapping[str, Any], headers: Mapping[str, list[str]]) -> None:
-        """Refuses what comes from elsewhere without a token, and browsers that were led here by a foreign name.
+        """Refuses what may not be here at all.
 
         Raises:
-            Problem: 401 or 421.
+            Problem: 401, 403 or 421.
         """
-        if not self.is_local(scope):
-            if not self.has_token(headers):
-                raise Problem(
-                    HTTPStatus.UNAUTHORIZED, "from another machine a valid API token is needed",
-                    headers={"WWW-Authenticate": "Bearer"},
-                )  # fmt: skip
-            return
-        if (scope.get("client") or ("unix",))[0] == "unix":
-            return
-        host = next(iter(headers.get("host", [""])))
-        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-        if name.lower() not in LOCAL_NAMES | {self._settings.http_host}:
-            raise Problem(
-                HTTPStatus.MISDIRECTED_REQUEST,
-                f"the Host header {host[:100]!r} is not a name of this machine's loopback",
-            )
+        refused = self.refusal(scope, headers)
+        if refused is not None:
+            raise Problem(refused.status, refused.detail, headers=refused.headers)
+
+    @staticmethod
+    def is_own_user(scope: Mapping[str, Any]) -> bool:
+        """Whether the kernel says that the sidecar's own user asks, over the unix socket."""
+        uid = peer_uid(scope)
+        return uid is not None and uid == os.geteuid() and uid != _nobody()
+
+
+def _nobody() -> int:
+    """The number that stands for every user of another namespace: it says nothing of who that is."""
+    try:
+        return int(OVERFLOW_UID.read_text())
+    except (OSError, ValueError):
+        return 65534

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 
+from coordinator.errors import TenantError
 from coordinator.ids import check_session_id, partition_of
 from coordinator.settings import Settings
 from coordinator.sidecar import wire
+from coordinator.sidecar.callers import Caller
 from coordinator.sidecar.draining import Draining
-from coordinator.sidecar.hosted import Hosted
+from coordinator.sidecar.hosted import Hosted, hash_of
 from coordinator.sidecar.operations import (
+    ALONE,
     IF_MATCH,
     IF_MATCH_OPTIONAL,
     MAX,
     TRUST,
     UNTIL_DONE,
     WAIT,
-    WORKER_TOKEN,
     Call,
     Operation,
     Parameter,
@@ -29,10 +30,15 @@ from coordinator.sidecar.operations import (
 )
 from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.registry import Registry
-from coordinator.sidecar.stream import EventStream, peer_of
+from coordinator.sidecar.server import peer_process, when_closed
+from coordinator.sidecar.stream import EventStream
+from coordinator.sidecar.watched import Watched
 from coordinator.store import calls, reads
 from coordinator.store.executor import StorePartition
+from coordinator.store.shapes import requires_of, whole
+from coordinator.store.shapes import text as text_of
 from coordinator.worker.offer import Offer
+from coordinator.worker.sealer import Place, Sealer
 from coordinator.worker.session import Session
 
 __all__ = ["Api"]
@@ -49,13 +55,23 @@ class Api:
     Args:
         parts: all partitions, for look-ups.
         by: who certificates are signed by.
+        announced: awaited when a worker that beats for itself has announced itself.
     """
 
     def __init__(
-        self, settings: Settings, registry: Registry, draining: Draining, parts: Sequence[StorePartition], by: str
+        self,
+        settings: Settings,
+        registry: Registry,
+        draining: Draining,
+        watched: Watched,
+        parts: Sequence[StorePartition],
+        by: str,
+        announced: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        self._settings, self._registry, self._draining = settings, registry, draining
+        self._settings, self._registry, self._draining, self._watched = settings, registry, draining, watched
+        self._announced = announced
         self._parts, self._by = parts, by
+        self._sealer = Sealer.of(settings)
         self.table = Table()
         self._fill()
 
@@ -63,23 +79,27 @@ class Api:
         self,
         operation: str,
         text: str,
+        callers: Caller,
         handler: Callable[[Call], Any],
         answers: dict[HTTPStatus, tuple[Any, str]],
         *problems: HTTPStatus,
         body: Any = None,
         query: tuple[Parameter, ...] = (),
         headers: tuple[Parameter, ...] = (),
-        token: bool = False,
+        takes_up: Literal["none", "expected", "all"] = "expected",
     ) -> None:
         method, template = operation.split(" ")
         name = handler.__name__.lstrip("_")
-        self.table.add(Operation(method, template, name, text, handler, answers, problems, body, query, headers, token))
+        self.table.add(
+            Operation(method, template, name, text, callers, handler, answers, problems, body, query, headers, takes_up)
+        )
 
     def _fill(self) -> None:
         add, here = self._add, "/v1/sessions/{id}"
         add(
             "POST /v1/workers",
             "registers a worker",
+            Caller.ANYONE,
             self._register,
             {CREATED: (wire.Registered, "registered")},
             CONFLICT,
@@ -89,51 +109,84 @@ class Api:
         add(
             "GET /v1/workers/{instance}/events",
             "kept open: the worker's presence, and what it is told, as it happens",
+            Caller.WORKER,
             self._events,
             {OK: (None, "one event a line, or server-sent events if asked for")},
             NOT_FOUND,
             GONE,
             CONFLICT,
+            takes_up="all",
         )
         add(
             "POST /v1/workers/{instance}/alive",
             "answers a ping of the stream",
+            Caller.WORKER,
             self._alive,
             {NO_CONTENT: (None, "noted")},
             NOT_FOUND,
             GONE,
             body=wire.Alive,
+            takes_up="none",
         )
         add(
             "GET /v1/workers/{instance}/sessions",
             "what a worker owns",
+            Caller.WORKER | Caller.ADMINISTRATOR,
             self._sessions,
             {OK: (wire.Sessions, "all")},
             NOT_FOUND,
             GONE,
         )
         add(
+            "POST /v1/watched",
+            "has the end of the asking process stated for instances that beat for themselves; over the unix socket",
+            Caller.PROCESS,
+            self._watch,
+            {NO_CONTENT: (None, "watched, and no more than that: the instances need not be registered yet")},
+            CONFLICT,
+            HTTPStatus.TOO_MANY_REQUESTS,
+            body=wire.Watch,
+        )
+        add(
             f"PUT {here}",
             "opens a session",
+            Caller.WORKER,
             self._open,
             {CREATED: (wire.Owned, "opened"), OK: (wire.Owned, "it is this worker's own already")},
             CONFLICT,
             FENCED,
             body=wire.Open,
         )
-        add(f"GET {here}", "the record of a session", self._record, {OK: (wire.Record, "it")}, NOT_FOUND)
+        add(
+            f"GET {here}",
+            "the record of a session",
+            Caller.OWNER | Caller.ADMINISTRATOR,
+            self._record,
+            {OK: (wire.Record, "it")},
+            NOT_FOUND,
+        )
         add(
             f"DELETE {here}",
             "closes a session: the call ended",
+            Caller.OWNER,
             self._close,
             {NO_CONTENT: (None, "closed")},
             FENCED,
             headers=(IF_MATCH,),
         )
-        add(f"GET {here}/owner", "where a session lives", self._owner, {OK: (wire.Owner, "its owner")}, NOT_FOUND, GONE)
+        add(
+            f"GET {here}/owner",
+            "where a session lives, so that its caller can be sent there",
+            Caller.WORKER | Caller.ADMINISTRATOR,
+            self._owner,
+            {OK: (wire.Owner, "its owner")},
+            NOT_FOUND,
+            GONE,
+        )
         add(
             f"PUT {here}/checkpoint",
             "writes newer recovery data",
+            Caller.OWNER,
             self._checkpoint,
             {NO_CONTENT: (None, "written")},
             FENCED,
@@ -144,6 +197,7 @@ class Api:
         add(
             f"POST {here}/release",
             "gives a session up, for others",
+            Caller.OWNER,
             self._release,
             {NO_CONTENT: (None, "on offer")},
             FENCED,
@@ -153,6 +207,7 @@ class Api:
         add(
             f"POST {here}/resumed",
             "media is up again",
+            Caller.OWNER,
             self._resumed,
             {NO_CONTENT: (None, "noted")},
             FENCED,
@@ -161,6 +216,7 @@ class Api:
         add(
             f"POST {here}/let-go",
             "answers `letting_go`: the worker has stopped speaking",
+            Caller.OWNER,
             self._let_go,
             {NO_CONTENT: (None, "the heir may speak")},
             FENCED,
@@ -171,6 +227,7 @@ class Api:
         add(
             "GET /v1/offers",
             "offers, for workers without the stream",
+            Caller.WORKER,
             self._offers,
             {OK: (wire.Offers, "new ones")},
             query=(WAIT, MAX),
@@ -178,6 +235,7 @@ class Api:
         add(
             f"POST {here}/adopt",
             "becomes the owner of an orphan, or takes over a call whose caller came here",
+            Caller.WORKER,
             self._adopt,
             {OK: (wire.Owned, "adopted")},
             NOT_FOUND,
@@ -190,6 +248,7 @@ class Api:
         add(
             f"POST {here}/decline",
             "gives an offer back",
+            Caller.WORKER,
             self._decline,
             {NO_CONTENT: (None, "others are asked")},
             NOT_FOUND,
@@ -199,6 +258,7 @@ class Api:
         add(
             f"POST {here}/delegate",
             "leaves an offered session adoptable by its id for one lease",
+            Caller.WORKER,
             self._delegate,
             {NO_CONTENT: (None, "left")},
             NOT_FOUND,
@@ -207,19 +267,38 @@ class Api:
         add(
             "POST /v1/drain",
             "hands over what all workers here own",
+            Caller.ADMINISTRATOR,
             self._drain,
             {OK: (wire.Drained, "done"), HTTPStatus.ACCEPTED: (wire.Drained, "under way")},
             body=wire.Drain,
             query=(UNTIL_DONE,),
         )
-        add("GET /v1/drain", "how far that is", self._drain_progress, {OK: (wire.Drained, "so far")})
-        add("POST /v1/certificates", "states that an instance ended", self._certify, {OK: (wire.Certified, "noted")},
-            NOT_FOUND, body=wire.Certificate, token=True)  # fmt: skip
+        add(
+            "GET /v1/drain",
+            "how far that is",
+            Caller.ADMINISTRATOR,
+            self._drain_progress,
+            {OK: (wire.Drained, "so far")},
+        )
+        add(
+            "POST /v1/certificates",
+            "states that an instance ended, also one that lives elsewhere",
+            Caller.TOKEN_HOLDER,
+            self._certify,
+            {OK: (wire.Certified, "noted")},
+            NOT_FOUND,
+            body=wire.Certificate,
+        )
 
     # -- workers -------------------------------------------------------------------------------------------------------
 
     async def _register(self, call: Call) -> Reply:
         hosted = await self._registry.register(call.read(wire.Register))
+        gone: list[bool] = []
+        when_closed(call.scope, lambda: gone.append(True))
+        if gone:  # it waited for its name in vain, as far as it knows: nobody has the token
+            await hosted.withdraw("whoever registered it has gone away")
+            raise Problem(HTTPStatus.REQUEST_TIMEOUT, "the client went away")
         s = self._settings
         body = wire.Registered(
             instance=hosted.handle, worker_token=hosted.token, heartbeat_ms=round(s.heartbeat_interval * 1000),
@@ -228,31 +307,32 @@ class Api:
         return Reply(CREATED, body, {"Location": f"/v1/workers/{hosted.handle}"})
 
     async def _events(self, call: Call) -> Stream:
-        hosted = await self._registry.attach(call.path["instance"], call.headers.get(WORKER_TOKEN.name))
         accepts = b" ".join(value for name, value in call.scope["headers"] if name == b"accept")
         server_sent = b"text/event-stream" in accepts
-        return EventStream(hosted, server_sent=server_sent, scope=call.scope, peer=peer_of(call.scope))
+        return EventStream(call.worker, server_sent=server_sent, scope=call.scope)
 
     async def _alive(self, call: Call) -> Reply:
-        hosted = self._named(call)
-        hosted.alive()
-        return Reply(NO_CONTENT, headers={TRUST: str(hosted.trust_ms)})
+        call.worker.alive()
+        return Reply(NO_CONTENT, headers={TRUST: str(call.worker.trust_ms), ALONE: str(call.worker.alone_ms)})
+
+    async def _watch(self, call: Call) -> Reply:
+        process = peer_process(call.scope)
+        if process is None:
+            raise Problem(HTTPStatus.FORBIDDEN, "the asking process cannot be seen: ask over the unix socket")
+        self._watched.announce(hash_of(call.asker.token), call.read(wire.Watch).instances, process)
+        if self._announced is not None:
+            await self._announced()
+        return Reply(NO_CONTENT)
 
     async def _sessions(self, call: Call) -> Reply:
-        hosted = self._named(call)
+        hosted = call.worker
         return Reply(OK, wire.Sessions(instance=hosted.handle, sessions=[_owned(s) for s in hosted.worker.sessions]))
-
-    def _named(self, call: Call) -> Hosted:
-        return self._registry.by_handle(call.path["instance"], call.headers.get(WORKER_TOKEN.name))
-
-    def _asking(self, call: Call) -> Hosted:
-        return self._registry.by_token(call.headers.get(WORKER_TOKEN.name))
 
     # -- sessions ------------------------------------------------------------------------------------------------------
 
     async def _open(self, call: Call) -> Reply:
         body, session_id = call.read(wire.Open), check_session_id(call.path["id"])
-        worker = self._asking(call).worker
+        worker = call.worker.worker
         before = worker.owned(session_id)
         data = wire.data_of(body)
         session = await worker.open(
@@ -265,39 +345,45 @@ class Api:
         found = await reads.record(self._part(session_id), session_id)
         if found is None:
             raise _unknown(session_id)
-        text = {name: value.decode("utf-8", "replace") for name, value in found.items() if name != "data"}
+        said = {name: text_of(value) for name, value in found.items() if name != "data"}
+        place = Place(session_id, said.get("tenant", ""), whole(found.get("epoch")))
+        data = self._sealer.open_own(place, found.get("data", b""), said.get("encoding", ""))
         body = wire.Record(
-            session=session_id, state=text["state"], owner=text.get("owner", ""), epoch=int(text["epoch"]),
-            pool=text.get("pool", ""), tenant=text.get("tenant", ""), requires=json.loads(text.get("requires") or "[]"),
-            checkpoint=int(text.get("checkpoint") or 0), cause=text.get("cause", ""),
-            opened_at_ms=int(text.get("opened_at") or 0), updated_at_ms=int(text.get("updated_at") or 0),
-            **wire.shown(found.get("data", b""), text.get("encoding", "")),
+            session=session_id, state=said.get("state", ""), owner=said.get("owner", ""), epoch=whole(found.get("epoch")),
+            pool=said.get("pool", ""), tenant=said.get("tenant", ""), requires=list(requires_of(found.get("requires"))),
+            checkpoint=whole(found.get("checkpoint")), cause=said.get("cause", ""),
+            opened_at_ms=whole(found.get("opened_at")), updated_at_ms=whole(found.get("updated_at")),
+            **wire.shown(*data),
         )  # fmt: skip
         return Reply(OK, body, {"ETag": f'"{body.epoch}"'})
 
     async def _owner(self, call: Call) -> Reply:
         session_id = check_session_id(call.path["id"])
         part = self._part(session_id)
-        state, owner = await part.executor.command("HMGET", part.keys.session(session_id), "state", "owner")
+        state, owner, tenant = await part.executor.command(
+            "HMGET", part.keys.session(session_id), "state", "owner", "tenant"
+        )
         if state is None:
             raise _unknown(session_id)
-        words = state.decode()
+        if call.asker.worker is not None and call.asker.worker.worker.settings.tenant not in ("", text_of(tenant)):
+            raise TenantError(session_id)
+        words = text_of(state)
         if words in ENDED:
             raise Problem(GONE, f"session {session_id!r} is {words}", state=words)
         if not owner:
             raise Problem(NOT_FOUND, f"session {session_id!r} is {words} and has no owner", state=words)
-        life, address = await part.executor.command("HMGET", part.keys.instance(owner.decode()), "state", "address")
+        life, address = await part.executor.command("HMGET", part.keys.instance(text_of(owner)), "state", "address")
         if life == b"dead":
             raise Problem(NOT_FOUND, f"the owner of session {session_id!r} is dead", state=words)
-        body = wire.Owner(session=session_id, state=words, instance=owner.decode(), address=(address or b"").decode())
+        body = wire.Owner(session=session_id, state=words, instance=text_of(owner), address=text_of(address))
         return Reply(OK, body)
 
     async def _close(self, call: Call) -> Reply:
-        await self._session(call).close()
+        await call.own_session.close()
         return Reply(NO_CONTENT)
 
     async def _checkpoint(self, call: Call) -> Reply:
-        body, session = call.read(wire.Checkpoint), self._session(call)
+        body, session = call.read(wire.Checkpoint), call.own_session
         data = wire.data_of(body)
         if data is None:
             raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "a checkpoint needs recovery_data or recovery_data_base64")
@@ -310,15 +396,15 @@ class Api:
         return Reply(NO_CONTENT, headers={"ETag": f'"{session.epoch}"'})
 
     async def _release(self, call: Call) -> Reply:
-        await self._session(call).release(call.read(wire.Release).reason)
+        await call.own_session.release(call.read(wire.Release).reason)
         return Reply(NO_CONTENT)
 
     async def _resumed(self, call: Call) -> Reply:
-        await self._session(call).resumed()
+        await call.own_session.resumed()
         return Reply(NO_CONTENT)
 
     async def _let_go(self, call: Call) -> Reply:
-        hosted, session = self._asking(call), self._session(call)
+        hosted, session = call.worker, call.own_session
         data = wire.data_of(call.read(wire.LetGo))
         if data is not None:
             session.stage(data)
@@ -326,19 +412,16 @@ class Api:
             raise Problem(CONFLICT, f"nobody asked {hosted.handle} to let go of {session.id!r}")
         return Reply(NO_CONTENT)
 
-    def _session(self, call: Call) -> Session:
-        return self._asking(call).session(check_session_id(call.path["id"]), call.headers.get(IF_MATCH.name))
-
     # -- offers --------------------------------------------------------------------------------------------------------
 
     async def _offers(self, call: Call) -> Reply:
-        hosted = self._asking(call)
+        hosted = call.worker
         found = await hosted.poll(call.query.get(WAIT.name, 0.0), call.query.get(MAX.name, 10))
         offered = [wire.Offered(session=offer.session_id, **hosted.describe(offer)) for offer in found]
         return Reply(OK, wire.Offers(offers=offered))
 
     async def _adopt(self, call: Call) -> Reply:
-        hosted, session_id = self._asking(call), check_session_id(call.path["id"])
+        hosted, session_id = call.worker, check_session_id(call.path["id"])
         offer, wait = hosted.offer_of(session_id), call.query.get(WAIT.name)
         session = hosted.worker.owned(session_id)
         if session is None and offer is not None:
@@ -355,11 +438,11 @@ class Api:
         state, owner = await part.executor.command("HMGET", part.keys.session(session_id), "state", "owner")
         if state is None:
             return _unknown(session_id)
-        words = state.decode()
+        words = text_of(state)
         if words in ENDED:
             return Problem(GONE, f"session {session_id!r} is {words}", state=words)
-        whose = f"owned by {owner.decode()}" if owner else words
-        return Problem(CONFLICT, f"session {session_id!r} is {whose}", state=words, owner=(owner or b"").decode())
+        whose = f"owned by {text_of(owner)}" if owner else words
+        return Problem(CONFLICT, f"session {session_id!r} is {whose}", state=words, owner=text_of(owner))
 
     async def _decline(self, call: Call) -> Reply:
         body = call.read(wire.Decline)
@@ -374,8 +457,9 @@ class Api:
         hosted.answered(offer.session_id)
         return Reply(NO_CONTENT)
 
-    def _offer(self, call: Call) -> tuple[Hosted, Offer]:
-        hosted, session_id = self._asking(call), check_session_id(call.path["id"])
+    @staticmethod
+    def _offer(call: Call) -> tuple[Hosted, Offer]:
+        hosted, session_id = call.worker, check_session_id(call.path["id"])
         offer = hosted.offer_of(session_id)
         if offer is None:
             raise Problem(NOT_FOUND, f"{hosted.handle} has no offer of session {session_id!r}")

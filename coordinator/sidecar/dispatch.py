@@ -12,14 +12,16 @@ from typing import Any
 import anyio
 import structlog
 from prometheus_client import Counter
-from pydantic import BaseModel
 
+from coordinator.daemon.access import OPEN_TO_ALL
 from coordinator.errors import CoordinatorError
 from coordinator.sidecar.access import Access, headers_of
+from coordinator.sidecar.callers import Asker
+from coordinator.sidecar.gate import Gate
+from coordinator.sidecar.hosted import hash_of
 from coordinator.sidecar.idempotency import Answered
 from coordinator.sidecar.operations import (
     IDEMPOTENCY_KEY,
-    WORKER_TOKEN,
     Call,
     Operation,
     Reply,
@@ -28,7 +30,9 @@ from coordinator.sidecar.operations import (
     read_parameters,
 )
 from coordinator.sidecar.problems import MEDIA_TYPE, Problem, problem_of
-from coordinator.sidecar.server import when_closed
+from coordinator.sidecar.server import kind_of, peer_uid, when_closed
+from coordinator.web.connections import LISTENER, Connections
+from coordinator.web.seldom import Seldom
 
 __all__ = ["Dispatcher", "Receive", "Scope", "Send"]
 
@@ -38,8 +42,6 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-OPEN_TO_ALL = ("/healthz", "/readyz", "/metrics")
-"""What probes and Prometheus ask, without a token."""
 MOST_QUERY_BYTES = 2048
 MOST_HEAD_BYTES = 16 * 1024
 
@@ -48,17 +50,26 @@ class Dispatcher:
     """The ASGI application: operations of a table, and another application for all other paths.
 
     Args:
+        access: says who may ask for anything at all.
+        gate: says who may call an operation.
         rest: answers paths that the table does not have.
         most_body: bytes that a body may have.
         failures: counts answers that nobody meant, by operation.
     """
 
     def __init__(
-        self, table: Table, access: Access, rest: Callable[..., Awaitable[None]], most_body: int, failures: Counter
+        self,
+        table: Table,
+        access: Access,
+        gate: Gate,
+        rest: Callable[..., Awaitable[None]],
+        most_body: int,
+        failures: Counter,
     ) -> None:
-        self._table, self._access, self._rest = table, access, rest
+        self._table, self._access, self._gate, self._rest = table, access, gate, rest
         self._most_body, self._failures = most_body, failures
         self._answered = Answered()
+        self._seldom = Seldom()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request of ASGI."""
@@ -73,15 +84,14 @@ class Dispatcher:
                 )  # fmt: skip
             headers = headers_of(scope)
             raw_path = scope["raw_path"].decode("ascii")
+            if raw_path not in OPEN_TO_ALL:
+                self._access.check(scope, headers)
             found = self._table.find(scope["method"], raw_path)
             if found is None:
                 if raw_path.startswith("/v1/"):
                     raise Problem(HTTPStatus.NOT_FOUND, f"{raw_path[:200]} is no path of this interface")
-                if raw_path not in OPEN_TO_ALL:
-                    self._access.check(scope, headers)
                 await self._rest(scope, receive, send)
                 return
-            self._access.check(scope, headers)
             operation, path = found
             name = operation.name
             answer = await self._run(operation, path, headers, scope, receive)
@@ -93,7 +103,8 @@ class Dispatcher:
             await _send_problem(send, problem)
         except Exception as error:
             self._failures.labels(name).inc()
-            log.exception("request_failed", operation=name, error=repr(error))
+            if times := self._seldom.count(name):
+                log.exception("request_failed", operation=name, times=times, error=repr(error))
             await _send_problem(
                 send, Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the sidecar has a defect: its log says more")
             )
@@ -106,23 +117,37 @@ class Dispatcher:
         scope: Scope,
         receive: Receive,
     ) -> Any:
-        if operation.token and not self._access.has_token(headers):
-            raise Problem(
-                HTTPStatus.UNAUTHORIZED, "this needs a valid API token (setting API_TOKEN) as Authorization: Bearer",
-                headers={"WWW-Authenticate": "Bearer"},
-            )  # fmt: skip
+        asker = await self._admit(operation, path, scope, headers)
+        listener: Connections | None = scope["state"].get(LISTENER)
+        if listener is None or asker.worker is None:
+            return await self._answer(operation, path, headers, scope, receive, asker)
+        kind = kind_of(scope)
+        with listener.counted(kind, asker.worker.handle) as fits:
+            if not fits:
+                raise Problem(
+                    HTTPStatus.SERVICE_UNAVAILABLE, f"of {asker.worker.handle} half as many requests of the kind {kind!r} "
+                    "as may be are being answered: ask again", headers={"Retry-After": "1"},
+                )  # fmt: skip
+            return await self._answer(operation, path, headers, scope, receive, asker)
+
+    async def _answer(
+        self,
+        operation: Operation,
+        path: dict[str, str],
+        headers: Mapping[str, list[str]],
+        scope: Scope,
+        receive: Receive,
+        asker: Asker,
+    ) -> Any:
         if len(scope["query_string"]) > MOST_QUERY_BYTES:
             raise Problem(HTTPStatus.BAD_REQUEST, f"the query is longer than {MOST_QUERY_BYTES} bytes")
         query = _query_of(scope["query_string"])
         raw = await self._body(receive, headers)
-        known = (*operation.headers, WORKER_TOKEN, *((IDEMPOTENCY_KEY,) if operation.changes else ()))
+        known = (*operation.headers, *((IDEMPOTENCY_KEY,) if operation.changes else ()))
         call = Call(
             operation, path, read_parameters(operation.query, query), read_parameters(known, headers),
-            read_body(operation.body, raw) if operation.body else None, scope,
+            read_body(operation.body, raw) if operation.body else None, scope, asker,
         )  # fmt: skip
-        bearer = self._access.bearer(headers)
-        if bearer and WORKER_TOKEN.name not in call.headers and not self._access.has_token(headers):
-            call.headers[WORKER_TOKEN.name] = bearer  # many HTTP libraries know no other header for a token
         key = call.headers.get(IDEMPOTENCY_KEY.name)
         if not operation.changes:  # what waits for somebody who has gone waits for nobody
             with anyio.CancelScope() as waiting:
@@ -139,11 +164,19 @@ class Dispatcher:
             assert isinstance(answer, Reply)  # noqa: S101 - only what changes nothing is a stream
             return answer
 
-        return await self._answered.once(call.headers.get(WORKER_TOKEN.name, ""), key, fingerprint, run)
+        return await self._answered.once(_who(call), key, fingerprint, run)
 
-    @staticmethod
-    async def _handle(call: Call) -> Any:
+    async def _admit(
+        self, operation: Operation, path: dict[str, str], scope: Scope, headers: Mapping[str, list[str]]
+    ) -> Asker:
         try:
+            return await self._gate.admit(operation, path, scope, headers)
+        except CoordinatorError as error:
+            raise problem_of(error) from error
+
+    async def _handle(self, call: Call) -> Any:
+        try:
+            self._gate.check_owner(call)
             return await call.operation.handler(call)
         except CoordinatorError as error:
             raise problem_of(error) from error
@@ -171,6 +204,13 @@ class Dispatcher:
         )  # fmt: skip
 
 
+def _who(call: Call) -> str:
+    """To whom an answer may be given again: the same worker, and nobody at another door."""
+    client = call.scope.get("client") or ("",)
+    door = f"unix:{peer_uid(call.scope)}" if client[0] == "unix" else client[0]
+    return f"{door} {call.asker.worker.handle if call.asker.worker else hash_of(call.asker.token)}"
+
+
 def _query_of(raw: bytes) -> dict[str, list[str]]:
     try:
         found: dict[str, list[str]] = {}
@@ -182,7 +222,7 @@ def _query_of(raw: bytes) -> dict[str, list[str]]:
 
 
 async def _send(send: Send, reply: Reply) -> None:
-    body = b"" if reply.body is None else _json(reply.body.model_dump(exclude_none=True))
+    body = reply.document
     await _send_bytes(send, reply.status, body, "application/json" if body else "", reply.headers)
 
 
@@ -190,7 +230,7 @@ async def _send_problem(send: Send, problem: Problem) -> None:
     await _send_bytes(send, problem.status, _json(problem.document()), MEDIA_TYPE, problem.headers)
 
 
-def _json(document: Mapping[str, Any] | BaseModel) -> bytes:
+def _json(document: Mapping[str, Any]) -> bytes:
     return json.dumps(document, separators=(",", ":")).encode() + b"\n"
 
 

@@ -6,6 +6,7 @@ import anyio
 import anyio.abc
 import structlog
 
+from coordinator import clock
 from coordinator.sidecar.hosted import Hosted
 from coordinator.sidecar.registry import Registry
 from coordinator.sidecar.wire import Drained, Moved
@@ -30,10 +31,9 @@ class Draining:
         """Begins, unless it has."""
         if self.started:
             return
-        self.started, self._registry.closing = True, True
-        self._workers = self._registry.workers
-        log.info("drain_asked", workers=len(self._workers), timeout=timeout, reason=reason)
         self._tasks.start_soon(self._drain_all, timeout, reason)
+        self.started = self._registry.closing = True
+        log.info("drain_asked", workers=len(self._registry.workers), timeout=timeout, reason=reason)
 
     async def done(self) -> None:
         """Returns when nothing is left to be done."""
@@ -43,6 +43,10 @@ class Draining:
         async def drain(hosted: Hosted) -> None:
             self._reports[hosted.handle] = await hosted.drain(timeout, reason)
 
+        ends = clock.now() + timeout
+        with anyio.move_on_after(timeout):  # those of a sidecar before have calls, too
+            await self._registry.all_taken_up()
+        self._workers, timeout = self._registry.workers, max(0.0, ends - clock.now())
         async with anyio.create_task_group() as tasks:
             for hosted in self._workers:
                 tasks.start_soon(drain, hosted)

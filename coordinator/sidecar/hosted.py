@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
 import math
@@ -16,18 +15,20 @@ import anyio
 import anyio.abc
 import structlog
 
-from coordinator.errors import ConfigurationError, FencedError, NameInUseError
+from coordinator.errors import FencedError, NameInUseError
 from coordinator.settings import Settings
+from coordinator.sidecar.hosting import Hosting
 from coordinator.sidecar.outbox import Outbox
-from coordinator.sidecar.proof import HealthCheck, ProcessWatch
+from coordinator.sidecar.proof import HealthCheck, ProcessMark, ProcessWatch
 from coordinator.sidecar.wire import Health, Register, shown
+from coordinator.worker.awake import move_on_after_awake
 from coordinator.worker.drain import DrainReport
 from coordinator.worker.hub import Hubs
 from coordinator.worker.offer import Offer
 from coordinator.worker.session import Session
 from coordinator.worker.worker import Worker
 
-__all__ = ["LETS_GO", "Hosted", "hash_of"]
+__all__ = ["Hosted", "hash_of"]
 
 log = structlog.get_logger()
 
@@ -35,8 +36,6 @@ FIRST_ATTACH_SECONDS = 5.0
 """For a new worker to open its stream, when it gave no other proof of life."""
 OFFERS_IN_HAND = 64
 """Offers that are read for a worker and not answered yet, at most."""
-LETS_GO = ".lets-go"
-"""The end of the token of a worker that lets go itself: whoever it attaches to after a restart knows that by it."""
 LETTING_GO_SECONDS = 1.0
 """For a worker that lets go itself to do so; then the sidecar does."""
 
@@ -53,11 +52,14 @@ class Hosted:
         settings: of the sidecar.
         hubs: of the sidecar, shared by all workers.
         asked: what the worker said of itself.
-        token: by which it is known; a new one for a new worker.
         instances: ids under which it lives already, by partition, when another sidecar stood for it before.
+        token_hash: of the token by which it is known then; without it there is a new token.
         proven: somebody else watches its process and calls `end`.
+        process: by which its process must be known again.
+        addresses: where the sidecar listens.
 
     Attributes:
+        token: of a new worker; '' for one that has it already.
         handle: the instance id by which its URLs name it.
         ended: why it is over; '' as long as it is not.
     """
@@ -67,38 +69,46 @@ class Hosted:
         settings: Settings,
         hubs: Hubs,
         asked: Register,
-        token: str = "",
-        instances: dict[int, str] | None = None,
         *,
+        instances: dict[int, str] | None = None,
+        token_hash: str = "",
         proven: bool = False,
+        process: ProcessMark | None = None,
+        addresses: tuple[str, ...] = (),
     ) -> None:
-        self.token = token or secrets.token_urlsafe(32) + (LETS_GO if asked.lets_go else "")
+        self.token = "" if token_hash else secrets.token_urlsafe(32)
+        self.token_hash = token_hash or hash_of(self.token)
         self.asked = asked
+        self._mark = process or (ProcessMark.of(asked.pid) if asked.pid is not None else None)
         self._has_proof = proven or asked.pid is not None or asked.health is not None
+        hosting = Hosting(addresses, self._mark, asked.health, asked.lets_go)
         own = {
             "name": asked.name,
             "pool": asked.pool or settings.pool,
             "capacity": settings.capacity if asked.capacity is None else asked.capacity,
             "labels": {**settings.labels, **asked.labels},
             "address": asked.address or settings.address,
+            "tenant": asked.tenant or settings.tenant,
         }
         self.worker = Worker.hosted(
-            settings.model_copy(update=own), self, hubs, token_hash=hash_of(self.token), instances=instances
-        )
+            settings.model_copy(update=own), self, hubs, token_hash=self.token_hash, instances=instances,
+            hosting=hosting.text() if addresses else "",
+        )  # fmt: skip
         self.outbox = Outbox()
         self.handle = ""
         self.ended = ""
         self._pings = 0
         self._attached = 0
-        self._ever_attached = bool(instances)
+        self._ever_attached = False
+        self._taken_up, self._has_token = bool(instances), False
         self._attached_again: anyio.Event | None = None
-        self._over = anyio.Event()
+        self._over, self._gone = anyio.Event(), anyio.Event()
         self._stream: object | None = None
         self._peer: ProcessWatch | None = None
         self._offers: OrderedDict[str, Offer] = OrderedDict()
         self._undelivered: set[str] = set()
         self._arrived: anyio.Event | None = None
-        self._standing = ""
+        self._standing: tuple[str, bool] | None = None
         self._letting_go: dict[str, anyio.Event] = {}
 
     # -- life ----------------------------------------------------------------------------------------------------------
@@ -111,7 +121,8 @@ class Hosted:
         """
         try:
             with ExitStack() as stack:
-                process = stack.enter_context(ProcessWatch(self.asked.pid)) if self.asked.pid is not None else None
+                pid = self.asked.pid
+                process = stack.enter_context(ProcessWatch(pid, mark=self._mark)) if pid is not None else None
                 async with self.worker as worker:
                     self.handle = worker.id
                     if process is not None:
@@ -121,7 +132,7 @@ class Hosted:
                     if not self._has_proof:
                         worker.start(self._wait_for_stream)
                     started()
-                    await self._over.wait()
+                    await self._until_over()
         except NameInUseError as error:  # it was fenced, and its name went to another meanwhile
             if not self.handle:
                 raise
@@ -131,9 +142,21 @@ class Hosted:
                 self._end(f"the sidecar cannot go on with it: {error}")
             raise
         finally:
-            self._watch_peer(0)
+            self._watch_peer(None)
             if self.handle and not self.ended:
                 self._end("the sidecar ends")
+            self._gone.set()
+
+    async def _until_over(self) -> None:
+        try:
+            await self._over.wait()
+        except anyio.get_cancelled_exc_class():
+            if not self._over.is_set() and self.worker.settings.stands_for_others:
+                # The sidecar fails, which is not its workers' end.
+                self.worker.abandon()
+                self.ended = "the sidecar failed"
+                self._over.set()
+            raise
 
     async def end(self, cause: Literal["exited", "wedged"], reason: str) -> None:
         """Its worker is dead: the store is told at once, in every partition."""
@@ -147,6 +170,16 @@ class Hosted:
     async def leave(self) -> None:
         """The sidecar ends: what the worker still owns is offered to others, and it is told."""
         self._end("the sidecar ends")
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody uses it: it owns nothing, and nobody reads what it is told."""
+        return not self.worker.sessions and not self._attached
+
+    async def withdraw(self, reason: str) -> None:
+        """It is not needed: its name is free when this returns."""
+        self._end(reason)
+        await self._gone.wait()
 
     def _end(self, reason: str) -> None:
         self.ended = self.ended or reason
@@ -182,11 +215,13 @@ class Hosted:
         """Ends the worker, unless a stream or a poll is opened in time; at once when whoever read the last one has ended."""
         if self._attached:  # again, before this task had its first turn
             return
-        grace = self.worker.settings.trust_window
+        grace, why = self.worker.settings.trust_window, "its stream ended"
         if not self._ever_attached:
-            grace = max(grace, FIRST_ATTACH_SECONDS)
+            grace, why = max(grace, FIRST_ATTACH_SECONDS), "it never opened its stream"
+            if self._taken_up:  # it may trust itself for so long, as far as it knows without a sidecar
+                grace = max(grace, self.worker.settings.own_trust_window)
         attached = self._attached_again = anyio.Event()
-        with anyio.move_on_after(grace) as waiting:
+        async with move_on_after_awake(grace) as waiting:
             if self._peer is None:
                 await attached.wait()
             else:
@@ -195,20 +230,17 @@ class Hosted:
                     await attached.wait()
                     tasks.cancel_scope.cancel()
         if not attached.is_set():
-            await self.end("exited", "its stream ended" if self._ever_attached else "it never opened its stream")
+            await self.end("exited", why)
 
     @staticmethod
     async def _end_of_peer(peer: ProcessWatch, waiting: anyio.CancelScope) -> None:
         await peer.ended()
         waiting.cancel()
 
-    def _watch_peer(self, pid: int) -> None:
+    def _watch_peer(self, peer: ProcessWatch | None) -> None:
         if self._peer is not None:
             self._peer.close()
-            self._peer = None
-        if pid:
-            with contextlib.suppress(ConfigurationError):  # it has ended already: the grace will tell
-                self._peer = ProcessWatch(pid)
+        self._peer = peer
 
     # -- attachment ----------------------------------------------------------------------------------------------------
 
@@ -230,17 +262,17 @@ class Hosted:
             self.worker.start(self._wait_for_stream)
         self.worker.take_offers(OFFERS_IN_HAND if self._attached else 0)
 
-    def take_stream(self, stream: object, peer: int) -> None:
+    def take_stream(self, stream: object, peer: ProcessWatch | None) -> None:
         """A newer stream takes the place of an older one, and is told again what was not answered.
 
         Args:
-            peer: the process that reads it, 0 when it cannot be seen; when it ends nobody will attach again.
+            peer: the process that reads it, None when it cannot be seen; when it ends nobody will attach again.
         """
         self._stream = stream
         self._watch_peer(peer)
         self.outbox.wake()  # the older one sees that its turn is over
         self._pings = 0
-        self._standing = ""
+        self._standing = None
         for session_id, offer in list(self._offers.items()):
             if offer.in_hand:
                 self._undelivered.discard(session_id)
@@ -258,11 +290,22 @@ class Hosted:
     def alive(self) -> None:
         """The worker answered a ping."""
         self._pings = 0
+        self.worker.asks_again()
 
     @property
     def trust_ms(self) -> int:
         """For how long it may rely on what it owns, from now on, without hearing more."""
         return max(0, math.floor(self.worker.trust_left * 1000))
+
+    @property
+    def alone_ms(self) -> int:
+        """For how long, from now on, when this sidecar is no more: another one is to have its chance to be started."""
+        return max(0, math.floor(self.worker.alone_left * 1000))
+
+    @property
+    def trust(self) -> dict[str, int]:
+        """Both, as events tell them."""
+        return {"trust_ms": self.trust_ms, "alone_ms": self.alone_ms}
 
     def tick(self) -> None:
         """Once a heartbeat: a ping on the stream, its standing when it changed, and the verdict on a frozen worker."""
@@ -270,8 +313,8 @@ class Hosted:
             return
         worker = self.worker
         standing = "held" if all(s.held for s in worker.sessions) and self.trust_ms else "in_doubt"
-        if standing != self._standing:
-            self._standing = standing
+        if (standing, worker.may_speak) != self._standing:
+            self._standing = (standing, worker.may_speak)
             self.outbox.put(standing, sessions=sorted(s.id for s in worker.sessions), may_speak=worker.may_speak)
             self.outbox.drop("held" if standing == "in_doubt" else "in_doubt", "")
         if self._stream is None or not self._attached:
@@ -280,7 +323,7 @@ class Hosted:
         if self._pings * worker.settings.heartbeat_interval > worker.settings.wedged_after:
             worker.start(self.end, "wedged", f"it answered no ping for {worker.settings.wedged_after:g} s")
             return
-        self.outbox.put("ping", ping=self._pings, trust_ms=self.trust_ms)
+        self.outbox.put("ping", "", ping=self._pings, **self.trust)
 
     # -- offers --------------------------------------------------------------------------------------------------------
 
@@ -297,6 +340,7 @@ class Hosted:
             arrived.set()
 
     def _tell_offer(self, offer: Offer) -> None:
+        offer.given()
         self.outbox.put("offer", offer.session_id, **self.describe(offer))
 
     @staticmethod
@@ -320,6 +364,8 @@ class Hosted:
                 ready = [o for s, o in self._offers.items() if s in self._undelivered and o.in_hand][:most]
                 if ready:
                     self._undelivered.difference_update(o.session_id for o in ready)
+                    for offer in ready:
+                        offer.given()
                     return ready
                 await arrived.wait()
         return []
@@ -365,7 +411,7 @@ class Hosted:
         self._letting_go[session.id] = gone = anyio.Event()
         self.outbox.put("letting_go", session.id, epoch=session.epoch, heir=heir)
         try:
-            with anyio.move_on_after(LETTING_GO_SECONDS):
+            async with move_on_after_awake(LETTING_GO_SECONDS):
                 await gone.wait()
         finally:
             del self._letting_go[session.id]
@@ -393,7 +439,19 @@ class Hosted:
 
     def knows(self, token: str) -> bool:
         """Whether that is its token."""
-        return hmac.compare_digest(token.encode(), self.token.encode())
+        if not hmac.compare_digest(hash_of(token), self.token_hash):
+            return False
+        self._has_token = True
+        return True
+
+    def asks(self) -> Hosted:
+        """A request of its worker's came: the answer to its registration did, too."""
+        self._has_token = True
+        return self
+
+    def never_had_its_token(self, pid: int | None) -> bool:
+        """Whether this process registers again since the answer to its registration never came: nobody has used the token."""
+        return pid is not None and pid == self.asked.pid and not self._has_token and self.is_idle
 
     def session(self, session_id: str, epoch: int | None = None) -> Session:
         """A session that it owns.

@@ -10,13 +10,15 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from coordinator.sidecar import wire
-from coordinator.sidecar.operations import IDEMPOTENCY_KEY, TRUST, WORKER_TOKEN, Operation, Parameter, Table
+from coordinator.sidecar.callers import Caller
+from coordinator.sidecar.operations import ALONE, IDEMPOTENCY_KEY, TRUST, WORKER_TOKEN, Operation, Parameter, Table
 from coordinator.sidecar.problems import MEDIA_TYPE
 from coordinator.version import VERSION
 
 __all__ = ["document"]
 
 TRUST_TEXT = "for how long the worker may rely on what it owns, from the sending of the request"
+ALONE_TEXT = "the same for when the sidecar does not answer any more: time for it to be started again"
 SESSION_ID = {"type": "string", "minLength": 1, "maxLength": 256, "pattern": "^[!-z|~]+$"}
 EVERYWHERE = (
     HTTPStatus.BAD_REQUEST,
@@ -30,7 +32,42 @@ EVERYWHERE = (
 WITH_BODY = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
-def document(table: Table) -> dict[str, Any]:
+OPEN: dict[str, list[str]] = {}
+SECURITY: dict[Caller, tuple[str, ...]] = {
+    Caller.ANYONE: (),
+    Caller.PROCESS: ("workerToken",),
+    Caller.WORKER: ("workerToken", "workerBearer"),
+    Caller.OWNER: ("workerToken", "workerBearer"),
+    Caller.ADMINISTRATOR: ("apiToken",),
+    Caller.TOKEN_HOLDER: ("apiToken",),
+}
+"""What each kind of caller shows, on this machine; from elsewhere all show an API token beside it."""
+WHO = {
+    Caller.ANYONE: "anyone on this machine",
+    Caller.PROCESS: "a process at the other end of the unix socket, with a token of its own making",
+    Caller.WORKER: "a worker by its token; the one that the path names, if it names one",
+    Caller.OWNER: "the worker, by its token, that owns the session",
+    Caller.ADMINISTRATOR: "with an API token, or the sidecar's own user at the unix socket, which the kernel says and for which "
+    "OpenAPI has no scheme",
+    Caller.TOKEN_HOLDER: "with an API token",
+}
+SCHEMES = {
+    "workerToken": {
+        "type": "apiKey",
+        "in": "header",
+        "name": WORKER_TOKEN.name,
+        "description": "the token of a worker, from the answer to its registration; for `watched` one of the process's own making",
+    },
+    "workerBearer": {"type": "http", "scheme": "bearer", "description": "the same, where no API token is shown"},
+    "apiToken": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "one of the setting API_TOKEN; from another machine it is needed everywhere, beside a worker's token",
+    },
+}
+
+
+def document(table: Table, *, worker_token_optional: bool = False) -> dict[str, Any]:
     """OpenAPI 3.1 of all operations."""
     models = _models(table)
     schemas = {}
@@ -39,7 +76,9 @@ def document(table: Table) -> dict[str, Any]:
         schemas.update(found.get("$defs", {}))
     paths: dict[str, Any] = {}
     for operation in table.operations:
-        paths.setdefault(operation.template, {})[operation.method.lower()] = _operation(operation)
+        paths.setdefault(operation.template, {})[operation.method.lower()] = _operation(
+            operation, optional=worker_token_optional
+        )
     return {
         "openapi": "3.1.0",
         "info": {
@@ -50,7 +89,7 @@ def document(table: Table) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": schemas,
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": SCHEMES,
         },
     }
 
@@ -78,7 +117,15 @@ def _parameter(parameter: Parameter, where: str) -> dict[str, Any]:
     }
 
 
-def _operation(operation: Operation) -> dict[str, Any]:
+def _security(callers: Caller, *, optional: bool) -> list[dict[str, list[str]]]:
+    if Caller.ANYONE in callers:
+        return [OPEN]
+    names = dict.fromkeys(name for caller in callers for name in SECURITY[caller])
+    found: list[dict[str, list[str]]] = [{name: []} for name in names]
+    return [OPEN, *found] if optional and callers.is_worker else found
+
+
+def _operation(operation: Operation, *, optional: bool) -> dict[str, Any]:
     in_path = [
         {
             "name": name,
@@ -88,7 +135,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
         }
         for name in re.findall(r"\{(\w+)\}", operation.template)
     ]
-    headers = [*operation.headers, WORKER_TOKEN, *([IDEMPOTENCY_KEY] if operation.changes else [])]
+    headers = [*operation.headers, *([IDEMPOTENCY_KEY] if operation.changes else [])]
     problems = {*operation.problems, *EVERYWHERE, *(WITH_BODY if operation.body else ())}
     if in_path:
         problems |= {HTTPStatus.UNPROCESSABLE_ENTITY}
@@ -109,12 +156,16 @@ def _operation(operation: Operation) -> dict[str, Any]:
         text = {"schema": {"type": "string"}}
         answers["200"]["content"] = {"application/x-ndjson": text, "text/event-stream": text}
     if operation.name == "alive":
-        answers["204"]["headers"] = {TRUST: {"description": TRUST_TEXT, "schema": {"type": "integer", "minimum": 0}}}
+        answers["204"]["headers"] = {
+            name: {"description": text, "schema": {"type": "integer", "minimum": 0}}
+            for name, text in ((TRUST, TRUST_TEXT), (ALONE, ALONE_TEXT))
+        }
     needed = any(field.is_required() for field in operation.body.model_fields.values()) if operation.body else False
     body = {"requestBody": {"required": needed, "content": _reference(operation.body)}} if operation.body else {}
     return {
         "operationId": operation.name,
         "summary": operation.text,
+        "description": f"May be called by: {'; '.join(WHO[caller] for caller in operation.callers)}.",
         "parameters": [
             *in_path,
             *(_parameter(p, "query") for p in operation.query),
@@ -122,5 +173,6 @@ def _operation(operation: Operation) -> dict[str, Any]:
         ],
         **body,
         "responses": answers,
-        "security": [{"token": []}] if operation.token else [{}, {"token": []}],
+        "security": _security(operation.callers, optional=optional),
+        "x-callers": [str(caller.name).lower() for caller in operation.callers],
     }

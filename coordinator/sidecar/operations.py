@@ -8,18 +8,28 @@ import urllib.parse
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from coordinator.bounds import MOST_DEPTH, is_nested_deeper
+from coordinator.printable import named
 from coordinator.settings import parse_duration
+from coordinator.sidecar.callers import Asker, Caller
 from coordinator.sidecar.problems import Problem
+from coordinator.sidecar.wire import RULES
+
+if TYPE_CHECKING:
+    from coordinator.sidecar.hosted import Hosted
+    from coordinator.worker.session import Session
 
 __all__ = ["Call", "Operation", "Parameter", "Reply", "Stream", "Table"]
 
 M = TypeVar("M", bound=BaseModel)
 
 MOST_WAIT_SECONDS = 60.0
+MOST_DIGITS = 64
+"""Of a whole number: those that anybody means have fewer, and the time that reading takes grows with their square."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +102,7 @@ IDEMPOTENCY_KEY = Parameter(
 )
 WORKER_TOKEN = Parameter(
     "Worker-Token",
-    "which worker asks; needed where several are registered",
+    "which worker asks",
     {"type": "string", "pattern": "^[!-~]{1,128}$"},
     _key,
 )
@@ -100,15 +110,24 @@ WORKER_TOKEN = Parameter(
 
 TRUST = "Trust-Ms"
 """Header of an answer: for how long the worker may rely on what it owns."""
+ALONE = "Alone-Ms"
+"""The same for when its sidecar does not answer any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What is answered."""
+    """What is answered; its body is a document, or one that is written already."""
 
     status: HTTPStatus = HTTPStatus.OK
-    body: BaseModel | None = None
+    body: BaseModel | bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def document(self) -> bytes:
+        """The body as it is sent."""
+        if self.body is None or isinstance(self.body, bytes):
+            return self.body or b""
+        return json.dumps(self.body.model_dump(exclude_none=True), separators=(",", ":")).encode() + b"\n"
 
 
 @dataclass(slots=True)
@@ -118,6 +137,8 @@ class Call:
     Attributes:
         path: values of the path, decoded.
         query, headers: values of the parameters that were given.
+        asker: who asks, let in by the gate.
+        session: for an operation that only the owner may call, and that changes it.
     """
 
     operation: Operation
@@ -126,6 +147,20 @@ class Call:
     headers: dict[str, Any]
     body: BaseModel | None
     scope: Mapping[str, Any]
+    asker: Asker
+    session: Session | None = None
+
+    @property
+    def worker(self) -> Hosted:
+        """The worker that asks, or that an administrator asks about."""
+        assert self.asker.worker is not None  # noqa: S101 - by the operation's callers
+        return self.asker.worker
+
+    @property
+    def own_session(self) -> Session:
+        """The session of the path, which is the asking worker's."""
+        assert self.session is not None  # noqa: S101 - by the operation's callers
+        return self.session
 
     def read(self, model: type[M]) -> M:
         """The body."""
@@ -143,22 +178,26 @@ class Operation:
     """One method of one path.
 
     Attributes:
+        callers: who may call it; there is no default.
         answers: status -> model of the body, or None, and what it means.
         problems: statuses of the problems that it may answer, beside those that all have.
         body: model of the request's body; an empty body counts as an empty object unless it is needed.
+        takes_up: which workers that the path names, and that lived behind another sidecar, are taken up by it: none, those
+            expected since that sidecar listened here, all.
     """
 
     method: str
     template: str
     name: str
     text: str
+    callers: Caller
     handler: Handler
     answers: Mapping[HTTPStatus, tuple[type[BaseModel] | None, str]]
     problems: tuple[HTTPStatus, ...] = ()
     body: type[BaseModel] | None = None
     query: tuple[Parameter, ...] = ()
     headers: tuple[Parameter, ...] = ()
-    token: bool = False
+    takes_up: Literal["none", "expected", "all"] = "expected"
 
     @property
     def changes(self) -> bool:
@@ -174,7 +213,13 @@ class Table:
         self._paths: dict[str, re.Pattern[str]] = {}
 
     def add(self, operation: Operation) -> None:
-        """One more."""
+        """One more.
+
+        Raises:
+            ValueError: nobody may call it.
+        """
+        if not operation.callers:
+            raise ValueError(f"{operation.method} {operation.template}: say who may call it")
         self.operations.append(operation)
         pattern = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", operation.template)
         self._paths[operation.template] = re.compile(pattern)
@@ -243,18 +288,36 @@ def read_body(model: type[BaseModel], raw: bytes) -> BaseModel:
     """The body of a request.
 
     Raises:
-        Problem: no JSON, or not what the model says.
+        Problem: no JSON, nested too deep, or not what the model says.
     """
+    if is_nested_deeper(raw, MOST_DEPTH + 1):
+        detail = f"the body is nested more than {MOST_DEPTH + 1} deep; recovery data may be {MOST_DEPTH} deep"
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, detail)
     try:
-        document = json.loads(raw, parse_constant=_no_number) if raw else {}
-    except (ValueError, RecursionError) as error:
+        document = json.loads(raw.decode(), parse_constant=_no_number, parse_int=_whole) if raw else {}
+    except UnicodeDecodeError:
+        raise Problem(HTTPStatus.BAD_REQUEST, "the body is not UTF-8") from None
+    except ValueError as error:
         raise Problem(HTTPStatus.BAD_REQUEST, f"the body is not JSON: {error}") from None
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors(include_url=False)]
-        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(faults[:5])) from None
+        faults = [_fault(one) for one in error.errors(include_url=False)[:5]]
+        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(faults)) from None
+
+
+def _fault(error: Mapping[str, Any]) -> str:
+    """What is wrong with one value of a body; recovery data is shown in no message."""
+    where = ".".join(str(part)[:80] for part in error["loc"]) or "body"
+    rule = RULES.get(error.get("ctx", {}).get("pattern"))
+    return f"{where}: {error['msg']}" if rule is None else f"{where}: {named(error['input'])} is not {rule}"
 
 
 def _no_number(text: str) -> None:
     raise ValueError(f"{text} is not a JSON number")
+
+
+def _whole(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise ValueError(f"a whole number of {len(text)} digits")
+    return int(text)

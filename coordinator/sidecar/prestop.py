@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 from coordinator.settings import Settings
 from coordinator.sidecar.access import Access, headers_of
 from coordinator.sidecar.dispatch import Receive, Scope, Send
 from coordinator.sidecar.draining import Draining
+from coordinator.sidecar.problems import MEDIA_TYPE, Problem
 
 __all__ = ["PreStop"]
 
@@ -24,17 +27,31 @@ class PreStop:
         """Drains, then answers."""
         if scope["type"] != "http":
             return
-        status, body = HTTPStatus.NOT_FOUND, {"detail": "there is GET /prestop here, and nothing else"}
+        try:
+            done = await self._drain(scope)
+        except Problem as problem:
+            await _send(send, problem.status, MEDIA_TYPE, problem.document(), problem.headers)
+        else:
+            await _send(send, HTTPStatus.OK, "application/json", done, {})
+
+    async def _drain(self, scope: Scope) -> dict[str, Any]:
         if not self._access.may_drain(headers_of(scope)):
-            status, body = (
-                HTTPStatus.UNAUTHORIZED,
-                {"detail": "a valid DRAIN_TOKEN or API_TOKEN is needed, as Authorization: Bearer"},
-            )
-        elif (scope["method"], scope["path"]) == ("GET", "/prestop"):
-            self._draining.start(self._settings.drain_timeout, "prestop")
-            await self._draining.done()
-            status, body = HTTPStatus.OK, self._draining.progress().model_dump(exclude_none=True)
-        text = json.dumps(body).encode() + b"\n"
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(text)).encode())]
-        await send({"type": "http.response.start", "status": int(status), "headers": headers})
-        await send({"type": "http.response.body", "body": text})
+            raise Problem(
+                HTTPStatus.UNAUTHORIZED, "a valid DRAIN_TOKEN or API_TOKEN is needed, as Authorization: Bearer",
+                headers={"WWW-Authenticate": "Bearer"},
+            )  # fmt: skip
+        if (scope["method"], scope["path"]) != ("GET", "/prestop"):
+            raise Problem(HTTPStatus.NOT_FOUND, "there is GET /prestop here, and nothing else")
+        self._draining.start(self._settings.drain_timeout, "prestop")
+        await self._draining.done()
+        return self._draining.progress().model_dump(exclude_none=True)
+
+
+async def _send(
+    send: Send, status: HTTPStatus, media_type: str, document: Mapping[str, Any], more: Mapping[str, str]
+) -> None:
+    text = json.dumps(document).encode() + b"\n"
+    headers = {"Content-Type": media_type, "Content-Length": str(len(text)), **more}
+    lines = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": int(status), "headers": lines})
+    await send({"type": "http.response.body", "body": text})

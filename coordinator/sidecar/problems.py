@@ -13,11 +13,16 @@ from coordinator.errors import (
     FencedError,
     InvalidDataError,
     InvalidIdError,
+    InvalidValueError,
+    KeyUnknownError,
     NameInUseError,
+    SealBrokenError,
     SessionGoneError,
     SessionHeldError,
     StoreUnavailableError,
+    TenantError,
 )
+from coordinator.printable import printable
 
 __all__ = ["MEDIA_TYPE", "Problem", "problem_of"]
 
@@ -40,13 +45,14 @@ class Problem(Exception):  # noqa: N818 - the name of the thing in its RFC
         self.status, self.detail, self.headers, self.more = status, detail, headers or {}, more
 
     def document(self) -> dict[str, Any]:
-        """The body."""
-        return {
+        """The body; what it says may be shown to a person."""
+        document = {
             "type": "about:blank",
             "title": self.status.phrase,
             "status": int(self.status),
             "detail": self.detail,
         } | (self.more)
+        return {name: printable(value) if isinstance(value, str) else value for name, value in document.items()}
 
 
 _STATUSES: dict[type[CoordinatorError], HTTPStatus] = {
@@ -54,8 +60,12 @@ _STATUSES: dict[type[CoordinatorError], HTTPStatus] = {
     SessionHeldError: HTTPStatus.CONFLICT,
     SessionGoneError: HTTPStatus.GONE,
     DataTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    SealBrokenError: HTTPStatus.GONE,
+    KeyUnknownError: HTTPStatus.CONFLICT,
+    TenantError: HTTPStatus.FORBIDDEN,
     InvalidDataError: HTTPStatus.UNPROCESSABLE_ENTITY,
     InvalidIdError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    InvalidValueError: HTTPStatus.UNPROCESSABLE_ENTITY,
     ConfigurationError: HTTPStatus.UNPROCESSABLE_ENTITY,
     DrainingError: HTTPStatus.CONFLICT,
     NameInUseError: HTTPStatus.CONFLICT,
@@ -74,4 +84,5 @@ def problem_of(error: CoordinatorError) -> Problem:
     more: dict[str, Any] = {}
     if isinstance(error, SessionHeldError):
         more = {"owner": error.owner, "state": error.state or "active"}
-    return Problem(_STATUSES.get(type(error), HTTPStatus.INTERNAL_SERVER_ERROR), str(error), **more)
+    status = next((_STATUSES[kind] for kind in type(error).__mro__ if kind in _STATUSES), None)
+    return Problem(status or HTTPStatus.INTERNAL_SERVER_ERROR, str(error), **more)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import http.client
 import os
+import select
 import urllib.parse
+from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
 import anyio
@@ -12,22 +15,89 @@ import anyio.to_thread
 
 from coordinator.errors import ConfigurationError
 from coordinator.sidecar.wire import Health
+from coordinator.worker.awake import watch_for_pauses
 
-__all__ = ["HealthCheck", "ProcessWatch"]
+__all__ = ["HealthCheck", "ProcessEndedError", "ProcessMark", "ProcessWatch"]
+
+SLICES = 10
+LEAST_PAUSE_SECONDS = 0.1
+START_TIME = 22
+"""Field of ``/proc/PID/stat`` (proc_pid_stat(5)), counted from 1."""
+
+
+class ProcessEndedError(ConfigurationError):
+    """The process that was meant has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessMark:
+    """By what a process is known again, although numbers are used again.
+
+    Attributes:
+        pid: its number in ``namespace``.
+        started: when it was started, in clock ticks since this machine was.
+        namespace: of process numbers.
+    """
+
+    pid: int
+    started: int
+    namespace: str
+
+    @classmethod
+    def of(cls, pid: int) -> ProcessMark | None:
+        """The mark of a process, as long as it lives; None when it cannot be seen."""
+        try:
+            rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            if rest[0] in "ZX":
+                return None
+            return cls(pid, int(rest[START_TIME - 3]), str(Path("/proc/self/ns/pid").readlink()))
+        except (OSError, ValueError, IndexError):
+            return None
+
+    @property
+    def is_in_sight(self) -> bool:
+        """Whether this process would see it if it lived."""
+        own = ProcessMark.of(os.getpid())
+        return own is not None and own.namespace == self.namespace
 
 
 class ProcessWatch:
-    """A process that this one can see; `pidfd_open(2)`, so a number that is used again does not deceive.
+    """A process; by its file descriptor, so a number that is used again does not deceive (`pidfd_open(2)`).
+
+    Args:
+        pid: its number, 0 when it has none that can be seen here.
+        file: of the process, when there is one already; it is closed with this.
+        mark: by which it must be known again.
 
     Raises:
-        ConfigurationError: there is no such process in sight.
+        ProcessEndedError: it has ended.
+        ConfigurationError: whether it has cannot be told from here.
     """
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, file: int | None = None, mark: ProcessMark | None = None) -> None:
+        self.pid = pid
         try:
-            self._file = os.pidfd_open(pid)
+            self._file = os.pidfd_open(pid) if file is None else file
         except OSError as error:
+            if mark is not None and isinstance(error, ProcessLookupError):
+                raise ProcessEndedError(f"process {pid} has ended") from None
             raise ConfigurationError(f"pid {pid} is no process that the sidecar can see: {error.strerror}") from None
+        if mark is None:
+            return
+        found = ProcessMark.of(pid)
+        if self.has_ended or (found is not None and found != mark):
+            self.close()
+            raise ProcessEndedError(f"process {pid} has ended")
+        if found is None:
+            self.close()
+            raise ConfigurationError(f"pid {pid} cannot be told from another process")
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has ended by now."""
+        poll = select.poll()
+        poll.register(self._file, select.POLLIN)
+        return bool(poll.poll(0))
 
     async def ended(self) -> None:
         """Returns when it has ended."""
@@ -53,12 +123,16 @@ class HealthCheck:
         self._health = health
 
     async def failed(self) -> None:
-        """Returns when it did not answer 2xx so many times in a row."""
-        failures = 0
+        """Returns when it did not answer 2xx so many times in a row. A question in which this process stood still does not count."""
+        failures, limit = 0, self._health.timeout_ms / 1000
         while failures < self._health.failures:
             await anyio.sleep(self._health.interval_ms / 1000)
-            well = await anyio.to_thread.run_sync(self._ask, abandon_on_cancel=True)
-            failures = 0 if well else failures + 1
+            async with watch_for_pauses(limit / SLICES) as pauses:
+                well = await anyio.to_thread.run_sync(self._ask, abandon_on_cancel=True)
+            if well:
+                failures = 0
+            elif pauses.longest <= max(limit / 2, LEAST_PAUSE_SECONDS):
+                failures += 1
 
     def _ask(self) -> bool:
         url = urllib.parse.urlsplit(self._health.url)

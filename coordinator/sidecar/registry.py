@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import json
 from collections import OrderedDict
 from http import HTTPStatus
 
@@ -12,12 +11,15 @@ import anyio.abc
 import structlog
 from prometheus_client import Counter
 
-from coordinator.errors import NameInUseError
+from coordinator.errors import CoordinatorError, NameInUseError, StoreUnavailableError
 from coordinator.ids import name_of
 from coordinator.settings import Settings
-from coordinator.sidecar.hosted import LETS_GO, Hosted, hash_of
+from coordinator.sidecar.hosted import Hosted, hash_of
+from coordinator.sidecar.hosting import Hosting
 from coordinator.sidecar.problems import Problem
+from coordinator.sidecar.proof import ProcessEndedError
 from coordinator.sidecar.wire import Register
+from coordinator.store.shapes import instance_id, labels_of, text, whole
 from coordinator.worker.hub import Hubs
 
 __all__ = ["Registry"]
@@ -25,6 +27,7 @@ __all__ = ["Registry"]
 log = structlog.get_logger()
 
 MOST_WORKERS = 10_000
+RETRY_SECONDS = 0.2
 REMEMBERED = 1000
 """Workers that ended, whose names in a URL are answered with the reason."""
 
@@ -36,20 +39,35 @@ class Registry:
         hubs: of all partitions.
         tasks: in which workers live.
         failures: counts what nobody meant.
+        addresses: where this sidecar listens, see `hosting.addresses_of`.
     """
 
-    def __init__(self, settings: Settings, hubs: Hubs, tasks: anyio.abc.TaskGroup, failures: Counter) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        hubs: Hubs,
+        tasks: anyio.abc.TaskGroup,
+        failures: Counter,
+        addresses: tuple[str, ...] = (),
+    ) -> None:
         self._failures = failures
-        self._settings, self._hubs, self._tasks = settings, hubs, tasks
+        self._settings, self._hubs, self._tasks, self._addresses = settings, hubs, tasks, addresses
         self._living: dict[str, Hosted] = {}
+        self._by_token_hash: dict[str, Hosted] = {}
         self._ended: OrderedDict[str, str] = OrderedDict()
-        self._resuming: set[str] = set()
+        self._resuming: dict[str, anyio.Event] = {}
+        self._awaited: dict[str, str] = {}
+        self._looked_back = anyio.Event()
+        if not addresses:
+            self._looked_back.set()
         self.closing = False
 
     @property
     def workers(self) -> list[Hosted]:
         """Those that live."""
         return list(self._living.values())
+
+    # -- new ones ------------------------------------------------------------------------------------------------------
 
     async def register(self, asked: Register, *, proven: bool = False) -> Hosted:
         """A new worker.
@@ -59,7 +77,7 @@ class Registry:
             proven: the caller watches its process, and says when it ends.
 
         Raises:
-            Problem: too many, or the sidecar ends.
+            Problem: too many, another tenant's than this sidecar is bound to, or the sidecar ends.
             NameInUseError: another live worker has the name.
             ConfigurationError: its process is not to be seen.
             StoreUnavailableError: the store did not answer.
@@ -67,10 +85,15 @@ class Registry:
         self._refuse_when_closing()
         if len(self._living) >= MOST_WORKERS:
             raise Problem(HTTPStatus.TOO_MANY_REQUESTS, f"there are {MOST_WORKERS} workers here already")
-        for hosted in self._living.values():
+        bound = self._settings.tenant
+        if bound and asked.tenant not in ("", bound):
+            raise Problem(HTTPStatus.FORBIDDEN, f"this sidecar is bound to another tenant than {asked.tenant!r}")
+        for hosted in self.workers:
             if hosted.asked.name == asked.name and hosted.is_proven:
-                raise NameInUseError(asked.name, hosted.handle)
-        return await self._start(Hosted(self._settings, self._hubs, asked, proven=proven))
+                if not hosted.never_had_its_token(asked.pid):
+                    raise NameInUseError(asked.name, hosted.handle)
+                await hosted.withdraw("its process registers again")
+        return await self._start(Hosted(self._settings, self._hubs, asked, proven=proven, addresses=self._addresses))
 
     def _refuse_when_closing(self) -> None:
         if self.closing:
@@ -82,7 +105,8 @@ class Registry:
 
     async def _live(self, hosted: Hosted, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         def started() -> None:
-            self._living[hosted.handle] = hosted
+            self._living[hosted.handle] = self._by_token_hash[hosted.token_hash] = hosted
+            self._awaited.pop(hosted.token_hash, None)
             task_status.started()
 
         try:
@@ -94,26 +118,37 @@ class Registry:
             log.exception("worker_failed", instance=hosted.handle, error=repr(error))
         finally:
             if self._living.pop(hosted.handle, None) is not None:
-                self._ended[hosted.handle] = hosted.ended
-                while len(self._ended) > REMEMBERED:
-                    self._ended.popitem(last=False)
+                self._by_token_hash.pop(hosted.token_hash, None)
+                self._remember(hosted.handle, hosted.ended)
 
-    def by_token(self, token: str | None) -> Hosted:
-        """The worker that asks; without a token the only one that there is.
+    def _remember(self, handle: str, reason: str) -> None:
+        self._ended[handle] = reason
+        while len(self._ended) > REMEMBERED:
+            self._ended.popitem(last=False)
+
+    # -- who asks ------------------------------------------------------------------------------------------------------
+
+    async def by_token(self, token: str | None) -> Hosted:
+        """The worker that asks; without a token the only one that there is, where that is allowed.
+
+        One that the sidecar before this one stood for is taken up by its first request.
 
         Raises:
-            Problem: 401.
+            Problem: 401, and as `attach`.
+            StoreUnavailableError: the store did not answer.
         """
         if token is None:
-            if len(self._living) == 1:
-                return next(iter(self._living.values()))
-            raise Problem(
-                HTTPStatus.UNAUTHORIZED, f"{len(self._living)} workers are registered: say which in Worker-Token",
-                headers={"WWW-Authenticate": "Worker-Token"},
-            )  # fmt: skip
-        for hosted in self._living.values():
-            if hosted.knows(token):
-                return hosted
+            if self._settings.worker_token_optional and len(self._living) == 1:
+                return next(iter(self._living.values())).asks()
+            self._refuse_while_looking_back()
+            raise self._token_needed()
+        hosted = self._by_token_hash.get(hash_of(token))
+        if hosted is not None and hosted.knows(token):
+            return hosted
+        handle = self._awaited.get(hash_of(token))
+        if handle is not None:
+            return await self.attach(handle, token)
+        self._refuse_while_looking_back()
         raise Problem(
             HTTPStatus.UNAUTHORIZED,
             "no worker that lives here has that Worker-Token",
@@ -121,19 +156,60 @@ class Registry:
         )
 
     def by_handle(self, handle: str, token: str | None) -> Hosted:
-        """The worker that a URL names.
+        """The worker that a URL names, and whose token this is; without a token the only one, where that is allowed.
 
         Raises:
-            Problem: 404, 410 for one that ended, 401 for another's token.
+            Problem: 404, 410 for one that ended, 401 without a token or with nobody's, 403 with another worker's; 503 as long as
+                those of the sidecar before are not known.
+        """
+        if token is None and not self._settings.worker_token_optional:
+            self._refuse_while_looking_back()
+            raise self._token_needed()
+        hosted = self.living(handle)
+        if token is None and len(self._living) > 1:
+            raise self._token_needed()
+        if token is not None and not hosted.knows(token):
+            status = HTTPStatus.FORBIDDEN if hash_of(token) in self._by_token_hash else HTTPStatus.UNAUTHORIZED
+            raise Problem(
+                status, f"that Worker-Token is not the one of {handle}", headers={"WWW-Authenticate": "Worker-Token"}
+            )
+        return hosted.asks()
+
+    def living(self, handle: str) -> Hosted:
+        """The worker that a URL names, for an administrator.
+
+        Raises:
+            Problem: 404, 410 for one that ended; 503 as long as those of the sidecar before are not known.
         """
         hosted = self._living.get(handle)
         if hosted is None:
             if handle in self._ended:
                 raise Problem(HTTPStatus.GONE, f"{handle} has ended: {self._ended[handle]}")
+            self._refuse_while_looking_back()
             raise Problem(HTTPStatus.NOT_FOUND, f"{handle} is not registered here")
-        if token is not None and not hosted.knows(token):
-            raise Problem(HTTPStatus.UNAUTHORIZED, f"that Worker-Token is not the one of {handle}")
         return hosted
+
+    def is_known(self, token: str) -> bool:
+        """Whether that is the token of a worker that lives here, or of one that is expected."""
+        token_hash = hash_of(token)
+        return token_hash in self._by_token_hash or token_hash in self._awaited
+
+    def _token_needed(self) -> Problem:
+        reason = "say in Worker-Token which worker asks: the answer to its registration has its token"
+        if self._settings.worker_token_optional:
+            reason = f"{len(self._living)} workers are registered: say which in Worker-Token"
+        return Problem(HTTPStatus.UNAUTHORIZED, reason, headers={"WWW-Authenticate": "Worker-Token"})
+
+    async def attached(self, handle: str, token: str | None) -> Hosted:
+        """The same, and one that the sidecar before this one stood for.
+
+        Raises:
+            Problem: as `by_handle` and `attach`.
+            StoreUnavailableError: the store did not answer.
+        """
+        if token is not None and self._awaited.get(hash_of(token)) == handle:
+            return await self.attach(handle, token)
+        return self.by_handle(handle, token)
 
     async def attach(self, handle: str, token: str | None) -> Hosted:
         """The same, and a worker that another sidecar stood for, such as this one before it was started again.
@@ -142,32 +218,98 @@ class Registry:
             Problem: as `by_handle`; 503 when the sidecar ends.
             StoreUnavailableError: the store did not answer.
         """
-        if handle in self._living or handle in self._ended or token is None:
-            return self.by_handle(handle, token)
-        self._refuse_when_closing()
-        if handle in self._resuming:
-            raise Problem(HTTPStatus.CONFLICT, f"{handle} is being attached just now")
-        self._resuming.add(handle)
-        try:
-            instances, asked = await self._look_up(handle, token)
-            return await self._start(Hosted(self._settings, self._hubs, asked, token, instances))
-        finally:
-            self._resuming.discard(handle)
+        if token is not None and handle not in self._living and handle not in self._ended:
+            await self.resume(handle, hash_of(token))
+        return self.by_handle(handle, token)
 
-    async def _look_up(self, handle: str, token: str) -> tuple[dict[int, str], Register]:
-        """Its ids in all partitions, and what it said of itself when it registered."""
+    # -- those of the sidecar before -----------------------------------------------------------------------------------
+
+    def looked_back(self) -> None:
+        """All whose sidecar listened here before are expected by now: who is not known is a stranger."""
+        self._looked_back.set()
+
+    async def all_taken_up(self) -> None:
+        """Returns when there is a worker here for each whose sidecar listened here before, and that is still there."""
+        await self._looked_back.wait()
+        async with anyio.create_task_group() as tasks:
+            for token_hash, handle in list(self._awaited.items()):
+                tasks.start_soon(self._take_up, handle, token_hash)
+
+    async def _take_up(self, handle: str, token_hash: str) -> None:
+        while True:
+            try:
+                await self.resume(handle, token_hash, closing=True)
+            except StoreUnavailableError:
+                await anyio.sleep(RETRY_SECONDS)
+                continue
+            except (Problem, CoordinatorError, ProcessEndedError) as error:
+                log.warning("worker_not_taken_up", instance=handle, reason=str(error))
+            except Exception as error:  # the others are handed over
+                self._failures.labels("take_up").inc()
+                log.exception("worker_not_taken_up", instance=handle, error=repr(error))
+            return
+
+    def _refuse_while_looking_back(self) -> None:
+        if not self._looked_back.is_set():
+            reason = "the sidecar was just started, and still looks for the workers of the one before"
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, reason, headers={"Retry-After": "1"})
+
+    def expect(self, handle: str, token_hash: str) -> None:
+        """Its sidecar listened here before: its first request takes it up."""
+        self._awaited[token_hash] = handle
+
+    def missed(self, handle: str, token_hash: str, reason: str) -> None:
+        """It ended before anybody took it up."""
+        self._awaited.pop(token_hash, None)
+        self._remember(handle, reason)
+
+    async def resume(self, handle: str, token_hash: str, *, closing: bool = False) -> None:
+        """Goes on with a worker that lives under this id already; nothing when that is done.
+
+        Args:
+            closing: also when the sidecar ends, so that its calls are handed over.
+
+        Raises:
+            Problem: it is not known, is another's or is dead; 503 when the sidecar ends.
+            ProcessEndedError: its process has ended.
+            ConfigurationError, StoreUnavailableError: it could not be taken up.
+        """
+        while (resuming := self._resuming.get(handle)) is not None:
+            await resuming.wait()
+        if handle in self._living or handle in self._ended:
+            return
+        if not closing:
+            self._refuse_when_closing()
+        self._resuming[handle] = done = anyio.Event()
+        try:
+            instances, (asked, hosting) = await self.look_up(handle, token_hash)
+            await self._start(
+                Hosted(
+                    self._settings, self._hubs, asked, instances=instances, token_hash=token_hash, process=hosting.process,
+                    addresses=self._addresses,
+                )
+            )  # fmt: skip
+        finally:
+            del self._resuming[handle]
+            done.set()
+
+    async def look_up(self, handle: str, token_hash: str) -> tuple[dict[int, str], tuple[Register, Hosting]]:
+        """Its ids in all partitions, what it said of itself when it registered, and how it was watched.
+
+        Raises:
+            Problem: 404, 401 for another's token, 410 when it is dead.
+            StoreUnavailableError: the store did not answer.
+        """
         name = name_of(handle)
-        fields = ("state", "cause", "token_hash", "pool", "capacity", "labels", "address")
+        fields = ("state", "cause", "token_hash", "pool", "capacity", "labels", "address", "tenant", "hosting")
         instances: dict[int, str] = {}
-        asked: Register | None = None
+        asked: tuple[Register, Hosting] | None = None
         for number, part in enumerate(hub.part for hub in self._hubs.hubs):
             raw = await part.executor.command("HGET", part.keys.names, name)
-            instance = raw.decode() if raw else ""
-            texts = [
-                (v or b"").decode() for v in await part.executor.command("HMGET", part.keys.instance(instance), *fields)
-            ]
-            found = dict(zip(fields, texts, strict=True))
-            ours = hmac.compare_digest(found["token_hash"], hash_of(token))
+            instance = instance_id(raw)
+            told = await part.executor.command("HMGET", part.keys.instance(instance), *fields)
+            found = dict(zip(fields, map(text, told), strict=True))
+            ours = hmac.compare_digest(found["token_hash"], token_hash)
             if number == 0:
                 if instance != handle or not found["state"]:
                     raise Problem(HTTPStatus.NOT_FOUND, f"{handle} is not registered here")
@@ -175,14 +317,22 @@ class Registry:
                     raise Problem(HTTPStatus.UNAUTHORIZED, f"that Worker-Token is not the one of {handle}")
                 if found["state"] == "dead":
                     raise Problem(HTTPStatus.GONE, f"{handle} was declared dead ({found['cause']})")
-                asked = Register.model_validate(
-                    {
-                        "name": name, "pool": found["pool"], "capacity": int(found["capacity"] or 0),
-                        "labels": json.loads(found["labels"] or "{}"), "address": found["address"],
-                        "lets_go": token.endswith(LETS_GO),
-                    }
-                )  # fmt: skip
+                asked = _asked(name, found)
             if ours and found["state"] != "dead":
                 instances[number] = instance
         assert asked is not None  # noqa: S101 - there is a partition 0
         return instances, asked
+
+
+def _asked(name: str, found: dict[str, str]) -> tuple[Register, Hosting]:
+    hosting = Hosting.parse(found["hosting"]).seen_from_here()
+    register = Register.model_validate(
+        {
+            "name": name, "pool": found["pool"], "capacity": whole(found["capacity"].encode()),
+            "labels": labels_of(found["labels"].encode()), "address": found["address"], "tenant": found["tenant"],
+            "lets_go": hosting.lets_go,
+            "pid": None if hosting.process is None else hosting.process.pid,
+        }
+    )  # fmt: skip
+    register.health = hosting.health
+    return register, hosting

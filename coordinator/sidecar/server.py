@@ -1,33 +1,47 @@
-"""Listening sockets of the sidecar, and a protocol that bounds the time of a request (Uvicorn has no such limit)."""
+"""Listening sockets of the sidecar, who is at the other end of a connection, and which requests have room of their own."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import socket
 import stat
 import struct
+import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
-
-from coordinator.daemon.http import HttpServer
 from coordinator.errors import ConfigurationError
+from coordinator.sidecar.proof import ProcessWatch
+from coordinator.web.bounds import HEALTH, REQUESTS, Bounds
+from coordinator.web.connections import BoundedProtocol
+from coordinator.web.gate import Scope
+from coordinator.web.server import BACKLOG, HEALTH_PATHS, HttpServer
 
-__all__ = ["bounded_server", "listen_on_path", "when_closed"]
+__all__ = [
+    "SidecarProtocol",
+    "api_server",
+    "hook_server",
+    "kind_of",
+    "listen_on_path",
+    "peer_process",
+    "peer_uid",
+    "when_closed",
+]
 
 _CALL = "recovery.when_closed"
 _GONE = "recovery.gone"
-REQUEST_SECONDS = 10.0
-"""For a request to come as a whole, head and body, and for a new connection to begin one."""
-IDLE_SECONDS = 75
-HEAD_BYTES = 16 * 1024
-CONNECTIONS = 4096
-BACKLOG = 1024
+_PEER = "recovery.peer"
+_PEER_UID = "recovery.peer_uid"
+UCRED = struct.Struct("iII")
+"""unix(7): process, user and group at the other end, as they were when it connected."""
+SO_PEERPIDFD = 77
+"""unix(7), Linux 6.5: the process that connected, also from another namespace of process numbers."""
+ALIVE, STREAMS, WAITS, DRAINS = "alive", "streams", "waits", "drains"
+ROOMS = {HEALTH: 64, ALIVE: 256, STREAMS: 4096, WAITS: 2048, DRAINS: 64, REQUESTS: 1024}
+BOUNDS = Bounds(rooms=ROOMS)
 
 
 def when_closed(scope: Mapping[str, Any], call: Callable[[], None]) -> None:
@@ -35,6 +49,30 @@ def when_closed(scope: Mapping[str, Any], call: Callable[[], None]) -> None:
     scope["state"][_CALL] = call
     if scope["state"].get(_GONE):
         call()
+
+
+def peer_process(scope: Mapping[str, Any]) -> ProcessWatch | None:
+    """The process that made the connection of this request, over a unix socket; None when it cannot be seen.
+
+    It is the caller's to close.
+    """
+    call: Callable[[], ProcessWatch | None] | None = scope["state"].get(_PEER)
+    return call() if call is not None else None
+
+
+def peer_uid(scope: Mapping[str, Any]) -> int | None:
+    """The user that made the connection of this request over a unix socket, by the kernel's word; None for any other."""
+    uid: int | None = scope["state"].get(_PEER_UID)
+    return uid
+
+
+def _peer_of(connection: Any, pid: int) -> ProcessWatch | None:
+    with contextlib.suppress(OSError):
+        return ProcessWatch(pid, connection.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD))
+    if pid:
+        with contextlib.suppress(ConfigurationError):
+            return ProcessWatch(pid)
+    return None
 
 
 def listen_on_path(path: str) -> socket.socket:
@@ -68,44 +106,21 @@ def listen_on_path(path: str) -> socket.socket:
     return found
 
 
-class BoundedProtocol(H11Protocol):
-    """Closes what does not come to its end in time, knows the process behind a unix socket, tells when it is closed."""
-
-    _slow: asyncio.TimerHandle | None = None
+class SidecarProtocol(BoundedProtocol):
+    """Knows the process behind a unix socket, and tells when the connection is closed."""
 
     def connection_made(self, transport: Any) -> None:
+        """Asyncio's: it is there."""
         super().connection_made(transport)
         found = transport.get_extra_info("socket")
         if found is not None and found.family == socket.AF_UNIX:
-            raw = found.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-            self.client = ("unix", struct.unpack("3i", raw)[0])
-        self._slow = self.loop.call_later(REQUEST_SECONDS, self._too_slow)
-
-    def data_received(self, data: bytes) -> None:
-        if self._slow is None:
-            self._slow = self.loop.call_later(REQUEST_SECONDS, self._too_slow)
-        super().data_received(data)
-        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
-            self._in_time()
-
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self.conn.their_state is h11.SEND_BODY:
-            return  # answered before the body was there: the clock goes on
-        if self._slow is not None and self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:
-            self._in_time()
-
-    def _in_time(self) -> None:
-        if self._slow is not None:
-            self._slow.cancel()
-            self._slow = None
-
-    def _too_slow(self) -> None:
-        self._slow = None
-        self.transport.close()
+            raw = found.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size)
+            pid, uid, _ = UCRED.unpack(raw)
+            self.client = ("unix", pid)
+            self.app_state = {**self.app_state, _PEER: partial(_peer_of, found, pid), _PEER_UID: uid}
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._in_time()
+        """Asyncio's: it is closed."""
         super().connection_lost(exc)
         self.tell_closed()
 
@@ -118,18 +133,32 @@ class BoundedProtocol(H11Protocol):
                 call()
 
 
-def bounded_server(app: Any, sockets: Sequence[socket.socket]) -> HttpServer:
-    """Serves an ASGI application within these bounds."""
+def kind_of(scope: Scope) -> str:
+    """By what a request of the interface has room: what many workers do at the same time takes none from what keeps one alive."""
+    path: bytes = scope["raw_path"]
+    if path in HEALTH_PATHS:
+        return HEALTH
+    if path.startswith(b"/v1/workers/"):
+        last = path.rpartition(b"/")[2]
+        if last in (b"alive", b"events"):
+            return ALIVE if last == b"alive" else STREAMS
+    if path == b"/v1/drain":
+        return DRAINS
+    query = urllib.parse.unquote_to_bytes(scope["query_string"]).lower()  # names may be written in many ways
+    return WAITS if b"wait" in query else REQUESTS
+
+
+def api_server(app: Any, sockets: Sequence[socket.socket], most_body: int, listeners: int) -> HttpServer:
+    """Serves the interface.
+
+    Args:
+        listeners: that this process has in all.
+    """
     return HttpServer(
-        app,
-        sockets,
-        interface="asgi3",
-        http=BoundedProtocol,
-        log_level="error",
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=IDLE_SECONDS,
-        h11_max_incomplete_event_size=HEAD_BYTES,
-        limit_concurrency=CONNECTIONS,
-        backlog=BACKLOG,
+        app, sockets, bounds=BOUNDS, kind_of=kind_of, most_body=most_body, protocol=SidecarProtocol, listeners=listeners
     )
+
+
+def hook_server(app: Any, sockets: Sequence[socket.socket], listeners: int) -> HttpServer:
+    """Serves the hook, and nothing else: no other client takes its room."""
+    return HttpServer(app, sockets, listeners=listeners)

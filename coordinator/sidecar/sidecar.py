@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
-import resource
 import signal
 import socket
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 import anyio.abc
@@ -17,29 +16,45 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from coordinator.daemon.daemon import Daemon
-from coordinator.daemon.http import HttpServer, application, listen
-from coordinator.errors import StoreUnavailableError, first_error
+from coordinator.daemon.http import application
+from coordinator.errors import ConfigurationError, StoreUnavailableError, first_error
 from coordinator.ids import new_instance_id
 from coordinator.settings import Settings
 from coordinator.sidecar.access import Access
 from coordinator.sidecar.api import Api
 from coordinator.sidecar.dispatch import Dispatcher
 from coordinator.sidecar.draining import Draining
+from coordinator.sidecar.gate import Gate
+from coordinator.sidecar.hosting import addresses_of
+from coordinator.sidecar.left_behind import LeftBehind
 from coordinator.sidecar.openapi import document
 from coordinator.sidecar.prestop import PreStop
 from coordinator.sidecar.registry import Registry
-from coordinator.sidecar.server import bounded_server, listen_on_path
+from coordinator.sidecar.server import api_server, hook_server, listen_on_path
+from coordinator.sidecar.watched import Watched
+from coordinator.store.deployment import check_partition
 from coordinator.version import VERSION
+from coordinator.web.bounds import allow_many_files
+from coordinator.web.server import HttpServer, listen
 from coordinator.worker.hub import Hubs
 
-__all__ = ["Sidecar"]
+__all__ = ["Parent", "Sidecar"]
 
 log = structlog.get_logger()
 
 BASE64 = 4 / 3
 BODY_BYTES = 8 * 1024
 """Of a body beside its recovery data."""
-OPEN_FILES = 65536
+
+
+class Parent(Protocol):
+    """Who started the worker, and dies with it."""
+
+    def how_ended(self, pid: int) -> str:
+        """How a process ended; '' when it is not known."""
+
+    async def announced(self) -> None:
+        """A worker that beats for itself has announced itself."""
 
 
 class Sidecar:
@@ -48,11 +63,13 @@ class Sidecar:
     Args:
         settings: with a Redis URL.
         coordinate: be a coordinator too.
-        only_socket: listen on the unix socket, and nowhere else.
+        parent: of its only worker; then it listens on the unix socket, and nowhere else, and its death is its worker's.
     """
 
-    def __init__(self, settings: Settings, *, coordinate: bool = False, only_socket: bool = False) -> None:
-        self.settings, self._only_socket = settings, only_socket
+    def __init__(self, settings: Settings, *, coordinate: bool = False, parent: Parent | None = None) -> None:
+        self.settings, self._parent = settings, parent
+        settings.key_source()  # what is wrong with keys is told now, and all workers share them
+        self._hosted_settings = settings.for_sidecar() if parent is None else settings
         self.id = new_instance_id(settings.name)
         self.metrics = CollectorRegistry()
         self.daemon = Daemon(settings, self.metrics) if coordinate else None
@@ -63,22 +80,28 @@ class Sidecar:
         self._up = False
         self.http_port = self.drain_port = 0
         self.registry: Registry
+        self.watched: Watched
         self._draining: Draining
 
     def _sockets(self, stack: ExitStack) -> tuple[list[socket.socket], list[socket.socket]]:
         """Of the interface, and of the hook."""
         s = self.settings
-        if self._only_socket:
+        if self._parent is not None:
             return [stack.enter_context(listen_on_path(s.http_socket))], []
-        if not _is_loopback(s.http_host) and not s.api_tokens():
-            log.info("only_health_from_elsewhere", http_host=s.http_host, reason="api_token is not set")
-        found = [stack.enter_context(listen(s.http_host, s.http_port))]
-        self.http_port = found[0].getsockname()[1]
+        if s.http_tcp != "all" and not s.http_socket:
+            raise ConfigurationError(f"http_tcp: {s.http_tcp} leaves workers no way in: set http_socket, too")
+        found = []
+        if s.http_tcp != "off":
+            if not _is_loopback(s.http_host) and not s.api_tokens():
+                log.info("only_health_from_elsewhere", http_host=s.http_host, reason="api_token is not set")
+            found.append(stack.enter_context(listen(s.http_host, s.http_port)))
+            self.http_port = found[0].getsockname()[1]
         if s.http_socket:
             found.append(stack.enter_context(listen_on_path(s.http_socket)))
         if not s.drain_tokens():
             return found, []
-        hook = stack.enter_context(listen("0.0.0.0", s.drain_port))  # noqa: S104 - a kubelet asks by the pod's address
+        hook = listen("0.0.0.0", s.drain_port, "drain_port")  # noqa: S104 - a kubelet asks by the pod's address
+        stack.enter_context(hook)
         self.drain_port = hook.getsockname()[1]
         return found, [hook]
 
@@ -86,7 +109,7 @@ class Sidecar:
         """Runs until SIGTERM or SIGINT, and after that until nothing is left to hand over.
 
         Raises:
-            ConfigurationError: an address is taken, or the store was made for another program.
+            ConfigurationError: an address is taken, the store was made for another program, or a right is missing.
         """
         try:
             async with anyio.create_task_group() as tasks:
@@ -98,15 +121,15 @@ class Sidecar:
         log.info("sidecar_stopped", instance=self.id)
 
     async def run_api(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        """Serves until cancelled; workers that it still stands for then leave.
+        """Serves until cancelled. Workers that it still stands for then are left to the next sidecar; those of a parent leave.
 
         Raises:
-            ConfigurationError: an address is taken, or the store was made for another program.
+            ConfigurationError: an address is taken, the store was made for another program, or a right is missing.
         """
-        _allow_many_files()
+        allow_many_files()
         with ExitStack() as stack:
             sockets, hooks = self._sockets(stack)
-            self._hubs = Hubs(self.settings)
+            self._hubs = Hubs(self._hosted_settings)
             servers: list[HttpServer] = []
             try:
                 async with (
@@ -115,20 +138,26 @@ class Sidecar:
                     anyio.create_task_group() as tasks,
                 ):
                     hubs.start_soon(self._hubs.run)
-                    self.registry = Registry(self.settings, self._hubs, workers, self._failures)
+                    addresses = addresses_of(self.settings) if self._parent is None else ()
+                    self.registry = Registry(self._hosted_settings, self._hubs, workers, self._failures, addresses)
+                    how_ended = self._parent.how_ended if self._parent is not None else lambda pid: ""
+                    self.watched = Watched(self._hubs.parts, tasks, self.id, how_ended)
                     self._draining = Draining(self.registry, tasks)
-                    servers.append(bounded_server(self._application(), sockets))
+                    count = len(sockets) + len(hooks)
+                    servers.append(api_server(self._application(), sockets, self._most_body, count))
                     if hooks:
-                        servers.append(bounded_server(PreStop(self.settings, self._draining), hooks))
+                        servers.append(hook_server(PreStop(self.settings, self._draining), hooks, count))
                     for one in servers:
                         tasks.start_soon(one.run)
+                    left_behind = LeftBehind(self.registry, self._hubs.parts, addresses, self.id, self._failures)
+                    tasks.start_soon(left_behind.take_up)
                     tasks.start_soon(self._tick)
                     tasks.start_soon(self._look_at_store)
                     if self.daemon is not None:
                         tasks.start_soon(self.daemon.coordinate)
                     log.info(
                         "sidecar_started", instance=self.id, version=VERSION, store=self._hubs.describe(),
-                        http="" if self._only_socket else f"{self.settings.http_host}:{self.http_port}",
+                        http=f"{self.settings.http_host}:{self.http_port}" if self.http_port else "",
                         socket=self.settings.http_socket, drain_port=self.drain_port, partitions=self.settings.partitions,
                         coordinates=self.daemon is not None,
                     )  # fmt: skip
@@ -147,18 +176,29 @@ class Sidecar:
         return reasons + ([] if self._up else ["the store does not answer"])
 
     def _application(self) -> Any:
-        api = Api(self.settings, self.registry, self._draining, self._hubs.parts, by=self.id)
+        announced = self._parent.announced if self._parent is not None else None
+        api = Api(self.settings, self.registry, self._draining, self.watched, self._hubs.parts, self.id, announced)
         workers = Gauge("recovery_sidecar_workers", "Workers that this sidecar stands for.", registry=self.metrics)
         workers.set_function(lambda: len(self.registry.workers))
+        watched = Gauge(
+            "recovery_sidecar_watched",
+            "Workers that beat for themselves and whose end it states.",
+            registry=self.metrics,
+        )
+        watched.set_function(lambda: len(self.watched))
         rest = application(self.metrics, self.not_ready, lambda: self.daemon.views() if self.daemon else [])
-        openapi = document(api.table)
+        openapi = document(api.table, worker_token_optional=self.settings.worker_token_optional)
 
         async def served(_: Any) -> JSONResponse:
             return JSONResponse(openapi)
 
         rest.router.routes.append(Route("/openapi.json", served))
-        most = round(self.settings.max_data_bytes * BASE64) + BODY_BYTES
-        return Dispatcher(api.table, Access(self.settings), rest, most, self._failures)
+        access = Access(self.settings)
+        return Dispatcher(api.table, access, Gate(access, self.registry), rest, self._most_body, self._failures)
+
+    @property
+    def _most_body(self) -> int:
+        return round(self.settings.max_data_bytes * BASE64) + BODY_BYTES
 
     async def _tick(self) -> None:
         while True:
@@ -167,13 +207,25 @@ class Sidecar:
                 hosted.tick()
 
     async def _look_at_store(self) -> None:
+        """Until cancelled; when the store answers for the first time its rights are looked at.
+
+        Raises:
+            ConfigurationError: the server or the rights will not do.
+        """
+        looked, said = False, ""
         while True:
             try:
                 for part in self._hubs.parts:
+                    if not looked:
+                        await check_partition(part, "worker", without_info=self.settings.without_info)
                     await part.executor.command("HGET", part.keys.meta, "lineage")
-                self._up = True
-            except StoreUnavailableError:
-                self._up = False
+                if said:
+                    log.info("store_available", instance=self.id)
+                looked, said, self._up = True, "", True
+            except StoreUnavailableError as error:
+                if error.kind != said:
+                    log.warning("store_unavailable", instance=self.id, kind=error.kind, detail=error.detail)
+                said, self._up = error.kind, False
             await anyio.sleep(1.0)
 
     async def _signals(self, tasks: anyio.abc.TaskGroup, *, task_status: anyio.abc.TaskStatus[anyio.Event]) -> None:
@@ -206,11 +258,3 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _allow_many_files() -> None:
-    """Each stream is an open file: as many as this process may have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
-    if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -9,15 +9,9 @@ from typing import Any
 import anyio
 
 from coordinator.sidecar.hosted import Hosted
-from coordinator.sidecar.server import when_closed
+from coordinator.sidecar.server import peer_process, when_closed
 
-__all__ = ["EventStream", "peer_of"]
-
-
-def peer_of(scope: Mapping[str, Any]) -> int:
-    """The process at the other end of a unix socket; 0 when it cannot be seen."""
-    where, pid = scope.get("client") or ("", 0)
-    return int(pid) if where == "unix" else 0
+__all__ = ["EventStream"]
 
 
 class EventStream:
@@ -26,12 +20,10 @@ class EventStream:
     Args:
         server_sent: the form is that of server-sent events.
         scope: of the request.
-        peer: process that reads it, 0 when it is not known.
     """
 
-    def __init__(self, hosted: Hosted, *, server_sent: bool, scope: Mapping[str, Any], peer: int) -> None:
-        self._hosted, self._server_sent = hosted, server_sent
-        self._peer = peer
+    def __init__(self, hosted: Hosted, *, server_sent: bool, scope: Mapping[str, Any]) -> None:
+        self._hosted, self._server_sent, self._scope = hosted, server_sent, scope
         self._woken = anyio.Event()
         self._woken.set()  # something may wait already
         self._closed = False
@@ -52,13 +44,13 @@ class EventStream:
         media_type = b"text/event-stream" if self._server_sent else b"application/x-ndjson"
         headers = [(b"content-type", media_type), (b"cache-control", b"no-store")]
         with hosted.attached():
-            hosted.take_stream(self, self._peer)
+            hosted.take_stream(self, peer_process(self._scope))
             outbox.wake = self._wake
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             hello = {
                 "event": "hello",
                 "instance": hosted.handle,
-                "trust_ms": hosted.trust_ms,
+                **hosted.trust,
                 "sessions": sorted(s.id for s in hosted.worker.sessions),
                 "draining": hosted.worker.is_draining,
             }

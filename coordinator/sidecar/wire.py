@@ -4,27 +4,44 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from coordinator import bounds
 from coordinator.errors import InvalidDataError
+from coordinator.printable import HIDDEN
 from coordinator.worker.data import RecoveryData, decode
+from coordinator.worker.sealer import is_sealed, key_of
 
 __all__ = [
-    "Adopt", "Alive", "Certificate", "Certified", "Checkpoint", "Data", "Decline", "Drain", "Drained", "LetGo", "Moved", "Offered",
-    "Offers", "Open", "Owned", "Owner", "ProblemDocument", "Record", "Register", "Registered", "Release", "Sessions", "data_of",
-    "shown",
+    "RULES", "Adopt", "Alive", "Certificate", "Certified", "Checkpoint", "Data", "Decline", "Drain", "Drained", "LetGo", "Moved",
+    "Offered", "Offers", "Open", "Owned", "Owner", "ProblemDocument", "Record", "Register", "Registered", "Release", "Sessions",
+    "Watch", "data_of", "shown",
 ]  # fmt: skip
 
-NAME = r"^[A-Za-z0-9._-]{1,63}$"
-INSTANCE = r"^[A-Za-z0-9._-]{1,63}~[0-9A-Za-z]{1,32}$"
+NAME = f"^{bounds.NAME}$"
+INSTANCE = f"^{bounds.INSTANCE}$"
+VISIBLE = f"^[^{HIDDEN}]*$"
 PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 LOCAL_URL = rf"^http://(localhost|127\.0\.0\.1|\[::1\]):{PORT}/[!-~]{{0,200}}$"
 
+RULES = {
+    NAME: bounds.NAME_RULE,
+    INSTANCE: "an instance id: its name, ~ and a ULID",
+    VISIBLE: "text of printable characters",
+    f"^{bounds.LABEL}$": f"the name of a label: {bounds.LABEL_RULE}",
+    f"^{bounds.REQUIREMENT}$": f"a label, as name or name=value; a name is {bounds.LABEL_RULE}",
+}
+"""What a text is that these patterns describe, in words."""
+
 Name = Annotated[str, StringConstraints(pattern=NAME)]
-Text = Annotated[str, StringConstraints(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
-Label = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[!-~]+$")]
+Instance = Annotated[str, StringConstraints(pattern=INSTANCE)]
+Text = Annotated[str, StringConstraints(max_length=bounds.MOST_TEXT, pattern=VISIBLE)]
+Reason = Annotated[str, StringConstraints(max_length=bounds.MOST_REASON, pattern=VISIBLE)]
+Label = Annotated[str, StringConstraints(pattern=f"^{bounds.LABEL}$")]
+Requirement = Annotated[str, StringConstraints(pattern=f"^{bounds.REQUIREMENT}$")]
 
 
 class _Strict(BaseModel):
@@ -55,8 +72,11 @@ class Register(_Strict):
     name: Name = Field(description="stable name, unique among all live workers")
     pool: Name | None = Field(None, description="offers of a pool go only to its instances; default: the sidecar's")
     capacity: int | None = Field(None, ge=0, le=1_000_000, description="sessions that it takes by offers")
-    labels: dict[Label, Text] = Field(default_factory=dict, max_length=64)
+    labels: dict[Label, Text] = Field(default_factory=dict, max_length=bounds.MOST_LABELS)
     address: Text = Field("", description="where it can be reached, for look-ups by session id")
+    tenant: Text = Field(
+        "", description="whose sessions alone it opens and takes; default: the sidecar's, else anybody's"
+    )
     pid: int | None = Field(
         None, ge=1, le=2**22, description="its process, when the sidecar can see it: its end is proof"
     )
@@ -67,19 +87,33 @@ class Register(_Strict):
     )
 
 
+class Watch(_Strict):
+    """Instances that live and die with the asking process, and beat for themselves."""
+
+    instances: list[Instance] = Field(
+        max_length=256,
+        description="ids, one a partition, in their order; none when they have ended before their process",
+    )
+
+
 class Open(Data):
     """A call that begins."""
 
     pool: Name | None = None
-    tenant: Text = ""
-    requires: list[Label] = Field(default_factory=list, max_length=64, description="labels: name or name=value")
+    tenant: Text = Field("", description="default: the worker's")
+    requires: list[Requirement] = Field(
+        default_factory=list, max_length=bounds.MOST_LABELS, description="labels: name or name=value"
+    )
 
 
 class Checkpoint(Data):
     """Newer recovery data."""
 
     sequence: int | None = Field(
-        None, ge=1, le=2**53 - 1, description="its number within the epoch; one that is not newer changes nothing"
+        None,
+        ge=1,
+        le=bounds.MOST_WHOLE,
+        description="its number within the epoch; one that is not newer changes nothing",
     )
 
 
@@ -90,13 +124,13 @@ class LetGo(Data):
 class Release(_Strict):
     """Why a session is given up."""
 
-    reason: Text = ""
+    reason: Reason = ""
 
 
 class Decline(_Strict):
     """Why an offer is given back."""
 
-    reason: Text = ""
+    reason: Reason = ""
     counts: bool = Field(True, description="false for want of room: no attempt is counted")
 
 
@@ -114,14 +148,14 @@ class Drain(_Strict):
     """How to drain."""
 
     timeout_ms: int | None = Field(None, ge=0, le=86_400_000, description="default: the setting DRAIN_TIMEOUT")
-    reason: Text = ""
+    reason: Reason = ""
 
 
 class Certificate(_Strict):
     """An exit that somebody states."""
 
     instance: str = Field(pattern=INSTANCE)
-    reason: Text = ""
+    reason: Reason = ""
 
 
 def data_of(body: Data) -> RecoveryData | None:
@@ -141,9 +175,15 @@ def data_of(body: Data) -> RecoveryData | None:
 
 
 def shown(raw: bytes, encoding: str) -> dict[str, Any]:
-    """Recovery data as answers and events carry it: in the form in which it was given."""
+    """Recovery data as answers and events carry it: in the form in which it was given; as bytes where it is no JSON object.
+
+    Of what is sealed, and was not opened, the key's id.
+    """
+    if is_sealed(encoding):
+        return {"sealed_with": key_of(encoding)}
     if encoding == "json":
-        return {"recovery_data": decode(raw, encoding)}
+        with contextlib.suppress(InvalidDataError):  # else as it is stored
+            return {"recovery_data": decode(raw, encoding)}
     return {"recovery_data_base64": base64.b64encode(raw).decode()}
 
 
@@ -176,6 +216,7 @@ class Owned(BaseModel):
     attempt: int
     recovery_data: dict[str, Any] | None = None
     recovery_data_base64: str | None = None
+    sealed_with: str | None = Field(None, description="id of the key, where the data does not open here")
 
 
 class Sessions(BaseModel):
@@ -201,6 +242,7 @@ class Record(BaseModel):
     updated_at_ms: int
     recovery_data: dict[str, Any] | None = None
     recovery_data_base64: str | None = None
+    sealed_with: str | None = Field(None, description="id of the key, where the data does not open here")
 
 
 class Owner(BaseModel):

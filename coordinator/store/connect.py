@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
-import redis
 import redis.asyncio as aredis
 from redis.backoff import NoBackoff
 
-from coordinator.errors import StoreUnavailableError
-from coordinator.store.address import UrlSource
 from coordinator.store.executor import Executor, SyncExecutor
 from coordinator.store.faults import store_error
-from coordinator.store.link import Link, ThreadLink
+from coordinator.store.link import Link
+from coordinator.store.listener import Listener
 from coordinator.store.scripts import Argument
+from coordinator.store.thread_link import ThreadLink
+from coordinator.store.url import StoreUrl
+from coordinator.store.url_source import UrlSource, say_in_the_log
 
 __all__ = ["Blocking", "Connector"]
 
@@ -22,10 +24,10 @@ MAX_BLOCK_SECONDS = 2.0
 
 
 class Blocking:
-    """A connection for reads that block: finite, and shorter than the time-out of its socket."""
+    """A connection for reads that block, for a finite time; one at a time."""
 
-    def __init__(self, link: Link, timeout: float) -> None:
-        self._link, self._timeout = link, timeout
+    def __init__(self, link: Link) -> None:
+        self._link = link
 
     async def command(self, *args: Argument) -> Any:
         """Runs a command that may block for at most `MAX_BLOCK_SECONDS`.
@@ -35,26 +37,30 @@ class Blocking:
         Raises:
             StoreUnavailableError: the store did not answer, or refused.
         """
-        answer = (await self._link.exchange([args], MAX_BLOCK_SECONDS + self._timeout))[0]
+        answer = (await self._link.exchange([args], MAX_BLOCK_SECONDS))[0]
         if isinstance(answer, Exception):
             raise store_error(answer)
         return answer
 
     async def aclose(self) -> None:
         """Closes the connection."""
-        await self._link.aclose()
+        self._link.close()
 
 
 class Connector:
     """Makes the connections of one process to one Redis deployment.
 
     Args:
-        url: see `coordinator.store.address.parse_url`; or what returns it, asked again for each connection.
-        store_timeout: seconds that one exchange may take.
+        url: see `coordinator.store.url.parse_url`; or what returns it, asked again for each connection.
+        store_timeout: seconds for which nothing may move while an answer is awaited.
         observe: told of each request of an executor: its operation and its seconds on the wire.
+        warn: told of a URL that leaves certificates unverified.
+
+    Attributes:
+        timeout: as given.
 
     Raises:
-        ConfigurationError: the URL is of no known form.
+        ConfigurationError: the URL is of no known form, or names files that cannot be used.
     """
 
     def __init__(
@@ -63,56 +69,63 @@ class Connector:
         *,
         store_timeout: float = 0.5,
         observe: Callable[[str, float], None] | None = None,
+        warn: Callable[[StoreUrl], None] = say_in_the_log,
     ) -> None:
-        self._source = UrlSource(url)
-        self._timeout, self._observe = store_timeout, observe
+        self._source = UrlSource(url, warn)
+        self.timeout, self._observe = store_timeout, observe
         self._open: list[Any] = []
 
     def describe(self) -> str:
-        """The URL without its password."""
+        """The URL without user, password and options."""
         return self._source.now().shown
+
+    def unverified(self) -> str:
+        """What is wrong with how certificates of servers are looked at, '' when nothing is."""
+        return self._source.now().unverified
 
     def executor(self, key: str) -> Executor:
         """Scripts and commands of the partition that ``key`` is in."""
-        executor = Executor(Link(self._source, key, self._timeout), self._observe)
+        executor = Executor(Link(self._source, key, self.timeout), self._observe)
         self._open.append(executor)
         return executor
 
     def blocking(self, key: str) -> Blocking:
         """Reads that block, of the partition that ``key`` is in."""
-        blocking = Blocking(Link(self._source, key, self._timeout), self._timeout)
+        blocking = Blocking(Link(self._source, key, self.timeout))
         self._open.append(blocking)
         return blocking
 
-    def heart(self, key: str, on_wait: Callable[[], None] = lambda: None) -> SyncExecutor:
-        """A connection for the thread that beats in the partition that ``key`` is in; that thread closes it."""
-        return SyncExecutor(ThreadLink(self._source, key, self._timeout, on_wait))
+    def heart(self, key: str, on_wait: Callable[[], None] = lambda: None, longest: float | None = None) -> SyncExecutor:
+        """A connection for the thread that beats in the partition that ``key`` is in; that thread closes it.
+
+        Args:
+            on_wait: called in that thread, at least every slice while it waits.
+            longest: seconds that one exchange may take in all; see `ThreadLink`.
+        """
+        return SyncExecutor(ThreadLink(self._source, key, self.timeout, on_wait, longest))
 
     async def listener(self, key: str) -> aredis.Redis:
-        """A client for pub/sub, connected to the server that holds ``key``.
+        """A client for pub/sub, for the server that holds ``key``; it raises only `redis.RedisError` and `OSError`.
 
         Raises:
             StoreUnavailableError: no sentinel or node could tell which server that is.
         """
-        try:
-            address = await Link(self._source, key, self._timeout).find()
-        except (redis.RedisError, OSError) as error:
-            raise StoreUnavailableError("connection", str(store_error(error))) from error
-        where: dict[str, Any] = (
-            {"unix_socket_path": address.path} if address.path else {"host": address.host, "port": address.port}
-        )
+        address = await Link(self._source, key, self.timeout).find()
+        tcp = {"host": address.host, "port": address.port, "socket_keepalive": True}
+        where: dict[str, Any] = {"unix_socket_path": address.path} if address.path else tcp
         url = self._source.now()
         options = url.connection_options()
         if url.tls:
             options |= {"ssl": True}
-        client = aredis.Redis(
+        client = Listener(
             **where,
             **options,
             protocol=2,
             retry=aredis.retry.Retry(NoBackoff(), 0),
             socket_timeout=None,
-            socket_connect_timeout=self._timeout,
+            socket_connect_timeout=self.timeout,
             client_name="recovery-coordinator",
+            driver_info=None,
         )
         self._open.append(client)
         return client
@@ -121,7 +134,8 @@ class Connector:
         """Closes what `listener` made."""
         if client in self._open:
             self._open.remove(client)
-        await client.aclose()
+        with contextlib.suppress(Exception):  # what is closed cannot fail any more
+            await client.aclose()
 
     async def aclose(self) -> None:
         """Closes every connection that was made here."""

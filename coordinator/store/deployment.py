@@ -2,34 +2,71 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
+import structlog
+
 from coordinator.errors import ConfigurationError, StoreUnavailableError
 from coordinator.ids import new_lineage
 from coordinator.store import PROTOCOL, calls
 from coordinator.store.executor import Executor, StorePartition
+from coordinator.store.link import run_id_of
+from coordinator.store.rights import Program, check_rights
 
-__all__ = ["OLDEST_REDIS", "check_server", "prepare"]
+__all__ = ["OLDEST_REDIS", "check_partition", "check_server", "prepare"]
+
+log = structlog.get_logger()
 
 OLDEST_REDIS = (6, 2)
+BLIND = "lost writes cannot be seen: after a failover or a restore a call may get an older owner"
 
 
-async def check_server(executor: Executor) -> None:
-    """Refuses a server that is too old, or that deletes keys when its memory is full.
+async def check_partition(part: StorePartition, program: Program, *, without_info: bool) -> None:
+    """Looks whether a program may do all that it will need to, and at the server as `check_server`; all in one round trip.
 
-    A server that does not tell (INFO is not permitted) is taken as it is. Safe to repeat.
+    Raises:
+        ConfigurationError: one line with what is missing.
+        StoreUnavailableError: the store did not answer.
+    """
+    looks = check_rights(part.executor, part.keys, program), check_server(part.executor, without_info=without_info)
+    first = part.keys.partition == 0
+    missing, server = await asyncio.gather(*looks, return_exceptions=True)
+    for fault in (missing, server):
+        if isinstance(fault, BaseException):
+            raise fault
+    if not server and first:
+        log.warning(
+            "lost_writes_unseen", reason="the Redis user may not run INFO, and WITHOUT_INFO is set", consequence=BLIND
+        )
+
+
+async def check_server(executor: Executor, *, without_info: bool) -> bool:
+    """Refuses a server that is too old, that deletes keys when its memory is full, or that does not tell its run id.
+
+    Args:
+        without_info: one that tells nothing of itself is taken as it is.
+
+    Returns:
+        Whether it tells its run id, so that lost writes can be seen.
 
     Raises:
         ConfigurationError: one sentence with what was found and what is needed.
         StoreUnavailableError: the store did not answer.
     """
     told: dict[str, str] = {}
-    for section in ("server", "memory"):
-        try:
-            text = await executor.command("INFO", section)
-        except StoreUnavailableError as error:
-            if error.kind in ("permission", "unsupported"):
-                continue
-            raise
-        told |= dict(line.split(":", 1) for line in text.decode(errors="replace").splitlines() if ":" in line)
+    why = "INFO tells no run_id"
+    answers: list[Any] = await asyncio.gather(
+        *(executor.command("INFO", section) for section in ("server", "memory")), return_exceptions=True
+    )
+    for answer in answers:
+        if isinstance(answer, StoreUnavailableError) and answer.kind in ("permission", "unsupported"):
+            why = answer.detail
+            continue
+        if isinstance(answer, BaseException):
+            raise answer
+        told |= dict(line.split(":", 1) for line in answer.decode(errors="replace").splitlines() if ":" in line)
+    sees = bool(not isinstance(answers[0], BaseException) and run_id_of(answers[0]))
     version = told.get("redis_version", "")
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if len(numbers) == 2 and numbers < OLDEST_REDIS and "valkey_version" not in told:
@@ -40,6 +77,12 @@ async def check_server(executor: Executor) -> None:
             f"redis_url: the server deletes keys when its memory is full (maxmemory-policy {policy}); "
             "sessions of live calls are among them: set maxmemory-policy noeviction"
         )
+    if not sees and not without_info:
+        raise ConfigurationError(
+            f"redis_url: the server does not tell its run id ({why}), so {BLIND}; permit it with ACL SETUSER <user> +info, "
+            "or set WITHOUT_INFO=true"
+        )
+    return sees
 
 
 async def prepare(part: StorePartition, *, partitions: int, hold_ms: int, previous: str) -> str:

@@ -1,10 +1,12 @@
-"""Runs calls on a partition's server: what arrives while one batch is under way goes out together as the next."""
+"""Runs calls on a partition's server: what is asked for in one turn of the event loop goes out together.
+
+No more goes out than the line carries (see `coordinator.store.pace`); the rest waits here, and stays here when the connection
+breaks: only what was sent and has no answer has an unknown outcome.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,34 +14,118 @@ from typing import Any
 import redis
 
 from coordinator.errors import CoordinatorError, StoreUnavailableError
-from coordinator.store.faults import is_noscript, store_error
+from coordinator.forked import in_a_child
+from coordinator.store.faults import ScriptError, concerns_one, is_noscript, store_error
 from coordinator.store.keys import Keys
-from coordinator.store.link import Link, ThreadLink
+from coordinator.store.link import Link
+from coordinator.store.mending import Mending, mend, mend_keys
+from coordinator.store.pace import LARGE
+from coordinator.store.packing import Packed, pack
 from coordinator.store.scripts import Answer, Argument, Call
+from coordinator.store.thread_link import ThreadLink
+from coordinator.store.waiting import Waiting
 
 __all__ = ["Executor", "StorePartition", "SyncExecutor"]
 
-BATCH = 200
-"""Most commands that go out together."""
+PIECE = 8 * 1024
+"""Bytes after which a batch is sent in part: the server works on that, and answers, while the rest is put together."""
 
-_Item = tuple[Call | tuple[Argument, ...], "asyncio.Future[Any]"]
+
+class _Request:
+    """One call or command, until its caller has the answer."""
+
+    __slots__ = ("_executor", "_texted", "future", "number", "packed", "session", "size", "what")
+
+    def __init__(self, executor: Executor, what: Call | tuple[Argument, ...], future: asyncio.Future[Any]) -> None:
+        self._executor, self.what, self.future = executor, what, future
+        self._texted = False
+        self.session = what.session if isinstance(what, Call) else ""
+        self.number = 0
+        self._pack(what.evalsha() if isinstance(what, Call) else what)
+
+    def _pack(self, command: tuple[Argument, ...]) -> None:
+        self.packed: Packed = pack(command)
+        self.size = self.packed.size
+
+    def prepare(self, known: set[str]) -> None:
+        """Much data goes with the script's text when the server may not know it: else it might have to be sent twice."""
+        if self.size > LARGE and not self._texted and isinstance(self.what, Call) and self.what.script.sha not in known:
+            self._texted = True
+            self._pack(self.what.eval())
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody waits for it any more: its caller was cancelled."""
+        return self.future.done()
+
+    @property
+    def operation(self) -> str:
+        """A script's name, or a command."""
+        return self.what.script.name if isinstance(self.what, Call) else str(self.what[0]).lower()
+
+    def answered(self, answer: Any, seconds: float) -> None:
+        """See `coordinator.store.wire.Asked`."""
+        if isinstance(answer, StoreUnavailableError):
+            self.failed(answer)
+            return
+        self._executor.observe(self.operation, seconds)
+        call = self.what if isinstance(self.what, Call) else None
+        if isinstance(answer, redis.ResponseError):
+            if call is not None and is_noscript(answer) and not self._texted:
+                self._texted = True  # the server does not know this script (any more): once with its text
+                self._executor.known.discard(call.script.sha)
+                self._pack(call.eval())
+                self._executor.again([self])
+            else:
+                self.failed(store_error(answer, call.script.name if call else ""))
+            return
+        if call is not None:
+            self._executor.known.add(call.script.sha)
+        if self.future.done():
+            return  # its caller was cancelled
+        if call is None:
+            self.future.set_result(answer)
+        else:
+            try:
+                self.future.set_result(call.parse(answer))
+            except Exception as error:  # noqa: BLE001 - what cannot be read concerns nobody but its caller
+                self.failed(ScriptError(f"{call.script.name}.lua answered what cannot be read: {error}"))
+
+    def unsent(self, error: StoreUnavailableError) -> None:
+        """See `coordinator.store.wire.Asked`."""
+        self._executor.again([self])
+
+    def failed(self, error: CoordinatorError) -> None:
+        """There is no answer that counts."""
+        if not self.future.done():
+            self.future.set_exception(error)
 
 
 class Executor:
-    """Scripts and commands of one partition, in order, over one connection.
+    """Scripts and commands of one partition over one connection.
+
+    What one caller asks for stays in its order. A small script for one session may be sent before large ones for others;
+    everything else keeps its place.
 
     Args:
         link: the connection.
         observe: told of each request's operation (a script's name or a command) and its seconds on the wire.
 
-    A call that is cancelled may still be applied; its answer is read and thrown away, so that no other call gets it.
+    A call that is cancelled before it was sent is not sent. One that was sent may still be applied; its answer is read and
+    thrown away, so that no other call gets it.
+
+    Attributes:
+        known: digests of the scripts that ran on the present connection.
     """
 
     def __init__(self, link: Link, observe: Callable[[str, float], None] | None = None) -> None:
         self._link, self._observe = link, observe
-        self._waiting: deque[_Item] = deque()
-        self._task: asyncio.Task[None] | None = None
-        self._closed = False
+        link.free = self._send
+        self.known: set[str] = set()
+        self._waiting: Waiting[_Request] = Waiting()
+        self._connecting: asyncio.Task[None] | None = None
+        self._soon = self._closed = False
+        in_a_child(self, Executor._forked)
 
     @property
     def server(self) -> str:
@@ -50,99 +136,157 @@ class Executor:
         """Runs a script; safe to repeat as its header says.
 
         Raises:
-            StoreUnavailableError: the store did not answer, or refused; the call may have been applied.
+            StoreUnavailableError: the store did not answer, or refused; the call may have been applied, unless it was not ``sent``.
             ScriptError: the script is wrong.
+            CoordinatorError: an argument cannot be sent; nothing was.
         """
-        answer: Answer = await self._submit(call)
+        try:
+            answer: Answer = await self._submit([call])[0]
+        except ScriptError:
+            await self._mend(call)
+            answer = await self._submit([call])[0]
         return answer
 
     async def run_many(self, calls: Sequence[Call]) -> list[Answer]:
-        """Runs scripts, pipelined; the first error is raised after all were answered."""
-        futures = [self._submit(call) for call in calls]
-        answers = await asyncio.gather(*futures, return_exceptions=True)
-        return [_value(a) for a in answers]
+        """Runs scripts, pipelined; the first error is raised after all were answered. Raises as `run`."""
+        answers: list[Any] = await asyncio.gather(*self._submit(calls), return_exceptions=True)
+        for n, answer in enumerate(answers):
+            if isinstance(answer, ScriptError):
+                await self._mend(calls[n])
+                [answers[n]] = await asyncio.gather(*self._submit([calls[n]]), return_exceptions=True)
+        return _without_errors(answers)
+
+    async def mend(self, keys: Sequence[str]) -> None:
+        """Sets aside what does not parse of these keys, after a plain command met it; safe to repeat.
+
+        Raises:
+            StoreUnavailableError: the store did not answer, or refused.
+        """
+        await self._run_mending(mend_keys(keys))
+
+    async def _mend(self, call: Call) -> None:
+        """Sets aside what does not parse of all that a script met; somebody else may do the same at this moment."""
+        await self._run_mending(mend(call))
+
+    async def _run_mending(self, mending: Mending) -> None:
+        step = next(mending)
+        while True:
+            answers: list[Any] = await asyncio.gather(*self._submit(step), return_exceptions=True)
+            for answer in answers:
+                if isinstance(answer, BaseException) and not concerns_one(answer):
+                    raise answer
+            try:
+                step = mending.send(answers)
+            except StopIteration:
+                return
 
     async def command(self, *args: Argument) -> Any:
         """Runs a plain command; bytes come back as they are.
 
         Raises:
             StoreUnavailableError: the store did not answer, or refused.
+            CoordinatorError: an argument cannot be sent; nothing was.
         """
-        return await self._submit(args)
+        return await self._submit([args])[0]
 
     async def commands(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
-        """Runs plain commands, pipelined; the first error is raised after all were answered."""
-        futures = [self._submit(args) for args in commands]
-        answers = await asyncio.gather(*futures, return_exceptions=True)
-        return [_value(a) for a in answers]
+        """Runs plain commands, pipelined; the first error is raised after all were answered. Raises as `command`."""
+        return await _all(self._submit(commands))
 
-    def _submit(self, what: Call | tuple[Argument, ...]) -> asyncio.Future[Any]:
+    async def outcomes(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
+        """Runs plain commands about many things, pipelined; where the server refused one, the error stands in its place.
+
+        Raises:
+            StoreUnavailableError: the store did not answer, or refused more than single commands.
+        """
+        answers = await asyncio.gather(*self._submit(commands), return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException) and not concerns_one(answer):
+                raise answer
+        return answers
+
+    def _submit(self, what: Sequence[Call | tuple[Argument, ...]]) -> list[asyncio.Future[Any]]:
         if self._closed:
-            raise StoreUnavailableError("connection", "the connection was closed")
+            raise StoreUnavailableError("connection", "the connection was closed", sent=False)
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
-        self._waiting.append((what, future))
-        if self._task is None or self._task.done():
-            self._task = loop.create_task(self._flush(), name="store-executor")
-        return future
+        requests = [_Request(self, one, loop.create_future()) for one in what]  # all are packed before one is sent
+        self._waiting.put(requests)
+        if not self._soon:
+            self._soon = True
+            loop.call_soon(self._send)  # whoever is ready in this turn of the loop comes along
+        return [request.future for request in requests]
 
-    async def _flush(self) -> None:
-        while self._waiting:
-            await asyncio.sleep(0)  # whoever is ready in this turn of the loop comes along
-            batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
-            try:
-                await self._exchange(batch)
-            except StoreUnavailableError as error:
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(StoreUnavailableError(error.kind, error.detail))
-            except BaseException as error:
-                for _, future in batch:
-                    if not future.done():
-                        future.set_exception(StoreUnavailableError("other", f"stopped: {error!r}"))
-                raise
-
-    async def _exchange(self, batch: list[_Item]) -> None:
-        began = time.monotonic()
-        answers = await self._link.exchange([w.evalsha() if isinstance(w, Call) else w for w, _ in batch])
+    def observe(self, operation: str, seconds: float) -> None:
+        """For requests: one was answered."""
         if self._observe is not None:
-            took = time.monotonic() - began
-            for what, _ in batch:
-                self._observe(what.script.name if isinstance(what, Call) else str(what[0]).lower(), took)
-        unknown = [
-            i
-            for i, a in enumerate(answers)
-            if isinstance(a, Exception) and is_noscript(a) and isinstance(batch[i][0], Call)
-        ]
-        if unknown:  # the server does not know these scripts (any more): once with their text
-            texts = [what.eval() for i in unknown if isinstance(what := batch[i][0], Call)]
-            for i, answer in zip(unknown, await self._link.exchange(texts), strict=True):
-                answers[i] = answer
-        for (what, future), answer in zip(batch, answers, strict=True):
-            if future.done():
-                continue
-            if isinstance(answer, Exception):
-                future.set_exception(store_error(answer, what.script.name if isinstance(what, Call) else ""))
-            else:
-                future.set_result(what.parse(answer) if isinstance(what, Call) else answer)
+            self._observe(operation, seconds)
+
+    def again(self, requests: Sequence[_Request]) -> None:
+        """For requests: they are to be sent before all that wait."""
+        self._waiting.put_first(requests)
+
+    def _send(self) -> None:
+        """Sends what may be sent now."""
+        self._soon = False
+        if self._closed or not len(self._waiting):
+            return
+        wire = self._link.wire
+        if wire is None or not wire.open:
+            if (wire is None or not wire.busy) and self._connecting is None:
+                self._connecting = asyncio.get_running_loop().create_task(self._connect(), name="store-executor")
+            return  # what is on its way is answered first: it may have to be sent again
+        while (
+            wire.open
+            and not wire.full
+            and (request := self._waiting.take(wire.room, only=not wire.large_away)) is not None
+        ):
+            request.prepare(self.known)
+            wire.put(request, self._link.server)
+            if wire.held >= PIECE:
+                wire.flush()
+        if wire.held and wire.open:
+            wire.flush()
+
+    async def _connect(self) -> None:
+        error = StoreUnavailableError("connection", "the connection was closed")
+        self.known.clear()
+        try:
+            await self._link.connect()
+        except StoreUnavailableError as refused:
+            error = refused
+        finally:
+            self._connecting = None
+            if not self._link.open:
+                self._fail_waiting(error)
+        self._send()
+
+    def _fail_waiting(self, error: StoreUnavailableError) -> None:
+        for request in self._waiting.take_all():
+            request.failed(StoreUnavailableError(error.kind, error.detail, sent=False))
+
+    def _forked(self) -> None:
+        self._closed = True
 
     async def aclose(self) -> None:
-        """Closes the connection; calls that wait fail."""
+        """Closes the connection; calls that wait fail. Safe to repeat."""
         self._closed = True
-        if self._task is not None and not self._task.done():
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        while self._waiting:
-            _, future = self._waiting.popleft()
-            if not future.done():
-                future.set_exception(StoreUnavailableError("connection", "the connection was closed"))
-        await self._link.aclose()
+        task = self._connecting
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        self._link.close()
+        self._fail_waiting(StoreUnavailableError("connection", "the connection was closed"))
 
 
-def _value(answer: Any) -> Any:
-    if isinstance(answer, BaseException):
-        raise answer
-    return answer
+async def _all(futures: Sequence[asyncio.Future[Any]]) -> list[Any]:
+    return _without_errors(await asyncio.gather(*futures, return_exceptions=True))
+
+
+def _without_errors(answers: list[Any]) -> list[Any]:
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return answers
 
 
 class SyncExecutor:
@@ -162,6 +306,7 @@ class SyncExecutor:
         Raises:
             StoreUnavailableError: the store did not answer within the time limit, or refused.
             ScriptError: the script is wrong.
+            CoordinatorError: an argument cannot be sent; nothing was.
         """
         [answer] = self.run_many([call])
         if isinstance(answer, CoordinatorError):
@@ -170,21 +315,63 @@ class SyncExecutor:
 
     def run_many(self, calls: Sequence[Call]) -> list[Answer | CoordinatorError]:
         """Runs scripts, pipelined; what went wrong stands in the place of the answer, and nothing is raised."""
-        try:
-            answers = self._link.exchange([call.evalsha() for call in calls])
-            for i, answer in enumerate(answers):
-                if isinstance(answer, redis.ResponseError) and is_noscript(answer):
-                    [answers[i]] = self._link.exchange([calls[i].eval()])
-        except StoreUnavailableError as error:
-            return [error] * len(calls)
-        return [
-            store_error(answer, call.script.name) if isinstance(answer, Exception) else call.parse(answer)
-            for call, answer in zip(calls, answers, strict=True)
-        ]
+        outcomes = self._run_once(calls)
+        for n, outcome in enumerate(outcomes):
+            if isinstance(outcome, ScriptError):
+                self._mend(calls[n])
+                [outcomes[n]] = self._run_once([calls[n]])
+        return outcomes
+
+    def _mend(self, call: Call) -> None:
+        """As the other executor's."""
+        mending = mend(call)
+        step = next(mending)
+        while True:
+            scripts = [one for one in step if isinstance(one, Call)]
+            answers: list[Any] = (
+                list(self._run_once(scripts))
+                if scripts
+                else self._link.exchange([pack(one) for one in step if not isinstance(one, Call)])
+            )
+            if any(isinstance(answer, StoreUnavailableError) for answer in answers):
+                return
+            try:
+                step = mending.send(answers)
+            except StopIteration:
+                return
+
+    def _run_once(self, calls: Sequence[Call]) -> list[Answer | CoordinatorError]:
+        found: dict[int, Any] = {}
+        packed: dict[int, Packed] = {}
+        for i, call in enumerate(calls):
+            try:
+                packed[i] = pack(call.evalsha())
+            except CoordinatorError as error:
+                found[i] = error
+        found |= self._exchange(packed)
+        unknown = {
+            i: pack(calls[i].eval()) for i, a in found.items() if isinstance(a, redis.ResponseError) and is_noscript(a)
+        }
+        found |= self._exchange(unknown)
+        return [_outcome(call, found[i]) for i, call in enumerate(calls)]
+
+    def _exchange(self, packed: dict[int, Packed]) -> dict[int, Any]:
+        return dict(zip(packed, self._link.exchange(list(packed.values())), strict=True)) if packed else {}
 
     def close(self) -> None:
         """Closes the connection."""
         self._link.close()
+
+
+def _outcome(call: Call, answer: Any) -> Answer | CoordinatorError:
+    if isinstance(answer, CoordinatorError):
+        return answer
+    if isinstance(answer, redis.ResponseError):
+        return store_error(answer, call.script.name)
+    try:
+        return call.parse(answer)
+    except Exception as error:  # noqa: BLE001 - what cannot be read concerns nobody but its caller
+        return ScriptError(f"{call.script.name}.lua answered what cannot be read: {error}")
 
 
 @dataclass(frozen=True, slots=True)

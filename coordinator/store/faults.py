@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-import re
-
 from redis import exceptions as r
 
 from coordinator.errors import CoordinatorError, StoreUnavailableError
+from coordinator.masking import mask_error, masked
 
-__all__ = ["NoGroupError", "ScriptError", "is_noscript", "moves_the_server", "store_error"]
+__all__ = [
+    "NoGroupError",
+    "ScriptError",
+    "concerns_one",
+    "connection_error",
+    "is_noscript",
+    "moves_the_server",
+    "store_error",
+]
 
 _KINDS: tuple[tuple[type[Exception], str], ...] = (
     (r.TimeoutError, "timeout"),
@@ -25,6 +32,9 @@ _KINDS: tuple[tuple[type[Exception], str], ...] = (
     (r.AuthenticationWrongNumberOfArgsError, "auth"),
     (r.MaxConnectionsError, "max_clients"),
 )
+
+_CODES = {"MOVED": "try_again", "ASK": "try_again", "TRYAGAIN": "try_again"}
+"""First words of an answer that is an error, where the rest may say anything."""
 
 _WORDS = (
     ("max number of clients", "max_clients"),
@@ -43,11 +53,12 @@ _WORDS = (
     ("WRONGPASS", "auth"),
     ("invalid username-password pair", "auth"),
     ("NOPERM", "permission"),
-    ("this user has no permissions", "permission"),
+    ("has no permissions to", "permission"),
+    ("No permissions to access", "permission"),
+    ("ACL failure in script", "permission"),
+    ("The user executing the script can't", "permission"),
     ("unknown command", "unsupported"),
 )
-
-_SECRETS = re.compile(r"(?<=://)[^@/\s]+@")
 
 
 class ScriptError(CoordinatorError):
@@ -60,12 +71,21 @@ class NoGroupError(CoordinatorError):
 
 def is_noscript(error: Exception) -> bool:
     """Whether the server does not know a script's digest."""
-    return isinstance(error, r.NoScriptError)
+    return isinstance(error, r.NoScriptError) or (
+        isinstance(error, r.ResponseError) and str(error).startswith("NOSCRIPT")
+    )
+
+
+def concerns_one(error: BaseException) -> bool:
+    """Whether an error is about what one request touched (a key of another type, say), and nothing about the store."""
+    return isinstance(error, ScriptError | NoGroupError) or (
+        isinstance(error, StoreUnavailableError) and error.kind == "other"
+    )
 
 
 def moves_the_server(error: StoreUnavailableError) -> bool:
     """Whether the right server may be another one now, so that its address must be asked for again."""
-    return error.kind in ("connection", "timeout", "read_only", "cluster_down", "try_again", "loading")
+    return error.kind in ("connection", "timeout", "read_only", "cluster_down", "try_again", "loading", "no_replicas")
 
 
 def store_error(error: Exception, script: str = "") -> CoordinatorError:
@@ -75,12 +95,15 @@ def store_error(error: Exception, script: str = "") -> CoordinatorError:
         error: what redis-py raised or answered.
         script: name of the script that ran, '' for a plain command.
     """
-    text = _SECRETS.sub("***@", str(error))
+    mask_error(error)
+    text = masked(str(error))
     for kind_of_error, kind in _KINDS:
         if isinstance(error, kind_of_error):
             return StoreUnavailableError(kind, text)
     if "stream key no longer exists" in text:
         return NoGroupError(text)
+    if (code := text.split(" ", 1)[0]) in _CODES:
+        return StoreUnavailableError(_CODES[code], text)
     for word, kind in _WORDS:
         if word in text:
             return StoreUnavailableError(kind, text)
@@ -91,3 +114,16 @@ def store_error(error: Exception, script: str = "") -> CoordinatorError:
     if script:
         return ScriptError(f"{script}.lua: {text}")
     return StoreUnavailableError("other", text)
+
+
+def connection_error(error: BaseException) -> StoreUnavailableError:
+    """The error to raise for whatever a connection raised: event loops, TLS and resolvers raise much that is no `OSError`."""
+    if isinstance(error, StoreUnavailableError):
+        return error
+    if isinstance(error, TimeoutError):
+        return StoreUnavailableError("timeout", str(error) or "no answer in time")
+    if isinstance(error, r.RedisError | OSError):
+        known = store_error(error)
+        if isinstance(known, StoreUnavailableError) and known.kind != "other":
+            return known
+    return StoreUnavailableError("connection", masked(f"{type(error).__name__}: {error}"))

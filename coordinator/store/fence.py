@@ -40,6 +40,10 @@ class Fence:
 class Runner(Protocol):
     """Runs scripts and commands; raises `StoreUnavailableError` where the store does not answer."""
 
+    @property
+    def server(self) -> str:
+        """Run id of the server of the present connection; '' before the first, and where it is not told."""
+
     async def run(self, call: Call) -> Answer:
         """A script."""
 

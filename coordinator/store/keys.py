@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["KINDS", "PERMANENT", "PERMANENT_WHILE", "Keys", "kind_of"]
+__all__ = ["KINDS", "PERMANENT", "PERMANENT_WHILE", "TYPES", "Keys", "kind_of"]
 
 PERMANENT = (
     "meta",
@@ -21,7 +21,9 @@ PERMANENT = (
     "events",
     "detector",
     "names",
+    "quarantine",
     "owned",
+    "blamed",
 )
 """Kinds of keys that have no expiry: one of each a partition (or pool, or living instance), all bounded."""
 
@@ -31,7 +33,14 @@ PERMANENT_WHILE = {
 }
 """Kinds that have no expiry in these states; an instance that is dead only as long as it is a grave."""
 
-KINDS = frozenset({*PERMANENT, *PERMANENT_WHILE, "mailbox"})
+TYPES = {
+    "meta": "hash", "instances": "zset", "graves": "zset", "leases": "zset", "orphans": "zset", "offers": "stream",
+    "dead-letters": "zset", "events": "stream", "detector": "hash", "names": "hash", "quarantine": "zset", "owned": "set",
+    "blamed": "zset", "session": "hash", "instance": "hash", "letter": "hash",
+}  # fmt: skip
+"""Kind of a key -> its type, as ``TYPE`` says it."""
+
+KINDS = frozenset({*PERMANENT, *PERMANENT_WHILE, "letter", "mailbox", "scratch", "set-aside", "set-aside-key"})
 """Every kind of key, and the channel."""
 
 
@@ -48,7 +57,7 @@ class Keys:
     partition: int
     tag: str = field(init=False)
     meta: str = field(init=False)
-    """HASH: partitions, protocol, lineage, server, epoch_floor, hold_ms."""
+    """HASH: partitions, protocol, lineage, server, epoch_floor, epoch_highest, lost_at_ms, hold_ms."""
     instances: str = field(init=False)
     """ZSET: instance id -> deadline (ms, server clock)."""
     graves: str = field(init=False)
@@ -66,6 +75,9 @@ class Keys:
     names: str = field(init=False)
     """HASH: instance name -> newest instance id, for succession."""
 
+    quarantine: str = field(init=False)
+    """ZSET: what does not parse and was set aside -> when (ms)."""
+
     def __post_init__(self) -> None:
         tag = f"{{{self.prefix}:{self.partition}}}"
         values = {
@@ -79,9 +91,34 @@ class Keys:
             "events": f"{tag}:events",
             "detector": f"{tag}:detector",
             "names": f"{tag}:names",
+            "quarantine": f"{tag}:quarantine",
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+    @classmethod
+    def of(cls, key: str) -> Keys:
+        """The partition of one of this project's keys.
+
+        Raises:
+            ValueError: it is none.
+        """
+        kind_of(key)
+        prefix, _, partition = key[1 : key.index("}:")].rpartition(":")
+        return cls(prefix, int(partition))
+
+    def set_aside(self, member: str) -> str:
+        """HASH: what is in quarantine under this name: the reason, and the fields as they were."""
+        return f"{self.tag}:set-aside:{member}"
+
+    def set_aside_key(self, member: str) -> str:
+        """ANY: a key of another type than ours, as it was."""
+        return f"{self.tag}:set-aside-key:{member}"
+
+    @property
+    def scratch(self) -> str:
+        """For trying out a right: never there but inside a script."""
+        return f"{self.tag}:scratch"
 
     @property
     def session_prefix(self) -> str:
@@ -91,6 +128,19 @@ class Keys:
     def session(self, session_id: str) -> str:
         """HASH: the session record."""
         return f"{self.tag}:session:{session_id}"
+
+    def blamed(self, instance_id: str) -> str:
+        """ZSET: sessions of an instance that have died with another one before -> when it got them (ms)."""
+        return f"{self.tag}:blamed:{instance_id}"
+
+    def letter(self, session_id: str, epoch: str | int) -> str:
+        """HASH: a dead letter whose id was opened again, kept under its last epoch."""
+        return f"{self.tag}:letter:{epoch}:{session_id}"
+
+    def dead_letter(self, member: str) -> str:
+        """HASH: the record of a member of the index of dead letters: an id, or an id and the epoch under which it is kept."""
+        session_id, _, epoch = member.partition(" ")
+        return self.letter(session_id, epoch) if epoch else self.session(session_id)
 
     def owned(self, instance_id: str) -> str:
         """SET: ids of the sessions that an instance owns."""

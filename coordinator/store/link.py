@@ -1,65 +1,92 @@
-"""One connection to the server of one partition, for the event loop and for a thread.
+"""One connection to the server of one partition, for the event loop: found, made when it is needed, and anew after an error.
 
 A link learns the run id of its server when it connects, and puts it in the place of `SERVER` as it sends. Retries are
 off: redis-py's own repeat commands that were applied (issue 3554); what is safe to repeat is repeated further up.
+redis-py makes the connection (TLS, log-in, database); from then on its transport belongs to a `Wire`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import hiredis
 import redis
 import redis.asyncio as aredis
 from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from coordinator.errors import StoreUnavailableError
-from coordinator.store.address import Address, StoreUrl, UrlSource, slot_owner
-from coordinator.store.faults import moves_the_server, store_error
-from coordinator.store.scripts import SERVER, Argument
+from coordinator.forked import in_a_child, let_go_of
+from coordinator.store.address import Address, slot_owner
+from coordinator.store.faults import connection_error, store_error
+from coordinator.store.pace import Pace
+from coordinator.store.packing import Packed, pack
+from coordinator.store.scripts import Argument
+from coordinator.store.url import StoreUrl
+from coordinator.store.url_source import UrlSource
+from coordinator.store.wire import Wire
 
-__all__ = ["Link", "ThreadLink", "run_id_of"]
+__all__ = ["CONNECT_TIMEOUTS", "Link", "connection_options", "leave_to_parent", "run_id_of"]
 
 CLIENT_NAME = "recovery-coordinator"
-WAIT_SLICE_SECONDS = 0.05
 CONNECT_TIMEOUTS = 3
-"""Times the limit of one exchange that connecting may take: it needs that many round trips."""
+"""Times the time limit that connecting may take: it needs that many round trips."""
+HANDSHAKE_SECONDS = 60.0
+"""Longer than anything that is waited for here: the limits are those of this module."""
 
 
-def run_id_of(info: Any) -> bytes:
-    """The run id in the answer of INFO server; empty when the server would not say."""
+def run_id_of(info: Any, expected: bool = False) -> bytes:
+    """The run id in the answer of INFO server; empty when the server would not say.
+
+    Args:
+        expected: another connection of this program has learnt it: who could see lost writes does not go on without.
+
+    Raises:
+        StoreUnavailableError: it would not say, and did before: the right was taken away.
+    """
+    if expected and isinstance(info, redis.ResponseError):
+        fault = store_error(info)
+        raise fault if isinstance(fault, StoreUnavailableError) else StoreUnavailableError("other", str(fault))
     for line in info.split(b"\r\n") if isinstance(info, bytes) else ():
         if line.startswith(b"run_id:"):
             return bytes(line[7:])
     return b""
 
 
-def pack(commands: Sequence[Sequence[Argument]], server: bytes) -> bytes:
-    """Commands as bytes for the wire, with the server's run id filled in."""
-    packed: Any = hiredis.pack_command
-    return b"".join(packed(tuple(server if a is SERVER else a for a in c)) for c in commands)
-
-
-def _options(url: StoreUrl, address: Address, timeout: float, retry: Any) -> dict[str, Any]:
+def connection_options(
+    url: StoreUrl, address: Address, timeout: float, retry: Any, *, sentinel: bool = False
+) -> dict[str, Any]:
+    """What one of redis-py's connections is made with: one to a server, or to a Sentinel."""
     where = {"path": address.path} if address.path else {"host": address.host, "port": address.port}
     tcp = {} if address.path else {"socket_connect_timeout": timeout, "socket_keepalive": True}
     return {
         **where,
         **tcp,
-        **url.connection_options(),
+        **url.connection_options(sentinel=sentinel),
         "socket_timeout": timeout,
         "protocol": 2,
         "decode_responses": False,
         "retry": retry,
-        "client_name": CLIENT_NAME,
+        "client_name": None if sentinel else CLIENT_NAME,
         "health_check_interval": 0,
         "driver_info": None,
     }
+
+
+class _Question:
+    """A request of `Link.exchange`."""
+
+    def __init__(self, command: Sequence[Argument]) -> None:
+        self.packed: Packed = pack(command)
+        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def answered(self, answer: Any, seconds: float) -> None:
+        if not self.future.done():
+            self.future.set_result(answer)
+
+    def unsent(self, error: StoreUnavailableError) -> None:
+        self.answered(StoreUnavailableError(error.kind, error.detail, sent=False), 0.0)
 
 
 class Link:
@@ -68,75 +95,111 @@ class Link:
     Args:
         source: the store's URL.
         key: any key of the partition; in a cluster it decides the server.
-        timeout: seconds for connecting and for one exchange.
+        timeout: seconds for which nothing may move while something is awaited.
+        free: called when there may be room for more requests.
+
+    Attributes:
+        wire: the present connection; None when there is none.
+        server: run id of its server, or of the last one.
     """
 
-    def __init__(self, source: UrlSource, key: str, timeout: float) -> None:
+    def __init__(self, source: UrlSource, key: str, timeout: float, free: Callable[[], None] = lambda: None) -> None:
         self._source, self._key, self._timeout = source, key, timeout
         self._url = source.now()
-        self._connection: Any = None
+        self._pace = Pace()
+        self._connecting = asyncio.Lock()
+        self.free = free
+        self.wire: Wire | None = None
         self.server = b""
         self.address: Address | None = None
 
-    async def exchange(self, commands: Sequence[Sequence[Argument]], timeout: float | None = None) -> list[Any]:
-        """Sends commands at once and reads their answers; an answer that is an error stands in the list as an exception.
+    @property
+    def open(self) -> bool:
+        """Whether there is a connection on which requests may be put."""
+        return self.wire is not None and self.wire.open
+
+    async def connect(self) -> Wire:
+        """The connection; made now unless it is there.
+
+        Raises:
+            StoreUnavailableError: it could not be made; nothing was sent.
+        """
+        async with self._connecting:
+            if self.wire is not None and self.wire.open:
+                return self.wire
+            self.close()
+            try:
+                address = await self.find()
+                async with asyncio.timeout(CONNECT_TIMEOUTS * self._timeout):  # several round trips
+                    wire = await self._make(address)
+            except TimeoutError as error:
+                detail = f"no connection within {CONNECT_TIMEOUTS * self._timeout:g} s"
+                raise StoreUnavailableError("timeout", detail, sent=False) from error
+            except Exception as error:
+                known = connection_error(error)
+                raise StoreUnavailableError(known.kind, known.detail, sent=False) from error
+            self.wire, self.address = wire, address
+            return wire
+
+    async def _make(self, address: Address) -> Wire:
+        connection = await self._open(address)
+        writer, connection._writer, connection._reader = connection._writer, None, None  # it is ours now
+        wire = Wire(writer, self._timeout, self._pace, self._freed)
+        try:
+            question = _Question(("INFO", "server"))
+            wire.put(question, b"")
+            wire.flush()
+            told = await question.future
+            if isinstance(told, StoreUnavailableError):
+                raise told
+            self.server = run_id_of(told, self._source.tells_server)
+            self._source.tells_server |= bool(self.server)
+        except BaseException as error:
+            wire.end(connection_error(error))
+            raise
+        return wire
+
+    def _freed(self) -> None:
+        self.free()
+
+    async def exchange(self, commands: Sequence[Sequence[Argument]], wait: float = 0.0) -> list[Any]:
+        """Sends commands and returns their answers; for a connection that one caller at a time has for itself.
+
+        Args:
+            wait: seconds for which the server may keep an answer to itself.
+
+        Returns:
+            The answers; one that is an error stands there as a `redis.ResponseError`.
 
         Raises:
             StoreUnavailableError: the connection could not be made or broke; what was sent may have been applied.
+            CoordinatorError: a command cannot be sent; none was.
         """
+        questions = [_Question(command) for command in commands]
+        wire = await self.connect()
+        for question in questions:
+            wire.put(question, self.server, wait)
+        wire.flush()
         try:
-            connection = self._connection
-            if connection is None:  # several round trips, so a time limit of their own
-                async with asyncio.timeout(CONNECT_TIMEOUTS * self._timeout):
-                    connection = await self._connect()
-            async with asyncio.timeout(timeout or self._timeout):
-                await connection.send_packed_command(pack(commands, self.server), check_health=False)
-                answers = [await self._read(connection) for _ in commands]
-        except TimeoutError as error:
-            await self.aclose()
-            raise StoreUnavailableError("timeout", f"no answer within {timeout or self._timeout:g} s") from error
-        except (redis.RedisError, OSError) as error:
-            await self.aclose()
-            raise store_error(error) from error
+            answers = [await question.future for question in questions]
         except BaseException:  # cancelled in the middle: the next answer would be somebody else's
-            await self.aclose()
+            self.close()
             raise
         for answer in answers:
-            if isinstance(answer, Exception):
-                fault = store_error(answer)
-                if isinstance(fault, StoreUnavailableError) and moves_the_server(fault):
-                    await self.aclose()
-                    break
+            if isinstance(answer, StoreUnavailableError):
+                raise answer
         return answers
 
-    @staticmethod
-    async def _read(connection: Any) -> Any:
-        try:
-            return await connection.read_response(disconnect_on_error=False)
-        except redis.ResponseError as error:
-            return error
-
-    async def _open(self, address: Address, timeout: float | None = None) -> Any:
+    async def _open(self, address: Address, timeout: float | None = None, *, sentinel: bool = False) -> Any:
         kind: Any = aredis.Connection
         if address.path:
             kind = aredis.UnixDomainSocketConnection
         elif self._url.tls:
             kind = aredis.SSLConnection
-        limit = 60.0 if timeout is None else timeout
-        connection = kind(**_options(self._url, address, limit, aredis.retry.Retry(NoBackoff(), 0)))
-        await connection.connect()
-        return connection
-
-    async def _connect(self) -> Any:
-        self.address = await self.find()
-        connection = await self._open(self.address)
-        try:
-            await connection.send_command("INFO", "server", check_health=False)
-            self.server = run_id_of(await self._read(connection))
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
-        self._connection = connection
+        limit = HANDSHAKE_SECONDS if timeout is None else timeout
+        retry = aredis.retry.Retry(NoBackoff(), 0)
+        connection = kind(**connection_options(self._url, address, limit, retry, sentinel=sentinel))
+        await _connected(connection)
         return connection
 
     async def find(self) -> Address:
@@ -151,145 +214,52 @@ class Link:
         asked: list[str] = []
         for address in self._url.addresses:
             try:
-                found = await self._ask(address)
-            except (redis.RedisError, OSError) as error:
-                asked.append(f"{address}: {store_error(error)}")
+                async with asyncio.timeout(CONNECT_TIMEOUTS * self._timeout):
+                    found = await self._ask(address)
+            except Exception as error:  # noqa: BLE001 - one that answers nonsense is one that does not know
+                asked.append(f"{address}: {connection_error(error)}")
                 continue
             if found:
                 return found
             asked.append(f"{address} does not know")
-        raise StoreUnavailableError("cluster_down", "; ".join(asked))
+        raise StoreUnavailableError("cluster_down", "; ".join(asked), sent=False)
 
     async def _ask(self, address: Address) -> Address | None:
-        if self._url.kind == "sentinel":
-            plain = aredis.Connection(
-                host=address.host, port=address.port, socket_timeout=self._timeout,
-                socket_connect_timeout=self._timeout, protocol=2, retry=aredis.retry.Retry(NoBackoff(), 0), driver_info=None,
-            )  # fmt: skip
-            await plain.connect()
-            command: tuple[Any, ...] = ("SENTINEL", "get-master-addr-by-name", self._url.service)
-        else:
-            plain = await self._open(address, self._timeout)
-            command = ("CLUSTER", "SLOTS")
+        sentinel = self._url.kind == "sentinel"
+        asked = ("SENTINEL", "get-master-addr-by-name", self._url.service) if sentinel else ("CLUSTER", "SLOTS")
+        connection = await self._open(address, self._timeout, sentinel=sentinel)
         try:
-            await plain.send_command(*command, check_health=False)
-            answer = await plain.read_response()
+            await connection.send_command(*asked, check_health=False)
+            answer = await connection.read_response()
         finally:
-            await plain.disconnect(nowait=True)
-        if self._url.kind == "sentinel":
-            return Address(answer[0].decode(), int(answer[1])) if answer else None
-        return slot_owner(answer, self._key, address)
-
-    async def aclose(self) -> None:
-        """Closes the connection; the next exchange makes a new one."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(redis.RedisError, OSError):
-                await connection.disconnect(nowait=True)
-
-
-class ThreadLink:
-    """The same for a thread: blocking, but never longer than a slice without calling ``on_wait``."""
-
-    def __init__(self, source: UrlSource, key: str, timeout: float, on_wait: Callable[[], None] = lambda: None) -> None:
-        self._source, self._key, self._timeout = source, key, timeout
-        self._url = source.now()
-        self._connection: Any = None
-        self.on_wait = on_wait
-        self.server = b""
-
-    def exchange(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
-        """Sends commands and reads their answers within the time limit; connecting, where needed, has its own.
-
-        Raises:
-            StoreUnavailableError: the connection could not be made or broke.
-        """
-        try:
-            connection = self._connection or self._connect()
-            deadline = time.monotonic() + self._timeout
-            connection.send_packed_command([pack(commands, self.server)], check_health=False)
-            return [self._read(connection, deadline) for _ in commands]
-        except StoreUnavailableError:
-            self.close()
-            raise
-        except (redis.RedisError, OSError) as error:
-            self.close()
-            raise store_error(error) from error
-
-    def _read(self, connection: Any, deadline: float) -> Any:
-        self.on_wait()
-        while not connection.can_read(timeout=WAIT_SLICE_SECONDS):
-            self.on_wait()
-            if time.monotonic() > deadline:
-                raise StoreUnavailableError("timeout", f"no answer within {self._timeout:g} s")
-        try:
-            return connection.read_response(disconnect_on_error=False)
-        except redis.ResponseError as error:
-            fault = store_error(error)
-            if isinstance(fault, StoreUnavailableError) and moves_the_server(fault):
-                self.close()
-            return error
-
-    def _open(self, address: Address) -> Any:
-        kind: Any = redis.Connection
-        if address.path:
-            kind = redis.UnixDomainSocketConnection
-        elif self._url.tls:
-            kind = redis.SSLConnection
-        connection = kind(**_options(self._url, address, self._timeout, Retry(NoBackoff(), 0)))
-        connection.connect()
-        return connection
-
-    def _connect(self) -> Any:
-        connection = self._open(self._find())
-        connection.send_command("INFO", "server", check_health=False)
-        try:
-            info = connection.read_response(disconnect_on_error=False)
-        except redis.ResponseError:
-            info = None
-        self.server = run_id_of(info)
-        self._connection = connection
-        return connection
-
-    def _find(self) -> Address:
-        self._url = self._source.now()
-        if self._url.kind == "standalone":
-            return self._url.addresses[0]
-        asked: list[str] = []
-        for address in self._url.addresses:
-            self.on_wait()
-            try:
-                found = self._ask(address)
-            except (redis.RedisError, OSError) as error:
-                asked.append(f"{address}: {store_error(error)}")
-                continue
-            if found:
-                return found
-        raise StoreUnavailableError("cluster_down", "; ".join(asked))
-
-    def _ask(self, address: Address) -> Address | None:
-        if self._url.kind == "sentinel":
-            plain: Any = redis.Connection(
-                host=address.host, port=address.port, socket_timeout=self._timeout,
-                socket_connect_timeout=self._timeout, protocol=2, retry=Retry(NoBackoff(), 0), driver_info=None,
-            )  # fmt: skip
-            plain.connect()
-            command: tuple[Any, ...] = ("SENTINEL", "get-master-addr-by-name", self._url.service)
-        else:
-            plain = self._open(address)
-            command = ("CLUSTER", "SLOTS")
-        try:
-            plain.send_command(*command, check_health=False)
-            answer = plain.read_response()
-        finally:
-            plain.disconnect()
-        if self._url.kind == "sentinel":
+            await _disconnected(connection)
+        if sentinel:
             return Address(answer[0].decode(), int(answer[1])) if answer else None
         return slot_owner(answer, self._key, address)
 
     def close(self) -> None:
-        """Closes the connection; the next exchange makes a new one."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(redis.RedisError, OSError):
-                connection.disconnect()
+        """Closes the connection at once; whoever awaits an answer gets an error. The next request makes a new one."""
+        wire, self.wire = self.wire, None
+        if wire is not None:
+            wire.end(StoreUnavailableError("connection", "the connection was closed"))
+
+
+def leave_to_parent(connection: Any) -> None:
+    """In a forked child: an asyncio connection of redis-py's stays the parent's."""
+    if connection._writer is not None:
+        let_go_of(connection._writer.transport.get_extra_info("socket"))
+
+
+async def _connected(connection: Any) -> None:
+    """Connects, and leaves nothing open when that fails or is cancelled half way."""
+    in_a_child(connection, leave_to_parent)
+    try:
+        await connection.connect()
+    except BaseException:
+        await _disconnected(connection)
+        raise
+
+
+async def _disconnected(connection: Any) -> None:
+    with contextlib.suppress(Exception):  # what is closed cannot fail any more
+        await connection.disconnect(nowait=True)

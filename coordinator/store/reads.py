@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from coordinator.store.executor import StorePartition
+from coordinator.store.shapes import instance_id, labels_of, score, text, whole
 
 __all__ = [
-    "DeadLetter", "InstanceRow", "Overview", "SessionRow", "dead_letters", "instances", "overview", "record", "sessions",
+    "DeadLetter", "InstanceRow", "Overview", "SessionRow", "SetAside", "dead_letters", "instances", "letter_of", "overview",
+    "quarantine", "record", "sessions",
 ]  # fmt: skip
 
 SCAN_COUNT = 200
 
 
-def _text(value: Any) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
+def _fields(names: Sequence[str], answer: Any) -> dict[str, Any]:
+    """What HMGET said; nothing where the key is of another type."""
+    return dict(zip(names, answer, strict=True)) if isinstance(answer, list) else dict.fromkeys(names)
 
 
-def _int(value: Any) -> int:
-    return int(value) if value else 0
+def _pairs(answer: Any) -> list[tuple[bytes, bytes]]:
+    """Members of a sorted set with their scores; none where the key is of another type."""
+    return list(zip(answer[::2], answer[1::2], strict=True)) if isinstance(answer, list) else []
+
+
+def _count(answer: Any) -> int:
+    return answer if isinstance(answer, int) else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,7 @@ class InstanceRow:
     dead_after_ms: int
     drain_until: int
     labels: dict[str, str]
+    tenant: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -79,9 +87,15 @@ class SessionRow:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A session given up on."""
+    """A session given up on.
+
+    Attributes:
+        epoch: its last.
+        opened_again: its id was opened since: it is named by id and epoch.
+    """
 
     id: str
+    epoch: int
     partition: int
     at_ms: int
     reason: str
@@ -89,6 +103,7 @@ class DeadLetter:
     previous_owner: str
     pool: str
     data_bytes: int
+    opened_again: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -130,6 +145,10 @@ class Overview:
         return asdict(self)
 
 
+_META = ("lineage", "server", "protocol")
+_DETECTOR = ("last_scan_ms", "hold_reason", "hold_until_ms", "transfers_held_until_ms", "breaker_since_ms")
+
+
 async def _now_ms(part: StorePartition) -> int:
     seconds, micros = await part.executor.command("TIME")
     return int(seconds) * 1000 + int(micros) // 1000
@@ -142,13 +161,12 @@ async def instances(part: StorePartition) -> list[InstanceRow]:
         StoreUnavailableError: the store did not answer.
     """
     keys, run = part.keys, part.executor
-    now_ms, members, graves = (
-        await _now_ms(part),
-        await run.command("ZRANGE", keys.instances, 0, -1, "WITHSCORES"),
-        await run.command("ZRANGE", keys.graves, 0, -1),
+    now_ms = await _now_ms(part)
+    members, graves = await run.outcomes(
+        [("ZRANGE", keys.instances, 0, -1, "WITHSCORES"), ("ZRANGE", keys.graves, 0, -1, "WITHSCORES")]
     )
-    deadlines = {_text(members[i]): int(float(members[i + 1])) for i in range(0, len(members), 2)}
-    ids = [*deadlines, *(_text(g) for g in graves)]
+    deadlines = {one: score(at) for member, at in _pairs(members) if (one := instance_id(member))}
+    ids = [*deadlines, *(one for grave, _ in _pairs(graves) if (one := instance_id(grave)))]
     fields = (
         "name",
         "state",
@@ -163,35 +181,37 @@ async def instances(part: StorePartition) -> list[InstanceRow]:
         "trust_ms",
         "drain_until",
         "labels",
+        "tenant",
     )
-    rows = await run.commands(
+    rows = await run.outcomes(
         [command for i in ids for command in (("HMGET", keys.instance(i), *fields), ("SCARD", keys.owned(i)))]
     )
     found = []
     for n, instance in enumerate(ids):
-        r, owned = dict(zip(fields, rows[2 * n], strict=True)), int(rows[2 * n + 1])
+        r, owned = _fields(fields, rows[2 * n]), _count(rows[2 * n + 1])
         deadline = deadlines.get(instance, 0)
-        age = max(0, now_ms - deadline + _int(r["dead_after_ms"])) if deadline else 0
+        age = max(0, now_ms - deadline + whole(r["dead_after_ms"])) if deadline else 0
         found.append(
             InstanceRow(
                 instance,
-                _text(r["name"]),
+                text(r["name"]),
                 keys.partition,
-                _text(r["state"]),
-                _text(r["pool"]),
-                _int(r["capacity"]),
+                text(r["state"]),
+                text(r["pool"]),
+                whole(r["capacity"]),
                 owned,
-                _text(r["address"]),
+                text(r["address"]),
                 deadline,
                 age,
-                _int(r["loop_lag"]),
-                _int(r["started_at"]),
-                _int(r["ended_at"]),
-                _text(r["cause"]),
-                _int(r["trust_ms"]),
-                _int(r["dead_after_ms"]),
-                _int(r["drain_until"]),
-                json.loads(r["labels"] or b"{}"),
+                whole(r["loop_lag"]),
+                whole(r["started_at"]),
+                whole(r["ended_at"]),
+                text(r["cause"]),
+                whole(r["trust_ms"]),
+                whole(r["dead_after_ms"]),
+                whole(r["drain_until"]),
+                labels_of(r["labels"]),
+                text(r["tenant"]),
             )
         )
     return sorted(found, key=lambda row: (-row.owned, row.id))
@@ -206,18 +226,10 @@ async def overview(part: StorePartition) -> Overview:
     keys, run = part.keys, part.executor
     now_ms = await _now_ms(part)
     rows = await instances(part)
-    meta, detector, orphans, oldest, leased, dead, graves = await run.commands(
+    about, seen, orphans, oldest, leased, dead, graves = await run.outcomes(
         [
-            ("HMGET", keys.meta, "lineage", "server", "protocol"),
-            (
-                "HMGET",
-                keys.detector,
-                "last_scan_ms",
-                "hold_reason",
-                "hold_until_ms",
-                "transfers_held_until_ms",
-                "breaker_since_ms",
-            ),
+            ("HMGET", keys.meta, *_META),
+            ("HMGET", keys.detector, *_DETECTOR),
             ("ZCARD", keys.orphans),
             ("ZRANGE", keys.orphans, 0, 0, "WITHSCORES"),
             ("ZCARD", keys.leases),
@@ -228,28 +240,28 @@ async def overview(part: StorePartition) -> Overview:
     buried = [row for row in rows if row.state == "dead"]
     waiting = sum(row.owned for row in buried)
     since = [row.ended_at for row in buried if row.owned]
-    if oldest:
-        since.append(int(float(oldest[1])))
-    hold_until = _int(detector[2])
+    since += [score(at) for _, at in _pairs(oldest)]
+    meta, detector = _fields(_META, about), _fields(_DETECTOR, seen)
+    hold_until = whole(detector["hold_until_ms"])
     held = hold_until > now_ms
     return Overview(
         partition=keys.partition,
-        lineage=_text(meta[0]),
-        server=_text(meta[1]),
-        protocol=_text(meta[2]),
+        lineage=text(meta["lineage"]),
+        server=text(meta["server"]),
+        protocol=text(meta["protocol"]),
         now_ms=now_ms,
         active=sum(row.owned for row in rows if row.state != "dead"),
-        offered=int(orphans),
-        leased=int(leased),
-        dead_lettered=int(dead),
-        orphans=int(orphans) + waiting,
+        offered=_count(orphans),
+        leased=_count(leased),
+        dead_lettered=_count(dead),
+        orphans=_count(orphans) + waiting,
         oldest_orphan_ms=min(since, default=0),
-        graves=int(graves),
-        last_scan_ms=_int(detector[0]),
-        hold_reason=(_text(detector[1]) or "hold") if held else "",
+        graves=_count(graves),
+        last_scan_ms=whole(detector["last_scan_ms"]),
+        hold_reason=(text(detector["hold_reason"]) or "hold") if held else "",
         hold_until_ms=hold_until if held else 0,
-        transfers_held=_int(detector[3]) > now_ms,
-        breaker_since_ms=_int(detector[4]),
+        transfers_held=whole(detector["transfers_held_until_ms"]) > now_ms,
+        breaker_since_ms=whole(detector["breaker_since_ms"]),
         instances=tuple(rows),
     )
 
@@ -261,7 +273,7 @@ _FIELDS = (
 
 async def _rows(part: StorePartition, ids: Sequence[str]) -> list[SessionRow]:
     keys = part.keys
-    answers = await part.executor.commands(
+    answers = await part.executor.outcomes(
         [
             command
             for i in ids
@@ -270,25 +282,25 @@ async def _rows(part: StorePartition, ids: Sequence[str]) -> list[SessionRow]:
     )
     rows = []
     for n, session in enumerate(ids):
-        r, size = dict(zip(_FIELDS, answers[2 * n], strict=True)), int(answers[2 * n + 1])
+        r, size = _fields(_FIELDS, answers[2 * n]), _count(answers[2 * n + 1])
         if r["state"]:
             rows.append(
                 SessionRow(
                     session,
                     keys.partition,
-                    _text(r["state"]),
-                    _text(r["owner"]),
-                    _int(r["epoch"]),
-                    _text(r["pool"]),
-                    _text(r["tenant"]),
-                    _text(r["cause"]),
-                    _int(r["offers"]),
-                    _int(r["recoveries"]),
-                    _text(r["reason"]),
+                    text(r["state"]),
+                    text(r["owner"]),
+                    whole(r["epoch"]),
+                    text(r["pool"]),
+                    text(r["tenant"]),
+                    text(r["cause"]),
+                    whole(r["offers"]),
+                    whole(r["recoveries"]),
+                    text(r["reason"]),
                     size,
-                    _int(r["opened_at"]),
-                    _int(r["updated_at"]),
-                    _int(r["orphaned_at"]),
+                    whole(r["opened_at"]),
+                    whole(r["updated_at"]),
+                    whole(r["orphaned_at"]),
                 )
             )
     return rows
@@ -305,7 +317,7 @@ async def sessions(part: StorePartition, state: str | None = None) -> AsyncItera
     seen: set[str] = set()
     while True:
         cursor, found = await part.executor.command("SCAN", cursor, "MATCH", f"{prefix}*", "COUNT", SCAN_COUNT)
-        ids = [i for i in (_text(key)[len(prefix) :] for key in found) if i not in seen]
+        ids = [i for i in (text(key)[len(prefix) :] for key in found) if i not in seen]
         seen.update(ids)
         for row in await _rows(part, ids):
             if state is None or row.state == state:
@@ -314,14 +326,28 @@ async def sessions(part: StorePartition, state: str | None = None) -> AsyncItera
             return
 
 
-async def record(part: StorePartition, session_id: str) -> dict[str, bytes] | None:
+async def record(part: StorePartition, session_id: str, letter_epoch: str = "") -> dict[str, bytes] | None:
     """Every field of one session record, data included; None when there is none.
+
+    Args:
+        letter_epoch: of a dead letter whose id was opened again; '' for the record itself.
 
     Raises:
         StoreUnavailableError: the store did not answer.
     """
-    raw = await part.executor.command("HGETALL", part.keys.session(session_id))
-    return {raw[i].decode(): raw[i + 1] for i in range(0, len(raw), 2)} or None
+    keys = part.keys
+    key = keys.letter(session_id, letter_epoch) if letter_epoch else keys.session(session_id)
+    raw = await part.executor.command("HGETALL", key)
+    return {text(raw[i]): raw[i + 1] for i in range(0, len(raw), 2)} or None
+
+
+def letter_of(member: str) -> tuple[str, str]:
+    """Session id of a member of the index of dead letters, and its epoch if the id was opened again, else ''.
+
+    Ids have no blanks.
+    """
+    session, _, epoch = member.partition(" ")
+    return session, epoch
 
 
 async def dead_letters(part: StorePartition) -> list[DeadLetter]:
@@ -331,17 +357,84 @@ async def dead_letters(part: StorePartition) -> list[DeadLetter]:
         StoreUnavailableError: the store did not answer.
     """
     keys = part.keys
-    members = await part.executor.command("ZRANGE", keys.dead_letters, 0, -1, "WITHSCORES")
-    at = {_text(members[i]): int(float(members[i + 1])) for i in range(0, len(members), 2)}
-    fields = ("state", "reason", "cause", "previous_owner", "pool")
-    answers = await part.executor.commands(
-        [command for i in at for command in (("HMGET", keys.session(i), *fields), ("HSTRLEN", keys.session(i), "data"))]
+    [members] = await part.executor.outcomes([("ZRANGE", keys.dead_letters, 0, -1, "WITHSCORES")])
+    at = {letter_of(text(member)): score(since) for member, since in _pairs(members)}
+    where = [keys.letter(session, epoch) if epoch else keys.session(session) for session, epoch in at]
+    fields = ("state", "reason", "cause", "previous_owner", "pool", "epoch")
+    answers = await part.executor.outcomes(
+        [command for key in where for command in (("HMGET", key, *fields), ("HSTRLEN", key, "data"))]
     )
     found = []
-    for n, (session, when) in enumerate(at.items()):
-        state, *texts = (_text(v) for v in answers[2 * n])
-        if state == "dead_lettered":
-            reason, cause, previous_owner, pool = texts
-            size = int(answers[2 * n + 1])
-            found.append(DeadLetter(session, keys.partition, when, reason, cause, previous_owner, pool, size))
+    for n, ((session, opened_again), when) in enumerate(at.items()):
+        r = _fields(fields, answers[2 * n])
+        if r["state"] == b"dead_lettered":
+            size = _count(answers[2 * n + 1])
+            found.append(
+                DeadLetter(
+                    session,
+                    whole(r["epoch"]),
+                    keys.partition,
+                    when,
+                    text(r["reason"]),
+                    text(r["cause"]),
+                    text(r["previous_owner"]),
+                    text(r["pool"]),
+                    size,
+                    bool(opened_again),
+                )
+            )
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """What did not parse.
+
+    Attributes:
+        member: under which name it is kept.
+        kind: of the key, ``member`` or ``entry``.
+        name: whose record, or which index.
+        fault: what is wrong with it.
+        fields: as they were; empty where they were not asked for.
+    """
+
+    member: str
+    partition: int
+    kind: str
+    name: str
+    fault: str
+    at_ms: int
+    type: str
+    fields: dict[str, bytes]
+
+
+async def quarantine(part: StorePartition, member: str = "") -> list[SetAside]:
+    """What was set aside in a partition, the oldest first.
+
+    Args:
+        member: only this one, with its fields.
+
+    Raises:
+        StoreUnavailableError: the store did not answer.
+    """
+    keys, run = part.keys, part.executor
+    [listed] = await run.outcomes([("ZRANGE", keys.quarantine, 0, -1, "WITHSCORES")])
+    members = [(text(raw), score(at)) for raw, at in _pairs(listed) if not member or raw == member.encode()]
+    about = ("kind", "name", "fault", "type")
+    command = ("HGETALL",) if member else ("HMGET",)
+    rows = await run.outcomes([(*command, keys.set_aside(one), *(() if member else about)) for one, _ in members])
+    found = []
+    for (one, at), row in zip(members, rows, strict=True):
+        said = (
+            dict(zip(map(text, row[::2]), row[1::2], strict=True))
+            if member and isinstance(row, list)
+            else _fields(about, row)
+        )
+        raw = {name.removeprefix("raw:"): value for name, value in said.items() if name.startswith("raw:")}
+        found.append(
+            SetAside(
+                one, keys.partition, text(said.get("kind")), text(said.get("name")), text(said.get("fault")), at,
+                text(said.get("type")), raw,
+            )
+        )  # fmt: skip
     return found

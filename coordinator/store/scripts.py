@@ -14,7 +14,12 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from types import MappingProxyType
 
-__all__ = ["SCRIPTS", "SERVER", "Answer", "Call", "Header", "Script", "ServerRunId", "load_script", "load_scripts"]
+from coordinator.store.commands import CHANNEL, KEY, Name, name_of, try_of
+from coordinator.store.shapes import lua_readers, whole
+
+__all__ = [
+    "SCRIPTS", "SERVER", "Answer", "Call", "Header", "Script", "ServerRunId", "commands_of", "load_script", "load_scripts",
+]  # fmt: skip
 
 Argument = bytes | str | int
 _Int = int  # `Answer` has methods of these names
@@ -31,6 +36,14 @@ class ServerRunId(bytes):
 
 SERVER = ServerRunId(b"")
 
+NOT_NEEDED = (("PUBLISH",), ("PUBSUB", "NUMSUB"))
+"""What a script goes on without: a word is lost, or a connection that is gone tells nothing."""
+CALLED_FIRST = (("TIME",), ("HMGET",), ("HGET",))
+"""What a script that calls it has called before its first write, whatever way it takes: Redis itself refuses it in time."""
+RIGHTS = "rights"
+"""File of ``lua/lib`` that stands before each script that writes."""
+
+_COMMAND = re.compile(r"redis\.p?call\('([A-Z]+)'(?:, '([A-Z]+)')?")
 _LINE = re.compile(r"^-- (KEYS|ARGV|REPLY|RETRY|USES)\s+(.*)$")
 
 
@@ -44,6 +57,8 @@ class Header:
         replies: reply word -> names of its fields.
         retry: why a second call with the same request does no harm.
         uses: files of ``lua/lib`` that stand before the script, in order.
+        types: of the keys in order, of the repeated one last; ``ANY`` for any.
+        fields: each field's name as it comes -> the same as text.
     """
 
     keys: tuple[str, ...]
@@ -53,6 +68,8 @@ class Header:
     replies: Mapping[str, tuple[str, ...]]
     retry: str
     uses: tuple[str, ...]
+    types: tuple[str, ...]
+    fields: Mapping[bytes, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +80,13 @@ class Answer:
     fields: Mapping[str, _Bytes]
 
     def int(self, name: str, default: _Int = 0) -> _Int:
-        """A field as a whole number; ``default`` where it is missing or empty."""
-        value = self.fields.get(name)
-        return _Int(value) if value else default
+        """A field as a whole number; ``default`` where it is missing, empty or none."""
+        return whole(self.fields.get(name), default)
 
     def text(self, name: str, default: str = "") -> str:
         """A field as text; ``default`` where it is missing."""
         value = self.fields.get(name)
-        return default if value is None else value.decode()
+        return default if value is None else value.decode("utf-8", "replace")
 
     def bytes(self, name: str, default: _Bytes = b"") -> _Bytes:
         """A field as it came; ``default`` where it is missing."""
@@ -79,7 +95,7 @@ class Answer:
     def items(self, name: str) -> list[str]:
         """A field that lists things, one a line."""
         value = self.fields.get(name)
-        return value.decode().split("\n") if value else []
+        return value.decode("utf-8", "replace").split("\n") if value else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +105,20 @@ class Call:
     script: Script
     keys: tuple[str, ...]
     args: tuple[Argument, ...]
+
+    @property
+    def session(self) -> str:
+        """Key of the one session that it is for; '' when it is for none, or for several."""
+        names = self.script.header.keys
+        return self.keys[names.index("session")] if "session" in names else ""
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """Type of each key, in lower case as Redis says it; ``any`` for any."""
+        types = self.script.header.types
+        named = len(self.script.header.keys)
+        each = (*types[:named], *(types[-1:] * (len(self.keys) - named)))
+        return tuple(word.lower() for word in each)
 
     def evalsha(self) -> tuple[Argument, ...]:
         """The command that names the script by its digest."""
@@ -102,13 +132,18 @@ class Call:
         """The reply as an `Answer`.
 
         Raises:
-            ValueError: the word is not one that the header lists.
+            ValueError: the word, or a field's name, is not one that the header lists.
         """
-        word = raw[0].decode()
-        if word not in self.script.header.replies:
+        word, header = raw[0].decode(), self.script.header
+        if word not in header.replies:
             raise ValueError(f"{self.script.name}.lua answered {word!r}, which its header does not list")
-        fields = {raw[i].decode(): raw[i + 1] for i in range(1, len(raw) - 1, 2)}
-        return Answer(word, fields)
+        named = header.fields
+        try:
+            return Answer(word, {named[name]: value for name, value in zip(raw[1::2], raw[2::2], strict=False)})
+        except KeyError as error:
+            raise ValueError(
+                f"{self.script.name}.lua has a field {error.args[0]!r}, which its header does not list"
+            ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +205,11 @@ def read_header(name: str, text: str) -> Header:
     args, repeated_arg = _names([a.split()[0] for a in found["ARGV"]], "ARGV", name)
     replies = {reply.split()[0]: tuple(reply.split()[1:]) for reply in found["REPLY"]}
     uses = tuple(word for line in found["USES"] for word in line.split())
-    return Header(keys, args, repeated_key, repeated_arg, MappingProxyType(replies), found["RETRY"][0], uses)
+    types = tuple(line.split()[1] for line in found["KEYS"])
+    fields = {name.encode(): name for names in replies.values() for name in names}
+    return Header(
+        keys, args, repeated_key, repeated_arg, MappingProxyType(replies), found["RETRY"][0], uses, types, fields
+    )
 
 
 def _library(folder: Traversable, name: str) -> Traversable:
@@ -179,17 +218,45 @@ def _library(folder: Traversable, name: str) -> Traversable:
     return own if own.is_file() else resources.files("coordinator.store") / "lua" / "lib" / f"{name}.lua"
 
 
+def commands_of(source: bytes) -> tuple[tuple[str, ...], ...]:
+    """What a script calls, each once: names of commands, with the subcommand where there is one."""
+    found = _COMMAND.findall(source.decode())
+    return tuple(dict.fromkeys(name_of(words) for words in found))
+
+
+def _may(command: Name) -> str:
+    """Lua that asks for the right to a command, with as many words as it wants."""
+    words = ["a_key" if word in (KEY, CHANNEL) else f"'{word}'" for word in try_of(command)]
+    return f"may({', '.join(words)})"
+
+
+def _look_first(body: str) -> str:
+    """Lua that ends a script before its first write when one of its commands is not permitted."""
+    needed = [command for command in commands_of(body.encode()) if command not in (*NOT_NEEDED, *CALLED_FIRST)]
+    if not needed:
+        return ""
+    looks = " and ".join(_may(command) for command in needed)
+    return (
+        f"if may and not ({looks}) then\n  return refusal('{' '.join('|'.join(command) for command in needed)}')\nend"
+    )
+
+
 def load_script(name: str, package: str = "coordinator.store") -> Script:
-    """Reads ``lua/<name>.lua`` of a package, and what it uses.
+    """Reads ``lua/<name>.lua`` of a package, and what it uses; before it stands the look at the rights that all of it needs.
 
     Raises:
         ValueError: its header is wrong.
+        KeyError: it calls a command without a form in `coordinator.store.commands`.
     """
     folder = resources.files(package) / "lua"
     text = (folder / f"{name}.lua").read_text(encoding="utf-8")
     header = read_header(name, text)
     parts = [_library(folder, lib).read_text(encoding="utf-8") for lib in header.uses]
-    source = "\n".join([*parts, text]).encode()
+    if "read" in header.uses:
+        parts.append(lua_readers("\n".join([*parts, text])))
+    look_first = _look_first("\n".join([*parts, text]))
+    parts.append(_library(folder, RIGHTS).read_text(encoding="utf-8"))
+    source = "\n".join([*parts, look_first, text]).encode()
     return Script(name, header, source, hashlib.sha1(source, usedforsecurity=False).hexdigest())
 
 

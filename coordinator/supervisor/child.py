@@ -13,9 +13,10 @@ import anyio
 
 from coordinator.errors import ConfigurationError
 
-__all__ = ["Child", "Exit", "become_subreaper", "reap_strays"]
+__all__ = ["Child", "Exit", "become_subreaper", "hide_memory", "reap_strays"]
 
 PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -32,10 +33,23 @@ class Exit:
     status: int
     text: str
 
+    @classmethod
+    def of(cls, number: int) -> Exit:
+        """From an exit status, or from the negative number of the signal that killed it."""
+        if number >= 0:
+            return cls(number, f"exit status {number}")
+        named = -number in signal.Signals.__members__.values()
+        return cls(128 - number, f"killed by {signal.Signals(-number).name if named else f'signal {-number}'}")
+
 
 def become_subreaper() -> None:
     """What the child leaves behind becomes this process's to reap, also when it is not process 1 (prctl(2))."""
     _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def hide_memory() -> None:
+    """Other processes of this user, the child first of all, can no more read this one's memory and environment (proc(5))."""
+    _libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _die_with_parent() -> None:
@@ -47,7 +61,7 @@ class Child:
 
     Args:
         command: program and arguments.
-        environment: added to this process's.
+        environment: all that it finds there.
 
     Raises:
         ConfigurationError: it cannot be started.
@@ -55,14 +69,12 @@ class Child:
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         try:
-            self._process = subprocess.Popen(
-                list(command), env={**os.environ, **environment}, preexec_fn=_die_with_parent
-            )
+            self._process = subprocess.Popen(list(command), env=dict(environment), preexec_fn=_die_with_parent)
         except OSError as error:
             raise ConfigurationError(f"{command[0]!r} cannot be started: {error.strerror}") from None
         self.pid = self._process.pid
         self._file = os.pidfd_open(self.pid)
-        self._over = False
+        self._exit: Exit | None = None
 
     async def ended(self) -> Exit:
         """Returns how it ended, as soon as it has."""
@@ -70,15 +82,24 @@ class Child:
             await anyio.wait_readable(self._file)
         finally:
             os.close(self._file)
-        number = self._process.wait()
-        self._over = True
-        if number < 0:
-            return Exit(128 - number, f"killed by {signal.Signals(-number).name}")
-        return Exit(number, f"exit status {number}")
+        self._exit = Exit.of(self._process.wait())
+        return self._exit
+
+    def exit_so_far(self) -> Exit | None:
+        """How it ended, None when it has not; its exit status stays where it is."""
+        if self._exit is not None:
+            return self._exit
+        try:
+            found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:  # a signal was to be sent, and found it ended
+            return None if (number := self._process.returncode) is None else Exit.of(number)
+        if found is None:
+            return None
+        return Exit.of(found.si_status if found.si_code == os.CLD_EXITED else -found.si_status)
 
     def send(self, number: int) -> None:
         """A signal; nothing when it has ended."""
-        if not self._over:
+        if self._exit is None:
             self._process.send_signal(number)
 
 

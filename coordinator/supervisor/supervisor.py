@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import tempfile
@@ -17,8 +16,11 @@ from coordinator.errors import ConfigurationError, SessionHeldError, first_error
 from coordinator.settings import Settings
 from coordinator.sidecar.hosted import Hosted
 from coordinator.sidecar.sidecar import Sidecar
-from coordinator.sidecar.wire import Register, shown
-from coordinator.supervisor.child import Child, Exit, become_subreaper, reap_strays
+from coordinator.sidecar.wire import Register
+from coordinator.supervisor.child import Child, Exit, become_subreaper, hide_memory, reap_strays
+from coordinator.supervisor.environment import for_child
+from coordinator.supervisor.told import telling
+from coordinator.worker.awake import sleep_awake
 from coordinator.worker.session import Session
 
 __all__ = ["Supervisor"]
@@ -44,6 +46,10 @@ class Supervisor:
         sessions: ids of calls that the command serves without knowing of this project.
         restart: start it again when it ends in any other way than by exit status 0 or because it was told to.
         close_on_success: exit status 0 means that the calls have ended.
+        pass_env: variables that the command is given although they hold a secret.
+
+    Raises:
+        ConfigurationError: one of these variables is not there.
     """
 
     def __init__(
@@ -54,13 +60,16 @@ class Supervisor:
         *,
         restart: bool = False,
         close_on_success: bool = False,
+        pass_env: Sequence[str] = (),
     ) -> None:
+        self._environment, self._withheld = for_child(pass_env)
         self._settings, self._command, self._sessions = settings, list(command), list(sessions)
         self._restart, self._close_on_success = restart, close_on_success
         self._told_to_end = ""
         self._ended_by = 0
         self._starting = anyio.CancelScope()
         self._child: Child | None = None
+        self._last: Child | None = None
         self._hosted: Hosted | None = None
 
     async def run(self) -> int:
@@ -75,10 +84,13 @@ class Supervisor:
         if shutil.which(self._command[0]) is None:
             raise ConfigurationError(f"{self._command[0]!r} cannot be started: no such program")
         become_subreaper()
+        hide_memory()
+        if self._withheld:
+            log.info("withheld_from_child", variables=self._withheld)
         status = 0
         with tempfile.TemporaryDirectory(prefix="recovery-") as folder:
             path = str(Path(folder) / "sidecar.sock")
-            sidecar = Sidecar(self._settings.model_copy(update={"http_socket": path}), only_socket=True)
+            sidecar = Sidecar(self._settings.model_copy(update={"http_socket": path}), parent=self)
             try:
                 async with anyio.create_task_group() as tasks:
                     await tasks.start(self._signals)
@@ -105,6 +117,7 @@ class Supervisor:
                 return 1
             ended = await self._run_child(hosted, sessions, path)
             log.info("child_ended", instance=hosted.handle, how=ended.text, status=ended.status)
+            await sidecar.watched.settle()
             if ended.status == 0 and self._close_on_success:
                 for session in hosted.worker.sessions:
                     await session.close()
@@ -120,7 +133,14 @@ class Supervisor:
     def _asked(self) -> Register:
         s = self._settings
         return Register.model_validate(
-            {"name": s.name, "pool": s.pool, "capacity": s.capacity, "labels": s.labels, "address": s.address}
+            {
+                "name": s.name,
+                "pool": s.pool,
+                "capacity": s.capacity,
+                "labels": s.labels,
+                "address": s.address,
+                "tenant": s.tenant,
+            }
         )
 
     async def _take(self, hosted: Hosted, *, first: bool) -> list[Session]:
@@ -138,25 +158,34 @@ class Supervisor:
         return taken
 
     async def _run_child(self, hosted: Hosted, sessions: list[Session], path: str) -> Exit:
-        told = [
-            {"session": s.id, "epoch": s.epoch, "recovered": s.recovered, **shown(s.raw_data, s.encoding)}
-            for s in sessions
-        ]
-        environment = {
+        who = {
             "RECOVERY_SOCKET": path,
             "RECOVERY_INSTANCE": hosted.handle,
             "RECOVERY_WORKER_TOKEN": hosted.token,
-            "RECOVERY_SESSIONS": json.dumps(told),
         }
-        child = self._child = Child(self._command, environment)
-        log.info("child_started", instance=hosted.handle, pid=child.pid, sessions=len(sessions))
-        async with anyio.create_task_group() as tasks:
-            if sessions:
-                tasks.start_soon(self._stop_when_lost, child, sessions)
-            ended = await child.ended()
-            tasks.cancel_scope.cancel()
-        self._child = None
+        with telling(sessions, Path(path).parent) as told:
+            child = self._child = Child(self._command, {**self._environment, **who, **told})
+            log.info("child_started", instance=hosted.handle, pid=child.pid, sessions=len(sessions))
+            async with anyio.create_task_group() as tasks:
+                if sessions:
+                    tasks.start_soon(self._stop_when_lost, child, sessions)
+                ended = await child.ended()
+                tasks.cancel_scope.cancel()
+        self._child, self._last = None, child
         return ended
+
+    def how_ended(self, pid: int) -> str:
+        """How the worker ended, when that is its process."""
+        for child in (self._child, self._last):
+            if child is not None and child.pid == pid and (ended := child.exit_so_far()) is not None:
+                return ended.text
+        return ""
+
+    async def announced(self) -> None:
+        """The worker beats for itself, and may have the same name: the instance that was made for it goes, if it has no calls."""
+        hosted = self._hosted
+        if hosted is not None and not hosted.ended and not self._sessions and hosted.is_idle:
+            await hosted.withdraw("its worker beats for itself")
 
     async def _stop_when_lost(self, child: Child, sessions: list[Session]) -> None:
         """It knows nothing of this project: when its calls are all somebody else's it must not speak any more."""
@@ -165,7 +194,7 @@ class Supervisor:
         log.warning("child_stopped", pid=child.pid, reason=sessions[-1].lost_reason)
         self._told_to_end = self._told_to_end or "its calls are somebody else's"
         child.send(signal.SIGTERM)
-        await anyio.sleep(KILL_SECONDS)
+        await sleep_awake(KILL_SECONDS)
         child.send(signal.SIGKILL)
 
     async def _signals(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:

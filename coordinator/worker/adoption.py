@@ -2,26 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import anyio
 import structlog
 
 from coordinator import clock
-from coordinator.errors import FencedError, StoreUnavailableError
+from coordinator.errors import FencedError, KeyUnknownError, SealBrokenError, StoreUnavailableError, TenantError
 from coordinator.ids import new_request_id
+from coordinator.policy import LACKS_KEY
 from coordinator.store import calls
 from coordinator.store.scripts import Answer
+from coordinator.store.shapes import text
+from coordinator.worker.sealer import Place
 from coordinator.worker.session import Session
 
 if TYPE_CHECKING:
     from coordinator.worker.membership import Membership
 
-__all__ = ["Adoption"]
+__all__ = ["Adoption", "Wait"]
 
 log = structlog.get_logger()
 
 POLL_SECONDS = 0.05
+LATER_POLL_SECONDS = 0.25
+"""Between two looks, once an heir has waited for a second: it is told when its owner has let go."""
+ASKS_A_LEASE = 3
+"""Times that an heir asks within one lease: the lease is what says that it still waits."""
+WITHDRAW_SECONDS = 1.0
+
+
+class Wait:
+    """For how long an heir waits for a session.
+
+    Args:
+        seconds: at least.
+        planned: the heir accepts an offer of an owner that drains: then as long as that owner may take to let go.
+        gives_way: returns whether something more urgent waits for this program: then a planned wait of over ``seconds`` ends.
+        accepted: is called when the owner was asked.
+    """
+
+    def __init__(
+        self,
+        seconds: float,
+        *,
+        planned: bool = False,
+        gives_way: Callable[[], bool] = lambda: False,
+        accepted: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._began, self._seconds = clock.now(), seconds
+        self.planned, self._gives_way, self.accepted = planned, gives_way, accepted
+        self._until = self._began + seconds
+
+    def owner_lets_go_within(self, seconds: float) -> None:
+        """The owner drains, and lets go by then, busy or not."""
+        if self.planned:
+            self._until = max(self._until, clock.now() + seconds)
+
+    @property
+    def left(self) -> float:
+        """Seconds for which the heir goes on waiting, 0 when it is over."""
+        now = clock.now()
+        if now >= self._began + self._seconds and self._gives_way():
+            return 0.0
+        return max(0.0, self._until - now)
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the next look."""
+        often = clock.now() - self._began < 1.0
+        return min(POLL_SECONDS if often else LATER_POLL_SECONDS, self.left)
 
 
 class Adoption:
@@ -35,86 +86,165 @@ class Adoption:
 
         Raises:
             FencedError, StoreUnavailableError: as `Offer.adopt`.
+            KeyUnknownError, SealBrokenError, TenantError: as `Worker.adopt`.
         """
         instance = self._member.instance
-        self._member.adopting.add(session_id)
-        try:
-            with self._member.changing():
-                answer = await self._member.request(
-                    lambda: calls.adopt(
-                        self._member.part.keys, session=session_id, instance=instance, request=request, epoch=epoch,
-                        pool=self._member.settings.pool, floor=self._member.highest_epoch,
-                    )
-                )  # fmt: skip
-                if answer.word == "FENCED":
-                    self._member.fenced(instance, "an adoption was refused")
-                    raise FencedError(session_id, epoch, "this instance was declared dead")
-                if answer.word != "OK" or instance != self._member.instance:
-                    return None
+        async with self._member.turn(session_id):
+            known = self._member.sessions.get(session_id)
+            answer = await self._member.request(
+                lambda: calls.adopt(
+                    self._member.part.keys, session=session_id, instance=instance, request=request, epoch=epoch,
+                    pool=self._member.settings.pool, floor=self._member.past.epoch,
+                    holds=None if known is None else known.epoch,
+                )
+            )  # fmt: skip
+            if answer.word == "FENCED":
+                self._member.fenced(instance, "an adoption was refused")
+                raise FencedError(session_id, epoch, "this instance was declared dead")
+            if answer.word == "FOREIGN":
+                raise TenantError(session_id)
+            if answer.word != "OK" or instance != self._member.instance:
+                return None
+            try:
                 return self._adopted(session_id, answer)
-        finally:
-            self._member.adopting.discard(session_id)
+            except SealBrokenError as error:
+                await self._set_aside(session_id, answer.bytes("data"), error)
+                raise
+            except KeyUnknownError as error:
+                unreadable = self._take(session_id, answer, answer.bytes("data"), answer.text("encoding"))
+                self.lacks_key(error)
+                unknown = error
+        await unreadable.cannot_serve(LACKS_KEY)
+        raise unknown
 
-    async def take_over(self, session_id: str, request: str, wait: float) -> Session | None:
+    def lacks_key(self, error: KeyUnknownError) -> None:
+        """Says once for each key that something is sealed with it here in vain."""
+        if self._member.sealer.misses(error.key_id):
+            log.warning(
+                "session_cannot_be_served",
+                session=error.session_id,
+                key=error.key_id,
+                has_another_of_that_id=error.has_another,
+            )
+
+    async def _set_aside(self, session_id: str, data: bytes, error: SealBrokenError) -> None:
+        """Nobody can read it: it becomes a dead letter as it is stored, and is ours no more."""
+        log.error("data_not_opened", session=session_id, reason=str(error))
+        member = self._member
+        aside = calls.set_aside(
+            member.part.keys, kind="session", name=session_id, wanted="hash", fault=error.detail, broken={"data": data}
+        )
+        await member.request(lambda: aside)
+        member.resync.want("outcome_unknown", "a session whose seal is broken was given up")  # compares, and agrees
+
+    async def take_over(self, session_id: str, request: str, wait: Wait) -> Session | None:
         """Takes an orphan, awaits the verdict on a silent owner, asks a living one to hand over; None when not in time.
 
+        When it returns None or raises, the owner has been told that nobody waits here any more, if the store can be reached.
+
         Raises:
-            FencedError, StoreUnavailableError: as `Worker.adopt`.
+            FencedError, StoreUnavailableError, KeyUnknownError, SealBrokenError, TenantError: as `Worker.adopt`.
         """
-        deadline = clock.now() + wait
-        told = self._member.mailbox.wait_for(session_id)
+        with self._member.taking(session_id):
+            asked = False
+            try:
+                asks_next = clock.now()
+                while True:
+                    told = self._member.mailbox.wait_for(session_id)
+                    session = await self.adopt(session_id, None, request)
+                    if session is not None:
+                        asked = False
+                        return session
+                    if not wait.left:
+                        break
+                    if clock.now() >= asks_next:
+                        lease = self._member.settings.lease
+                        lease = lease if wait.planned else min(lease, wait.left)
+                        asks_next = clock.now() + lease / ASKS_A_LEASE
+                        answer = await self._ask(session_id, request, lease)
+                        if answer is None:
+                            return None
+                        if answer.word == "OK":
+                            asked = True
+                            wait.owner_lets_go_within(answer.int("left_ms") / 1000)
+                            wait.accepted()
+                    with anyio.move_on_after(wait.pause):
+                        await told.wait()
+                if asked and await self._withdraw(session_id, request) == "YOURS":  # in the last moment
+                    session = await self.adopt(session_id, None, request)
+                asked = False
+                return session
+            finally:
+                self._member.mailbox.done_waiting(session_id)
+                if asked:  # cancelled, or the store does not answer
+                    with anyio.move_on_after(WITHDRAW_SECONDS, shield=True):
+                        await self._withdraw(session_id, request)
+
+    async def _withdraw(self, session_id: str, request: str) -> str:
+        """The owner need not let go to this worker any more; without an answer the lease will say so."""
+        member = self._member
+        call = calls.withdraw(
+            member.part.keys, session=session_id, instance=member.instance, request=request, pool=member.settings.pool
+        )
         try:
-            while True:
-                session = await self.adopt(session_id, None, request)
-                if session is not None:
-                    return session
-                if clock.now() >= deadline:  # nobody would be here when its owner has let go
-                    return None
-                if not await self._ask(session_id, request):
-                    return None
-                with anyio.move_on_after(min(POLL_SECONDS, max(0.0, deadline - clock.now()))):
-                    await told.wait()
-        finally:
-            self._member.mailbox.done_waiting(session_id)
+            return (await member.part.executor.run(call)).word
+        except StoreUnavailableError:
+            return ""
 
     async def pass_on(self, session_id: str) -> None:
         """Its owner let go to us when nobody here waited any more: it is offered to others at once. Safe to repeat."""
-        if session_id in self._member.sessions or session_id in self._member.adopting:
+        if session_id in self._member.sessions or session_id in self._member.ledger.taking:
             return
         try:
             session = await self.adopt(session_id, None, new_request_id())
             if session is not None:
-                await session.release("nobody waits for it here any more")
-        except (FencedError, StoreUnavailableError) as error:
+                await session.hand_back("nobody waits for it here any more")
+        except (FencedError, KeyUnknownError, SealBrokenError, StoreUnavailableError) as error:
             log.warning("session_not_passed_on", session=session_id, error=str(error))
 
-    async def _ask(self, session_id: str, request: str) -> bool:
-        """Asks the owner to hand over; False when there is nothing to wait for."""
+    async def _ask(self, session_id: str, request: str, lease: float) -> Answer | None:
+        """Asks the owner to hand over; None when there is nothing to wait for."""
         keys = self._member.part.keys
-        state, owner = await self._member.part.executor.command("HMGET", keys.session(session_id), "state", "owner")
+        record = keys.session(session_id)
+        state, owner, encoding = await self._member.part.executor.command("HMGET", record, "state", "owner", "encoding")
         if state == b"offered":
-            return True
+            return Answer("ORPHAN", {})
         if state not in (b"active", b"handing_over"):
-            return False
+            return None
+        self._member.sealer.check(session_id, text(encoding))  # its owner serves it, and this worker could not
         instance = self._member.instance
         answer = await self._member.request(
             lambda: calls.ask(
-                keys, session=session_id, instance=instance, owner=owner.decode(), request=request,
-                lease_ms=round(self._member.settings.lease * 1000),
+                keys, session=session_id, instance=instance, owner=text(owner), request=request,
+                lease_ms=max(1, round(lease * 1000)),
             )
         )  # fmt: skip
         if answer.word == "FENCED":
             self._member.fenced(instance, "asking for a handover was refused")
             raise FencedError(session_id, None, "this instance was declared dead")
+        if answer.word == "FOREIGN":
+            raise TenantError(session_id)
         # offered: its owner was buried between our look and our question
-        return answer.word in ("OK", "ORPHAN", "OWNED") or answer.text("state") == "offered"
+        waits = answer.word in ("OK", "ORPHAN", "OWNED") or answer.text("state") == "offered"
+        return answer if waits else None
 
     def _adopted(self, session_id: str, answer: Answer) -> Session:
         known = self._member.sessions.get(session_id)
         if known is not None and known.epoch == answer.int("epoch"):
             return known
+        if known is not None and answer.int("existing") and answer.int("renewed_from") == known.epoch:
+            known.renewed(
+                answer.int("epoch"), answer.int("checkpoint")
+            )  # after lost writes; the answer to that is on its way
+            return known
+        place = Place(session_id, answer.text("tenant"), answer.int("epoch"))
+        return self._take(
+            session_id, answer, *self._member.sealer.open(place, answer.bytes("data"), answer.text("encoding"))
+        )
+
+    def _take(self, session_id: str, answer: Answer, raw: bytes, encoding: str) -> Session:
         session = Session(
-            self._member, session_id, answer.int("epoch"), answer.bytes("data"), answer.text("encoding"), pool=answer.text("pool"),
+            self._member, session_id, answer.int("epoch"), raw, encoding, pool=answer.text("pool"),
             tenant=answer.text("tenant"), requires=answer.text("requires"), opened_at_ms=answer.int("opened_at_ms"),
             sequence=answer.int("checkpoint"),
         )  # fmt: skip

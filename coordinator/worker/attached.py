@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable
 
 import anyio
 
 from coordinator import clock
-from coordinator.errors import FencedError, SessionGoneError, StoreUnavailableError
+from coordinator.bounds import check_epoch
+from coordinator.errors import FencedError, SessionGoneError, StoreUnavailableError, TenantError
+from coordinator.forked import in_a_child
+from coordinator.ids import new_request_id
 from coordinator.settings import Settings
 from coordinator.store import calls
 from coordinator.store.executor import StorePartition
 from coordinator.store.fence import Fence, Runner
 from coordinator.store.scripts import Answer, Call
+from coordinator.store.shapes import text, whole
+from coordinator.worker.bell import Bell
 from coordinator.worker.data import RecoveryData, encode
+from coordinator.worker.sealer import Place, Sealer
 
-__all__ = ["AttachedSession"]
+__all__ = ["AttachedSession", "Children"]
+
+MOST_BELIEF_SECONDS = 2.0
+"""No longer, however rare heartbeats are: ``lua/lib/children.lua`` waits no longer either."""
+BELIEF_INTERVALS = 2
+"""Heartbeat intervals for which one look counts: the owner waits as long for a child that does not say that it stopped."""
 
 
 class AttachedSession:
     """Writes under the owner's epoch; ``held`` follows the owner's heartbeat as the store saw it.
+
+    It never believes longer than the owner: before the owner gives the session away, and before the session of a dead owner is
+    offered, it is told to stop and says that it did, or what it was told last is waited out.
 
     Attributes:
         id, epoch: as the parent told.
@@ -28,32 +43,75 @@ class AttachedSession:
         lost: set when the store said that the owner no longer has it.
     """
 
-    def __init__(self, part: StorePartition, settings: Settings, session_id: str, epoch: int, owner: str) -> None:
+    def __init__(
+        self,
+        part: StorePartition,
+        settings: Settings,
+        sealer: Sealer,
+        session_id: str,
+        epoch: int,
+        owner: str,
+        child: Callable[[], str],
+    ) -> None:
         self.id, self.epoch, self.owner, self.tenant = session_id, epoch, owner, ""
         self.lost = anyio.Event()
-        self._part, self._settings = part, settings
-        self._trusted_until = 0.0
-        self._sequence = 0
+        self._part, self._settings, self._sealer, self._child = part, settings, sealer, child
+        self._writer = new_request_id()
+        self._trusted_until = float("-inf")
+        self._stops = 0
+        self._look_soon = Bell()
+        self._sequence = self._attempt = 0
+        self._unanswered = False
+        self._writing = anyio.Lock()
+        in_a_child(self, AttachedSession._forked)
+
+    def _forked(self) -> None:
+        """A child of this process writes nothing for it, and cannot be told to stop."""
+        self._stops += 1
+        self._trusted_until = float("-inf")
+        with contextlib.suppress(RuntimeError):  # who waits for it waits on an event loop that is no more
+            self.lost.set()
 
     @classmethod
-    async def attach(cls, part: StorePartition, settings: Settings, session_id: str, epoch: int) -> AttachedSession:
+    async def attach(
+        cls,
+        part: StorePartition,
+        settings: Settings,
+        sealer: Sealer,
+        session_id: str,
+        epoch: int,
+        child: Callable[[], str],
+        made: Callable[[AttachedSession], None],
+    ) -> AttachedSession:
         """Looks the owner up.
 
+        Args:
+            child: returns the instance id under which this process can be told something.
+            made: is called before it believes anything, so that it can be told to stop from then on.
+
         Raises:
+            InvalidIdError: that is no epoch.
             SessionGoneError: there is no such session.
             FencedError: it has another epoch by now.
+            KeyUnknownError: its recovery data is sealed with a key that this process lacks.
+            TenantError: it belongs to another tenant than the one that this process is bound to.
             StoreUnavailableError: the store did not answer.
         """
-        owner, stored, sequence, tenant = await part.executor.command(
-            "HMGET", part.keys.session(session_id), "owner", "epoch", "checkpoint", "tenant"
+        check_epoch(epoch)
+        owner, stored, sequence, tenant, encoding = await part.executor.command(
+            "HMGET", part.keys.session(session_id), "owner", "epoch", "checkpoint", "tenant", "encoding"
         )
         if stored is None:
             raise SessionGoneError(session_id)
-        if int(stored) != epoch or not owner:
-            raise FencedError(session_id, epoch, f"the store has epoch {int(stored)}")
-        session = cls(part, settings, session_id, epoch, owner.decode())
-        session._sequence = int(sequence or 0)
-        session.tenant = (tenant or b"").decode()
+        if whole(stored) != epoch or not owner:
+            raise FencedError(session_id, epoch, f"the store has epoch {text(stored)}")
+        if settings.tenant and text(tenant) != settings.tenant:
+            raise TenantError(session_id)
+        sealer.check(session_id, text(encoding))  # else it would write what its parent cannot read, or in clear
+        session = cls(part, settings, sealer, session_id, epoch, text(owner), child)
+        session._sequence = whole(sequence)
+        session.tenant = text(tenant)
+        made(session)
         await session.look()
         return session
 
@@ -63,23 +121,51 @@ class AttachedSession:
         return not self.lost.is_set() and clock.now() < self._trusted_until
 
     async def look(self) -> None:
-        """Asks how long the owner may be relied on."""
-        sent = clock.now()
+        """Asks how long the owner may be relied on.
+
+        Raises:
+            StoreUnavailableError: the store did not answer.
+        """
+        belief = min(BELIEF_INTERVALS * self._settings.heartbeat_interval, MOST_BELIEF_SECONDS)
+        sent, stops = clock.now(), self._stops
         answer = await self._part.executor.run(
-            calls.trust(self._part.keys, session=self.id, instance=self.owner, epoch=self.epoch)
-        )
+            calls.trust(
+                self._part.keys, session=self.id, instance=self.owner, epoch=self.epoch, child=self._child(),
+                belief_ms=round(belief * 1000),
+            )
+        )  # fmt: skip
         if answer.word == "FENCED":
             self.lost.set()
-            return
-        beat_age = (answer.int("dead_after_ms") - answer.int("remaining_ms")) / 1000
-        self._trusted_until = sent + self._settings.trust_window - beat_age
+        elif answer.word == "STOP" or stops != self._stops:  # it was told to stop while this answer was under way
+            self._trusted_until = float("-inf")
+        else:
+            beat_age = (answer.int("dead_after_ms") - answer.int("remaining_ms")) / 1000
+            self._trusted_until = sent + min(belief, self._settings.trust_window - beat_age)
+
+    def stop(self) -> None:
+        """Its owner gives it away, or is dead: nothing is believed from now on, until the store says that it came to nothing."""
+        self._stops += 1
+        self._trusted_until = float("-inf")
+        self._look_soon.ring()
 
     async def watch(self) -> None:
-        """Looks once a heartbeat interval, until it is lost."""
-        while not self.lost.is_set():
-            with contextlib.suppress(StoreUnavailableError):  # in doubt when the trust is over
-                await self.look()
-            await anyio.sleep(self._settings.heartbeat_interval)
+        """Looks once a heartbeat interval, until it is lost; says at once that it stopped when it was told to."""
+        told = 0
+        try:
+            while not self.lost.is_set():
+                with contextlib.suppress(StoreUnavailableError):  # in doubt when the trust is over
+                    if told != self._stops:
+                        told = self._stops
+                        await self._say_stopped()
+                    await self.look()
+                with anyio.move_on_after(self._settings.heartbeat_interval):
+                    await self._look_soon.rung()
+        finally:
+            self._trusted_until = float("-inf")
+
+    async def _say_stopped(self) -> None:
+        call = calls.stopped(self._part.keys, session=self.id, epoch=self.epoch, child=self._child())
+        await self._part.executor.run(call)
 
     @property
     def fence(self) -> Fence:
@@ -97,32 +183,63 @@ class AttachedSession:
             raise FencedError(self.id, self.epoch, "its owner no longer has it")
         answer = await runner.run(make(self.fence))
         if answer.word == "FENCED":
-            self.lost.set()
-            raise FencedError(self.id, self.epoch, "its owner no longer has it")
+            self._lose()
         if answer.word in ("RESYNC", "UNKNOWN"):
             raise StoreUnavailableError("try_again", f"the store answers {answer.word}")
         return answer
 
     async def checkpoint(self, data: RecoveryData) -> None:
-        """Writes newer recovery data as the owner.
+        """Writes newer recovery data as the owner; when it returns, an adopter would get it, unless the owner wrote since.
 
         Raises:
             FencedError: the owner no longer has it; final.
-            StoreUnavailableError: the store did not answer, or is in a hold.
+            StoreUnavailableError: the store did not answer, or is in a hold; it may have been written.
+            DataTooLargeError, InvalidDataError: nothing was sent.
+
+        Safe to repeat.
         """
         raw, encoding = encode(data, self._settings.max_data_bytes)
-        self._sequence += 1
-        answer = await self._part.executor.run(
-            calls.checkpoint(
-                self._part.keys, session=self.id, instance=self.owner, epoch=self.epoch, sequence=self._sequence, data=raw,
-                encoding=encoding,
-            )
-        )  # fmt: skip
-        if answer.word == "FENCED":
-            self.lost.set()
-            raise FencedError(self.id, self.epoch, "its owner no longer has it")
-        if answer.word == "OLD":
-            self._sequence = answer.int("checkpoint")
-            await self.checkpoint(data)
-        elif answer.word != "OK":
-            raise StoreUnavailableError("try_again", f"the store answers {answer.word}")
+        place = Place(self.id, self.tenant, self.epoch)
+        async with self._writing:
+            if self._unanswered:  # counting on would put what has no answer above what others wrote since
+                self._attempt += 1
+            else:
+                self._sequence, self._attempt = self._sequence + 1, 0
+            self._unanswered = True
+            while True:
+                answer = await self._part.executor.run(
+                    calls.checkpoint(
+                        self._part.keys, session=self.id, instance=self.owner, epoch=self.epoch, sequence=self._sequence,
+                        **self._sealer.seal(place, raw, encoding), writer=self._writer, attempt=self._attempt,
+                    )
+                )  # fmt: skip
+                if answer.word == "OK":
+                    self._unanswered = False
+                    return
+                if answer.word == "FENCED":
+                    self._lose()
+                if answer.word != "OLD":
+                    raise StoreUnavailableError("try_again", f"the store answers {answer.word}")
+                # the owner, or another child, has written meanwhile: this is newer
+                self._sequence, self._attempt = answer.int("checkpoint") + 1, 0
+
+    def _lose(self) -> None:
+        self.lost.set()
+        raise FencedError(self.id, self.epoch, "its owner no longer has it")
+
+
+class Children:
+    """One a membership: what this process has attached to, so that it can be told to stop."""
+
+    def __init__(self) -> None:
+        self._attached: weakref.WeakSet[AttachedSession] = weakref.WeakSet()
+
+    def add(self, session: AttachedSession) -> None:
+        """It is told from now on."""
+        self._attached.add(session)
+
+    def stop(self, session_id: str) -> None:
+        """The owner of a session gives it away: all that is attached to it here stops."""
+        for session in list(self._attached):
+            if session.id == session_id:
+                session.stop()

@@ -6,7 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from coordinator.bounds import MOST_DEPTH, READABLE_DEPTH, check_json, is_nested_deeper
 from coordinator.errors import DataTooLargeError, InvalidDataError
+from coordinator.worker.sealer import is_sealed
 
 __all__ = ["RecoveryData", "decode", "encode"]
 
@@ -21,7 +23,7 @@ def encode(data: RecoveryData, limit: int) -> tuple[bytes, str]:
         limit: most bytes.
 
     Raises:
-        InvalidDataError: neither, or not JSON-able.
+        InvalidDataError: neither, not JSON-able, nested too deep, or with whole numbers that others would read as different ones.
         DataTooLargeError: above the limit.
     """
     if isinstance(data, bytes | bytearray | memoryview):
@@ -30,18 +32,37 @@ def encode(data: RecoveryData, limit: int) -> tuple[bytes, str]:
         try:
             text = json.dumps(dict(data), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
             raw, encoding = text.encode(), "json"
-        except (TypeError, ValueError, RecursionError) as error:
-            raise InvalidDataError(f"recovery data is not JSON-able: {error}") from error
+        except RecursionError:
+            raise InvalidDataError(f"recovery data is nested more than {MOST_DEPTH} deep") from None
+        except UnicodeEncodeError:  # its own message shows what it could not encode
+            raise InvalidDataError(
+                "recovery data has text that cannot be encoded as UTF-8 (a lone surrogate)"
+            ) from None
+        except (TypeError, ValueError) as error:
+            raise InvalidDataError(f"recovery data is not JSON-able: {error}") from None
     else:
         raise InvalidDataError(f"recovery data must be a mapping or bytes, not {type(data).__name__}")
     if len(raw) > limit:
         raise DataTooLargeError(len(raw), limit)
-    return raw, encoding
+    return check_json("recovery data", raw) if encoding == "json" else raw, encoding
 
 
 def decode(raw: bytes, encoding: str) -> dict[str, Any] | bytes:
-    """What was given to `encode`."""
-    if encoding == "json":
-        value: dict[str, Any] = json.loads(raw)
-        return value
-    return raw
+    """What was given to `encode`.
+
+    Raises:
+        InvalidDataError: what is stored is no JSON object, or one that is nested too deep to be worked with; or it is sealed.
+    """
+    if is_sealed(encoding):
+        raise InvalidDataError("the stored recovery data is sealed, and was not opened")
+    if encoding != "json":
+        return raw
+    if is_nested_deeper(raw, READABLE_DEPTH):
+        raise InvalidDataError(f"the stored recovery data is nested more than {READABLE_DEPTH} deep")
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise InvalidDataError("the stored recovery data is no JSON object")
+    return value

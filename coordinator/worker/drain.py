@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ log = structlog.get_logger()
 RETRY_SECONDS = 0.1
 RESERVE_SECONDS = 1.0
 """Kept of the time-out for offering what could not be handed over."""
+LAST_MOMENT_SECONDS = 0.25
+"""Kept of the rest for letting a busy call go to an heir that waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +52,8 @@ class DrainReport:
 class _Progress:
     """When a call last found an heir, and for how long it is worth waiting for the next."""
 
-    def __init__(self, deadline: float, patience: float) -> None:
-        self.deadline, self._patience = deadline, patience
+    def __init__(self, deadline: float, patience: float, continued: Callable[[float], float]) -> None:
+        self.deadline, self._patience, self._continued = deadline, patience, continued
         self._last = clock.now()
 
     def made(self) -> None:
@@ -59,7 +62,8 @@ class _Progress:
 
     def left(self) -> float:
         """Seconds for which somebody may still be found."""
-        return max(0.0, min(self.deadline, self._last + self._patience) - clock.now())
+        now = clock.now()
+        return max(0.0, min(self.deadline, max(self._last, self._continued(now)) + self._patience) - now)
 
 
 async def drain(
@@ -77,10 +81,14 @@ async def drain(
         reason: for the events.
         patience: seconds without any call finding an heir after which the rest is offered as orphans.
     """
-    progress = _Progress(clock.now() + max(0.0, timeout - RESERVE_SECONDS), patience)
-    sessions = [session for member in members for session in member.sessions.values()]
+
+    def continued(now: float) -> float:
+        return max((member.pulse.continued(now) for member in members), default=now)
+
+    progress = _Progress(clock.now() + max(0.0, timeout - RESERVE_SECONDS), patience, continued)
     for member in members:
         member.draining = True
+        member.lets_go_by = progress.deadline - LAST_MOMENT_SECONDS
         await member.reader.stop()  # else it would be the first to be given its own handovers
         try:
             call = calls.drain(
@@ -90,25 +98,45 @@ async def drain(
             await member.part.executor.run(call)
         except StoreUnavailableError as error:
             log.warning("drain_not_told", instance=member.instance, kind=error.kind)
-    log.info("drain_started", sessions=len(sessions), timeout=timeout)
-    room = anyio.CapacityLimiter(settings.drain_concurrency)
-    async with anyio.create_task_group() as tasks:
-        for session in sessions:
-            tasks.start_soon(_hand_over, session, room, progress)
-    report = await _release_rest(sessions)
+    names = [member.instance for member in members]
     log.info(
-        "drain_ended", handed_over=len(report.handed_over), released=len(report.released), failed=len(report.failed),
+        "drain_started",
+        instances=names,
+        sessions=sum(len(member.sessions) for member in members),
+        timeout=round(timeout, 3),
+    )
+    room = anyio.CapacityLimiter(settings.drain_concurrency)
+    sessions: dict[Session, None] = {}
+    async with anyio.create_task_group() as tasks:
+
+        def begin() -> None:
+            for session in [one for member in members for one in member.sessions.values() if one not in sessions]:
+                sessions[session] = None
+                tasks.start_soon(_hand_over, session, room, progress)
+
+        begin()
+        while any(member.ledger.taking for member in members) and progress.left():
+            await anyio.sleep(RETRY_SECONDS)  # what was being opened or adopted as it began
+            begin()
+        begin()
+    report = await _release_rest(list(sessions))
+    log.info(
+        "drain_ended", instances=names, handed_over=len(report.handed_over), released=len(report.released), failed=len(report.failed),
         closed=len(report.closed),
     )  # fmt: skip
     return report
 
 
 async def _hand_over(session: Session, room: anyio.CapacityLimiter, progress: _Progress) -> None:
-    """Offers one call until an heir has it, it ended, or the time is over."""
+    """Offers one call until an heir has it, it ended, or the time is over.
+
+    One that is busy is offered when it is not any more, or so late that an heir waits for it when the time is over; it takes
+    nobody's turn.
+    """
     tries = 0
-    while not session.lost.is_set() and not session.closed.is_set() and progress.left():
-        async with room:
-            await session.quiet(progress.deadline - clock.now())
+    await session.quiet(lambda: progress.deadline - LAST_MOMENT_SECONDS - session.lease)
+    while not session.is_over and session.ending is None and progress.left():
+        async with contextlib.nullcontext() if session.is_busy else room:
             try:
                 await session.offer_handover()
             except FencedError:
@@ -118,9 +146,10 @@ async def _hand_over(session: Session, room: anyio.CapacityLimiter, progress: _P
                 continue
             with anyio.move_on_after(min(session.lease + RETRY_SECONDS, progress.left())):
                 await session.lost.wait()
-                progress.made()
+        if session.lost.is_set() or clock.now() - session.asked_at < session.lease:  # an heir has it, or waits for it
+            progress.made()
         tries += 1
-        if tries == 1 and not session.lost.is_set() and not session.closed.is_set():
+        if tries == 1 and not session.is_over and not session.is_busy:
             log.warning("drain_waits", session=session.id, reason="nobody took the offer")
 
 
@@ -130,17 +159,17 @@ async def _release_rest(sessions: Sequence[Session]) -> DrainReport:
 
     async def release(session: Session) -> None:
         try:
-            await session._release("the drain's time was over", "left")
+            await session.hand_back("the drain's time was over", "left")
             released.append(session.id)
         except CoordinatorError as error:
             if not session.heir:
                 failed[session.id] = str(error)
 
-    left = [s for s in sessions if not s.lost.is_set() and not s.closed.is_set()]
+    left = [s for s in sessions if not s.is_over]
     async with anyio.create_task_group() as tasks:
         for session in left:
             tasks.start_soon(release, session)
-    lost = {s.id: s.lost_reason for s in sessions if s.lost.is_set() and not s.heir}
+    lost = {s.id: s.lost_reason for s in sessions if s.lost.is_set() and not s.heir and s.ending is None}
     return DrainReport(
         handed_over={s.id: s.heir for s in sessions if s.heir},
         silence={s.id: s.silence for s in sessions if s.heir},

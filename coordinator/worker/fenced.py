@@ -24,6 +24,8 @@ RETRY_SECONDS = 0.05
 
 async def fenced_write(session: Session, member: Membership, make: Callable[[Fence], Call], runner: Runner) -> Answer:
     """What `Session.fenced` does."""
+    if not member.settings.without_info:
+        await _sees_lost_writes(runner)
     began = clock.now()
     while True:
         session.check()
@@ -45,6 +47,16 @@ async def fenced_write(session: Session, member: Membership, make: Callable[[Fen
         if waited > PATIENCE_SECONDS + 2 * member.settings.dead_after:
             raise StoreUnavailableError("try_again", f"the store answers {answer.word}")
         await anyio.sleep(RETRY_SECONDS)
+
+
+async def _sees_lost_writes(runner: Runner) -> None:
+    if not runner.server:
+        await runner.command("PING")  # it may not have connected yet
+    if not runner.server:
+        raise ConfigurationError(
+            "a store that is bound to a session does not learn the run id of its server, so lost writes cannot be seen, and an older "
+            "owner could write: permit its user INFO (ACL SETUSER <user> +info), or set WITHOUT_INFO=true for the worker"
+        )
 
 
 async def _same_store(member: Membership, runner: Runner) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from coordinator import clock
 from coordinator.errors import CoordinatorError
@@ -13,13 +13,17 @@ from coordinator.settings import Settings
 from coordinator.store import calls
 from coordinator.store.connect import Connector
 from coordinator.store.keys import Keys
+from coordinator.store.past import Past
 from coordinator.store.scripts import Answer, Call
+from coordinator.worker.lag import Lag
 from coordinator.worker.trust import Pulse
 
-__all__ = ["Beat", "Beating", "Heart", "Roll"]
+__all__ = ["TURN_SECONDS", "Beat", "Beating", "Heart", "Roll"]
 
 SLICE_SECONDS = 0.05
 TICK_SECONDS = 0.01
+TURN_SECONDS = 0.05
+"""The event loop turns over so often when nothing blocks it."""
 JITTER = 0.1
 BATCH = 128
 """Beats in one exchange."""
@@ -30,16 +34,22 @@ class Roll:
     """What a beat says; replaced as a whole by the event loop, read by the thread.
 
     Attributes:
-        count: sessions believed to be owned; None while one is changing hands.
+        past: what is remembered; with its lineage it last agreed.
+        owned: the roll call, see `Ledger.called`; '' while a session is changing hands.
+        version: of what is owned here; see `Ledger`.
         presence: whether the presence connection is up, and may count.
+        joined: whether the store said that it is registered, and what it owned before is ours again; until then the store
+            and this process need not agree, and answers are not listened to.
     """
 
     instance: str
     pulse: Pulse
     server: str = ""
-    lineage: str = ""
-    count: int | None = None
+    past: Past = field(default_factory=Past)
+    owned: str = ""
+    version: int = 0
     presence: bool = False
+    joined: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +62,11 @@ class Beat:
     error: Exception | None = None
 
 
+def _sure(roll: Roll) -> Roll:
+    """After this process stood still nobody knows what became of the presence connection meanwhile."""
+    return replace(roll, presence=False) if roll.presence and roll.pulse.stood_still else roll
+
+
 @dataclass(slots=True, eq=False)
 class Beating:
     """One instance for which the thread beats.
@@ -59,11 +74,13 @@ class Beating:
     Attributes:
         roll: returns what to say now.
         heard: is called on the event loop with each `Beat`.
+        over: is called in the thread that beats, when the event loop is gone, with the reason: nothing is believed any more.
         due: when the next beat is sent.
     """
 
     roll: Callable[[], Roll]
     heard: Callable[[Beat], None]
+    over: Callable[[str], None] = lambda reason: None
     due: float = field(default=float("-inf"))
 
 
@@ -71,8 +88,12 @@ class Heart(threading.Thread):
     """Beats in one partition for all instances of this process, until it is stopped.
 
     Args:
-        loop_lag: returns by how many seconds the event loop is late now.
+        turns: returns how often the event loop has turned over.
+        gone: returns why nobody can turn it over any more, '' as long as somebody can.
         heard: is called in this thread with the beats of an exchange, for the event loop.
+
+    Attributes:
+        ends: the process ends, and the exit of those that have not left is being stated.
     """
 
     def __init__(
@@ -81,13 +102,15 @@ class Heart(threading.Thread):
         keys: Keys,
         settings: Settings,
         *,
-        loop_lag: Callable[[], float],
+        turns: Callable[[], int],
+        gone: Callable[[], str] = lambda: "",
         heard: Callable[[list[tuple[Beating, Beat]]], None],
     ) -> None:
         super().__init__(name=f"heart-{keys.partition}", daemon=True)
         self._keys, self._settings = keys, settings
-        self._loop_lag, self._heard = loop_lag, heard
-        self._executor = connector.heart(keys.tag, self._tick)
+        self._turns, self._gone, self._heard = turns, gone, heard
+        self._lag, self.ends = Lag(), False
+        self._executor = connector.heart(keys.tag, self._tick, longest=settings.trust_window)
         self._beatings: tuple[Beating, ...] = ()
         self._ticked = float("-inf")
         self._ending = threading.Event()
@@ -117,8 +140,26 @@ class Heart(threading.Thread):
         if now - self._ticked < TICK_SECONDS:
             return
         self._ticked = now
+        self._lag.look(now, self._turns())
+        if self._gone():
+            self._believe_no_more()
         for beating in self._beatings:
             beating.roll().pulse.tick(now)
+
+    def _believe_no_more(self) -> None:
+        """There is no event loop on which anything could be served; the exit is stated after that."""
+        for beating in self._beatings:
+            if not beating.roll().pulse.over:
+                beating.roll().pulse.over = True
+                beating.over(self._gone())
+
+    def end(self, reason: str) -> None:
+        """The process ends, and nobody has left: belief ends now, and the thread states the exit. From any thread."""
+        if self._beatings and self.is_alive():
+            plain, self._gone = self._gone, lambda: plain() or reason
+            self.ends = True
+            self._believe_no_more()
+            self._soon.set()
 
     def run(self) -> None:
         """The thread: beat, tell, wait; a tick at least every slice. What goes wrong with it goes wrong with all workers."""
@@ -134,6 +175,9 @@ class Heart(threading.Thread):
         while not self._ending.is_set():
             self._soon.clear()
             self._tick()
+            if why := self._gone():
+                self._state_exit(why)
+                return
             now = clock.now()
             due = [one for one in self._beatings if one.due <= now]
             for first in range(0, len(due), BATCH):
@@ -144,9 +188,20 @@ class Heart(threading.Thread):
             if left > 0:
                 self._soon.wait(min(SLICE_SECONDS, left))
 
+    def _state_exit(self, why: str) -> None:
+        """Of whoever this process is; those for whom it only stands live on."""
+        self._believe_no_more()
+        if self._settings.stands_for_others:
+            return
+        exits = [
+            calls.certify(self._keys, instance=instance, cause="exited", by=instance, reason=why)
+            for instance in (one.roll().instance for one in self._beatings)
+        ]
+        self._executor.run_many(exits)  # where there is no answer the silence tells it
+
     def beat(self, beatings: Sequence[Beating]) -> list[tuple[Beating, Beat]]:
         """Beats once for each; trust windows are renewed here, so that a blocked event loop does not shorten them."""
-        rolls = [one.roll() for one in beatings]
+        rolls = [_sure(one.roll()) for one in beatings]
         sent = clock.now()
         interval = self._settings.heartbeat_interval
         for one in beatings:
@@ -156,16 +211,20 @@ class Heart(threading.Thread):
             (one, self._take(roll, sent, answer)) for one, roll, answer in zip(beatings, rolls, answers, strict=True)
         ]
 
+    def _late(self) -> float:
+        """Seconds by which the event loop is late, in time in which this thread was awake."""
+        return max(0.0, self._lag.seconds - TURN_SECONDS)
+
     def _call(self, roll: Roll) -> Call:
         return calls.beat(
             self._keys,
             instance=roll.instance,
-            dead_after_ms=round(self._settings.dead_after * 1000),
+            dead_after_ms=round(self._settings.own_dead_after * 1000),
             seen_server=roll.server,
-            lineage=roll.lineage,
-            count=roll.count,
-            loop_lag_ms=100 * int(self._loop_lag() * 10),
-            wedged_after_ms=round(self._settings.wedged_after * 1000),
+            past=roll.past,
+            roll=roll.owned,
+            loop_lag_ms=100 * int(self._late() * 10),
+            wedged_after_ms=round(self._settings.own_wedged_after * 1000),
             presence=roll.presence,
         )
 
@@ -178,7 +237,7 @@ class Heart(threading.Thread):
             roll.pulse.over = True
         elif answer.word == "WEDGED":  # nobody else may believe that we speak for what we own
             roll.pulse.over = True
-            why = f"its event loop stood still for {self._loop_lag():.1f} s"
+            why = f"its event loop stood still for {self._late():.1f} s"
             certificate = calls.certify(
                 self._keys, instance=roll.instance, cause="wedged", by=roll.instance, reason=why
             )

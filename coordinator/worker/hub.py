@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import threading
+from collections import deque
 
 import anyio
 import anyio.abc
+import structlog
 
 from coordinator import clock
 from coordinator.settings import Settings
 from coordinator.store.connect import Connector
 from coordinator.store.executor import StorePartition
 from coordinator.store.keys import Keys
-from coordinator.worker.heart import Beat, Beating, Heart
+from coordinator.worker.bell import Bell
+from coordinator.worker.heart import TURN_SECONDS, Beat, Beating, Heart
 from coordinator.worker.offer_loop import OfferLoop
 from coordinator.worker.post import Post
 
 __all__ = ["Hub", "Hubs"]
 
-TICK_SECONDS = 0.05
+log = structlog.get_logger()
+
+END_SECONDS = 0.5
+"""For an answer to the last word of a process that ends."""
 
 
 class Hub:
@@ -33,12 +41,15 @@ class Hub:
     def __init__(self, connector: Connector, keys: Keys, settings: Settings, hubs: Hubs) -> None:
         self.part = StorePartition(keys, connector.executor(keys.tag))
         self.post = Post(connector, keys.tag)
-        self.heart = Heart(connector, keys, settings, loop_lag=hubs.loop_lag, heard=self._heard)
+        self.heart = Heart(connector, keys, settings, turns=lambda: hubs.turns, gone=self._gone, heard=self._heard)
         self._connector = connector
         self._loops: dict[str, OfferLoop] = {}
         self._new_loops: list[OfferLoop] = []
         self._tasks: anyio.abc.TaskGroup | None = None
-        self._loop = asyncio.get_running_loop()
+        self._beats: deque[tuple[Beating, Beat]] = deque()
+        self._bell = Bell()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.current_thread()
 
     def offers(self, pool: str) -> OfferLoop:
         """The reader of a pool's offers; begins when it is asked for the first time."""
@@ -54,10 +65,12 @@ class Hub:
 
     async def run(self) -> None:
         """Until cancelled."""
+        self._loop, self._thread = asyncio.get_running_loop(), threading.current_thread()
         self.heart.start()
         try:
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
+                tasks.start_soon(self._tell)
                 tasks.start_soon(self.post.run)
                 for loop in self._new_loops:
                     tasks.start_soon(loop.run)
@@ -65,14 +78,35 @@ class Hub:
             self._tasks = None
             self.heart.stop()
 
+    def _gone(self) -> str:
+        """Why the event loop will never turn over again, '' as long as it may. From any thread."""
+        if self._loop is None:
+            return ""
+        if self._loop.is_closed():
+            return "its event loop was closed"
+        try:
+            alive = self._thread.is_alive()
+        except RuntimeError:  # one that Python did not start, and that has ended
+            alive = False
+        return "" if alive else "the thread of its event loop ended"
+
     def _heard(self, beats: list[tuple[Beating, Beat]]) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(_tell, beats)
+        """In the thread that beats: hands them to the event loop."""
+        self._beats.extend(beats)
+        self._bell.ring()
 
-
-def _tell(beats: list[tuple[Beating, Beat]]) -> None:
-    for beating, beat in beats:
-        beating.heard(beat)
+    async def _tell(self) -> None:
+        """Tells each membership of its beats, in a task: what an answer asks for is started by it, and a bare callback of the
+        event loop has no task to start it from.
+        """
+        while True:
+            await self._bell.rung()
+            while self._beats:
+                beating, beat = self._beats.popleft()
+                try:
+                    beating.heard(beat)
+                except Exception:  # the others hear theirs
+                    log.exception("beat_not_heard", instance=beat.roll.instance)
 
 
 class Hubs:
@@ -80,11 +114,14 @@ class Hubs:
 
     Args:
         settings: of the process; timings are the same for all its memberships.
+
+    Attributes:
+        turns: how often the event loop has turned over; read by other threads.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._connector = Connector(settings.current_url, store_timeout=settings.store_timeout)
-        self._stamp = clock.now()
+        self.turns = 0
         self.hubs = [Hub(self._connector, Keys(settings.prefix, p), settings, self) for p in range(settings.partitions)]
 
     def describe(self) -> str:
@@ -96,18 +133,27 @@ class Hubs:
         """All partitions."""
         return [hub.part for hub in self.hubs]
 
-    def loop_lag(self) -> float:
-        """Seconds by which the event loop is late now; from any thread."""
-        return max(0.0, clock.now() - self._stamp - TICK_SECONDS)
-
     async def run(self) -> None:
         """Until cancelled."""
-        async with anyio.create_task_group() as tasks:
-            for hub in self.hubs:
-                tasks.start_soon(hub.run)
-            while True:
-                self._stamp = clock.now()
-                await anyio.sleep(TICK_SECONDS)
+        atexit.register(self._process_ends)
+        try:
+            async with anyio.create_task_group() as tasks:
+                for hub in self.hubs:
+                    tasks.start_soon(hub.run)
+                while True:
+                    self.turns += 1
+                    await anyio.sleep(TURN_SECONDS)
+        finally:
+            atexit.unregister(self._process_ends)
+
+    def _process_ends(self) -> None:
+        """And nobody has left: that is stated, and waited for, but not for long."""
+        for hub in self.hubs:
+            hub.heart.end("its process ended")
+        until = clock.now() + END_SECONDS
+        for hub in self.hubs:
+            if hub.heart.ends:
+                hub.heart.join(max(0.0, until - clock.now()))
 
     async def aclose(self) -> None:
         """Closes all connections. Safe to repeat."""

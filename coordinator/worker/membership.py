@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,21 +16,33 @@ import anyio.abc
 import structlog
 
 from coordinator import clock
-from coordinator.errors import FencedError, NameInUseError, StoreUnavailableError
+from coordinator.errors import ConfigurationError, FencedError, NameInUseError, StoreUnavailableError
+from coordinator.forked import in_a_child
 from coordinator.ids import new_instance_id
 from coordinator.settings import Settings
+from coordinator.steady import Steady, keep_on
 from coordinator.store import calls, reads
-from coordinator.store.deployment import check_server, prepare
+from coordinator.store.deployment import check_partition, prepare
+from coordinator.store.faults import ScriptError
+from coordinator.store.past import Past
 from coordinator.store.scripts import Answer, Call
+from coordinator.store.shapes import text, whole
 from coordinator.worker.adoption import Adoption
+from coordinator.worker.attached import Children
+from coordinator.worker.ending import Endings
+from coordinator.worker.hand import Hand
 from coordinator.worker.heart import Beat, Beating, Roll
 from coordinator.worker.hub import Hub
+from coordinator.worker.ledger import Ledger
 from coordinator.worker.mailbox import Mailbox
 from coordinator.worker.reader import Reader
 from coordinator.worker.resync import Resync
+from coordinator.worker.sealer import Place, Sealer
 from coordinator.worker.session import Session
 from coordinator.worker.stager import Stager
+from coordinator.worker.succession import NameWait
 from coordinator.worker.trust import Pulse
+from coordinator.worker.turns import Turns
 
 if TYPE_CHECKING:
     from coordinator.worker.host import Host
@@ -40,6 +55,8 @@ T = TypeVar("T")
 
 PATIENCE_SECONDS = 2.0
 RETRY_SECONDS = 0.05
+UNSAID_BEATS = 4
+"""So many beats without a roll call, as sessions were changing hands: then one goes out as soon as none is."""
 
 
 class Membership:
@@ -47,8 +64,13 @@ class Membership:
 
     Attributes:
         instance: the id under which it is registered now; another one after it was fenced.
-        sessions: what it owns here, by id.
-        closing: calls that ended here, and when.
+        ledger: what it owns here, is taking, and has ended.
+        has_left: it has said that it ends.
+        asked_to_join: the store may know it.
+        lets_go_by: until when a busy session is not let go, in seconds of `coordinator.clock`: the end of a drain.
+        turns: one opens, adopts or gives up a session at a time.
+        past: what is remembered of the partition, whatever became of its data.
+        sealer: between recovery data and what is stored.
     """
 
     def __init__(
@@ -56,38 +78,55 @@ class Membership:
         hub: Hub,
         settings: Settings,
         *,
+        sealer: Sealer,
         room: Callable[[], int],
+        free: Callable[[], int],
         deliver: Callable[[Offer], None],
+        hand: Hand,
         told_to_drain: Callable[[], None],
         host: Host | None = None,
         token_hash: str = "",
+        hosting: str = "",
         instance: str = "",
+        renamed: Callable[[], None] = lambda: None,
     ) -> None:
-        self.settings, self.hub, self.part = settings, hub, hub.part
-        self.told_to_drain = told_to_drain
-        self.host, self._token_hash = host, token_hash
+        self.settings, self.hub, self.part, self.sealer = settings, hub, hub.part, sealer
+        self.told_to_drain, self._renamed = told_to_drain, renamed
+        self.host, self._token_hash, self._hosting = host, token_hash, hosting
         self.instance = instance or new_instance_id(settings.name)
         self.pulse = self._new_pulse()
-        self.sessions: dict[str, Session] = {}
-        self.adopting: set[str] = set()
-        self.closing: dict[str, float] = {}
-        self.highest_epoch = 0
-        self.server = self.lineage = ""
+        self.ledger = Ledger(settings.closed_ttl, lambda: self._call_roll())
+        self.turns = Turns()
+        self.lets_go_by = math.inf
+        self.past = Past()
+        self.server = ""
         self.draining = False
         self.started_at_ms = 0
         self.joining = True
-        self.stager = Stager(self)
+        self.asked_to_join = self._arrived = False
+        self.stager = Stager()
+        self.endings = Endings(settings.lease)
         self.mailbox = Mailbox(self)
         self.resync = Resync(self)
+        self._beats = Steady("beats")
+        self._registered = ""
+        self.children = Children()
         self.adoption = Adoption(self)
-        self.reader = Reader(self, lambda: hub.offers(settings.pool), room, deliver)
-        self.roll = Roll(self.instance, self.pulse)
+        self.reader = Reader(self, lambda: hub.offers(settings.pool), room, free, deliver, hand)
+        self.roll = Roll(self.instance, self.pulse, joined=False)
         self._changing = 0
         self._asked = 0
-        self._mismatches = 0
-        self._left = False
+        self._mismatches = self._unsaid = 0
+        self._agreed_at = -math.inf
+        self.has_left = False
         self._tasks: anyio.abc.TaskGroup | None = None
-        self._beating = Beating(lambda: self.roll, self._hear)
+        self._beating = Beating(lambda: self.roll, self._hear, self._over)
+        in_a_child(self, Membership._forked)
+
+    @property
+    def sessions(self) -> Mapping[str, Session]:
+        """What it owns here, by id."""
+        return self.ledger.sessions
 
     def _new_pulse(self) -> Pulse:
         s = self.settings
@@ -99,8 +138,8 @@ class Membership:
         """Registers under the present id, and makes the partition when nobody did.
 
         Args:
-            patience: seconds for which a name in use is asked for again; default long enough for a predecessor's
-                trust window and a hold to end.
+            patience: seconds for which the name of a predecessor that beats is asked for again; default long enough for a
+                hold to end. One that is silent is waited for until its trust window is over, however long that is.
 
         Raises:
             NameInUseError: another live process beats under the same name.
@@ -109,16 +148,18 @@ class Membership:
             StoreUnavailableError: the store did not answer.
         """
         s = self.settings
-        deadline = clock.now() + (2 * s.dead_after + 1 if patience is None else patience)
+        wait = NameWait(clock.now(), 2 * s.dead_after + 1 if patience is None else patience, s.dead_after)
         predecessor = ""
         self.joining = True
         while True:
             sent = clock.now()
             call = calls.join(
                 self.part.keys, instance=self.instance, name=s.name, pool=s.pool, capacity=s.capacity,
-                labels=json.dumps(s.labels), address=s.address, dead_after_ms=round(s.dead_after * 1000),
-                trust_ms=round(s.trust_window * 1000), predecessor=predecessor, token_hash=self._token_hash,
+                labels=json.dumps(s.labels), address=s.address, dead_after_ms=round(s.own_dead_after * 1000),
+                trust_ms=round(s.own_trust_window * 1000), predecessor=predecessor, token_hash=self._token_hash,
+                hosting=self._hosting, past=self.past, tenant=s.tenant, again=self._registered == self.instance,
             )  # fmt: skip
+            self.asked_to_join = True
             answer = await self._patiently(partial(self.part.executor.run, call))
             match answer.word:
                 case "UNKNOWN":
@@ -128,18 +169,25 @@ class Membership:
                 case "FENCED":
                     raise FencedError(detail=f"{self.instance} is dead ({answer.text('cause')})")
                 case "NAME_IN_USE":
-                    if clock.now() > deadline:
+                    if wait.is_over(clock.now(), answer.int("retry_ms") / 1000):
                         raise NameInUseError(s.name, answer.text("instance"))
                     await anyio.sleep(min(answer.int("retry_ms") / 1000, s.heartbeat_interval))
                 case _:
                     break
-        self.server, self.lineage = self.part.executor.server, answer.text("lineage")
+        self._registered = self.instance
+        self.server = self.part.executor.server
+        self.past.agree(answer.text("lineage"), answer.int("now_ms"))
         self.started_at_ms = self.started_at_ms or answer.int("now_ms")
         self.pulse.tick(clock.now())
         self.pulse.renew(sent)
         self.joining = False
         self._call_roll()
         self.room_changed()
+
+    def arrived(self) -> None:
+        """All that this instance owned before is ours again: from now on the answers of its beats are listened to."""
+        self._arrived = True
+        self._call_roll()
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Asks until there is an answer; a store that refuses us is not asked twice.
@@ -159,16 +207,17 @@ class Membership:
     async def _init(self) -> None:
         s = self.settings
         hold_ms = round(s.dead_after * 1000)
-        await prepare(self.part, partitions=s.partitions, hold_ms=hold_ms, previous=self.lineage)
+        await prepare(self.part, partitions=s.partitions, hold_ms=hold_ms, previous=self.past.lineage)
 
     async def check_store(self) -> None:
-        """Looks whether the server will do, and compares the number of partitions with the stored one.
+        """Looks whether the server and the rights will do, and compares the number of partitions with the stored one.
 
         Raises:
-            ConfigurationError: it will not, or they differ.
+            ConfigurationError: they will not, or the numbers differ.
             StoreUnavailableError: the store did not answer.
         """
-        await self._patiently(lambda: check_server(self.part.executor))
+        without_info = self.settings.without_info
+        await self._patiently(lambda: check_partition(self.part, "worker", without_info=without_info))
         await self._patiently(self._init)
 
     async def start_over(self, reason: str) -> None:
@@ -181,8 +230,9 @@ class Membership:
         self.pulse.over = True
         for session in list(self.sessions.values()):
             session.lose(f"{self.instance} is dead: {reason}")
-        self.closing.clear()
+        self.ledger.start_over()
         self.instance = new_instance_id(self.settings.name)
+        self._renamed()
         self.pulse = self._new_pulse()
         self.joining = True
         self._call_roll()
@@ -206,21 +256,36 @@ class Membership:
         """
         keys, run = self.part.keys, self.part.executor
         for raw in await self._patiently(partial(run.command, "SMEMBERS", keys.owned(self.instance))):
-            session_id = raw.decode()
+            session_id = text(raw)
             record = await self._patiently(partial(reads.record, self.part, session_id))
-            if record is not None and record["owner"].decode() == self.instance:
+            if record is not None and text(record.get("owner")) == self.instance and whole(record.get("epoch")):
+                epoch, tenant = whole(record["epoch"]), text(record.get("tenant"))
+                stored = record.get("data", b""), text(record.get("encoding"))
                 self.keep(
                     Session(
-                        self, session_id, int(record["epoch"]), record.get("data", b""), record.get("encoding", b"").decode(),
-                        pool=record["pool"].decode(), tenant=record.get("tenant", b"").decode(),
-                        requires=record.get("requires", b"").decode(), opened_at_ms=int(record.get("opened_at") or 0),
-                        sequence=int(record.get("checkpoint") or 0),
+                        self, session_id, epoch, *self.sealer.open_own(Place(session_id, tenant, epoch), *stored),
+                        pool=text(record.get("pool")), tenant=tenant, requires=text(record.get("requires")),
+                        opened_at_ms=whole(record.get("opened_at")), sequence=whole(record.get("checkpoint")),
                     )
                 )  # fmt: skip
 
+    def serves(self, tenant: str) -> bool:
+        """Whether it may have sessions of that tenant."""
+        return self.settings.tenant in ("", tenant)
+
+    async def as_opened(self, session_id: str) -> tuple[str, str, str, int]:
+        """Pool, tenant, requirements and time of opening (ms), as the record has them.
+
+        Raises:
+            StoreUnavailableError: the store did not answer.
+        """
+        command = "HMGET", self.part.keys.session(session_id), "pool", "tenant", "requires", "opened_at"
+        pool, tenant, requires, opened_at = await self._patiently(partial(self.part.executor.command, *command))
+        return text(pool), text(tenant), text(requires), whole(opened_at)
+
     def fenced(self, instance: str, reason: str) -> None:
         """An answer said that ``instance`` is dead."""
-        if instance == self.instance and not self._left:
+        if instance == self.instance and not self.has_left:
             self.pulse.over = True
             self.resync.want("fenced", reason)
 
@@ -229,13 +294,28 @@ class Membership:
     def begin(self, tasks: anyio.abc.TaskGroup) -> None:
         """Beats and listens from now on; what has to be done meanwhile is done in ``tasks``."""
         self._tasks = tasks
+        tasks.start_soon(keep_on, Steady("resync"), self.resync.run, NameInUseError, ConfigurationError)
+        tasks.start_soon(keep_on, Steady("stage"), self.stager.run)
+        tasks.start_soon(keep_on, Steady("endings"), self.endings.run)
+        tasks.start_soon(keep_on, Steady("hand"), self.reader.keep)
         self.mailbox.open()
         self.hub.heart.add(self._beating)
 
     def start(self, what: Callable[..., Coroutine[Any, Any, object]], *arguments: Any) -> None:
-        """Does something as a task of this worker's; nothing once it has ended."""
+        """Does something as a task of this worker's, which no error of it ends; nothing once it has ended."""
         if self._tasks is not None:
-            self._tasks.start_soon(what, *arguments)
+            self._tasks.start_soon(self._do, what, *arguments)
+
+    async def _do(self, what: Callable[..., Coroutine[Any, Any, object]], *arguments: Any) -> None:
+        try:
+            await what(*arguments)
+        except Exception:
+            log.exception("task_failed", task=getattr(what, "__qualname__", repr(what)), instance=self.instance)
+
+    def _fail(self, error: Exception) -> None:
+        """Ends the worker loudly."""
+        if self._tasks is not None:
+            self._tasks.start_soon(_raise, error)
 
     def beat_soon(self) -> None:
         """Beats at once instead of at the next interval."""
@@ -255,19 +335,27 @@ class Membership:
     def _hear(self, beat: Beat) -> None:
         if self._tasks is None:
             return
-        if beat.error is not None and not isinstance(beat.error, StoreUnavailableError):
-            self.start(_fail, beat.error)
+        if isinstance(beat.error, ScriptError):  # of something stored that is broken: the next beat may find it mended
+            self._beats.failed(beat.error, instance=self.instance)
+        elif beat.error is not None and not isinstance(beat.error, StoreUnavailableError):
+            self._fail(beat.error)  # nobody beats any more, or may
             return
-        if beat.answer is None or beat.roll.instance != self.instance:
+        if beat.error is not None:
+            self.mailbox.doubt()
+        if beat.answer is None or beat.roll.instance != self.instance or not beat.roll.joined:
             return
         answer = beat.answer
+        self._unsaid = self._unsaid + 1 if not beat.roll.owned else 0
         if answer.word == "OK":
             self._mismatches = 0
+            self.past.now_ms = answer.int("now_ms")
+            if beat.roll.presence and answer.text("presence") == "0":
+                self.mailbox.missing()
             if answer.text("state") == "draining":
                 self.told_to_drain()
-            if answer.int("asked") != self._asked:
-                self._asked = answer.int("asked")
-                self.mailbox.look_for_handovers()
+            if (asked := answer.int("asked") - self._asked) != 0:
+                self._asked += asked
+                self.mailbox.look_for_handovers(asked)
         elif answer.word == "FENCED":
             self.fenced(beat.roll.instance, f"declared dead ({answer.text('cause')})")
         elif answer.word == "WEDGED":
@@ -276,26 +364,39 @@ class Membership:
             self.resync.want("unknown", "the store does not know this instance")
         elif (
             answer.text("server") != beat.roll.server
-            or answer.text("lineage") != beat.roll.lineage
+            or answer.text("lineage") != beat.roll.past.lineage
             or answer.int("held")
         ):
             self.resync.want("lost_writes", "the server or its data changed")
-        else:  # only the roll call differs: once may be a session that is changing hands
+        elif (
+            beat.roll.version == self.ledger.version
+        ):  # only the roll call differs, and nothing has changed hands here since
             self._mismatches += 1
-            if self._mismatches > 1:
+            if self._mismatches == 1:
+                self.beat_soon()  # once may be a session that its owner lets go to us
+            else:
                 self._mismatches = 0
                 self.resync.want("roll_call", f"the store counts {answer.int('owned')} sessions")
 
     def agree(self, server: str, lineage: str) -> None:
         """This instance and the store agree again on what it owns."""
-        self.server, self.lineage = server, lineage
+        self.server = server
+        self.past.agree(lineage)
         self._call_roll()
-        self.beat_soon()
+        now = clock.now()
+        if (
+            now - self._agreed_at > self.settings.heartbeat_interval
+        ):  # else they agree about nothing for long, and beats are regular
+            self.beat_soon()
+        self._agreed_at = now
 
     def _call_roll(self) -> None:
-        count = None if self._changing else len(self.sessions)
+        silent = self._changing or not self._arrived
         presence = self.mailbox.subscribed and self.settings.lost_connection_after > 0
-        self.roll = Roll(self.instance, self.pulse, self.server, self.lineage, count, presence)
+        self.roll = Roll(
+            self.instance, self.pulse, self.server, replace(self.past), "" if silent else self.ledger.called,
+            self.ledger.version, presence, self._arrived and not self.joining,
+        )  # fmt: skip
 
     def presence_changed(self) -> None:
         """The presence connection came or went: a beat says so at once."""
@@ -307,13 +408,55 @@ class Membership:
     @contextlib.contextmanager
     def changing(self, really: bool = True) -> Iterator[None]:
         """While sessions change hands the roll call stays away from the beats."""
-        self._changing += really
+        if not really:
+            yield
+            return
+        self._changing += 1
+        self.ledger.version += 1
         self._call_roll()
         try:
             yield
         finally:
-            self._changing -= really
+            self._changing -= 1
             self._call_roll()
+            if not self._changing and self._unsaid >= UNSAID_BEATS:
+                self._unsaid = 0
+                self.beat_soon()
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether a session changes hands just now."""
+        return self._changing > 0
+
+    @contextlib.contextmanager
+    def taking(self, session_id: str) -> Iterator[None]:
+        """While a session is being opened or adopted: it takes up room, and is not given up as unknown."""
+        self.ledger.takes(session_id, 1)
+        try:
+            yield
+        finally:
+            self.ledger.takes(session_id, -1)
+
+    @contextlib.asynccontextmanager
+    async def turn(self, session_id: str) -> AsyncIterator[None]:
+        """While one request opens or adopts a session: a second one of the same id waits for its outcome.
+
+        An end of the session here that has no answer yet is waited for: what comes now is another call of that id. When the
+        request has no answer, or whoever made it was cancelled, the store is asked what became of it.
+
+        Raises:
+            StoreUnavailableError: that end has no answer within `PATIENCE_SECONDS`.
+        """
+        with self.taking(session_id):
+            async with self.turns.of(session_id):
+                if (before := self.sessions.get(session_id)) is not None:
+                    await before.settled(PATIENCE_SECONDS)
+                with self.changing():
+                    try:
+                        yield
+                    except (StoreUnavailableError, asyncio.CancelledError):
+                        self.resync.want("outcome_unknown", "nobody knows whether a session was opened or adopted")
+                        raise
 
     async def request(self, make: Callable[[], Call], session: Session | None = None) -> Answer:
         """Runs a call that is safe to repeat until it has an answer that counts.
@@ -323,17 +466,19 @@ class Membership:
         Raises:
             StoreUnavailableError: not within `PATIENCE_SECONDS`, or a hold and its aftermath.
         """
-        began = clock.now()
+        began, failing_since = clock.now(), math.inf  # a slow answer is no failure
         while True:
             try:
                 answer = await self.part.executor.run(make())
             except StoreUnavailableError:
-                if clock.now() - began > PATIENCE_SECONDS:
+                failing_since = min(failing_since, clock.now())
+                if clock.now() - failing_since > PATIENCE_SECONDS:
                     raise
                 await anyio.sleep(RETRY_SECONDS)
                 continue
+            failing_since = math.inf
             if answer.word not in ("HELD", "UNKNOWN", "RESYNC"):
-                self.highest_epoch = max(self.highest_epoch, answer.int("epoch"))
+                self.past.saw(answer.int("epoch"))
                 return answer
             if answer.word != "HELD":
                 kind = "unknown" if answer.word == "UNKNOWN" else "lost_writes"
@@ -341,33 +486,33 @@ class Membership:
             if clock.now() - began > PATIENCE_SECONDS + 2 * self.settings.dead_after:
                 raise StoreUnavailableError("try_again", f"the store answers {answer.word}")
             await anyio.sleep(RETRY_SECONDS)
-            if session is not None and session.lost.is_set():
+            if session is not None and session.is_over:
                 raise FencedError(session.id, session.epoch, session.lost_reason)
 
     def keep(self, session: Session) -> None:
         """A session is ours."""
-        before = self.sessions.get(session.id)
-        if before is not None and before is not session:
+        before = self.ledger.keep(session)
+        if before is not None:
             before.lose("this worker adopted it anew")
-        self.closing.pop(session.id, None)
-        self.sessions[session.id] = session
-        self._call_roll()
-
-    def closes(self, session_id: str) -> None:
-        """Its call ended: should the store lose that write it is closed again, not given to others, for ``closed_ttl``."""
-        now = clock.now()
-        for known, at in list(self.closing.items()):  # the oldest first
-            if now - at < self.settings.closed_ttl:
-                break
-            del self.closing[known]
-        self.closing[session_id] = now
+        self.past.saw(session.epoch)
+        if self.has_left:  # it was opened or adopted as this instance said that it ends
+            session.lose(f"{self.instance} has ended")
 
     def forget(self, session: Session) -> None:
         """A session is not ours any more."""
-        if self.sessions.get(session.id) is session:
-            del self.sessions[session.id]
-        self._call_roll()
+        self.ledger.forget(session)
         self.room_changed()
+
+    def _forked(self) -> None:
+        """A child owns nothing of what its parent owns, and says nothing for it."""
+        self._over("it is the parent process's")
+
+    def _over(self, reason: str) -> None:
+        """There is no event loop for it any more; from any thread, and without a word."""
+        self.has_left = self.pulse.over = True
+        self._tasks = None
+        for session in list(self.sessions.values()):
+            session.out_of_hand(reason)
 
     def room_changed(self) -> None:
         """There may be room for another offer."""
@@ -379,7 +524,9 @@ class Membership:
         Raises:
             StoreUnavailableError: the store did not answer: its silence will tell.
         """
-        self._left = True
+        self.has_left = self.pulse.over = True  # belief ends before the right does
+        for session in list(self.sessions.values()):
+            session.lose(f"{self.instance} ends: {reason}")
         self.stop_beating()
         await self.reader.stop()  # else it would be the first to be given what it leaves
         await self.part.executor.run(
@@ -387,6 +534,5 @@ class Membership:
         )
 
 
-async def _fail(error: Exception) -> None:
-    """Ends the worker loudly."""
+async def _raise(error: Exception) -> None:
     raise error

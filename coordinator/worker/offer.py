@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
+import contextlib
+import math
+from collections.abc import Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
 from coordinator import clock
-from coordinator.errors import DrainingError, FencedError
+from coordinator.bounds import check_reason
+from coordinator.errors import DrainingError, FencedError, KeyUnknownError, SealBrokenError, TenantError
 from coordinator.ids import new_request_id
+from coordinator.printable import printable
 from coordinator.store import calls
+from coordinator.store.entries import OfferEntry
+from coordinator.worker.adoption import Wait
 from coordinator.worker.data import decode
+from coordinator.worker.sealer import Place
 from coordinator.worker.session import Session
 
 if TYPE_CHECKING:
@@ -27,86 +35,151 @@ class Offer:
         attempt: number of this offer since it became an orphan, from 1.
         planned: a handover: its owner serves it until it is adopted.
         requires: labels (``name`` or ``name=value``) that the session asks for.
+        tenant: whose the session is, '' for nobody's.
+        apart: of those that may have killed their owner with it, how many one worker gets within `probation` seconds; 0: it is not
+            suspected.
         encoding: ``json`` or ``bytes``, as the recovery data was given.
-        raw_data: recovery data as stored; empty when it was too large to travel (the adopter gets it in any case).
+        raw_data: recovery data as given, opened where it was sealed; empty when it was too large to travel (an adopter gets it in any
+            case).
     """
 
-    def __init__(self, member: Membership, entry: bytes, fields: dict[str, bytes]) -> None:
+    def __init__(self, member: Membership, entry: bytes, told: OfferEntry) -> None:
         self._member, self.entry = member, entry
         self._instance = member.instance
         self._request = new_request_id()
         self._over = False
-        self._until = clock.now() + member.settings.lease
-        self.session_id = fields["session"].decode()
-        self.epoch = int(fields["epoch"])
-        self.attempt = int(fields.get("attempt") or 1)
-        self.previous_owner = fields.get("previous_owner", b"").decode()
-        self.cause = fields.get("cause", b"").decode()
-        self.raw_data = fields.get("data", b"")
+        self.answering = False
+        self.read_at = clock.now()
+        self.given_at = math.inf
+        self._until = self.read_at + member.settings.lease
+        self.session_id, self.epoch, self.attempt = told.session, told.epoch, told.attempt
+        self.previous_owner, self.cause = told.previous_owner, told.cause
+        self.raw_data, self.encoding = told.data, told.encoding
         self.planned = self.cause == "handover"
-        self.requires = tuple(json.loads(fields.get("requires") or b"[]"))
-        self._restarted_since = fields.get("restarted_since", b"").decode()
-        self.encoding = fields.get("encoding", b"").decode()
+        self.requires, self.tenant = told.requires, told.tenant or ""
+        self.apart, self.probation = told.apart, told.probation_ms / 1000
+        self.room, self.died_with = told.room, told.died_with
+        self._restarted_since = told.restarted_since
 
     @property
     def recovery_data(self) -> dict[str, Any] | bytes:
-        """The recovery data in the form in which it was given."""
+        """The recovery data in the form in which it was given.
+
+        Raises:
+            InvalidDataError: it is no JSON, though the record says so.
+        """
         return decode(self.raw_data, self.encoding if self.raw_data else "bytes")
+
+    def open_data(self) -> None:
+        """Opens the recovery data that travelled along, and looks whether it can be read. For the library.
+
+        Raises:
+            KeyUnknownError: the session's data is sealed with a key that this worker lacks, whether it travelled along or not.
+            InvalidDataError: nobody can read it.
+        """
+        sealer = self._member.sealer
+        if self.raw_data:
+            place = Place(self.session_id, self.tenant, self.epoch)
+            self.raw_data, self.encoding = sealer.open(place, self.raw_data, self.encoding)
+        else:
+            sealer.check(self.session_id, self.encoding)
+        _ = self.recovery_data
 
     @property
     def in_hand(self) -> bool:
         """Whether it still takes up room: not answered, and its lease not over."""
         return not self._over and clock.now() < self._until
 
-    async def adopt(self) -> Session | None:
-        """Becomes the session's owner; of a handover when its owner has let go.
+    def given(self) -> None:
+        """The program has it from now on. For the library."""
+        self.given_at = clock.now()
+
+    def kept_until(self, until: float) -> None:
+        """Its lease was begun anew, and stands until then. For the library."""
+        self._until = until
+
+    def adopt(self) -> Coroutine[Any, Any, Session | None]:
+        """Becomes the session's owner; of a handover when its owner has let go. Awaited as any coroutine.
+
+        An owner that drains and is busy with the call lets go when it is not any more, at the latest when its drain ends; this
+        waits as long, or for one lease if other offers wait for the program. Should the task that adopts it fail, or one
+        that serves it later, the session is offered to others, unless another task that has used it goes on; should it be
+        cancelled, after a lease without any use.
 
         Returns:
-            The session, or None when another won or the offer is over.
+            The session, or None when another won, the offer is over, or its data does not open here: then it was given back.
 
         Raises:
             FencedError: this instance was declared dead since it read the offer.
             DrainingError: this instance takes nothing new.
-            StoreUnavailableError: no answer within about two seconds; safe to call again.
+            StoreUnavailableError: no answer for two seconds, four where each try hangs; safe to call again.
         """
+        caller = None
+        with contextlib.suppress(RuntimeError):  # a thread, for `asyncio.run_coroutine_threadsafe`
+            caller = asyncio.current_task()  # which may await it in a task of its own, as `asyncio.wait_for` did
+        return self._adopt(caller)
+
+    async def _adopt(self, caller: asyncio.Task[Any] | None) -> Session | None:
         self._check()
-        if self._member.draining:
+        member = self._member
+        if member.draining:
             raise DrainingError("this instance is draining and takes nothing new")
-        if self.planned:  # accepts; the owner lets go when it is told
-            session = await self._member.adoption.take_over(self.session_id, self._request, self._member.settings.lease)
-        else:
-            session = await self._member.adoption.adopt(self.session_id, self.epoch, self._request)
+        with self._answer(), contextlib.suppress(KeyUnknownError, SealBrokenError, TenantError):  # told, and dealt with
+            session = None
+            if self.planned:  # accepts; the owner lets go when it is told
+                wait = Wait(
+                    member.settings.lease, planned=True, gives_way=member.reader.hand.others_wait, accepted=self._done
+                )
+                session = await member.adoption.take_over(self.session_id, self._request, wait)
+            else:
+                session = await member.adoption.adopt(self.session_id, self.epoch, self._request)
         self._done()
+        if session is not None:
+            member.reader.adopted(self)
+            if member.host is None:
+                session.watch_adopter(caller, asyncio.current_task())
         return session
+
+    @contextlib.contextmanager
+    def _answer(self) -> Iterator[None]:
+        """While the program answers it no time of its own runs out."""
+        self.answering = True
+        try:
+            yield
+        finally:
+            self.answering = False
 
     @property
     def restarted_since_ms(self) -> int:
         """Of a handover in a rollout: whoever was started since then is not restarted again by it; 0 otherwise."""
-        return int(self._restarted_since or 0) if self.planned else 0
+        return self._restarted_since if self.planned else 0
 
     async def decline(self, reason: str = "", *, counts: bool = True) -> None:
         """Gives the offer back, so that others get it at once; safe to repeat.
 
         Args:
-            reason: why; kept in the events.
+            reason: why, for people, as for `Session.release`; kept in the events.
             counts: False for want of room: no attempt is counted.
 
         Raises:
+            InvalidValueError: it is not given back.
             FencedError, StoreUnavailableError: as `adopt`.
         """
+        reason = check_reason(reason)
         self._check()
         s = self._member.settings
         if counts:
             self._member.reader.declined(self.session_id)
-        answer = await self._member.request(
-            lambda: calls.decline(
-                self._member.part.keys, session=self.session_id, instance=self._instance, epoch=self.epoch,
-                pool=self._member.settings.pool, reason=reason, counts=counts, max_offers=s.max_offers,
-                lease_ms=round(s.lease * 1000), dead_letter_ttl_ms=round(s.dead_letter_ttl * 1000),
-                give_up_after_ms=round(s.give_up_after * 1000), restarted_since=self._restarted_since,
-            )
-        )  # fmt: skip
-        self._done()
+        with self._answer():
+            answer = await self._member.request(
+                lambda: calls.decline(
+                    self._member.part.keys, session=self.session_id, instance=self._instance, epoch=self.epoch,
+                    pool=self._member.settings.pool, reason=reason, counts=counts, max_offers=s.max_offers,
+                    lease_ms=round(s.lease * 1000), dead_letter_ttl_ms=round(s.dead_letter_ttl * 1000),
+                    give_up_after_ms=round(s.give_up_after * 1000), restarted_since=str(self._restarted_since or ""),
+                )
+            )  # fmt: skip
+            self._done()
         self._refused(answer.word)
 
     async def cannot_serve(self, reason: str = "") -> None:
@@ -117,6 +190,7 @@ class Offer:
         Raises:
             FencedError, StoreUnavailableError: as `adopt`.
         """
+        reason = check_reason(reason)
         self._member.reader.cannot_serve(self.session_id)
         await self.decline(reason, counts=False)
 
@@ -127,13 +201,14 @@ class Offer:
             FencedError, StoreUnavailableError: as `adopt`.
         """
         self._check()
-        answer = await self._member.request(
-            lambda: calls.delegate(
-                self._member.part.keys, session=self.session_id, instance=self._instance, epoch=self.epoch,
-                pool=self._member.settings.pool, lease_ms=round(self._member.settings.lease * 1000),
-            )
-        )  # fmt: skip
-        self._done()
+        with self._answer():
+            answer = await self._member.request(
+                lambda: calls.delegate(
+                    self._member.part.keys, session=self.session_id, instance=self._instance, epoch=self.epoch,
+                    pool=self._member.settings.pool, lease_ms=round(self._member.settings.lease * 1000),
+                )
+            )  # fmt: skip
+            self._done()
         self._refused(answer.word)
 
     def _check(self) -> None:
@@ -146,9 +221,13 @@ class Offer:
             raise FencedError(self.session_id, self.epoch, "this instance was declared dead")
 
     def _done(self) -> None:
+        if self._over:
+            return
         self._over = True
         self._member.reader.answered(self)
+        if self.given_at != math.inf:
+            self._member.reader.hand.answered(self)
         self._member.room_changed()
 
     def __repr__(self) -> str:
-        return f"<Offer {self.session_id} epoch={self.epoch} attempt={self.attempt}>"
+        return f"<Offer {printable(self.session_id)} epoch={self.epoch} attempt={self.attempt}>"

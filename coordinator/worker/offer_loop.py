@@ -9,6 +9,7 @@ import anyio
 
 from coordinator.errors import CoordinatorError, StoreUnavailableError
 from coordinator.policy import backoff
+from coordinator.steady import Steady
 from coordinator.store.connect import Blocking
 from coordinator.store.faults import NoGroupError
 
@@ -33,6 +34,7 @@ class OfferLoop:
         self.blocking, self.stream = blocking, stream
         self._readers: list[Reader] = []
         self._room = anyio.Event()
+        self._steady = Steady("offers")
 
     def add(self, reader: Reader) -> None:
         """It takes its turns from now on."""
@@ -62,6 +64,7 @@ class OfferLoop:
             try:
                 await reader.step()
                 failures = 0
+                self._steady.well()
             except NoGroupError:
                 await self._make_group()
             except StoreUnavailableError:
@@ -69,6 +72,9 @@ class OfferLoop:
                     one.restart()
                 await anyio.sleep(backoff(failures, random.random()))  # noqa: S311 - jitter
                 failures += 1
+            except Exception as error:  # noqa: BLE001 - one offer that cannot be dealt with stops no other
+                reader.restart()
+                await anyio.sleep(self._steady.failed(error, stream=self.stream))
 
     def _next(self) -> Reader | None:
         """Whose turn it is: first those that must look at what they were given before, then whoever waited longest."""

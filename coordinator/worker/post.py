@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -14,6 +15,9 @@ import structlog
 from coordinator.errors import StoreUnavailableError
 from coordinator.policy import backoff
 from coordinator.store.connect import Connector
+from coordinator.store.faults import connection_error
+from coordinator.store.link import CONNECT_TIMEOUTS
+from coordinator.worker.line import Line, SilentLineError
 
 if TYPE_CHECKING:
     from coordinator.worker.mailbox import Mailbox
@@ -22,7 +26,9 @@ __all__ = ["Post"]
 
 log = structlog.get_logger()
 
-LISTEN_SECONDS = 1.0
+
+class _MissingError(redis.ConnectionError):
+    """The server to which the beats go knows nothing of the connection."""
 
 
 class Post:
@@ -35,7 +41,11 @@ class Post:
     def __init__(self, connector: Connector, key: str) -> None:
         self._connector, self._key = connector, key
         self._mailboxes: dict[str, Mailbox] = {}
-        self._box: Any = None
+        self._line: Line | None = None
+        self._listening: anyio.CancelScope | None = None
+        self._before: Any = None
+        self._failures = 0
+        self._told = False
         self._some = anyio.Event()
         self._tasks: anyio.abc.TaskGroup | None = None
 
@@ -43,61 +53,108 @@ class Post:
         """Listens for this one too."""
         self._mailboxes[channel] = mailbox
         self._some.set()
-        if self._box is not None and self._tasks is not None:
-            self._tasks.start_soon(self._change, "subscribe", channel)
+        if self._line is not None and self._tasks is not None:
+            self._tasks.start_soon(self._change, self._line.subscribe, [channel])
 
     def remove(self, channel: str) -> None:
         """Not for this one any more."""
         mailbox = self._mailboxes.pop(channel, None)
         if mailbox is not None:
             mailbox.listening(False)
-        if self._box is not None and self._tasks is not None:
-            self._tasks.start_soon(self._change, "unsubscribe", channel)
+        if self._listening is not None and not self._mailboxes:
+            self._listening.cancel()
+        elif self._line is not None and self._tasks is not None:
+            self._tasks.start_soon(self._change, self._line.unsubscribe, channel)
 
-    async def _change(self, what: str, channel: str) -> None:
-        if self._box is None:
-            return
-        try:
-            await getattr(self._box, what)(channel)
-        except (redis.RedisError, OSError):
-            return  # whoever listens finds that out too, and begins again
-        if what == "subscribe" and (mailbox := self._mailboxes.get(channel)) is not None:
-            mailbox.listening(True)
+    @staticmethod
+    async def _change(change: Callable[[Any], Awaitable[None]], what: str | list[str]) -> None:
+        with contextlib.suppress(redis.RedisError, OSError):  # whoever listens finds that out too, and begins again
+            await change(what)
+
+    def doubt(self) -> None:
+        """Something happened after which nobody may count as present by this connection until the server answers on it."""
+        if self._line is not None:
+            self._line.doubt()
+
+    def missing(self, channel: str) -> None:
+        """The server to which the beats go knows of nobody who listens there: if we believe that we do, it is made anew."""
+        if self._line is not None and self._listening is not None and self._line.counts(channel):
+            self._listening.cancel()
 
     async def run(self) -> None:
         """Listens until cancelled."""
-        failures = 0
         async with anyio.create_task_group() as self._tasks:
-            while True:
-                try:
-                    await self._listen()
-                    failures = 0
-                except (redis.RedisError, OSError, StoreUnavailableError):
-                    await anyio.sleep(backoff(failures, random.random()))  # noqa: S311 - jitter
-                    failures += 1
+            try:
+                while True:
+                    try:
+                        await self._listen()
+                    except (redis.RedisError, OSError, StoreUnavailableError) as error:
+                        self._say_once(error)
+                        await anyio.sleep(backoff(self._failures, random.random()))  # noqa: S311 - jitter
+                        self._failures += 1
+            finally:
+                await self._close(self._before)
+
+    def _say_once(self, error: Exception) -> None:
+        """A right that is missing comes back by itself only seldom; everything else does."""
+        if connection_error(error).kind == "permission" and not self._told:
+            self._told = True
+            log.warning("mailbox_refused", reason=str(error), consequence="what is told at once is found by heartbeats")
 
     async def _listen(self) -> None:
         while not self._mailboxes:
             await self._some.wait()
             self._some = anyio.Event()
-        client = await self._connector.listener(self._key)
+        client: Any = await self._connector.listener(self._key)
         try:
-            box: Any = client.pubsub(ignore_subscribe_messages=True)
-            self._box = box
-            await box.subscribe(*self._mailboxes)
-            for mailbox in self._mailboxes.values():
-                mailbox.listening(True)
-            while True:
-                message = await box.get_message(timeout=LISTEN_SECONDS)
-                if message and message.get("type") == "message":
-                    found = self._mailboxes.get(message["channel"].decode())
-                    if found is not None:
-                        found.take(message["data"].decode())
-                elif not self._mailboxes:
-                    return
+            box = client.pubsub()
+            with anyio.fail_after(CONNECT_TIMEOUTS * self._connector.timeout):
+                await box.connect()
+            await self._listen_on(box)
+        except SilentLineError:
+            # The server may hear us all the same, and know us by this connection until it knows us by the next.
+            before, self._before, client = self._before, client, None
+            await self._close(before)
+            raise
         finally:
-            self._box = None
-            for mailbox in self._mailboxes.values():
-                mailbox.listening(False)
-            with anyio.CancelScope(shield=True), contextlib.suppress(redis.RedisError, OSError):
-                await self._connector.close_listener(client)
+            await self._close(client)
+
+    async def _listen_on(self, box: Any) -> None:
+        assert self._tasks is not None  # noqa: S101 - it runs
+        limit = self._connector.timeout
+        line = Line(box, limit, take=self._take, confirmed=self._confirmed, doubted=self._look)
+        self._line = line
+        self._tasks.start_soon(self._change, line.subscribe, list(self._mailboxes))
+        try:
+            with anyio.CancelScope() as self._listening:
+                await line.run()
+        finally:
+            self._line = self._listening = None
+            self._look()
+        if self._mailboxes:
+            raise _MissingError("the server knows nothing of this connection")
+
+    def _look(self) -> None:
+        """Other channels may count than before."""
+        for channel, mailbox in list(self._mailboxes.items()):
+            mailbox.listening(self._line is not None and self._line.counts(channel))
+
+    def _confirmed(self, channel: str) -> None:
+        self._failures = 0
+        if self._line is None or self._tasks is None:
+            return
+        if self._line.counts(channel) and (mailbox := self._mailboxes.get(channel)) is not None:
+            mailbox.listening(True)
+        if self._before is not None and self._line.is_whole:
+            self._tasks.start_soon(self._close, self._before)
+            self._before = None
+
+    def _take(self, channel: str, text: str) -> None:
+        if (mailbox := self._mailboxes.get(channel)) is not None:
+            mailbox.take(text)
+
+    async def _close(self, client: Any) -> None:
+        if client is None:
+            return
+        with anyio.CancelScope(shield=True), contextlib.suppress(redis.RedisError, OSError):
+            await self._connector.close_listener(client)

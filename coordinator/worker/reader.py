@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import structlog
 
 from coordinator import clock
-from coordinator.errors import FencedError, StoreUnavailableError
-from coordinator.store import reads
+from coordinator.errors import FencedError, InvalidDataError, KeyUnknownError, StoreUnavailableError
+from coordinator.policy import LACKS_KEY, OTHER_TENANT
+from coordinator.store import calls, reads
+from coordinator.store.entries import BrokenEntry, OfferEntry, parse_offer
+from coordinator.store.shapes import instance_id, session_id, text
+from coordinator.worker.hand import Hand
 from coordinator.worker.offer import Offer
 from coordinator.worker.offer_loop import OfferLoop
-from coordinator.worker.placement import suits
+from coordinator.worker.placement import Apart, Share, has_a_small_part, suits
 
 if TYPE_CHECKING:
     from coordinator.worker.membership import Membership
 
 __all__ = ["Reader"]
+
+log = structlog.get_logger()
 
 BLOCK_MS = 1000
 PASSES = 3
@@ -27,11 +38,31 @@ PASS_ON_SECONDS = 2.0
 LOOK_SECONDS = 0.25
 FORGET_SECONDS = 30.0
 PASS_SECONDS = 0.05
+"""Between two times that it gives the same session back unseen."""
+BURST_SECONDS = 0.25
+"""For so long after an offer was read there may be more where it came from."""
+SPREAD_SECONDS = 0.1
+"""For so long a worker that took its share of a death's calls leaves the others to others."""
 DECLINED_SECONDS = 30.0
+FAILED_SECONDS = 60.0
+"""For so long a worker remembers that it failed a session, ..."""
+FAILED_PAUSE_SECONDS = 0.5
+"""... and waits, when nobody else takes it, before it takes it again: twice as long each time, ..."""
+LONGEST_FAILED_PAUSE_SECONDS = 4.0
+"""... so that a provider that is away for a moment does not cost the call all its recoveries."""
 UNABLE_SECONDS = 30.0
 """For so long a worker leaves a session that it cannot serve to others; then it looks again whether it can."""
 LONGEST_PAUSE_SECONDS = 1.0
-"""Between two times that it gives the same session back unseen."""
+KEEPS_A_LEASE = 6
+"""Times that a reader looks after what it has in hand within one lease."""
+
+
+def _about(pause: float) -> float:
+    """That pause, half to one and a half times.
+
+    Redis serves whoever blocked first: a pause as long as a read blocks would have this worker's own be the oldest each time.
+    """
+    return pause * (0.5 + random.random())  # noqa: S311 - jitter
 
 
 class Reader:
@@ -43,7 +74,9 @@ class Reader:
     Args:
         loop: returns the blocked read that it takes turns at.
         room: returns how many more offers the worker can take now.
+        free: returns how many more sessions it could own.
         deliver: hands an offer to the worker.
+        hand: what the worker has in hand, of all partitions.
     """
 
     def __init__(
@@ -51,14 +84,24 @@ class Reader:
         member: Membership,
         loop: Callable[[], OfferLoop],
         room: Callable[[], int],
+        free: Callable[[], int],
         deliver: Callable[[Offer], None],
+        hand: Hand,
     ) -> None:
-        self._member, self._find_loop = member, loop
-        self._room, self._deliver = room, deliver
+        self._member, self._find_loop, self.hand = member, loop, hand
+        self._room, self._free, self._deliver = room, free, deliver
+        self._share, self._apart = Share(), Apart()
+        self._paused_until = self._read_at = float("-inf")
+        self._death = ""
+        self._returning: set[Offer] = set()
         self._known: dict[bytes, Offer] = {}
         self._declined: dict[str, tuple[int, float]] = {}
         self._passed: dict[str, float] = {}
         self._unable: dict[str, tuple[float, float]] = {}
+        self._keyless: set[str] = set()
+        self._foreign: dict[str, tuple[float, float]] = {}
+        self._failed: dict[str, tuple[int, float]] = {}
+        self._later: set[Offer] = set()
         self._others: list[reads.InstanceRow] = []
         self._looked_at = float("-inf")
         self.fresh = False
@@ -96,8 +139,51 @@ class Reader:
 
     def declined(self, session_id: str) -> None:
         """This worker does not want that session."""
+        now = clock.now()
         passes, _ = self._declined.get(session_id, (0, 0.0))
-        self._declined[session_id] = (passes, clock.now())
+        self._declined = {known: one for known, one in self._declined.items() if now - one[1] < DECLINED_SECONDS}
+        self._declined[session_id] = (passes, now)
+
+    def failed(self, session_id: str) -> None:
+        """This worker served that session and gave it up: others come first, and it waits before it takes it again."""
+        now = clock.now()
+        self._failed = {known: one for known, one in self._failed.items() if now - one[1] < FAILED_SECONDS}
+        times, _ = self._failed.get(session_id, (0, now))
+        self._failed[session_id] = times + 1, now
+        self._declined.pop(session_id, None)
+        self.declined(session_id)
+
+    def _waits_for(self, offer: Offer) -> float:
+        """Seconds that this worker still waits before it takes a session that it failed."""
+        times, at = self._failed.get(offer.session_id, (0, 0.0))
+        if not times or offer.planned:
+            return 0.0
+        pause = min(LONGEST_FAILED_PAUSE_SECONDS, FAILED_PAUSE_SECONDS * 2.0 ** (times - 1))
+        return max(0.0, at + pause - clock.now())
+
+    def _takes_later(self, offer: Offer) -> bool:
+        """Whether it is to wait, without taking up room of others."""
+        pause = self._waits_for(offer)
+        if not pause:
+            return False
+        self._known[offer.entry] = offer
+        self._returning.add(offer)
+        self._later.add(offer)
+        self._member.start(self._deliver_later, offer, pause)
+        return True
+
+    async def _deliver_later(self, offer: Offer, pause: float) -> None:
+        await anyio.sleep(pause)
+        has_room = self._free() - self.in_hand() > 0
+        self._returning.discard(offer)
+        self._later.discard(offer)
+        if not offer.in_hand:  # its lease ended meanwhile
+            return
+        if has_room and not self._member.draining:
+            offer.read_at = clock.now()
+            self._deliver(offer)
+            return
+        await self._give_back(offer, 0.0, "no room")
 
     def cannot_serve(self, session_id: str) -> None:
         """This worker lacks something that the session needs."""
@@ -105,26 +191,38 @@ class Reader:
         self._unable = {known: since for known, since in self._unable.items() if now - since[0] < UNABLE_SECONDS}
         self._unable[session_id] = now, PASS_SECONDS
 
-    def _gives_back(self, offer: Offer) -> bool:
+    def _gives_back(self, offer: Offer, reason: str = "this worker cannot serve it") -> bool:
         """Whether it is a session that this worker could not serve a while ago: then it goes back after a pause that doubles.
 
-        The pause keeps workers that all lack the same from passing it round and round; the reader does not wait for it.
+        The pause keeps workers that all lack the same from passing it round and round; the reader does not wait for it, and it takes
+        up no room of others.
         """
         since, pause = self._unable.get(offer.session_id, (float("-inf"), 0.0))
         if clock.now() - since >= UNABLE_SECONDS:
             return False
         self._unable[offer.session_id] = since, min(2 * pause, LONGEST_PAUSE_SECONDS)
         self._known[offer.entry] = offer
-        self._member.start(self._give_back, offer, pause)
+        self._returning.add(offer)
+        self._later.add(offer)
+        self._member.start(self._give_back, offer, _about(pause), reason)
         return True
 
-    async def _give_back(self, offer: Offer, pause: float) -> None:
+    async def _give_back(self, offer: Offer, pause: float, reason: str) -> None:
         await anyio.sleep(pause)
+        with self._going_back(offer):
+            await offer.decline(reason, counts=False)
+
+    @contextmanager
+    def _going_back(self, offer: Offer) -> Iterator[None]:
+        """When the store says nothing of it, or this worker is dead, it is not ours to send back; all is looked at anew."""
         try:
-            await offer.decline("this worker cannot serve it", counts=False)
+            yield
         except (FencedError, StoreUnavailableError):
             self._known.pop(offer.entry, None)
             self.restart()
+        finally:
+            self._returning.discard(offer)
+            self._later.discard(offer)
 
     def in_hand(self) -> int:
         """Offers that take up room."""
@@ -133,20 +231,95 @@ class Reader:
             if self._known[entry].in_hand:
                 break
             del self._known[entry]
-        return len(self._known)
+        return sum(offer not in self._later for offer in self._known.values())
 
     def answered(self, offer: Offer) -> None:
         """An offer takes up no room any more."""
         self._known.pop(offer.entry, None)
 
+    async def keep(self) -> None:
+        """Until cancelled: begins the leases of what is in hand anew, and gives back what the program does not get to."""
+        while True:
+            await anyio.sleep(self._member.settings.lease / KEEPS_A_LEASE)
+            self._member.sealer.look()
+            try:
+                if self._paused_until > clock.now():
+                    await self._look_for_others()
+                await self._give_back_overdue()
+                await self._keep_leases()
+            except (FencedError, StoreUnavailableError):
+                continue  # the leases end, and others get them
+
+    async def _give_back_overdue(self) -> None:
+        """The oldest offer that the program has had for a lease without an answer counts as an attempt; what waits behind
+        it, or was never given, goes to others as though it had not been read.
+        """
+        lease, now = self._member.settings.lease, clock.now()
+        continued = self._member.pulse.continued(now)  # the program stood still as well
+        idle = [
+            o
+            for o in self._known.values()
+            if o.in_hand and not o.answering and not o.planned and o not in self._returning
+        ]
+        given = sorted((o for o in idle if o.given_at != math.inf), key=lambda o: o.given_at)
+        late = bool(given) and now - max(given[0].given_at, self.hand.progress, continued) > lease
+        behind = given[1:] if late else []
+        behind += [o for o in idle if o.given_at == math.inf and now - max(o.read_at, continued) > lease / 2]
+        if late or behind:
+            self.hand.not_reached()
+        if late:
+            await given[0].decline(f"its worker did not answer within {lease:g} s")
+        for offer in behind:
+            await offer.decline("its worker did not get to it", counts=False)
+
+    async def _keep_leases(self) -> None:
+        member = self._member
+        known = [o for o in self._known.values() if o.in_hand and not o.planned]
+        kept = sorted(known, key=self._returning.__contains__)[: calls.BATCH]  # what goes back may be more than fits in
+        if not kept:
+            return
+        until = clock.now() + member.settings.lease
+        answer = await member.part.executor.run(
+            calls.keep(
+                member.part.keys, instance=member.instance, sessions=[o.session_id for o in kept],
+                epochs=[str(o.epoch) for o in kept], lease_ms=round(member.settings.lease * 1000),
+            )
+        )  # fmt: skip
+        stand = set(answer.items("kept"))
+        for offer in kept:
+            if offer.session_id in stand:
+                offer.kept_until(until)
+
     def restart(self) -> None:
         """What this consumer was given may not have been seen: look at it again first."""
         self.fresh = False
 
+    def adopted(self, offer: Offer) -> None:
+        """An offer was adopted: one that may kill this worker is served alone for a while, if others have room."""
+        if offer.planned:
+            return
+        pause = self._apart.took(offer.apart, offer.probation, clock.now())
+        if pause and any(row.id != self._member.instance for row in self._others):
+            self._paused_until = clock.now() + pause
+
+    async def _look_for_others(self) -> None:
+        """Whoever waits for others to take what is offered sees that there are some."""
+        await self._look_at_others(clock.now())
+        if not any(row.id != self._member.instance for row in self._others):
+            self._paused_until = clock.now()
+
     @property
     def room(self) -> int:
         """How many offers this worker can take now."""
-        return 0 if self._member.draining or self._member.joining else self._room()
+        if self._member.draining or self._member.joining or clock.now() < self._paused_until:
+            return 0
+        return self._room()
+
+    @property
+    def _count(self) -> int:
+        """How many to read: the first alone, as it says how many there are for how much room."""
+        fresh = clock.now() - self._read_at > BURST_SECONDS
+        return min(self.room, 1 if fresh else max(1, self._share.left(self._death)))
 
     async def step(self) -> None:
         """One read: first what was given to this consumer and never seen, then what is new."""
@@ -158,8 +331,88 @@ class Reader:
             if not fields:  # it ended meanwhile, and only its delivery is left
                 await self._member.part.executor.command("XACK", self._loop.stream, "workers", entry)
                 continue
-            named = {k.decode(): v for k, v in zip(fields[::2], fields[1::2], strict=True)}
-            await self._take(Offer(self._member, entry, named))
+            try:
+                offer = Offer(self._member, entry, await self._with_tenant(parse_offer(fields)))
+                if not self._member.serves(offer.tenant):
+                    self._leaves_to_others(offer)
+                    continue
+                offer.open_data()
+            except KeyUnknownError as error:
+                await self._lacks_key(offer, error)
+                continue
+            except (BrokenEntry, InvalidDataError) as error:
+                await self._set_aside(entry, fields, error)
+                continue
+            if offer.session_id in self._keyless:  # its key has come
+                self._keyless.discard(offer.session_id)
+                self._unable.pop(offer.session_id, None)
+            await self._take(offer)
+
+    async def _with_tenant(self, told: OfferEntry) -> OfferEntry:
+        """An entry of an older program does not name the tenant: the record does."""
+        if told.tenant is not None:
+            return told
+        run, keys = self._member.part.executor, self._member.part.keys
+        return replace(told, tenant=text(await run.command("HGET", keys.session(told.session), "tenant")))
+
+    async def _lacks_key(self, offer: Offer, error: KeyUnknownError) -> None:
+        """It goes back as it was, and to others first."""
+        self._member.adoption.lacks_key(error)
+        self._keyless = {known for known in self._keyless if known in self._unable} | {offer.session_id}
+        try:
+            if not self._gives_back(offer, LACKS_KEY):
+                await offer.cannot_serve(LACKS_KEY)
+        except (FencedError, StoreUnavailableError):
+            self.restart()
+
+    def _leaves_to_others(self, offer: Offer) -> None:
+        """It is another tenant's: who may take it gets it at once; where nobody may it waits one lease, and takes up no room."""
+        self._known[offer.entry] = offer
+        self._returning.add(offer)
+        self._later.add(offer)
+        self._member.start(self._leave_to_others, offer)
+
+    async def _leave_to_others(self, offer: Offer) -> None:
+        with self._going_back(offer):
+            if clock.now() - self._looked_at > LOOK_SECONDS:
+                await self._look_at_others(clock.now())
+            if any(row.tenant in ("", offer.tenant) for row in self._others):
+                await self._give_back(offer, _about(self._foreign_pause(offer.session_id)), OTHER_TENANT)
+            elif offer.planned:  # its owner simply goes on when the lease ends
+                self._known.pop(offer.entry, None)
+            else:
+                await offer.delegate()
+
+    def _foreign_pause(self, session_id: str) -> float:
+        """None at first, then one that doubles: whoever may take it has room, and may not ask for offers."""
+        since, pause = self._foreign.get(session_id, (clock.now(), 0.0))
+        self._foreign = {s: one for s, one in self._foreign.items() if clock.now() - one[0] < UNABLE_SECONDS}
+        self._foreign[session_id] = since, min(max(PASS_SECONDS, 2 * pause), LONGEST_PAUSE_SECONDS)
+        return pause
+
+    async def _set_aside(self, entry: bytes, fields: Sequence[bytes], error: Exception) -> None:
+        """One that cannot be read stops no other: it goes; a living owner states its session again, else that is a dead letter."""
+        keys, run = self._member.part.keys, self._member.part.executor
+        about = dict(zip(fields[::2], fields[1::2], strict=False))
+        session = session_id(about.get(b"session"))
+        broken = error.broken if isinstance(error, BrokenEntry) else {"data": about.get(b"data", b"")}
+        log.error("offer_unreadable", session=session, entry=text(entry), error=str(error))
+        if session and broken:
+            owner = instance_id(await run.command("HGET", keys.session(session), "owner"))  # it may live: a handover
+            await run.run(
+                calls.set_aside(
+                    keys,
+                    kind="session",
+                    name=session,
+                    wanted="hash",
+                    fault=str(error)[:200],
+                    broken=broken,
+                    owner=owner,
+                )
+            )
+        await run.run(
+            calls.set_aside_member(keys, index=self._loop.stream.removeprefix(f"{keys.tag}:"), raw=entry, fields=fields)
+        )
 
     async def _wait(self, instance: str) -> Any:
         """What is new; when it is cut off, what was given meanwhile."""
@@ -167,7 +420,7 @@ class Reader:
         try:
             with anyio.CancelScope() as self._blocked:
                 return await self._loop.blocking.command(
-                    "XREADGROUP", "GROUP", "workers", instance, "COUNT", self.room, "BLOCK", BLOCK_MS, "STREAMS",
+                    "XREADGROUP", "GROUP", "workers", instance, "COUNT", self._count, "BLOCK", BLOCK_MS, "STREAMS",
                     self._loop.stream, ">",
                 )  # fmt: skip
         finally:
@@ -188,26 +441,62 @@ class Reader:
         member, now = self._member, clock.now()
         wanted = (offer.requires, offer.restarted_since_ms)
         mine = suits(member.settings.labels, member.started_at_ms, *wanted)
-        if mine == (True, True):
+        small = has_a_small_part(0 if offer.planned else offer.died_with, self._free(), offer.room)
+        if mine == (True, True) and not (offer.apart and member.sessions) and not small:
             return False
         if now - self._looked_at > LOOK_SECONDS:
-            self._looked_at, rows = now, await reads.instances(member.part)
-            self._others = [
-                row
-                for row in rows
-                if row.state == "alive" and row.pool == member.settings.pool and row.owned < row.capacity
-            ]
-        if not any(suits(row.labels, row.started_at, *wanted) > mine for row in self._others):
+            await self._look_at_others(now)
+        risk = len(member.sessions) if offer.apart else 0  # what it would take along, should it kill its worker
+        theirs = [
+            (
+                suits(row.labels, row.started_at, *wanted),
+                -row.owned if offer.apart else 0,
+                row.capacity - row.owned >= offer.died_with,
+            )
+            for row in self._others
+            if row.id != member.instance and row.tenant in ("", offer.tenant)
+        ]
+        if not any(one > (mine, -risk, not small) for one in theirs):
             return False
         self._passed = {session: at for session, at in self._passed.items() if now - at < FORGET_SECONDS}
         return now - self._passed.setdefault(offer.session_id, now) < PASS_ON_SECONDS
 
+    async def _look_at_others(self, now: float) -> None:
+        """Whoever lives in this pool and has room."""
+        self._looked_at, rows = now, await reads.instances(self._member.part)
+        self._others = [
+            row
+            for row in rows
+            if row.state == "alive" and row.pool == self._member.settings.pool and row.owned < row.capacity
+        ]
+
+    def _keeps_apart(self, offer: Offer) -> bool:
+        """Whether it may have killed its owner, and this worker has enough of those: then it goes back when one is clear."""
+        now = clock.now()
+        in_hand = [
+            one.apart for one in self._known.values() if one.apart and one.in_hand and one not in self._returning
+        ]
+        if self._apart.may_take(offer.apart, in_hand, now):
+            return False
+        self._known[offer.entry] = offer
+        self._returning.add(offer)
+        self._member.start(
+            self._give_back,
+            offer,
+            min(LONGEST_PAUSE_SECONDS, self._apart.clear_at(now) - now + PASS_SECONDS),
+            "kept apart",
+        )
+        return True
+
     async def _take(self, offer: Offer) -> None:
+        if not offer.planned and offer.died_with:
+            self._death = offer.previous_owner
+            self._share.seen(self._death, offer.died_with, self._free(), offer.room)
         passes, at = self._declined.get(offer.session_id, (PASSES, 0.0))
         try:
             if self._room() < 1 or self._member.draining:
                 await offer.decline("no room", counts=False)
-            elif self._gives_back(offer):
+            elif self._gives_back(offer) or self._keeps_apart(offer):
                 return
             elif await self._passes_on(offer):
                 await offer.decline("another instance suits it better", counts=False)
@@ -216,8 +505,13 @@ class Reader:
                 self._declined[offer.session_id] = (passes + 1, at)
                 await offer.decline("declined before", counts=False)
                 await anyio.sleep(PASS_SECONDS)
+            elif self._takes_later(offer):
+                return
             else:
                 self._known[offer.entry] = offer
                 self._deliver(offer)
+                self._read_at = clock.now()
+                if not offer.planned and self._share.took(offer.previous_owner):
+                    self._paused_until = max(self._paused_until, self._read_at + SPREAD_SECONDS)
         except (FencedError, StoreUnavailableError):
             self.fresh = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import anyio
@@ -12,6 +14,10 @@ from coordinator.errors import FencedError, StoreUnavailableError
 from coordinator.ids import new_request_id
 from coordinator.store import calls
 from coordinator.store.scripts import Answer, Call
+from coordinator.store.shapes import session_id as session_id_of
+from coordinator.store.shapes import text, whole
+from coordinator.worker.bell import Bell
+from coordinator.worker.comparing import Difference, Stored, compare
 from coordinator.worker.session import Session
 
 if TYPE_CHECKING:
@@ -22,43 +28,65 @@ __all__ = ["Resync"]
 log = structlog.get_logger()
 
 RETRY_SECONDS = 0.05
+TOGETHER = 200
+"""Sessions that are stated again in one exchange."""
+BATCH = 500
+"""Records that are read in one exchange."""
+MOST_ROUNDS = 5
+"""Comparisons in a row; what is still changing hands then is found by the next roll call."""
+FIELDS = ("state", "owner", "epoch", "pool")
 
 
 class _AgainError(Exception):
     """The store forgot the instance in the middle."""
 
 
+async def _many(sessions: Sequence[Session], do: Callable[[Session], Awaitable[None]]) -> None:
+    """Does it for all, many in one exchange: the hold in which older epochs are outdone does not wait for slow lines.
+
+    Raises:
+        _AgainError, FencedError, StoreUnavailableError: the first that was raised, when those of its exchange are done.
+    """
+    for first in range(0, len(sessions), TOGETHER):
+        done = await asyncio.gather(*(do(one) for one in sessions[first : first + TOGETHER]), return_exceptions=True)
+        for outcome in done:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+
 class Resync:
-    """One a membership; one repair at a time, and a task only while there is one."""
+    """One a membership; one repair at a time."""
 
     def __init__(self, member: Membership) -> None:
         self._member = member
         self._wanted: dict[str, str] = {}
-        self._running = False
+        self._bell = Bell()
 
     def want(self, kind: str, reason: str) -> None:
         """Asks for a repair. From now on nothing is sure that it concerns.
 
         Args:
-            kind: ``fenced``, ``unknown`` (the store forgot the instance), ``lost_writes``, ``roll_call`` (the counts
-                differ) or ``outcome_unknown`` (of sessions that are being given away).
+            kind: ``fenced``, ``unknown`` (the store forgot the instance), ``lost_writes``, ``roll_call`` (the rolls
+                differ) or ``outcome_unknown`` (of a request that takes or gives away a session).
             reason: for the log.
         """
         if kind in ("unknown", "lost_writes"):
             for session in self._member.sessions.values():
                 session.unsure = True
         self._wanted[kind] = reason
-        if not self._running:
-            self._running = True
-            self._member.start(self._repair_all)
+        self._bell.ring()
 
-    async def _repair_all(self) -> None:
-        try:
+    async def run(self) -> None:
+        """Repairs what is asked for, until cancelled.
+
+        Raises:
+            NameInUseError: it was dead, and another live process has its name by now.
+        """
+        while True:
+            await self._bell.rung()
             while self._wanted:
                 wanted, self._wanted = self._wanted, {}
                 await self._repair(wanted)
-        finally:
-            self._running = False
 
     async def _repair(self, wanted: dict[str, str]) -> None:
         member = self._member
@@ -99,28 +127,29 @@ class Resync:
         undecided = {session: session.undecided for session in sessions}
         for session in sessions:
             session.unsure = True
-            await self._reassert(session)
-        for session in sessions:
-            while not session.lost.is_set() and not session.closed.is_set():
-                answer = await self._run(
-                    calls.renew(
-                        self._member.part.keys, session=session.id, instance=self._member.instance, epoch=session.epoch
-                    )
+        await _many(sessions, self._reassert)
+        await _many(sessions, lambda session: self._renew(session, undecided[session]))
+
+    async def _renew(self, session: Session, undecided: object | None) -> None:
+        """Takes over the epoch that the store gives it now, or that it gave it before in an answer that was lost."""
+        while not session.is_over:
+            answer = await self._run(
+                calls.renew(
+                    self._member.part.keys, session=session.id, instance=self._member.instance, epoch=session.epoch
                 )
-                if answer.word == "HELD":
-                    await anyio.sleep(RETRY_SECONDS)
-                    continue
-                if answer.word == "OK":
-                    if answer.int("epoch") != session.epoch:
-                        session.epoch, session.sequence = answer.int("epoch"), answer.int("checkpoint")
-                        if self._member.host is not None:
-                            self._member.host.session_renewed(session)
-                    session.unsure = False
-                    if session.undecided is undecided[session]:
-                        session.undecided = None
-                else:
-                    session.lose(f"{answer.text('owner') or 'somebody else'} has it since writes were lost")
-                break
+            )
+            if answer.word == "HELD":
+                await anyio.sleep(RETRY_SECONDS)
+                continue
+            if answer.word == "OK":
+                self._member.past.saw(answer.int("epoch"))
+                session.renewed(answer.int("epoch"), answer.int("checkpoint"))
+                session.unsure = False
+                if session.undecided is undecided:
+                    session.undecided = None
+            else:
+                session.lose(f"{answer.text('owner') or 'somebody else'} has it since writes were lost")
+            break
 
     async def _reassert(self, session: Session) -> None:
         rival = ""
@@ -128,8 +157,9 @@ class Resync:
             answer = await self._run(
                 calls.reassert(
                     self._member.part.keys, session=session.id, instance=self._member.instance, epoch=session.epoch,
-                    sequence=session.sequence, data=session.raw_data, encoding=session.encoding, pool=session.pool,
-                    tenant=session.tenant, requires=session.requires, opened_at_ms=session.opened_at_ms, rival=rival,
+                    sequence=session.sequence, **session.written(session.epoch, session.raw_data, session.encoding),
+                    pool=session.pool, tenant=session.tenant, requires=session.requires,
+                    opened_at_ms=session.opened_at_ms, rival=rival,
                 )
             )  # fmt: skip
             if answer.word == "AGAIN":
@@ -140,46 +170,123 @@ class Resync:
             return
 
     async def _compare(self) -> None:
-        """The roll: what only the store names was closed here, or is given to others; what only we name is stated again."""
+        """The roll, call by call: each difference is acted upon under the epoch that was seen, until there is none."""
         member = self._member
         keys, run = member.part.keys, member.part.executor
-        stored = {m.decode() for m in await run.command("SMEMBERS", keys.owned(member.instance))}
-        ours = set(member.sessions)
-        missing = [member.sessions[i] for i in ours - stored if i in member.sessions]
-        if missing:
-            await self._state_again(missing)
-        for session_id in stored - ours - member.adopting:
-            if session_id not in member.sessions:
-                await self._give_up(session_id)
         lineage = await run.command("HGET", keys.meta, "lineage")
         if lineage is None:
             raise _AgainError
-        member.agree(run.server, lineage.decode())
+        for rounds_left in reversed(range(MOST_ROUNDS)):
+            version, roll = member.ledger.version, await run.command("HGET", keys.instance(member.instance), "roll")
+            listed = {
+                one for raw in await run.command("SMEMBERS", keys.owned(member.instance)) if (one := session_id_of(raw))
+            }
+            records = await self._records(listed | member.sessions.keys())
+            differences = [
+                (session_id, stored, difference)
+                for session_id, stored in records.items()
+                if (difference := self._difference(session_id, stored))
+            ]
+            if member.ledger.version != version and rounds_left:
+                continue  # sessions changed hands meanwhile: what was read is old
+            for session_id, stored, difference in differences:
+                await self._act(session_id, stored, difference)
+            if not differences and member.ledger.version == version:
+                strays = [
+                    one for one in listed if not records[one].is_of(member.instance) and one not in member.sessions
+                ]
+                await self._agree(text(roll), strays)
+                break
+        member.agree(run.server, text(lineage))
 
-    async def _give_up(self, session_id: str) -> None:
-        member, s = self._member, self._member.settings
-        keys = member.part.keys
-        epoch, pool = await member.part.executor.command("HMGET", keys.session(session_id), "epoch", "pool")
-        if epoch is None:
+    async def _records(self, ids: Iterable[str]) -> dict[str, Stored]:
+        keys, wanted, found = self._member.part.keys, sorted(ids), {}
+        for first in range(0, len(wanted), BATCH):
+            some = wanted[first : first + BATCH]
+            rows = await self._member.part.executor.outcomes([("HMGET", keys.session(i), *FIELDS) for i in some])
+            for session_id, row in zip(some, rows, strict=True):
+                state, owner, epoch, pool = row if isinstance(row, list) else (b"", b"", b"", b"")
+                found[session_id] = Stored(text(state), text(owner), whole(epoch), text(pool))
+        return found
+
+    def _difference(self, session_id: str, stored: Stored) -> Difference:
+        """What there is to do for a session now; nothing while it is changing hands."""
+        member = self._member
+        session = member.sessions.get(session_id)
+        if (
+            member.turns.is_taken(session_id)
+            or session_id in member.ledger.taking
+            or (session is not None and session.is_given_away)
+        ):
+            return ""
+        return compare(member.instance, None if session is None else session.epoch, stored)
+
+    async def _act(self, session_id: str, stored: Stored, difference: Difference) -> None:
+        if self._difference(session_id, stored) != difference:
+            return  # looked at again in the moment of acting: it has changed hands since it was read
+        session = self._member.sessions.get(session_id)
+        if session is None:
+            await self._give_up(session_id, stored)
+        elif difference == "renew":
+            session.unsure = True
+            await self._renew(session, None)
+        else:
+            await self._state_again([session])
+
+    async def _agree(self, seen: str, strays: Sequence[str]) -> None:
+        """All is equal: what is left of a difference is the store's roll, which was not kept, or its index, which was damaged."""
+        member = self._member
+        if (seen == str(member.ledger.roll) and not strays) or member.is_changing:
             return
-        if session_id in member.closing:
-            call = calls.close(
-                keys, session=session_id, instance=member.instance, epoch=int(epoch), pool=pool.decode(),
+        for first in range(0, max(1, len(strays)), calls.BATCH):
+            await self._run(
+                calls.agree(
+                    member.part.keys, instance=member.instance, seen=seen, roll=member.ledger.roll,
+                    sessions=strays[first : first + calls.BATCH],
+                )
+            )  # fmt: skip
+
+    async def _give_up(self, session_id: str, stored: Stored) -> None:
+        """The store says that it is ours, and nobody here has it: its call ended here, or others are to have it."""
+        member = self._member
+        keys, epoch, request = member.part.keys, stored.epoch, new_request_id()
+        async with member.turns.of(session_id):  # who opens or adopts it meanwhile waits until that is done
+            ended = member.ledger.ended_here(session_id, epoch)
+            while True:
+                answer = await self._run(self._end_of(session_id, epoch, stored.pool, "" if ended else request))
+                if (
+                    answer.word == "RESYNC"
+                ):  # it was stated again, and its new epoch is lost: whoever held it would take that first
+                    renewed = await self._run(
+                        calls.renew(keys, session=session_id, instance=member.instance, epoch=epoch)
+                    )
+                    if renewed.word != "OK":
+                        break
+                    epoch = renewed.int("epoch")
+                elif answer.word != "CHILDREN":
+                    break
+                await anyio.sleep(RETRY_SECONDS)
+        log.warning("session_given_up", session=session_id, instance=member.instance, epoch=epoch, answer=answer.word)
+
+    def _end_of(self, session_id: str, epoch: int, pool: str, request: str) -> Call:
+        """Closes it, or offers it to others under a request."""
+        member, s = self._member, self._member.settings
+        if not request:
+            return calls.close(
+                member.part.keys, session=session_id, instance=member.instance, epoch=epoch, pool=pool,
                 closed_ttl_ms=round(s.closed_ttl * 1000),
             )  # fmt: skip
-        else:
-            call = calls.release(
-                keys, session=session_id, instance=member.instance, epoch=int(epoch), request=new_request_id(),
-                pool=pool.decode(), reason="unknown to its owner", cause="released", lease_ms=round(s.lease * 1000),
-                max_recoveries=s.max_recoveries, recovery_window_ms=round(s.recovery_window * 1000),
-            )  # fmt: skip
-        answer = await self._run(call)
-        log.warning("session_given_up", session=session_id, instance=member.instance, answer=answer.word)
+        return calls.release(
+            member.part.keys, session=session_id, instance=member.instance, epoch=epoch, request=request, pool=pool,
+            reason="unknown to its owner", cause="released", counts=False, lease_ms=round(s.lease * 1000),
+            max_recoveries=s.max_recoveries, recovery_window_ms=round(s.recovery_window * 1000),
+            dead_letter_ttl_ms=round(s.dead_letter_ttl * 1000),
+        )  # fmt: skip
 
     async def _run(self, call: Call) -> Answer:
         answer = await self._member.part.executor.run(call)
         if answer.word == "UNKNOWN":
             raise _AgainError
-        if answer.word == "FENCED":
+        if answer.word == "FENCED" and answer.text("scope") != "session":
             raise FencedError(detail=f"{self._member.instance} is dead")
         return answer

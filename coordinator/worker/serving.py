@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import structlog
 
-from coordinator.errors import DrainingError, FencedError, StoreUnavailableError
+from coordinator import clock
+from coordinator.bounds import fitted
+from coordinator.errors import CoordinatorError
+from coordinator.policy import backoff
+from coordinator.printable import told
+from coordinator.worker.ending import is_of_the_store
+from coordinator.worker.hand import Hand
 from coordinator.worker.offer import Offer
+from coordinator.worker.pace import Pace
 from coordinator.worker.session import Session
 
 __all__ = ["Handler", "Serving"]
@@ -18,51 +29,171 @@ log = structlog.get_logger()
 
 Handler = Callable[[Session], Awaitable[object]]
 
+TURN_SECONDS = 0.01
+"""For so long the event loop is watched after handlers were started, ..."""
+WATCH_SECONDS = 0.002
+"""... by a task that wants its turn so often."""
+TURNS = 3
+"""So often the loop turns over between the beginnings of two handlers."""
+ADOPTION_SECONDS = 0.25
+"""For so long the next adoptions wait for those under way; an owner that is busy lets go when it likes."""
+BURST_SECONDS = 0.25
+"""Offers that come after a longer wait begin anew, with one at a time."""
+STEADY_SECONDS = 10.0
+"""A handler that ran for so long is started again without a longer pause than the first."""
+
+
+def _is_cancelled() -> bool:
+    """Whether this task itself was cancelled, by a scope around it or by whoever has it."""
+    task = asyncio.current_task()
+    return anyio.current_effective_deadline() == float("-inf") or (task is not None and task.cancelling() > 0)
+
 
 class Serving:
     """What ``Worker.serve`` does with each session, in the task group that it was given."""
 
     def __init__(self, handler: Handler, tasks: anyio.abc.TaskGroup) -> None:
         self._handler, self._tasks = handler, tasks
+        self._pace = Pace()
+        self._turn, self._begun = anyio.Lock(), 0
+        self._served: set[Session] = set()
 
     def start(self, session: Session) -> None:
-        """Serves a session from now on."""
-        self._tasks.start_soon(self._handle, session)
+        """Serves a session from now on, unless its end is being carried out. Safe to repeat: it gets one handler."""
+        if session.ending is None and not session.is_over and session not in self._served:
+            self._served.add(session)
+            self._tasks.start_soon(self._serve_until_over, session)
 
-    def adopt(self, offer: Offer) -> None:
-        """Adopts what is offered, and serves it."""
-        self._tasks.start_soon(self._adopt_and_handle, offer)
-
-    async def _adopt_and_handle(self, offer: Offer) -> None:
+    async def _serve_until_over(self, session: Session) -> None:
         try:
-            session = await offer.adopt()
-        except (FencedError, DrainingError, StoreUnavailableError) as error:
-            log.warning("adoption_failed", session=offer.session_id, error=str(error))
-            return
-        if session is not None:
-            await self._handle(session)
+            await self._serve(session)
+        finally:
+            self._served.discard(session)
 
-    async def _handle(self, session: Session) -> None:
-        failure: Exception | None = None
+    async def run(self, sessions: Iterable[Session], hand: Hand) -> None:
+        """Serves these, and adopts what is offered, at a pace at which the event loop turns over; until the worker ends."""
+        first = deque(sessions)
+        while first:
+            now = [first.popleft() for _ in range(min(self._pace.together, len(first)))]
+            await self._in_pace(partial(self._start_all, now))
+        self._pace = Pace()
+        waits_since = clock.now()
+        while offer := await hand.next():
+            if clock.now() - waits_since > BURST_SECONDS:  # what came before says nothing of these
+                self._pace = Pace()
+            await self._in_pace(partial(self._adopt_all, [offer, *hand.ready(self._pace.together - 1)]))
+            waits_since = clock.now()
+
+    async def _start_all(self, sessions: Iterable[Session]) -> None:
+        for session in sessions:
+            await self._begin(session)
+
+    async def _begin(self, session: Session) -> None:
+        """Starts a handler, and no other one before the event loop has turned over."""
+        async with self._turn:
+            self.start(session)
+            self._begun += 1
+            for _ in range(TURNS):
+                await anyio.lowlevel.checkpoint()
+
+    async def _adopt_all(self, offers: Iterable[Offer]) -> None:
+        with anyio.move_on_after(ADOPTION_SECONDS):
+            async with anyio.create_task_group() as adoptions:
+                for offer in offers:
+                    adopted = anyio.Event()
+                    self._tasks.start_soon(self._adopt_and_serve, offer, adopted)
+                    adoptions.start_soon(adopted.wait)
+
+    async def _in_pace(self, start: Callable[[], Awaitable[None]]) -> None:
+        """Starts handlers, watches how late the event loop turns over, and waits as long; nothing begun says nothing."""
+        late, begun = 0.0, self._begun
         async with anyio.create_task_group() as tasks:
 
-            async def stop_when_lost() -> None:
-                await session.lost.wait()
-                tasks.cancel_scope.cancel()
+            async def watch() -> None:
+                nonlocal late
+                while True:
+                    before = clock.now()
+                    await anyio.sleep(WATCH_SECONDS)
+                    late = max(late, clock.now() - before - WATCH_SECONDS)
 
-            tasks.start_soon(stop_when_lost)
-            try:
-                await self._handler(session)
-            except Exception as error:  # noqa: BLE001 - the program's own code: its call goes to somebody else
-                failure = error
+            tasks.start_soon(watch)
+            await start()
+            await anyio.sleep(TURN_SECONDS)
             tasks.cancel_scope.cancel()
-        if session.lost.is_set() or session.closed.is_set():
-            return
+        if self._begun > begun:
+            await anyio.sleep(self._pace.turned_over(late))
+
+    async def _adopt_and_serve(self, offer: Offer, adopted: anyio.Event) -> None:
         try:
+            session = await offer.adopt()
+            if session is not None:
+                await self._begin(session)
+        except CoordinatorError as error:
+            log.warning("adoption_failed", session=offer.session_id, error=str(error))
+        finally:
+            adopted.set()
+
+    async def _serve(self, session: Session) -> None:
+        """The handler, again and again while it is only the store that fails; then the session's end."""
+        session.served_by_handler = True
+        failures = 0
+        while session.ending is None and not session.is_over:
+            began = clock.now()
+            failure = await self._run_handler(session)
+            if session.is_over or session.ending is not None:
+                return
             if failure is None:
-                await session.close()
-            else:
-                log.error("handler_failed", session=session.id, error=repr(failure))
-                await session.release(f"the handler raised {type(failure).__name__}")
-        except (FencedError, StoreUnavailableError) as error:
+                await self._end(session, session.close)
+                return
+            paused = session.stood_still_lately and not failures
+            if not (is_of_the_store(failure) or session.store_is_late or paused) and session.held:
+                log.error("handler_failed", session=session.id, error=told(failure), exc_info=failure)
+                why = fitted(f"the handler raised {type(failure).__name__}")
+                await self._end(session, partial(session.release, why))
+                return
+            if clock.now() - began > STEADY_SECONDS:
+                failures = 0
+            pause = backoff(failures, 1.0, least=0.1)
+            failures += 1
+            log.warning("handler_starts_again", session=session.id, error=told(failure), after_seconds=round(pause, 3))
+            with anyio.move_on_after(pause):
+                await session.lost.wait()
+
+    async def _run_handler(self, session: Session) -> Exception | None:
+        """Runs the handler once; what it raised."""
+        failure: Exception | None = None
+        handler = asyncio.current_task()
+        session.begins_to_be_served()
+        try:
+            async with anyio.create_task_group() as tasks:
+
+                async def stop_at(end: anyio.Event) -> None:
+                    await end.wait()
+                    if session.ended_by is not handler:  # else it goes on to whatever it does after that
+                        tasks.cancel_scope.cancel()
+
+                tasks.start_soon(stop_at, session.lost)
+                tasks.start_soon(stop_at, session.closed)
+                try:
+                    await self._handler(session)
+                except Exception as error:  # noqa: BLE001 - the program's own code: its call goes to somebody else
+                    failure = error
+                except asyncio.CancelledError as error:
+                    if not (
+                        session.lost.is_set() or session.ended.is_set()
+                    ):  # else it was to stop, whoever's cancellation came first
+                        if _is_cancelled():
+                            raise
+                        failure = RuntimeError("it ended by the cancellation of something that it waited for")
+                        failure.__cause__ = error
+                tasks.cancel_scope.cancel()
+        finally:
+            session.unserved_since = clock.now()
+        return failure
+
+    @staticmethod
+    async def _end(session: Session, how: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await how()
+        except CoordinatorError as error:  # a store that is away: the library carries it out later
             log.warning("session_not_ended", session=session.id, error=str(error))

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import math
+import weakref
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import anyio
 import structlog
 
 from coordinator import clock
-from coordinator.errors import FencedError
-from coordinator.ids import new_request_id
+from coordinator.bounds import check_reason, fitted
+from coordinator.errors import FencedError, StoreUnavailableError
+from coordinator.printable import told
 from coordinator.store import calls
 from coordinator.store.fence import Fence, Runner
 from coordinator.store.scripts import Answer, Call
 from coordinator.worker.data import RecoveryData, decode, encode
+from coordinator.worker.ending import Ending, is_of_the_store
 from coordinator.worker.fenced import fenced_write
+from coordinator.worker.sealer import Place, Written, is_sealed
 
 if TYPE_CHECKING:
     from coordinator.worker.membership import Membership
@@ -25,8 +32,28 @@ __all__ = ["Session"]
 
 log = structlog.get_logger()
 
+LATE_BEATS = 1.5
+"""Intervals after which a beat without an answer is overdue; ± 10 % of one are jitter."""
+SETTLE_SECONDS = 1.0
+"""After a pause of the whole process time-outs of the program itself end, which says nothing of the program."""
 RENEWAL_SECONDS = 2.0
 RETRY_SECONDS = 0.01
+GIVEN_UP = "it was given up here"
+QUIET_SECONDS = 0.25
+"""Between two looks at whether a busy session may still be waited for."""
+
+
+def _failure_of(task: asyncio.Task[Any]) -> BaseException | None:
+    """What a task failed by: an error, its own cancellation, or one of something that it waited for."""
+    if not task.cancelled():  # `exception` would say that it was seen, and asyncio tell nobody of it any more
+        return cast("BaseException | None", getattr(task, "_exception", None))
+    if task.cancelling():
+        return asyncio.CancelledError()
+    return RuntimeError("it ended by the cancellation of something that it waited for")
+
+
+NEWEST = 2**53 - 1
+"""Number of data that is newer than all that was written under an epoch."""
 
 
 class Session:
@@ -37,12 +64,19 @@ class Session:
         epoch: its fencing token, to be passed to whatever can compare it; rises when it is renewed after lost writes.
         first_epoch: with which this worker got it.
         pool, tenant, requires: as it was opened.
-        lost: set when the store said that somebody else has it; final. ``lost_reason`` says why.
+        lost: set when this worker has it no more: the store said that somebody else has it, or it is released here, before the
+            store is told. Final. ``lost_reason`` says why.
         recovered: whether it was adopted from somebody.
         planned: whether its previous owner handed it over on purpose.
-        gap: seconds from the previous owner's last acknowledged heartbeat to the adoption; 0 when opened here.
+        gap: seconds for which nobody served the call before its handler began: at an adoption since the previous owner's last
+            acknowledged heartbeat, or since its handler stopped; where `Worker.serve` starts a handler again since it stopped.
+            0 when opened here.
+        starts: how often `Worker.serve` has started a handler for it here.
         data_age: seconds since the data was written, at adoption.
-        heir, silence: to whom it was handed over, and seconds from letting go to the store's answer.
+        heir, silence: to whom it was handed over, and the seconds for which nobody served it until the store's answer.
+        ended_by: the task that closed or released it here, if any.
+        ended: set when it was closed or released here, and that has an answer, or will have it later.
+        ending: what is to become of it, once it was closed or released here; None as long as it is to go on.
         previous_owner, cause, attempt: from whom, why, and with which offer it came.
     """
 
@@ -66,7 +100,7 @@ class Session:
         self.raw_data, self.encoding, self.sequence = raw, encoding, sequence
         self.lost = anyio.Event()
         self.lost_reason = ""
-        self.closed = anyio.Event()
+        self.closed, self.ended = anyio.Event(), anyio.Event()
         self.recovered = self.planned = False
         self.gap = self.data_age = 0.0
         self.previous_owner = self.cause = ""
@@ -75,8 +109,19 @@ class Session:
         self.undecided: object | None = None
         self.heir = ""
         self.silence = 0.0
-        self._leaving = False
-        self._unanswered = False
+        self.starts = 0
+        self.ending: Ending | None = None
+        self.unserved_since: float | None = None
+        self.asked_at = float("-inf")
+        self.served_by_handler = False
+        self.uses = 0
+        self._watched = self._failed_adopting = self._has_server = False
+        self._failure: BaseException | None = None
+        self._users: weakref.WeakKeyDictionary[asyncio.Task[Any], Callable[[asyncio.Task[Any]], None]]
+        self._users = weakref.WeakKeyDictionary()
+        self._leaving = self._over = self._was_closed = False
+        self.ended_by: asyncio.Task[Any] | None = None
+        self._unanswered, self._attempt = False, 0
         self._busy = 0
         self._idle = anyio.Event()
         self._member = member
@@ -87,26 +132,158 @@ class Session:
 
     @property
     def recovery_data(self) -> dict[str, Any] | bytes:
-        """The newest recovery data that this worker has given or got, in the form in which it was given."""
-        return decode(self.raw_data, self.encoding)
+        """The newest recovery data that this worker has given or got, in the form in which it was given.
+
+        Raises:
+            KeyUnknownError, SealBrokenError: of a session that this instance owned before its process: it does not open here.
+        """
+        self._used()
+        raw, encoding = self.raw_data, self.encoding
+        if is_sealed(encoding):
+            raw, encoding = self._member.sealer.open(self._place(self.epoch), raw, encoding)
+        return decode(raw, encoding)
+
+    def _place(self, epoch: int) -> Place:
+        return Place(self.id, self.tenant, epoch)
+
+    def written(self, epoch: int, raw: bytes, encoding: str) -> Written:
+        """Recovery data as it is stored under an epoch of this session. For the library."""
+        return self._member.sealer.seal(self._place(epoch), raw, encoding)
 
     @property
     def _ours(self) -> bool:
         return not self.lost.is_set() and not self.closed.is_set() and self._pulse is self._member.pulse
 
     @property
-    def _given_away(self) -> bool:
-        return self._leaving or self.undecided is not None
+    def is_over(self) -> bool:
+        """Whether this worker has nothing more to do with it: lost, closed or given up. For the library."""
+        return self._over
+
+    @property
+    def is_given_away(self) -> bool:
+        """Whether somebody else may have it, or it may be over, as soon as the store says so. For the library."""
+        return self._leaving or self.undecided is not None or self.ending is not None
+
+    async def settled(self, patience: float) -> None:
+        """Waits until it is over, or nobody gives it away any more. For the library.
+
+        Raises:
+            StoreUnavailableError: not within ``patience`` seconds.
+        """
+        until = clock.now() + patience
+        while self.is_given_away and not self.is_over:
+            if clock.now() > until:
+                raise StoreUnavailableError(
+                    "try_again", f"what becomes of session {self.id!r} here has no answer yet", sent=False
+                )
+            await anyio.sleep(RETRY_SECONDS)
+
+    def renewed(self, epoch: int, sequence: int) -> None:
+        """It has a new epoch, and its checkpoints count anew. For the library."""
+        if epoch == self.epoch:
+            return
+        self.epoch, self.sequence = epoch, sequence
+        self._member.ledger.renewed(self)
+        if self._member.host is not None:
+            self._member.host.session_renewed(self)
 
     @property
     def held(self) -> bool:
         """True while nobody else can have adopted it. Ask before what cannot be undone."""
-        return self._ours and not self.unsure and not self._given_away and self._pulse.held(clock.now())
+        return self._ours and not self.unsure and not self.is_given_away and self._pulse.held(clock.now())
+
+    @property
+    def store_is_late(self) -> bool:
+        """Whether the answer to a beat is overdue, long before that is a doubt: what fails now may fail for that. For the library."""
+        return clock.now() - self._pulse.sent > LATE_BEATS * self._member.settings.heartbeat_interval
+
+    @property
+    def stood_still_lately(self) -> bool:
+        """Whether this process stood still a moment ago: what fails now may fail for that. For the library."""
+        now = clock.now()
+        return now - self._pulse.continued(now) < SETTLE_SECONDS
 
     @property
     def may_speak(self) -> bool:
         """True when held, and in doubt as long as it is only the store that does not answer."""
-        return self._ours and not self._given_away and self._pulse.may_speak(clock.now())
+        self._used()
+        return self._ours and not self.is_given_away and self._pulse.may_speak(clock.now())
+
+    def begins_to_be_served(self) -> None:
+        """A handler begins: for how long nobody served it is told by `gap`. For the library."""
+        if self.starts:
+            self.gap = self.unserved
+        self.starts += 1
+        self.unserved_since = None
+
+    def watch_adopter(self, *tasks: asyncio.Task[Any] | None) -> None:
+        """From now on the session is offered to others should its code fail. For the library.
+
+        Its code are the tasks that adopted it, the first other one that uses it, and those that use it for longer than a lease (others
+        are helpers, whose errors say nothing of the call). When none goes on, and one of these failed, or one that adopted it was
+        cancelled, nobody serves it. Unless `Worker.serve` runs a handler for it.
+        """
+        self._watched = True
+        for task in tasks:
+            if task is not None:
+                self._follow(task, adopted=True)
+
+    def _used(self) -> None:
+        if not self._watched or self.served_by_handler:
+            return
+        self.uses += 1
+        with contextlib.suppress(RuntimeError):  # a thread without an event loop
+            if (task := asyncio.current_task()) is not None:
+                self._follow(task, adopted=False)
+
+    def _follow(self, task: asyncio.Task[Any], adopted: bool) -> None:
+        if task in self._users:
+            return
+        helps_from = math.inf if adopted or not self._has_server else clock.now()
+        self._has_server = self._has_server or not adopted
+        ended = partial(self._user_ended, adopted, helps_from)
+        self._users[task] = ended
+        task.add_done_callback(ended)
+
+    def _follow_no_more(self) -> None:
+        """It is over, and tasks that live long need not keep it."""
+        for task, ended in list(self._users.items()):
+            task.remove_done_callback(ended)
+
+    def _user_ended(self, adopted: bool, helps_from: float, task: asyncio.Task[Any]) -> None:
+        """Starts nothing, as it is called by the event loop outside of any task."""
+        failure = _failure_of(task)
+        cancelled = isinstance(failure, asyncio.CancelledError)
+        serves = not 0 <= clock.now() - helps_from < self._member.settings.lease
+        if failure is not None and (adopted or (serves and not cancelled)):
+            self._failure = failure
+            self._failed_adopting = self._failed_adopting or (adopted and not cancelled)
+        if self._failure is None or self.has_user or self.served_by_handler or self.ending is not None or self.is_over:
+            return
+        if self._failed_adopting:
+            self.nobody_serves()
+        else:  # it may be one of many short tasks that use it in turn, or whoever cancelled it is about to end the call
+            self._member.endings.give_up_unless_used(self)
+
+    @property
+    def has_user(self) -> bool:
+        """Whether a task goes on that adopted or used it. For the library."""
+        return any(not user.done() for user in list(self._users))
+
+    def nobody_serves(self) -> None:
+        """Its code failed and nothing of it goes on: it is offered to others. For the library."""
+        failure = self._failure
+        if failure is None or self.served_by_handler or self.ending is not None or self.is_over:
+            return
+        cancelled = isinstance(failure, asyncio.CancelledError)
+        said = "was cancelled" if cancelled else f"raised {type(failure).__name__}"
+        tell = log.warning if cancelled else log.error
+        tell("adopter_failed", session=self.id, error=told(failure), exc_info=None if cancelled else failure)
+        counts = not cancelled and not is_of_the_store(failure)
+        self.ending = Ending("release", fitted(f"the code that adopted it {said}"), "released", counts=counts)
+        self.unserved_since = clock.now()
+        self._member.reader.failed(self.id)
+        self._member.endings.carry_on(self)
 
     async def checkpoint(self, data: RecoveryData) -> None:
         """Writes newer recovery data; when it returns, an adopter would get it.
@@ -116,8 +293,9 @@ class Session:
 
         Raises:
             FencedError: this worker is no longer the owner; final.
-            StoreUnavailableError: no answer within about two seconds; the data may have been written.
+            StoreUnavailableError: no answer for two seconds, four where each try hangs; the data may have been written.
             DataTooLargeError, InvalidDataError: nothing was sent.
+            KeyUnknownError: nothing was sent: what is stored is sealed, and this program has no keys.
 
         Safe to repeat.
         """
@@ -132,25 +310,35 @@ class Session:
         Raises:
             As `checkpoint`.
         """
-        raw, encoding = encode(data, self._member.settings.max_data_bytes)
+        self._used()
+        raw, encoding = self._encoded(data)
         if sequence is not None and self._is_old(sequence):
             self.check()
             return False
         self._staged = None
-        await self._write(raw, encoding, sequence)
-        return True
+        return await self._write(raw, encoding, sequence)
 
     def stage(self, data: RecoveryData) -> None:
         """The same, later and coalesced: returns at once, and only the newest is written.
 
         Raises:
             FencedError: this worker is no longer the owner.
-            DataTooLargeError, InvalidDataError: nothing is kept.
+            DataTooLargeError, InvalidDataError, KeyUnknownError: as `checkpoint`; nothing is kept.
         """
-        raw, encoding = encode(data, self._member.settings.max_data_bytes)
+        self._used()
+        raw, encoding = self._encoded(data)
         self.check()
         self._staged = (raw, encoding)
         self._member.stager.wake(self)
+
+    def _encoded(self, data: RecoveryData) -> tuple[bytes, str]:
+        self._member.sealer.may_overwrite(self.id, self.encoding)
+        return encode(data, self._member.settings.max_data_bytes)
+
+    @property
+    def has_staged(self) -> bool:
+        """Whether something staged was not written yet. For the library."""
+        return self._staged is not None
 
     async def flush(self) -> None:
         """Writes what is staged, if anything is.
@@ -171,6 +359,7 @@ class Session:
         Raises:
             FencedError, StoreUnavailableError: as `checkpoint`.
         """
+        self._used()
         await self._final(
             "resumed", lambda e: calls.resumed(self._keys, session=self.id, instance=self._instance, epoch=e)
         )
@@ -178,30 +367,30 @@ class Session:
     async def close(self) -> None:
         """The call ended: nobody will be offered it. Safe to repeat.
 
+        From the call on this worker holds it no more, also when this raises: then the library closes it when the store is back.
+
         Raises:
             FencedError: somebody else has it; their call goes on.
-            StoreUnavailableError: no answer within about two seconds.
+            StoreUnavailableError: no answer for two seconds, four where each try hangs; it is closed later.
         """
-        if self.closed.is_set():
-            return
-        ttl = round(self._member.settings.closed_ttl * 1000)
-        async with self._writing:
-            self._member.closes(self.id)
-            await self._final(
-                "close",
-                lambda e: calls.close(
-                    self._keys, session=self.id, instance=self._instance, epoch=e, pool=self.pool, closed_ttl_ms=ttl
-                ),
-            )
-            self._end()
+        if not self.closed.is_set():
+            await self._end_as(Ending("close"))
 
     async def release(self, reason: str = "") -> None:
         """Gives the call up, with its newest data, to be offered to others; this worker lives on.
 
+        From the call on this worker holds it no more, also when this raises: then the library gives it up when the store is
+        back. Counts as a recovery: a call that is released again and again becomes a dead letter.
+
+        Args:
+            reason: why, for people: at most 1,024 characters. What cannot be seen in it becomes visible.
+
         Raises:
-            FencedError, StoreUnavailableError: as `checkpoint`.
+            FencedError: as `checkpoint`.
+            InvalidValueError: it is not given up.
+            StoreUnavailableError: no answer for two seconds, four where each try hangs; it is given up later.
         """
-        await self._release(reason, "released")
+        await self._end_as(Ending("release", check_reason(reason), "released", counts=True))
 
     async def cannot_serve(self, reason: str = "") -> None:
         """Gives it back as though it had not been adopted: this worker lacks something that another may have, such as a key.
@@ -209,25 +398,107 @@ class Session:
         No attempt and no recovery is counted, its age goes on, and this worker leaves it to others for a while.
 
         Raises:
-            FencedError, StoreUnavailableError: as `checkpoint`.
+            FencedError, InvalidValueError, StoreUnavailableError: as `release`.
         """
+        reason = check_reason(reason)
         self._member.reader.cannot_serve(self.id)
-        await self._release(reason, "returned")
+        await self._end_as(Ending("release", reason, "returned"))
 
-    async def _release(self, reason: str, cause: str) -> None:
-        s, request = self._member.settings, new_request_id()
+    async def hand_back(self, reason: str, cause: str = "released") -> None:
+        """Gives it to others through nobody's fault: no recovery is counted. For the library.
+
+        Raises:
+            FencedError, StoreUnavailableError: as `release`.
+        """
+        await self._end_as(Ending("release", reason, cause))
+
+    async def _end_as(self, ending: Ending) -> None:
+        if self.is_over:
+            self.check()
+        if self.ending is None or ending.kind == "close":  # that a call is over is not taken back
+            self.ending = ending
+            self.ended_by = asyncio.current_task()
+            if ending.counts:
+                self._member.reader.failed(self.id)
+        if ending.kind == "release" and not self.is_over:  # belief ends before the right does
+            self.lost_reason = self.lost_reason or GIVEN_UP
+            self.lost.set()
+        try:
+            await self.carry_out()
+        except FencedError:
+            raise
+        except BaseException:
+            self._member.endings.carry_on(self)
+            raise
+        finally:
+            self.ended.set()
+
+    async def carry_out(self, *, late: bool = False) -> None:
+        """Does what `ending` says; nothing once it is over. For the library.
+
+        Args:
+            late: whoever asked for it is not there any more: of a session that went to others `lost` tells.
+
+        Raises:
+            FencedError, StoreUnavailableError: as `close` and `release`.
+        """
         async with self._writing:
-            raw, encoding = self._staged or (self.raw_data, self.encoding)
-            await self._give_away(
-                "release",
-                lambda e: calls.release(
-                    self._keys, session=self.id, instance=self._instance, epoch=e, request=request, pool=self.pool,
-                    reason=reason, cause=cause, lease_ms=round(s.lease * 1000), max_recoveries=s.max_recoveries,
-                    recovery_window_ms=round(s.recovery_window * 1000), data=raw, encoding=encoding,
-                    sequence=self.sequence + 1, dead_letter_ttl_ms=round(s.dead_letter_ttl * 1000),
-                ),
-            )  # fmt: skip
+            ending = self.ending
+            if ending is None:
+                return
+            if self.is_over:
+                if ending.kind == "close" and not self._was_closed:  # what was under way before gave it to others
+                    raise FencedError(self.id, self.epoch, self.lost_reason or GIVEN_UP)
+                return
+            if ending.kind == "close":
+                await self._carry_out_close()
+                self._was_closed = True
+            else:
+                await self._carry_out_release(ending)
+                if late:
+                    self.lose(GIVEN_UP)
             self._end()
+
+    async def _carry_out_close(self) -> None:
+        ttl = round(self._member.settings.closed_ttl * 1000)
+        self._member.ledger.ends(self)
+        await self._final(
+            "close",
+            lambda e: calls.close(
+                self._keys, session=self.id, instance=self._instance, epoch=e, pool=self.pool, closed_ttl_ms=ttl
+            ),
+        )
+
+    async def _carry_out_release(self, ending: Ending) -> None:
+        s = self._member.settings
+        raw, encoding, sequence = self._unwritten()
+        await self._final(
+            "release",
+            lambda e: calls.release(
+                self._keys, session=self.id, instance=self._instance, epoch=e, request=ending.request, pool=self.pool,
+                reason=ending.reason, cause=ending.cause, counts=ending.counts, unserved_ms=round(self.unserved * 1000),
+                lease_ms=round(s.lease * 1000), max_recoveries=s.max_recoveries,
+                recovery_window_ms=round(s.recovery_window * 1000), **self.written(e, raw, encoding),
+                sequence=sequence, dead_letter_ttl_ms=round(s.dead_letter_ttl * 1000),
+            ),
+        )  # fmt: skip
+
+    def _unwritten(self) -> tuple[bytes, str, int]:
+        """What goes along when it is given away, with its number; nothing, and 0, when the store has acknowledged all.
+
+        What a child wrote meanwhile is newer than a checkpoint of ours that has no answer, and older than what is staged.
+        """
+        if self._staged is not None:
+            self.raw_data, self.encoding = self._staged
+            return self.raw_data, self.encoding, NEWEST  # a child may have counted on
+        if self._unanswered:
+            return self.raw_data, self.encoding, self.sequence
+        return b"", "", 0
+
+    @property
+    def unserved(self) -> float:
+        """Seconds since its handler stopped; 0 while it runs, and where the program says nothing of it. For the library."""
+        return 0.0 if self.unserved_since is None else max(0.0, clock.now() - self.unserved_since)
 
     @property
     def lease(self) -> float:
@@ -251,6 +522,7 @@ class Session:
     @contextlib.contextmanager
     def busy(self) -> Iterator[None]:
         """Not now: inside this block a planned handover waits for a better moment, as long as its deadline allows."""
+        self._used()
         self._busy += 1
         try:
             yield
@@ -260,10 +532,19 @@ class Session:
                 self._idle.set()
                 self._idle = anyio.Event()
 
-    async def quiet(self, most: float) -> None:
-        """Waits until the program is not busy with it, for ``most`` seconds at the longest. For the library."""
-        with anyio.move_on_after(most):
-            while self._busy:
+    @property
+    def is_busy(self) -> bool:
+        """Whether the program is inside `busy`. For the library."""
+        return self._busy > 0
+
+    async def quiet(self, until: Callable[[], float]) -> None:
+        """Waits until the program is not busy with it, or it is over. For the library.
+
+        Args:
+            until: returns when waiting ends in any case, in seconds of `coordinator.clock`; asked again and again.
+        """
+        while self._busy and not self.is_over and (left := until() - clock.now()) > 0:
+            with anyio.move_on_after(min(left, QUIET_SECONDS)):
                 await self._idle.wait()
 
     async def let_go(self, heir: str) -> bool:
@@ -273,14 +554,13 @@ class Session:
             Whether it went; False when the handover is over.
         """
         async with self._writing:
-            raw, encoding = self._staged or (self.raw_data, self.encoding)
-            self.raw_data, self.encoding = raw, encoding
-            began = clock.now()
+            raw, encoding, sequence = self._unwritten()
+            began = clock.now() - self.unserved
             answer = await self._give_away(
                 "let_go",
                 lambda e: calls.let_go(
-                    self._keys, session=self.id, instance=self._instance, heir=heir, epoch=e, pool=self.pool, data=raw,
-                    encoding=encoding, sequence=self.sequence + 1,
+                    self._keys, session=self.id, instance=self._instance, heir=heir, epoch=e, pool=self.pool,
+                    **self.written(e, raw, encoding), sequence=sequence, unserved_ms=round(self.unserved * 1000),
                 ),
             )  # fmt: skip
             if answer.word != "OK":
@@ -294,39 +574,52 @@ class Session:
         return self._member.part.keys
 
     def check(self) -> None:
-        """Raises `FencedError` when it was lost, closed or given up here. For the library."""
-        if self.lost.is_set() or self.closed.is_set():
+        """Raises `FencedError` when it was lost, or is closed or given up here, carried out or not. For the library."""
+        if self.is_over or self.ending is not None:
             raise FencedError(self.id, self.epoch, self.lost_reason or "it was closed or given up here")
 
-    async def _write(self, raw: bytes, encoding: str, sequence: int | None = None) -> None:
+    async def _write(self, raw: bytes, encoding: str, sequence: int | None = None) -> bool:
+        """Whether it was written: one with its caller's own number may be older than what the store has."""
         async with self._writing:
             self.check()
             if sequence is not None and self._is_old(sequence):
-                return  # a newer one came first
+                return False  # a newer one came first
             self.raw_data, self.encoding = raw, encoding
-            self.sequence = sequence or self.sequence + 1
+            again = (
+                self._unanswered and sequence is None
+            )  # counting on would put what has no answer above what others wrote since
+            self._attempt = self._attempt + 1 if again else 0
+            self.sequence = sequence or (self.sequence if again else self.sequence + 1)
 
             def numbered(epoch: int) -> Call:
                 self.sequence = max(1, self.sequence)  # a renewal began to count anew, and 0 would not be stored
                 return calls.checkpoint(
-                    self._keys, session=self.id, instance=self._instance, epoch=epoch, sequence=self.sequence, data=raw,
-                    encoding=encoding,
+                    self._keys, session=self.id, instance=self._instance, epoch=epoch, sequence=self.sequence,
+                    **self.written(epoch, raw, encoding), attempt=self._attempt,
                 )  # fmt: skip
 
             self._unanswered = True  # until there is an answer, the same number may come again
-            await self._final("checkpoint", numbered)
+            answer = await self._final("checkpoint", numbered)
+            while (
+                answer.word == "OLD" and sequence is None
+            ):  # a child that is attached has written meanwhile: this is newer
+                self.sequence, self._attempt = answer.int("checkpoint") + 1, 0
+                answer = await self._final("checkpoint", numbered)
+            self.sequence = max(self.sequence, answer.int("checkpoint"))
             self._unanswered = False
+            return answer.word == "OK"
 
     def _is_old(self, sequence: int) -> bool:
         return sequence < self.sequence or (sequence == self.sequence and not self._unanswered)
 
     async def _final(self, operation: str, make: Any) -> Answer:
         """Runs a write of the owner until it has an answer that counts."""
-        self.check()
+        if self.is_over:
+            raise FencedError(self.id, self.epoch, self.lost_reason or "it was closed or given up here")
         with self._member.changing(operation != "checkpoint"):
             answer = await self._member.request(lambda: make(self.epoch), self)
             began = clock.now()
-            while self.is_renewed(answer) and clock.now() - began < RENEWAL_SECONDS:
+            while answer.word == "CHILDREN" or (self.is_renewed(answer) and clock.now() - began < RENEWAL_SECONDS):
                 await anyio.sleep(RETRY_SECONDS)
                 answer = await self._member.request(lambda: make(self.epoch), self)
         if answer.word == "FENCED":
@@ -348,6 +641,7 @@ class Session:
     @property
     def fence(self) -> Fence:
         """Who writes, under which epoch, and where that is recorded: what a write of another program can ask for."""
+        self._used()
         return Fence(self._member.part.keys, self.id, self._instance, self.epoch)
 
     async def fenced(self, make: Callable[[Fence], Call], runner: Runner) -> Answer:
@@ -391,22 +685,32 @@ class Session:
         return ours and answer.int("epoch") >= self.epoch and self._member.sessions.get(self.id) is self
 
     def _end(self) -> None:
+        self._over = True
         self.closed.set()
         self._staged = None
+        self._follow_no_more()
         self._member.forget(self)
 
     def lose(self, reason: str) -> None:
         """The store said that this worker no longer has it; final. For the library."""
-        if self.lost.is_set() or self.closed.is_set():
+        if self.is_over:
             return
+        self._over = True
         self.lost_reason = reason
         self._staged = None
         self.lost.set()
+        self._follow_no_more()
         self._member.forget(self)
         if self._member.host is not None:
             self._member.host.session_lost(self)
-        tell = log.info if self.heir else log.warning
+        tell = log.info if self.heir or self._member.has_left else log.warning
         tell("session_lost", session=self.id, epoch=self.epoch, instance=self._instance, reason=reason)
+
+    def out_of_hand(self, reason: str) -> None:
+        """There is no event loop here for it any more: it is lost without a word. From any thread. For the library."""
+        self._over, self.lost_reason = True, reason
+        with contextlib.suppress(RuntimeError):  # who waits for it waits on an event loop that is no more
+            self.lost.set()
 
     def __repr__(self) -> str:
         return f"<Session {self.id} epoch={self.epoch}>"

@@ -8,9 +8,9 @@ import anyio
 import structlog
 
 from coordinator.errors import FencedError, StoreUnavailableError
+from coordinator.worker.one_each import OneEach
 
 if TYPE_CHECKING:
-    from coordinator.worker.membership import Membership
     from coordinator.worker.session import Session
 
 __all__ = ["Stager"]
@@ -21,36 +21,24 @@ RETRY_SECONDS = 0.1
 
 
 class Stager:
-    """One a membership; a task runs only while something is staged."""
+    """One a membership; each session's writes go one after the other, and none waits for another session's."""
 
-    def __init__(self, member: Membership) -> None:
-        self._member = member
-        self._waiting: dict[str, Session] = {}
-        self._running = False
+    def __init__(self) -> None:
+        self._writes = OneEach(self._flush)
+        self.run = self._writes.run
 
     def wake(self, session: Session) -> None:
-        """A session has something staged."""
-        self._waiting[session.id] = session
-        if not self._running:
-            self._running = True
-            self._member.start(self._run)
+        """A session has something staged; from any thread."""
+        self._writes.put(session)
 
-    async def _run(self) -> None:
+    @staticmethod
+    async def _flush(session: Session) -> None:
         try:
-            while self._waiting:
-                batch, self._waiting = self._waiting, {}
-                async with anyio.create_task_group() as tasks:
-                    for session in batch.values():
-                        tasks.start_soon(self._flush, session)
-        finally:
-            self._running = False
-
-    async def _flush(self, session: Session) -> None:
-        try:
-            await session.flush()
+            while session.has_staged:
+                try:
+                    await session.flush()
+                except StoreUnavailableError as error:
+                    log.warning("staged_checkpoint_waits", session=session.id, kind=error.kind)
+                    await anyio.sleep(RETRY_SECONDS)
         except FencedError:
             return  # `lost` tells its owner
-        except StoreUnavailableError as error:
-            log.warning("staged_checkpoint_waits", session=session.id, kind=error.kind)
-            await anyio.sleep(RETRY_SECONDS)
-            self.wake(session)

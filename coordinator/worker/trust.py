@@ -20,7 +20,7 @@ class Pulse:
         stall_limit: seconds without a tick after which this process itself must have stood still.
         sent: when the last beat that was answered OK was sent.
         ticked: when the heartbeat's thread last turned over.
-        stood_still: the process stood still since the last OK.
+        stalled: when it was last noted that the process stood still.
         over: the store said that this id is dead.
     """
 
@@ -28,19 +28,29 @@ class Pulse:
     stall_limit: float
     sent: float = float("-inf")
     ticked: float = float("-inf")
-    stood_still: bool = False
+    stalled: float = float("-inf")
     over: bool = False
 
     def tick(self, now: float) -> None:
         """The thread turns over; a gap is noted before the time is, so that nobody sees the one without the other."""
         if now - self.ticked > self.stall_limit and self.ticked != float("-inf"):
-            self.stood_still = True
+            self.stalled = now
         self.ticked = now
 
     def renew(self, sent: float) -> None:
         """A beat sent at ``sent`` was answered OK."""
         self.sent = max(self.sent, sent)
-        self.stood_still = False
+
+    @property
+    def stood_still(self) -> bool:
+        """Whether it stood still since the last beat that was answered OK was *sent*: an answer that waited meanwhile is old."""
+        return self.stalled > self.sent
+
+    def continued(self, now: float) -> float:
+        """When this process last went on after it stood still, ``now`` while that is not noted yet: time-outs begin anew there."""
+        if now - self.ticked > self.stall_limit and self.ticked != float("-inf"):
+            return now
+        return self.stalled
 
     def held(self, now: float) -> bool:
         """Whether what this instance owns is certainly still its own."""

@@ -6,7 +6,6 @@ import asyncio
 import json
 import math
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from functools import cached_property, partial
 from types import TracebackType
@@ -15,35 +14,52 @@ from typing import Any, Literal
 import anyio
 import anyio.abc
 import structlog
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from coordinator import clock
+from coordinator.bounds import (
+    check_instance,
+    check_reason,
+    check_requires,
+    check_seconds,
+    check_text,
+    check_word,
+    fitted,
+)
 from coordinator.errors import (
     CoordinatorError,
     DrainingError,
     FencedError,
     SessionHeldError,
     StoreUnavailableError,
-    first_error,
+    TenantError,
 )
+from coordinator.eventloop import check_event_loop
 from coordinator.ids import check_pool, check_session_id, new_request_id, partition_of
+from coordinator.logs import configure_structlog
 from coordinator.settings import Settings
 from coordinator.store import calls, reads
+from coordinator.store.scripts import Call
+from coordinator.store.shapes import text
+from coordinator.worker.adoption import Wait
 from coordinator.worker.attached import AttachedSession
 from coordinator.worker.data import RecoveryData, encode
 from coordinator.worker.drain import DrainReport, drain
+from coordinator.worker.hand import Hand
+from coordinator.worker.home import FAREWELL_SECONDS, Home
 from coordinator.worker.host import Host
 from coordinator.worker.hub import Hubs
 from coordinator.worker.membership import Membership
 from coordinator.worker.offer import Offer
+from coordinator.worker.sealer import OPENING, Place, Sealer
 from coordinator.worker.serving import Handler, Serving
 from coordinator.worker.session import Session
+from coordinator.worker.watcher import Watcher
 
 __all__ = ["DrainReport", "Worker"]
 
 log = structlog.get_logger()
 
-FAREWELL_SECONDS = 5.0
+CAUSES: tuple[Literal["exited", "operator"], ...] = ("exited", "operator")
 
 
 class Worker:
@@ -51,9 +67,13 @@ class Worker:
 
     That lasts as long as calls find heirs, at most ``drain_timeout``; without anybody else alive they are offered at once.
 
+    Any task may leave it; one that is never left says farewell when its event loop is cleaned up. An error of its own cancels the task
+    that entered it, and is raised in the place of that cancellation. A child that the process forks holds nothing.
+
     Args:
         url: the store; default the setting ``REDIS_URL``.
         settings: any setting by its name in lower case: ``name``, ``pool``, ``capacity``, ``dead_after``, ...
+            ``encryption_keys`` may also be a `KeyRing`, or a function that returns the present one.
 
     Raises:
         ConfigurationError: one line a fault.
@@ -64,7 +84,14 @@ class Worker:
 
     @classmethod
     def hosted(
-        cls, settings: Settings, host: Host, hubs: Hubs, *, token_hash: str, instances: Mapping[int, str] | None = None
+        cls,
+        settings: Settings,
+        host: Host,
+        hubs: Hubs,
+        *,
+        token_hash: str,
+        instances: Mapping[int, str] | None = None,
+        hosting: str = "",
     ) -> Worker:
         """A worker that a process stands for which is not the one that serves the calls; it takes no offers at first.
 
@@ -76,6 +103,7 @@ class Worker:
             hubs: shared with the other workers of that process, which runs and closes them.
             token_hash: kept with the instance, so that the program that serves the calls can be known again.
             instances: ids by partition under which it lives already; what these own is taken up when it is entered.
+            hosting: kept with the instance too, for whoever stands for it after that process.
         """
         worker = cls.__new__(cls)
         worker._begin(settings)
@@ -85,23 +113,24 @@ class Worker:
             token_hash,
             dict(instances or {}),
         )
-        worker._most_in_hand = 0
+        worker._most_in_hand, worker._hosting = 0.0, hosting
         return worker
 
     def _begin(self, settings: Settings) -> None:
         if not structlog.is_configured():  # its default would write into the standard output of somebody's program
-            structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-        self.settings = settings
+            configure_structlog(settings)
+        self.settings, self._sealer = settings, Sealer.of(settings)
         self._hubs: Hubs | None = None
         self._own_hubs: Hubs | None = None
-        self._send: MemoryObjectSendStream[Offer]
-        self._receive: MemoryObjectReceiveStream[Offer]
+        self._hand: Hand
         self._members: list[Membership] = []
-        self._reading = False
+        self._watcher: Watcher | None = None
+        self._reading = self._started = False
         self._serving: Serving | None = None
+        self._home: Home | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
         self._host: Host | None = None
-        self._token_hash = ""
+        self._token_hash = self._hosting = ""
         self._instances: dict[int, str] = {}
         self._most_in_hand = math.inf
         self._ended = False
@@ -137,17 +166,26 @@ class Worker:
         """What this worker owns now."""
         return tuple(s for member in self._members for s in member.sessions.values())
 
+    def _free(self) -> int:
+        """How many more sessions it could own."""
+        return self.settings.capacity - sum(len(m.sessions.keys() | m.ledger.taking.keys()) for m in self._members)
+
     def _room(self) -> int:
-        owned = sum(len(m.sessions) + len(m.adopting) for m in self._members)
+        """How many more offers it takes now."""
         in_hand = sum(m.reader.in_hand() for m in self._members)
-        return int(min(self.settings.capacity - owned, self._most_in_hand) - in_hand)
+        return min(self._free() - in_hand, self._hand.room(in_hand))
 
     def take_offers(self, most: float) -> None:
         """From now on at most so many offers are read before they are answered; 0 for none. For the sidecar."""
-        self._most_in_hand = most
+        self._most_in_hand = self._hand.window.most = most
+        self._hand.asked()
         self._begin_reading()
         for member in self._members:
             member.room_changed()
+
+    def asks_again(self) -> None:
+        """The program answers: it is given offers again, if it did not get to those that it had. For the sidecar."""
+        self._hand.asked()
 
     def _begin_reading(self) -> None:
         if not self._reading:
@@ -163,10 +201,16 @@ class Worker:
     @property
     def trust_left(self) -> float:
         """Seconds for which this worker may still rely on what it owns, in every partition. For the sidecar."""
+        return self._left(self.settings.trust_window)
+
+    @property
+    def alone_left(self) -> float:
+        """The same if no beat comes any more, and whoever beats cannot judge either. For the sidecar."""
+        return self._left(self.settings.own_trust_window)
+
+    def _left(self, window: float) -> float:
         now = clock.now()
-        return max(
-            0.0, min(m.pulse.sent + m.pulse.trust_window - now if not m.pulse.over else 0.0 for m in self._members)
-        )
+        return max(0.0, min(m.pulse.sent + window - now if not m.pulse.over else 0.0 for m in self._members))
 
     @property
     def may_speak(self) -> bool:
@@ -181,71 +225,89 @@ class Worker:
         return self._members[partition_of(check_session_id(session_id), self.settings.partitions)]
 
     async def __aenter__(self) -> Worker:
+        check_event_loop("Worker")
+        self._hand = Hand()
+        self._hand.window.most = self._most_in_hand
         if self._host is None:
-            self._send, self._receive = anyio.create_memory_object_stream[Offer](float("inf"))
+            self._watcher = Watcher.of(self.settings, lambda: [member.instance for member in self._members])
+            self._token_hash = self._watcher.token_hash if self._watcher else ""
         hubs = self._hubs or Hubs(self.settings)
         self._own_hubs = None if self._hubs else hubs
         self._members = [
             Membership(
                 hub,
                 self.settings,
+                sealer=self._sealer,
                 room=self._room,
-                deliver=self._send.send_nowait if self._host is None else self._host.offered,
+                free=self._free,
+                deliver=self._hand.take if self._host is None else self._host.offered,
+                hand=self._hand,
                 told_to_drain=self._told_to_drain,
                 host=self._host,
                 token_hash=self._token_hash,
+                hosting=self._hosting,
                 instance=self._instances.get(hub.part.keys.partition, ""),
+                renamed=self._watcher.changed if self._watcher else lambda: None,
             )
             for hub in hubs.hubs
         ]
+        self._home = home = Home(self._say_farewell, self._close)
         try:
+            self._tasks = tasks = await home.enter()
+            if self._watcher is not None:
+                await self._watcher.announce()
+                tasks.start_soon(self._watcher.run)
+            if self._own_hubs is not None:
+                tasks.start_soon(self._own_hubs.run)
             for member in self._members:
                 await member.check_store()
+                member.begin(tasks)  # its beats before its registration: nothing then stands between the two
                 await member.join()
                 if self._instances:
                     await member.take_up()
-        except BaseException:
-            await self._close()
+                member.arrived()
+            self._started = True
+        except BaseException as error:
+            await home.leave(error)
             raise
-        self._tasks = anyio.create_task_group()
-        await self._tasks.__aenter__()
-        if self._own_hubs is not None:
-            self._tasks.start_soon(self._own_hubs.run)
-        for member in self._members:
-            member.begin(self._tasks)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
-        assert self._tasks is not None  # noqa: S101 - entered before
-        cancelled: BaseException | None = None
+    ) -> None:
+        home = self._home
+        assert home is not None  # noqa: S101 - entered before
+        if home.is_a_parents:
+            return
+        home.owned_by_this_task()
+        fault = error
         try:
             if error is None and not self._ended and self.sessions and await self.others_live():
                 await self._drain(self.settings.drain_timeout, "the worker ends", self.settings.lease)
-        except BaseException as fault:  # noqa: BLE001 - cancelled meanwhile: what follows must still be done
-            cancelled = fault
-            kind, error, traceback = type(fault), fault, fault.__traceback__
-        with anyio.move_on_after(FAREWELL_SECONDS, shield=True):
-            await self._farewell(error)
-        for member in self._members:
-            member.end()
-        self._tasks.cancel_scope.cancel()
+        except BaseException as one:  # noqa: BLE001 - cancelled meanwhile: what follows must still be done
+            fault = one
+        await home.leave(fault)
+        if fault is not None and fault is not error:
+            raise fault
+
+    async def _say_farewell(self, error: BaseException | None) -> None:
+        """Of a block that is left, or of one that could not be entered; then it needs nothing any more."""
         try:
-            swallowed = await self._tasks.__aexit__(kind, error, traceback)
-        except BaseExceptionGroup as group:
-            raise first_error(group) from None
+            if self._started:
+                await self._farewell(error)
+            elif not self._instances:
+                for member in self._members:
+                    if member.asked_to_join:  # the answer may be under way
+                        await self._leave(member, "left", "the worker did not start")
         finally:
-            await self._close()
-        if cancelled is not None:
-            raise cancelled
-        return swallowed
+            for member in self._members:
+                member.end()
 
     async def _close(self) -> None:
         with anyio.CancelScope(shield=True):
-            if self._host is None:
-                self._send.close()
-                self._receive.close()
+            self._hand.close()
+            if self._watcher is not None:
+                await self._watcher.left()
             if self._own_hubs is not None:
                 await self._own_hubs.aclose()
 
@@ -260,6 +322,10 @@ class Worker:
             for member in self._members:
                 tasks.start_soon(self._leave, member, cause, reason)
 
+    def abandon(self) -> None:
+        """Whoever stands for it next is to find it as it is: nothing is stated when the block is left. For the sidecar."""
+        self._ended = True
+
     @staticmethod
     async def _leave(member: Membership, cause: str, reason: str) -> None:
         try:
@@ -273,7 +339,10 @@ class Worker:
         normal = error is None or isinstance(error, asyncio.CancelledError)
         if normal:
             await self._release_all("left", "the worker ended")
-        why = "the worker ended" if normal else f"{type(error).__name__}"
+        else:  # what was said of a call before the error stands: one that is over is offered to nobody
+            with anyio.move_on_after(FAREWELL_SECONDS / 2):
+                await self._carry_out_endings()
+        why = "the worker ended" if normal else fitted(type(error).__name__)
         for member in self._members:
             await self._leave(member, "left" if normal else "exited", why)
 
@@ -288,39 +357,53 @@ class Worker:
     ) -> Session:
         """Becomes the first owner of a call; an own session is returned as it is. Safe to repeat.
 
+        An id that is a dead letter is opened anew, as when the same telephone number calls again: the old one keeps its data
+        under its epoch (``coordinator dead-letters``).
+
         Args:
             session_id: 1-256 printable ASCII characters without white space and braces.
             recovery_data: what a worker needs to take the call over: a JSON-able mapping or bytes.
             pool: whose instances may adopt it; default this worker's.
-            tenant: kept with the record.
+            tenant: whose it is; default this worker's own. Only workers of that tenant, and those bound to none, may adopt it.
             requires: labels that an adopter should have.
+
+        One that is being opened here by somebody else is waited for, and is the same for both; so is an end of the session
+        here that has no answer yet, and then it is another call.
 
         Raises:
             SessionHeldError: another instance owns it, or it waits to be adopted.
             DrainingError: this worker takes nothing new.
             FencedError: this instance was declared dead just now; it starts over by itself.
-            InvalidIdError, InvalidDataError, DataTooLargeError: nothing was sent.
-            StoreUnavailableError: no answer within about two seconds; it may have been opened.
+            TenantError: this worker is bound to another tenant.
+            InvalidIdError, InvalidValueError, InvalidDataError, DataTooLargeError: nothing was sent.
+            StoreUnavailableError: no answer for two seconds, four where each try hangs. If it was opened all the same, and nobody
+                opens it again before, it is offered to others as soon as the store says so; so is one whose opening is cancelled.
         """
         member = self._member(session_id)
         raw, encoding = encode(recovery_data, self.settings.max_data_bytes)
         pool = check_pool(pool or self.settings.pool)
-        if session_id in member.sessions:
-            return member.sessions[session_id]
-        if self._draining:
-            raise DrainingError("this worker is draining and takes nothing new")
-        instance, request, wanted = member.instance, new_request_id(), json.dumps(list(requires))
-        with member.changing():
-            member.adopting.add(session_id)
-            try:
-                answer = await member.request(
-                    lambda: calls.open(
-                        member.part.keys, session=session_id, instance=instance, request=request,
-                        floor=member.highest_epoch, pool=pool, tenant=tenant, requires=wanted, data=raw, encoding=encoding,
-                    )
+        tenant, wanted = check_text("tenant", tenant), json.dumps(check_requires(requires))
+        if (bound := self.settings.tenant) and (tenant := tenant or bound) != bound:
+            raise TenantError(session_id)
+        if (mine := member.sessions.get(session_id)) is not None and not mine.is_given_away:
+            return mine
+        async with member.turn(session_id):
+            if (mine := member.sessions.get(session_id)) is not None:  # who had the turn before opened or adopted it
+                return mine
+            if self._draining:
+                raise DrainingError("this worker is draining and takes nothing new")
+            instance, request = member.instance, new_request_id()
+
+            def opening(letter_epoch: str = "") -> Call:
+                return calls.open(
+                    member.part.keys, session=session_id, instance=instance, request=request, floor=member.past.epoch,
+                    pool=pool, tenant=tenant, requires=wanted, letter_epoch=letter_epoch,
+                    **self._sealer.seal(Place(session_id, tenant, OPENING), raw, encoding),
                 )  # fmt: skip
-            finally:
-                member.adopting.discard(session_id)
+
+            answer = await member.request(opening)
+            while answer.word == "AGAIN":  # its id was given up on before: that one is kept apart
+                answer = await member.request(partial(opening, answer.text("letter_epoch")))
             match answer.word:
                 case "OWNED":
                     raise SessionHeldError(session_id, answer.text("owner"), answer.text("state"))
@@ -331,9 +414,14 @@ class Worker:
                     raise FencedError(session_id, None, "this instance was declared dead")
             if instance != member.instance:
                 raise FencedError(session_id, None, "this instance was declared dead")
+            epoch, said = answer.int("epoch"), (pool, tenant, wanted, answer.int("now_ms"))
+            if answer.int("existing"):  # it was opened before, by a request of which there is no handle here
+                said = await member.as_opened(session_id)
+                stored = answer.bytes("data"), answer.text("encoding")
+                raw, encoding = self._sealer.open_own(Place(session_id, said[1], epoch), *stored)
             session = Session(
-                member, session_id, answer.int("epoch"), answer.bytes("data"), answer.text("encoding"), pool=pool,
-                tenant=tenant, requires=wanted, opened_at_ms=answer.int("now_ms"), sequence=answer.int("checkpoint"),
+                member, session_id, epoch, raw, encoding, pool=said[0], tenant=said[1], requires=said[2],
+                opened_at_ms=said[3], sequence=answer.int("checkpoint"),
             )  # fmt: skip
             member.keep(session)
         if self._serving:
@@ -341,16 +429,20 @@ class Worker:
         return session
 
     async def offers(self) -> AsyncIterator[Offer]:
-        """Offers to this worker's pool, at most ``capacity`` less what is owned and in hand at a time."""
+        """Offers to this worker's pool, as long as it has room; only a few are read before they are answered.
+
+        Whoever has an offer answers it: `Offer.adopt`, `Offer.decline` or `Offer.delegate`. One that has no answer within
+        ``lease`` goes to others as a failed attempt; those that the program does not get to go to others as they were.
+        """
         self._begin_reading()
-        async for offer in self._receive:
-            if offer.in_hand:
-                yield offer
+        while offer := await self._hand.next():
+            yield offer
 
     async def adopt(self, session_id: str, wait: float = 3.0) -> Session | None:
         """Takes a call whose caller came back here.
 
-        Takes an orphan; awaits the verdict on a silent owner; asks a living one to hand over. Where `serve` runs its handler gets it.
+        Takes an orphan; awaits the verdict on a silent owner; asks a living one to hand over. Where `serve` runs its handler gets it;
+        elsewhere it belongs to the task that adopts it, as with `Offer.adopt`.
 
         Args:
             wait: seconds; 0 tries once, and asks nobody to hand over.
@@ -360,53 +452,66 @@ class Worker:
 
         Raises:
             FencedError: this instance was declared dead meanwhile.
-            StoreUnavailableError: no answer within about two seconds.
+            KeyUnknownError: its recovery data is sealed with a key that this worker lacks; it was given back to others, uncounted.
+            SealBrokenError: its recovery data does not open, for anybody; it is a dead letter now.
+            TenantError: it belongs to another tenant than the one that this worker is bound to.
+            StoreUnavailableError: no answer for two seconds, four where each try hangs.
         """
         member = self._member(session_id)
         before = member.sessions.get(session_id)
-        session = await member.adoption.take_over(session_id, new_request_id(), wait)
-        if session is not None and session is not before and self._serving:
-            self._serving.start(session)
+        session = await member.adoption.take_over(session_id, new_request_id(), Wait(wait))
+        if session is not None and session is not before:
+            if self._serving:
+                self._serving.start(session)
+            elif self._host is None:
+                session.watch_adopter(asyncio.current_task())
         return session
 
     async def locate(self, session_id: str) -> str | None:
-        """The registered address of the session's owner; None when nobody owns it or the owner gave none.
+        """The registered address of the session's owner; None when nobody owns it, the owner gave none, or it is another tenant's.
 
         Raises:
             StoreUnavailableError: the store did not answer.
         """
         member = self._member(session_id)
-        owner = await member.part.executor.command("HGET", member.part.keys.session(session_id), "owner")
-        if not owner:
+        owner, tenant = await member.part.executor.command(
+            "HMGET", member.part.keys.session(session_id), "owner", "tenant"
+        )
+        if not owner or not member.serves(text(tenant)):
             return None
         state, address = await member.part.executor.command(
-            "HMGET", member.part.keys.instance(owner.decode()), "state", "address"
+            "HMGET", member.part.keys.instance(text(owner)), "state", "address"
         )
-        return address.decode() if address and state != b"dead" else None
+        return text(address) if address and state != b"dead" else None
 
     async def attach(self, session_id: str, epoch: int) -> AttachedSession:
         """A handle with which a child process writes a session that its parent owns.
 
         Raises:
-            SessionGoneError, FencedError, StoreUnavailableError: as `AttachedSession.attach`.
+            SessionGoneError, FencedError, KeyUnknownError, TenantError, StoreUnavailableError: as `AttachedSession.attach`.
         """
         member = self._member(session_id)
-        session = await AttachedSession.attach(member.part, self.settings, session_id, epoch)
-        assert self._tasks is not None  # noqa: S101 - inside the context manager
-        self._tasks.start_soon(session.watch)
+        session = await AttachedSession.attach(
+            member.part, self.settings, self._sealer, session_id, epoch, lambda: member.instance, member.children.add
+        )
+        member.start(session.watch)
         return session
 
     async def certify(
         self, instance: str, reason: str = "", *, cause: Literal["exited", "operator"] = "exited"
     ) -> bool:
-        """States that another instance ended, in every partition. Safe to repeat.
+        """States that another instance ended, wherever it has this id. Safe to repeat.
+
+        With several partitions a process has an id in each; where this one is not known the process's silence tells its end.
 
         Returns:
             Whether any partition knew it alive.
 
         Raises:
+            InvalidIdError, InvalidValueError: nothing was sent.
             StoreUnavailableError: the store did not answer.
         """
+        instance, reason, cause = check_instance(instance), check_reason(reason), check_word("cause", cause, CAUSES)
         answers = [
             await m.part.executor.run(
                 calls.certify(m.part.keys, instance=instance, cause=cause, by=self.id, reason=reason)
@@ -423,8 +528,11 @@ class Worker:
             drain_on: signals on which everything is handed over, such as ``[signal.SIGTERM]``; then this returns. Further
                 ones change nothing, and are logged with what is left.
 
-        The task is cancelled when the session is lost; the session is closed when the handler returns, and released
-        when it raises.
+        The task is cancelled when the session is lost, or closed or released by another task; the session is closed when the
+        handler returns, and released when it raises. A store that does not answer is no failure of a handler: one that ends by
+        `StoreUnavailableError`, or in any way while the session is in doubt or an answer is overdue, is started again
+        (`Session.starts`, `Session.gap`), and the end of a session is carried out when the store is back. Handlers start at a
+        pace at which the event loop turns over, so that what they do at once as they begin does not silence the live calls.
         """
         async with anyio.create_task_group() as tasks:
             self._serving = serving = Serving(handler, tasks)
@@ -437,12 +545,11 @@ class Worker:
 
             tasks.start_soon(end_when_drained)
             try:
-                for session in self.sessions:
-                    serving.start(session)
-                async for offer in self.offers():
-                    serving.adopt(offer)
+                self._begin_reading()
+                await serving.run(self.sessions, self._hand)
             finally:
-                self._serving = None
+                if self._serving is serving:  # else another one serves meanwhile
+                    self._serving = None
 
     async def _drain_on(self, numbers: Sequence[signal.Signals]) -> None:
         async with anyio.create_task_group() as tasks:
@@ -466,7 +573,11 @@ class Worker:
 
         Returns:
             What became of each call. `drained` is set then.
+
+        Raises:
+            InvalidValueError: nothing was begun.
         """
+        timeout, reason = None if timeout is None else check_seconds("timeout", timeout), check_reason(reason)
         return await self._drain(self.settings.drain_timeout if timeout is None else timeout, reason)
 
     async def _drain(self, timeout: float, reason: str, patience: float = float("inf")) -> DrainReport:
@@ -474,14 +585,14 @@ class Worker:
         if self._host is not None:
             self._host.draining(timeout)
         async with self._drains:
-            if self._report is None or self.sessions:
+            if self._report is None or self.sessions or any(m.ledger.taking for m in self._members):
                 self._report = await drain(self._members, self.settings, timeout, reason, patience=patience)
             self.drained.set()
             return self._report
 
     def _told_to_drain(self) -> None:
         """The store says that this instance drains: somebody asked for it, or it is what this worker does."""
-        if not self._draining and self._tasks is not None:
+        if self._started and not self._draining and self._tasks is not None:  # else the next beat tells it again
             self._tasks.start_soon(partial(self.drain, reason="told to"))
 
     async def others_live(self) -> bool:
@@ -491,15 +602,28 @@ class Worker:
                 rows = await reads.instances(member.part)
             except StoreUnavailableError:
                 continue
-            mine = {m.instance for m in self._members}
-            if any(r.state == "alive" and r.id not in mine and r.pool == self.settings.pool for r in rows):
+            mine, tenants = {m.instance for m in self._members}, {"", *(s.tenant for s in self.sessions)}
+            others = [r for r in rows if r.state == "alive" and r.id not in mine and r.pool == self.settings.pool]
+            if any(other.tenant in tenants for other in others):
                 return True
         return False
+
+    async def _carry_out_endings(self) -> None:
+        async def carry_out(session: Session) -> None:
+            try:
+                await session.carry_out()
+            except (FencedError, StoreUnavailableError) as error:
+                log.warning("session_not_ended", session=session.id, error=str(error))
+
+        async with anyio.create_task_group() as tasks:
+            for session in self.sessions:
+                if session.ending is not None:
+                    tasks.start_soon(carry_out, session)
 
     async def _release_all(self, cause: str, reason: str) -> None:
         async def release(session: Session) -> None:
             try:
-                await session._release(reason, cause)
+                await session.hand_back(reason, cause)
             except (FencedError, StoreUnavailableError) as error:
                 log.warning("session_not_ended", session=session.id, error=str(error))
 

@@ -52,6 +52,7 @@ app.kubernetes.io/component: redis
 {{- if not (or $redis.url $redis.existingSecret $redis.tryOut.enabled) -}}
 {{- fail "redis: name the store, by redis.existingSecret (a Secret with its URL), by redis.url, or redis.tryOut.enabled=true for trying out" -}}
 {{- end -}}
+{{- include "recovery.checkSecrets" (dict "url" $redis.url "name" "redis.url" "env" .Values.extraEnv "envName" "extraEnv") -}}
 {{- if and .Values.podEvents.deletionCost (not .Values.podEvents.enabled) -}}
 {{- fail "podEvents.deletionCost needs podEvents.enabled" -}}
 {{- end -}}
@@ -76,6 +77,33 @@ app.kubernetes.io/component: redis
 - name: COORDINATOR_REDIS_URL
   value: {{ .Values.redis.url }}
 {{- end -}}
+{{- end -}}
+
+{{/* Secrets of the store, as files: mounts, and their volumes. */}}
+{{- define "coordinator.storeMounts" -}}
+{{- if .Values.redis.existingSecret }}
+- name: redis
+  mountPath: /etc/recovery/redis
+  readOnly: true
+{{- end }}
+{{- if .Values.redis.tlsSecret }}
+- name: redis-tls
+  mountPath: /etc/recovery/tls
+  readOnly: true
+{{- end }}
+{{- end -}}
+
+{{- define "coordinator.storeVolumes" -}}
+{{- with .Values.redis.existingSecret }}
+- name: redis
+  secret:
+    secretName: {{ . }}
+{{- end }}
+{{- with .Values.redis.tlsSecret }}
+- name: redis-tls
+  secret:
+    secretName: {{ . }}
+{{- end }}
 {{- end -}}
 
 {{- define "coordinator.env" -}}

@@ -8,17 +8,25 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.redis_users import as_user
 from tests.waiting import wait_until
 
 
+def _empty_file() -> str:
+    handle, name = tempfile.mkstemp(prefix="recovery-errors-")
+    os.close(handle)
+    return name
+
+
 class Process:
-    """A child whose output lines, each a JSON document, are read as they come.
+    """A child whose output lines that are JSON documents are read as they come.
 
     Args:
         args: a Python module and its arguments.
@@ -27,9 +35,11 @@ class Process:
     """
 
     def __init__(self, *args: str, program: Sequence[str] = (), **environment: str) -> None:
-        self._errors = Path(environment.pop("STDERR", os.devnull))
+        own = "STDERR" not in environment
+        self._errors = Path(environment.pop("STDERR", "") or _empty_file())
         with self._errors.open("wb") as file:
             self._start([*program] or [sys.executable, "-m", *args], file, environment)
+        self._own_errors = self._errors if own else None
         self.lines: list[dict[str, Any]] = []
         self._queue: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -65,20 +75,35 @@ class Process:
     def told(self, what: str) -> list[dict[str, Any]]:
         """All lines of a kind so far."""
         while not self._queue.empty():
-            self.lines.append(json.loads(self._queue.get()))
+            line = self._queue.get()
+            if line.startswith(b"{"):  # what it prints for people is not for us
+                self.lines.append(json.loads(line))
         return [line for line in self.lines if line["what"] == what]
 
     def wait_for(self, what: str, count: int = 1, timeout: float = 20.0) -> list[dict[str, Any]]:
-        """The lines of a kind, as soon as there are so many."""
-        wait_until(lambda: len(self.told(what)) >= count, timeout, f"{count} lines {what!r}, of {self.lines[-3:]}")
+        """The lines of a kind, as soon as there are so many.
+
+        Raises:
+            AssertionError: they did not come in time, or it has ended without them.
+        """
+
+        def came() -> bool:
+            ended = not self.alive
+            if ended:
+                self._reader.join()
+            there = len(self.told(what)) >= count
+            assert there or not ended, f"it ended with {self.exit_status} before {what!r}: {self.errors()[-2000:]}"
+            return there
+
+        wait_until(came, timeout, f"{count} lines {what!r}, of {self.lines[-3:]}")
         return self.told(what)
 
     def send(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
 
     def errors(self) -> str:
-        """What it wrote to standard error, if that goes into a file."""
-        return self._errors.read_text()
+        """What it wrote to standard error; not after `close`, unless that goes into a file of the test's."""
+        return self._errors.read_text(errors="replace")
 
     def write(self, text: str) -> None:
         """To its standard input."""
@@ -94,16 +119,18 @@ class Process:
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             pipe.close()
+        if self._own_errors is not None:
+            self._own_errors.unlink(missing_ok=True)
 
 
 @contextmanager
 def coordinator(url: str, *, fail_point: str = "") -> Iterator[Process]:
-    """A coordinator process."""
+    """A coordinator process, which reaches the server as its own user."""
     process = Process(
         "coordinator",
         "run",
         "--redis-url",
-        url,
+        as_user(url, "coordinator"),
         "--http-port",
         "0",
         "--log-format",
@@ -118,8 +145,8 @@ def coordinator(url: str, *, fail_point: str = "") -> Iterator[Process]:
 
 @contextmanager
 def worker(url: str, name: str, *calls: str, capacity: int = 500, mode: str = "serve") -> Iterator[Process]:
-    """A worker process that opens ``calls``."""
-    process = Process("tests.acceptance.worker_process", url, name, str(capacity), mode, *calls)
+    """A worker process that opens ``calls``; it reaches the server as its own user."""
+    process = Process("tests.acceptance.worker_process", as_user(url, "worker"), name, str(capacity), mode, *calls)
     try:
         process.wait_for("ready")
         yield process

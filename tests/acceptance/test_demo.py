@@ -74,7 +74,7 @@ def test_an_interrupted_demo_leaves_no_process_behind(number: Any) -> None:
         demo.send_signal(number)
         demo.wait(20)
 
-    assert len(children) >= 6  # a Redis, two coordinators, three workers
+    assert len(children) >= 4  # a Redis, two coordinators, three workers, of which the demo itself kills two by and by
     assert demo.returncode == 130
     assert wait_gone(children) == set()
 

@@ -5,21 +5,24 @@ from __future__ import annotations
 import anyio
 
 from coordinator import Worker
+from coordinator.cli.doctor import examine
 from coordinator.daemon.daemon import Daemon
 from coordinator.ids import partition_of
 from coordinator.settings import load
 from coordinator.store.keys import Keys
+from tests.acceptance.adopting import all_adopted
 from tests.deployments import cluster, sentinel
+from tests.redis_users import as_user
 from tests.waiting import eventually
 
 
 async def test_a_sentinel_fails_over_and_no_call_changes_hands() -> None:
     """The primary dies and the replica takes over: the worker holds its call again, nobody was declared dead."""
     with sentinel() as (url, primary, replica):
-        daemon = Daemon(load(redis_url=url, http_port=0))
+        daemon = Daemon(load(redis_url=as_user(url, "coordinator"), http_port=0))
         async with anyio.create_task_group() as tasks:
             await tasks.start(daemon.run)
-            async with Worker(url, name="a") as worker:
+            async with Worker(as_user(url, "worker"), name="a") as worker:
                 session = await worker.open("call-1", b"data")
                 before = session.epoch
                 await eventually(lambda: not daemon.not_ready())
@@ -37,29 +40,25 @@ async def test_a_sentinel_fails_over_and_no_call_changes_hands() -> None:
 
 
 async def test_a_cluster_holds_each_partition_in_its_own_slot() -> None:
-    """Calls in three partitions on three servers: the worker dies, all are adopted with their data."""
+    """Calls in three partitions on three servers: the worker dies, all are adopted with their data; `doctor` asks each server."""
     calls = [f"call-{n}" for n in range(12)]
     with cluster() as (url, nodes):
-        daemon = Daemon(load(redis_url=url, http_port=0, partitions=3))
+        daemon = Daemon(load(redis_url=as_user(url, "coordinator"), http_port=0, partitions=3))
+        as_worker = as_user(url, "worker")
         async with anyio.create_task_group() as tasks:
             await tasks.start(daemon.run)
-            async with Worker(url, name="b", partitions=3) as b:
+            async with Worker(as_worker, name="b", partitions=3) as b:
                 try:
-                    async with Worker(url, name="a", partitions=3) as a:
+                    async with Worker(as_worker, name="a", partitions=3) as a:
                         for call in calls:
                             await a.open(call, call.encode())
                         raise ZeroDivisionError
                 except ZeroDivisionError:
                     pass
-                adopted = {}
-                with anyio.fail_after(30):
-                    async for offer in b.offers():
-                        session = await offer.adopt()
-                        assert session is not None
-                        adopted[session.id] = session.recovery_data
-                        if len(adopted) == len(calls):
-                            break
-                assert adopted == {call: call.encode() for call in calls}
+                await all_adopted(b, calls)
             tasks.cancel_scope.cancel()
         assert len({partition_of(call, 3) for call in calls}) == 3
         assert sum(bool(node.client.keys("*")) for node in nodes) > 1, "the partitions lie on several servers"
+        found = await examine(load(redis_url=as_user(url, "reader"), partitions=3))
+        assert {one.check for one in found if one.level == "fail"} == set()
+        assert [one.level for one in found if one.check == "rights: reader"] == ["ok"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ import redis
 from typer.testing import CliRunner
 
 from coordinator.cli.app import app
+from tests.redis_server import RedisServer
+from tests.redis_users import Users
 from tests.store.harness import Bench
 
 
@@ -27,3 +30,14 @@ def bench(redis_client: redis.Redis) -> Bench:
     made.join("voice-1~1")
     made.open("call-1", "voice-1~1")
     return made
+
+
+@pytest.fixture
+def users(redis_server: RedisServer) -> Iterator[Users]:
+    """Those that are printed, on the empty server."""
+    admin: Any = redis_server.client()
+    admin.flushall()
+    made = Users(admin)
+    yield made
+    made.close()
+    admin.close()

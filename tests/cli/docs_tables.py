@@ -9,10 +9,13 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
+from coordinator import bounds
+from coordinator.cli.doctor_acl import users
 from coordinator.metrics import Metrics
 from coordinator.settings import Settings, parse_duration, parse_size
 from coordinator.states import transitions_table
 from coordinator.store.scripts import SCRIPTS
+from tests.cli.lifetimes import lifetimes_table
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -63,11 +66,57 @@ def metrics_table() -> str:
     return "\n".join(rows)
 
 
+def acl_table() -> str:
+    """The users of Redis that most deployments need, as commands."""
+    lines = [user.line for user in users("recovery", 1) if user.name in ("worker", "coordinator", "reader")]
+    return "\n".join(["```", *lines, "```"])
+
+
+def users_table() -> str:
+    """Every user of Redis: what it is for, and what it may."""
+    rows = ["| user | is for | keys | channels | commands |", "|---|---|---|---|---|"]
+    for user in users("recovery", 1):
+        keys, channels = (
+            "<br>".join(f"`{pattern}`" for pattern in one) or "none" for one in (user.keys, user.channels)
+        )
+        words = " ".join(rule.removeprefix("+") for rule in user.commands)
+        rows.append(f"| `{user.name}` | {user.does} | {keys} | {channels} | {words.replace('|', chr(92) + '|')} |")
+    return "\n".join(rows)
+
+
+def bounds_table() -> str:
+    """Every rule for what is written."""
+    b, whole = bounds, "a whole number from 1 to 2^53 - 1"
+    assert b.MOST_WHOLE == 2**53 - 1
+    rules = {
+        "session id": "1 to 256 printable ASCII characters without white space and braces",
+        "instance name, pool": b.NAME_RULE.replace("a-z 0-9 . _ -", "a-z 0-9 `.` `_` `-`"),
+        "instance id": "its name, `~` and a ULID",
+        "epoch, number of a checkpoint": whole,
+        "name of a label": b.LABEL_RULE.replace("=", "`=`"),
+        "`labels`, `requires`": f"at most {b.MOST_LABELS}; a requirement is `name` or `name=value`",
+        "`tenant`, `address`, value of a label": f"text of at most {b.MOST_TEXT} characters, all of them printable",
+        "`reason`": f"text of at most {b.MOST_REASON:,} characters; the library shows what is not printable in it (`\\x1b`), "
+        "HTTP refuses it",
+        "recovery data": "at most `MAX_DATA_BYTES` (which is at most 64 MiB): bytes of any kind, or a JSON object",
+        "recovery data as JSON": f"nested at most {b.MOST_DEPTH} deep; finite numbers, whole ones within ±(2^53 - 1); "
+        "text without halves of characters",
+        "state of the session store": f"at most {b.MOST_STATE_BYTES // 2**20} MiB; `recovery_data` and `extra` nested at most "
+        f"{b.MOST_DEPTH} deep; numbers that a float64 holds",
+        "duration": "at most ten years",
+    }  # fmt: skip
+    return "\n".join(["| value | rule |", "|---|---|", *(f"| {value} | {rule} |" for value, rule in rules.items())])
+
+
 TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
     "settings": (ROOT / "README.md", settings_table),
+    "acl": (ROOT / "README.md", acl_table),
+    "users": (ROOT / "docs/security.md", users_table),
+    "lifetimes": (ROOT / "docs/security.md", lifetimes_table),
     "metrics": (ROOT / "README.md", metrics_table),
     "states": (ROOT / "docs/protocol.md", transitions_table),
     "scripts": (ROOT / "docs/protocol.md", scripts_table),
+    "bounds": (ROOT / "docs/protocol.md", bounds_table),
 }
 
 

@@ -83,6 +83,34 @@ def test_replay_of_all(run: Any, bench: Bench) -> None:
     assert {fields[b"data"] for _, fields in entries} == {b"data 1", b"data 2"}
 
 
+UNFIT = {
+    "nested": {"data": '{"a":' * 963 + "1" + "}" * 963, "encoding": "json"},
+    "torn": {"data": '{"a":', "encoding": "json"},
+    "number": {"data": '{"a":9007199254740992}', "encoding": "json"},
+    "requires": {"requires": "abc"},
+    "tenant": {"tenant": "a\x1b"},
+    "pool": {"pool": "a b"},
+}
+
+
+@pytest.mark.parametrize("what", UNFIT)
+def test_what_no_worker_could_read_is_not_offered_again(run: Any, bench: Bench, what: str) -> None:
+    """It stays a dead letter with all that it has, one sentence says why, and the others are offered."""
+    key = bench.keys.session("call-1")
+    bench.client.hset(key, mapping=UNFIT[what])
+    before = bench.client.hgetall(key)
+
+    one, all_of_them = run("replay", "call-1"), run("replay", "--all", "--json")
+
+    assert one.exit_code == all_of_them.exit_code == 1
+    assert "call-1 was not offered again: no worker could read it" in one.stderr
+    rows = {row["session"]: row for row in json.loads(all_of_them.stdout)["sessions"]}
+    assert (rows["call-1"]["answer"], rows["call-2"]["answer"]) == ("UNFIT", "OK")
+    assert what in rows["call-1"]["fault"] or "recovery data" in rows["call-1"]["fault"]
+    assert bench.client.hgetall(key) == before
+    assert state_of(bench, "call-2") == "offered"
+
+
 def test_replay_of_what_is_no_dead_letter(run: Any, bench: Bench) -> None:
     """A live call is not touched: exit status 1, and why."""
     result = run("replay", "call-3")
@@ -116,3 +144,34 @@ def test_one_or_all(run: Any, bench: Bench, arguments: Any) -> None:
     """Neither nor both is wrong usage."""
     assert run(*arguments).exit_code == 2
     assert state_of(bench, "call-1") == "dead_lettered"
+
+
+def opened_again(bench: Bench) -> str:
+    """call-1 is opened again by a living instance; the dead letter's epoch."""
+    epoch = bench.record("call-1")["epoch"]
+    assert bench.open("call-1", "living~1", b"new", letter_epoch=epoch).word == "OK"
+    return epoch
+
+
+def test_a_letter_whose_id_was_opened_again(run: Any, bench: Bench) -> None:
+    """It is listed with its epoch, shown with its own data, refused while its id is a live call, and purged alone."""
+    epoch = opened_again(bench)
+    rows = {row["id"]: row for row in json.loads(run("list", "--json").stdout)["dead_letters"]}
+    assert (rows["call-1"]["epoch"], rows["call-1"]["opened_again"]) == (int(epoch), True)
+    assert json.loads(run("show", "call-1", "--json", "--data").stdout)["data"] == "data 1"
+    assert run("show", "call-1", "--epoch", "7", "--json").exit_code == 1
+    refused = run("replay", "call-1")
+    assert refused.exit_code == 1
+    assert "opened again, and is active now" in refused.output
+    assert run("purge", "call-1", "--epoch", epoch).exit_code == 0
+    assert bench.record("call-1")["data"] == "new"
+    assert state_of(bench, "call-1") == "active"
+
+
+def test_a_letter_comes_back_when_its_id_is_free(run: Any, bench: Bench) -> None:
+    """The second call of that id ended: the first is offered again, with its data."""
+    opened_again(bench)
+    bench.end_hold()
+    bench.close("call-1", "living~1", int(bench.record("call-1")["epoch"]))
+    assert run("replay", "call-1").exit_code == 0
+    assert (state_of(bench, "call-1"), bench.record("call-1")["data"]) == ("offered", "data 1")

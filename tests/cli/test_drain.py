@@ -39,6 +39,39 @@ def test_waiting_ends_with_what_is_left(run: Any, bench: Bench) -> None:
     assert run("drain", *wait).exit_code == 0
 
 
+@pytest.mark.parametrize(
+    ("state", "owner_state", "status"), [("active", "alive", 0), ("active", "dead", 1), ("offered", "", 1)]
+)
+def test_a_call_is_settled_at_a_living_owner(url: str, bench: Bench, state: str, owner_state: str, status: int) -> None:
+    """With --wait, as its call leaves it: 0 only when a living instance owns the call."""
+    bench.join("voice-2~1")
+    command = [
+        *(
+            sys.executable,
+            "-m",
+            "coordinator",
+            "drain",
+            "voice-1",
+            "--wait",
+            "--drain-timeout",
+            "2s",
+            "--redis-url",
+            url,
+        )
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        before = looks(bench)
+        wait_until(lambda: looks(bench) > before + 2)
+        owner = "voice-2~1" if owner_state else ""
+        bench.client.hset(bench.keys.session("call-1"), mapping={"state": state, "owner": owner})
+        if owner_state == "dead":
+            bench.certify(owner)
+        bench.client.srem(bench.keys.owned("voice-1~1"), "call-1")
+        out, _ = process.communicate(timeout=20)
+    assert process.returncode == status
+    assert ("1 call is with nobody" in out) == (status == 1)
+
+
 def looks(bench: Bench) -> int:
     """How often anybody asked what an instance owns."""
     stats: Any = bench.client.info("commandstats")

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import signal
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
 import redis
+from typer.testing import CliRunner
 
+from coordinator.cli.app import app
 from coordinator.settings import Settings
+from coordinator.store.keys import Keys
+from tests.waiting import wait_until
 
 RUN = [sys.executable, "-m", "coordinator", "run", "--http-port", "0", "--log-format", "json"]
 
@@ -110,10 +116,53 @@ def test_another_number_of_partitions_stops_the_start(url: str, redis_client: re
     assert "made with 2" in run.stderr
 
 
+@functools.cache
+def help_of_run() -> str:
+    """What its `--help` says."""
+    return CliRunner().invoke(app, ["run", "--help"]).stdout
+
+
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_every_setting_is_a_flag(name: str) -> None:
     """Each setting has a flag of its name in the help of `run`."""
-    assert f"--{name.replace('_', '-')} " in HELP
+    assert f"--{name.replace('_', '-')} " in help_of_run()
 
 
-HELP = subprocess.run([*RUN, "--help"], capture_output=True, text=True, timeout=30).stdout
+def test_whoever_reads_the_log_may_go_away(url: str) -> None:
+    """A coordinator whose standard error nobody reads any more logs on into nothing, and works."""
+    reads, writes = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "coordinator", "run", "--redis-url", url, "--http-port", "0"], stderr=writes
+    )
+    os.close(writes)
+    try:
+        assert os.read(reads, 20)
+        os.close(reads)
+        with closing(redis.Redis.from_url(url)) as client:
+            events = Keys("recovery", 0).events
+            wait_until(lambda: client.exists(Keys("recovery", 0).meta), description="the partition is made")
+            for n in range(3):
+                client.xadd(events, {"type": "joined", "instance": f"a~{n}"})
+            wait_until(
+                lambda: client.xinfo_groups(events) and client.xinfo_groups(events)[0]["lag"] == 0,
+                description="it has read and logged them",
+            )
+        assert process.poll() is None
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--encryption-keys", "k1:hush!"], "encryption_keys: key 1 is not base64"),
+        (["--sealed-only", "true"], "sealed_only needs encryption_keys"),
+    ],
+)
+def test_wrong_keys_stop_the_start(url: str, flags: list[str], said: str) -> None:
+    """With exit status 2 and one sentence that repeats no key, although a coordinator opens no data itself."""
+    ended = subprocess.run([*RUN, "--redis-url", url, *flags], capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 2
+    assert said in ended.stderr
+    assert "hush" not in ended.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from coordinator.version import VERSION
 
-__all__ = ["BASE", "IMAGE", "REDIS", "build", "build_redis", "missing_means", "pause", "save"]
+__all__ = ["BASE", "IMAGE", "REDIS", "SUITE", "build", "build_redis", "from_debian", "missing_means", "pause", "save"]
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path.home() / ".cache/recovery-coordinator/images"
@@ -32,8 +32,8 @@ def _run(*command: str | Path) -> str:
     return done.stdout.strip()
 
 
-def _from_debian(image: str, packages: str) -> str:
-    """An image of Debian with some packages; what mmdebstrap made is kept."""
+def from_debian(packages: str) -> Path:
+    """An archive of Debian with some packages; what mmdebstrap made is kept."""
     CACHE.mkdir(parents=True, exist_ok=True)
     archive = CACHE / f"{SUITE}-{packages.replace(',', '+')}.tar"
     if not archive.exists():
@@ -46,7 +46,7 @@ def _from_debian(image: str, packages: str) -> str:
             archive.with_suffix(".part.tar"),
         )
         archive.with_suffix(".part.tar").replace(archive)
-    return _scratch(image, archive, "/")
+    return archive
 
 
 def _scratch(image: str, what: Path, where: str, *config: str) -> str:
@@ -63,7 +63,7 @@ def _scratch(image: str, what: Path, where: str, *config: str) -> str:
 
 def build() -> str:
     """The image of the Dockerfile; returns its name."""
-    _from_debian(BASE, "python3,python3-venv,ca-certificates")
+    _scratch(BASE, from_debian("python3,python3-venv,ca-certificates"), "/")
     certificates = Path("/etc/ssl/certs")  # a company's own authority may stand between here and the package index
     _run(
         "buildah", "bud", "--isolation", "chroot", "--network", "host", "--volume", f"{certificates}:{certificates}:ro",
@@ -74,7 +74,7 @@ def build() -> str:
 
 def build_redis() -> str:
     """A Redis to try out."""
-    return _from_debian(REDIS, "redis-server")
+    return _scratch(REDIS, from_debian("redis-server"), "/")
 
 
 def pause(binary: Path) -> str:

@@ -31,6 +31,7 @@ pytestmark = [
 
 QUIET, QUIET_SAMPLES = "12s", 20
 """As long as every alert waits but that of the slow budget burn; of 24 evaluations some may come late."""
+UNEXPECTED = "LoopErrors"
 FIRED: set[str] = set()
 
 
@@ -153,6 +154,15 @@ def test_a_fenced_writer(scene: Scene, lonely: Process) -> None:
         scene.fires("FencedWrites", operation="checkpoint")
 
 
+def test_what_does_not_parse(scene: Scene, lonely: Process) -> None:
+    """A field of a living instance is no number: RecordsQuarantined, and nothing else changes."""
+    client = scene.server.client()
+    key = next(iter(client.scan_iter("{recovery:0}:instance:small-2*")))
+    client.hset(key, "capacity", "many")
+    scene.fires("RecordsQuarantined")
+    client.close()
+
+
 def test_redis_stands_still(scene: Scene, lonely: Process) -> None:
     """SIGSTOP of Redis: StoreUnreachable, then ScanStalled; gauges vanish instead of repeating; it goes on: all end."""
     scene.server.pause()
@@ -179,9 +189,10 @@ def test_an_orphan_of_more_than_a_minute(scene: Scene, lonely: Process) -> None:
 
 
 def test_what_is_over_is_forgotten(scene: Scene) -> None:
-    """Some time after the last dead letter and the last refused write SessionsLost and FencedWrites do not fire any more."""
-    assert {"SessionsLost", "FencedWrites"} <= FIRED
-    scene.wait_for_end("SessionsLost", "FencedWrites")
+    """Some time after the last dead letter, refused write and broken record their alerts do not fire any more."""
+    over = ("SessionsLost", "FencedWrites", "RecordsQuarantined")
+    assert FIRED.issuperset(over)
+    scene.wait_for_end(*over)
 
 
 def test_many_die_at_once(scene: Scene) -> None:
@@ -216,7 +227,7 @@ def test_no_coordinator_is_left(scene: Scene) -> None:
 
 
 def test_the_dashboard_shows_it(scene: Scene) -> None:
-    """Each expression of each panel has something to show of the last minutes."""
+    """Each expression of each panel has something to show of the last minutes, but for errors that nobody knows of yet."""
     empty = {
         panel.title
         for row in ROWS.values()
@@ -224,7 +235,7 @@ def test_the_dashboard_shows_it(scene: Scene) -> None:
         for expression in panel.queries
         if not scene.history(expression.replace(RATE, "20s").replace("$namespace", ".*").replace("$partition", ".*"))
     }
-    assert empty == set()
+    assert empty == {"Loop errors"}
 
 
 def test_redis_ends(scene: Scene) -> None:
@@ -236,5 +247,5 @@ def test_redis_ends(scene: Scene) -> None:
 
 
 def test_every_alert_has_fired(scene: Scene) -> None:
-    """No alert is left for which no real fault made it fire."""
-    assert set(alerts()) - FIRED == set()
+    """No alert is left for which no real fault made it fire, but the one for errors that nobody knows of yet."""
+    assert set(alerts()) - FIRED == {UNEXPECTED}

@@ -20,6 +20,7 @@ from coordinator.version import VERSION
 from tests.cluster import images
 from tests.cluster.cluster import BINARIES, Cluster, CommandError, missing_means
 from tests.kubernetes.chart_docs import CHART, ROOT
+from tests.kubernetes.rendering import helm_program
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -90,8 +91,7 @@ def site() -> Iterator[Site]:
     missing = missing_means()
     if missing:
         pytest.skip(f"this machine cannot run a cluster; it lacks {', '.join(missing)}")
-    helm = shutil.which("helm", path=str(Path(__import__("sys").executable).parent))
-    assert helm, "helm comes with the development requirements"
+    helm = helm_program()
     with tempfile.TemporaryDirectory(prefix="cluster-") as name:
         root = Path(name) / "node"
         root.mkdir()
@@ -108,6 +108,7 @@ def site() -> Iterator[Site]:
                 logs = ROOT / "build/cluster-logs"
                 shutil.rmtree(logs, ignore_errors=True)
                 shutil.copytree(root / "logs", logs)
+                shutil.copytree(root / "pods", logs / "pods", symlinks=True)
 
 
 def test_install(site: Site) -> None:
@@ -185,6 +186,42 @@ def test_a_killed_worker(site: Site) -> None:
 
     site.cluster.wait("others have adopted its calls", lambda: adopted() >= set(calls), 30)
     site.wait_for_calls()
+
+
+def test_a_killed_sidecar_twice_in_a_row(site: Site) -> None:
+    """SIGKILL of the sidecar alone: the kubelet starts it again, the second time after a pause; its worker's calls stay."""
+    pod, calls = max(site.workers().items(), key=lambda pair: len(pair[1]))
+    assert calls
+
+    def owners() -> dict[str, tuple[str, int]]:
+        rows = json.loads(site.coordinator("sessions", "--json"))["sessions"]
+        return {row["id"]: (row["owner"], row["epoch"]) for row in rows if row["id"] in calls}
+
+    owned = owners()
+    assert set(owned) == set(calls)
+    before = {kind: len(site.events(kind)) for kind in ("died", "orphaned")}
+
+    def sidecar() -> Any:
+        found = next(p for p in site.pods("app=voice") if p["metadata"]["name"] == pod)
+        [status] = [one for one in found["status"]["initContainerStatuses"] if one["name"] == "recovery-sidecar"]
+        return status
+
+    def stands_for_it_again(restarts: int) -> bool:
+        if sidecar()["restartCount"] != restarts:
+            return False
+        [address] = [p["status"]["podIP"] for p in site.pods("app=voice") if p["metadata"]["name"] == pod]
+        return "recovery_sidecar_workers 1.0" in site.cluster.fetch(f"http://{address}:9410/metrics")
+
+    for _ in range(2):
+        status = sidecar()
+        site.cluster.ctr("tasks", "kill", "--signal", "SIGKILL", status["containerID"].removeprefix("containerd://"))
+        site.cluster.wait(
+            "it stands for its worker again", partial(stands_for_it_again, status["restartCount"] + 1), 60
+        )
+        site.wait_for_calls()
+        assert set(site.workers()[pod]) == set(calls)
+    assert {kind: len(site.events(kind)) for kind in before} == before
+    assert owners() == owned
 
 
 def test_drain_by_an_operator(site: Site) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -97,6 +98,41 @@ async def test_workers_with_another_dead_after(url: str, redis_client: redis.Red
         assert b"breaker" not in [fields.get(b"reason") for _, fields in events]
 
 
+async def test_who_is_given_longer_is_watched_from_the_first_missed_beat(url: str, bench: Bench) -> None:
+    """It is a suspect shortly before its deadline only; the watch by the own clock has gone on for half of its time by then."""
+    bench.join("near~1", dead_after_ms=2000)
+    bench.join("hosted~1", dead_after_ms=20_000)
+    async with partition_loop(url) as loop:
+        await after_the_hold(loop, bench)
+        silence(bench, "hosted~1")
+        await loop.slow_step()
+        assert "hosted~1" not in loop.detector.seen
+
+        def for_so_long(seconds: float) -> None:
+            loop.detector.watched = {
+                name: type(known)(known.deadline_ms, known.since - seconds)
+                for name, known in loop.detector.watched.items()
+            }
+
+        for_so_long(5)
+        await loop.slow_step()
+        assert (await loop.look()).buried == ()
+        for_so_long(5)
+        assert (await loop.look()).buried == ("hosted~1",)
+
+
+async def test_nothing_is_remembered_of_the_time_before_the_store_was_away(url: str, bench: Bench) -> None:
+    """Neither of suspects nor of the others: nobody was watched in between."""
+    async with partition_loop(url, max_scan_gap=30, dead_after=60) as loop:
+        await after_the_hold(loop, bench)
+        silence(bench, "a~1")
+        await loop.slow_step()
+        await loop.look()
+        assert (set(loop.detector.seen), set(loop.detector.watched)) == ({"a~1"}, {"a~1", "b~1"})
+        loop._down(StoreUnavailableError("timeout", "no answer"))
+        assert (dict(loop.detector.seen), dict(loop.detector.watched)) == ({}, {})
+
+
 async def test_a_slow_judge_declares_nobody(url: str, bench: Bench) -> None:
     """A coordinator whose own loop lags withholds the declaration; without the lag it declares."""
     async with partition_loop(url) as loop:
@@ -156,27 +192,44 @@ async def test_pools_are_kept_apart(url: str, redis_client: redis.Redis) -> None
     assert [s for s, _ in bench.read_offers("b~1", "video")] == ["theirs"]
 
 
-async def test_leases_end(url: str, bench: Bench) -> None:
-    """An offer that was read and not adopted comes again as another attempt, and ends as a dead letter with its data."""
+async def test_waiting_behind_a_reader_that_lives_is_no_attempt(url: str, bench: Bench) -> None:
+    """An offer that was read and not adopted comes again, as often as it takes, and is never a dead letter for that."""
     async with partition_loop(url, max_offers=2) as loop:
         await after_the_hold(loop, bench)
         bench.certify("a~1")
         await loop.step()
-        bench.read_offers("b~1")
-        for n in range(3):
-            bench.end_lease(f"s{n}")
+        epochs = {int(bench.record("s0")["epoch"])}
+        for _ in range(5):
+            assert len(bench.read_offers("b~1")) == 3
+            for n in range(3):
+                bench.end_lease(f"s{n}")
+            await loop.step()
+            epochs.add(int(bench.record("s0")["epoch"]))
+        assert [bench.record(f"s{n}")["offers"] for n in range(3)] == ["1"] * 3
+        assert len(epochs) == 6, "each time under a higher epoch: the reader that comes too late is refused"
+
+
+async def test_a_reader_that_dies_with_an_offer_counts(url: str, bench: Bench) -> None:
+    """What its readers died with comes again as another attempt, and ends as a dead letter with its data."""
+    async with partition_loop(url, max_offers=2) as loop:
+        await after_the_hold(loop, bench)
+        for n in (1, 2):
+            epoch = int(bench.record(f"s{n}")["epoch"])
+            bench.close(f"s{n}", "a~1", epoch)
+        bench.certify("a~1")
         await loop.step()
-        assert [bench.record(f"s{n}")["offers"] for n in range(3)] == ["2"] * 3
-        bench.read_offers("b~1")
-        for n in range(3):
-            bench.end_lease(f"s{n}")
-        await loop.step()
+        for reader, attempts in (("b~1", "2"), ("c~1", "2")):
+            bench.join(reader)
+            bench.read_offers(reader)
+            bench.certify(reader)
+            await loop.step()
+            assert bench.record("s0")["offers"] == attempts
         record = bench.record("s0")
         assert (record["state"], record["reason"], record["data"]) == ("dead_lettered", "max_offers", "data")
         await loop.events.step()
         await loop.slow_step()
-        assert value(loop, "dead_letters_total", reason="max_offers") == 3
-        assert value(loop, "sessions", partition="0", state="dead_lettered") == 3
+        assert value(loop, "dead_letters_total", reason="max_offers") == 1
+        assert value(loop, "sessions", partition="0", state="dead_lettered") == 1
 
 
 async def test_the_sweep_finds_what_the_indexes_lost(url: str, bench: Bench) -> None:
@@ -205,7 +258,6 @@ async def _swept(loop: PartitionLoop, bench: Bench, key: str, count: int = 1) ->
 async def test_events_are_counted_once_however_many_coordinators_run(url: str, bench: Bench) -> None:
     """Two coordinators read the same events; together they count each once."""
     async with partition_loop(url) as one, partition_loop(url) as two:
-        two.events.by = "coordinator~2"
         await after_the_hold(one, bench)
         bench.certify("a~1")
         await one.step()
@@ -279,9 +331,42 @@ async def test_deaths_are_stated_again_to_another_server(url: str, bench: Bench)
         assert list(loop.events.deaths) == ["a~1"]
         keys: Any = bench.keys
         bench.client.hset(keys.instance("a~1"), "state", "alive")  # as a replica that lagged would have it
-        loop._server = "another"
+        loop._data = "another", "lineage-1"
         await loop.look()
         assert bench.client.hget(keys.instance("a~1"), "state") == b"dead"
+
+
+async def test_a_coordinator_remembers_what_a_wiped_partition_does_not(url: str, bench: Bench) -> None:
+    """A stranger made it anew: the first look holds it, states the deaths again, and lifts the floor to the highest epoch."""
+    async with partition_loop(url) as loop:
+        await after_the_hold(loop, bench)
+        bench.certify("a~1")
+        await loop.events.step()
+        floor = int(bench.client.hget(bench.keys.meta, "epoch_floor"))
+        bench.client.hset(bench.keys.meta, "epoch_floor", floor + 10**13)  # as after a server whose clock was ahead
+        highest = bench.open("far", "b~1").int("epoch")
+        await loop.look()
+        bench.wipe()
+        bench.join("c~1")
+
+        found = await loop.look()
+
+        assert found.transfers_held
+        assert bench.join("a~1").word == "FENCED"
+        bench.end_hold()
+        assert bench.open("far", "c~1").int("epoch") > highest > 10**13
+        assert not (await loop.look()).transfers_held, "the same change is not held twice"
+
+
+async def test_a_coordinator_that_makes_a_wiped_partition_holds_it(url: str, bench: Bench) -> None:
+    """It says that there was one before: transfers are held before anybody else comes."""
+    async with partition_loop(url) as loop:
+        await after_the_hold(loop, bench)
+        bench.client.flushdb()
+        assert not (await loop.look()).known
+        assert bench.client.hget(bench.keys.detector, "hold_reason") == b"lost_writes"
+        bench.join("c~1")
+        assert bench.open("s", "c~1").word == "HELD"
 
 
 async def test_a_hold_after_lost_writes_keeps_transfers(url: str, bench: Bench) -> None:
@@ -493,3 +578,24 @@ async def test_the_time_without_an_owner_is_counted_from_its_last_heartbeat(url:
         assert bench.adopt("s9", "d~1", None).word == "OK"
         await loop.events.step()
         assert 29 < (value(loop, "orphaned_session_seconds_total") or 0) < 50
+
+
+async def test_a_server_that_stood_still_is_no_step_of_its_clock() -> None:
+    """The look that waited in its socket comes late by both clocks: a gap, and what waited meanwhile has aged."""
+    server = RedisServer()
+    try:
+        client: Any = server.client()
+        async with coordinating(server.url) as loop:
+            await eventually(lambda: loop.up)
+            server.pause()
+            threading.Event().wait(2.5)
+            server.resume()
+            before = client.xlen(loop.part.keys.events)
+            await eventually(lambda: client.xlen(loop.part.keys.events) > before)
+            await eventually(lambda: client.hget(loop.part.keys.detector, "hold_reason") == b"")
+            reasons = {fields.get(b"reason") for _, fields in client.xrange(loop.part.keys.events)}
+            assert b"gap" in reasons
+            assert b"clock" not in reasons
+            assert client.hget(loop.part.keys.detector, "stepped_at_ms") is None
+    finally:
+        server.close()

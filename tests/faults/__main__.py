@@ -1,7 +1,6 @@
-"""``python -m tests.faults [--write] [evidence] [faults] [mass] [rollout] [callers]``: what each takes, as tables.
+"""``python -m tests.faults [--write] [NAME…]``: what each kind of fault takes, as tables; `TABLES` has their names.
 
-Every fault in all its lengths, mass loss and each kind of evidence. With ``--write`` they replace the
-tables of docs/faults.md. Takes some ten minutes.
+With ``--write`` they replace the tables of docs/faults.md. All of them take some half an hour.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -20,9 +19,13 @@ from coordinator.cli.figures import percentile
 from tests.callers.kills import kill_workers
 from tests.faults.evidence import Lag, behind_a_sidecar, certificates, kills
 from tests.faults.faults import FAULTS
+from tests.faults.killers import kill_from_within
 from tests.faults.mass import lose
 from tests.faults.rolling import restart_all
 from tests.faults.runs import missing, run
+from tests.faults.sidecars import rows as behind_sidecars
+from tests.faults.silence import fall_silent
+from tests.faults.slow_heir import take_over
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "faults.md"
 CALLERS = DOCUMENT.with_name("sidecar.md")
@@ -108,6 +111,61 @@ def _mass() -> tuple[str, bool]:
     return _table(head, rows), good
 
 
+def _silent() -> tuple[str, bool]:
+    rows, good = [], True
+    for what, settings in (("on", {}), ("off", {"lost_connection_after": 0})):
+        seen = fall_silent(1000, settings)
+        good &= not seen.wrongly and seen.declared == 1000
+        spread = f"{(seen.last - seen.first) * 1000:.0f} ms"
+        said = "all kept" if not seen.wrongly else f"{len(seen.wrongly)} were declared that lived"
+        rows.append([f"1,000 of 1,020, lost connections {what}", ", ".join(sorted(seen.causes)), seen.declared,
+                     f"{seen.first:.1f} s", spread, f"{seen.adopted:.1f} s", said])  # fmt: skip
+        _say(str(rows[-1]))
+    head = ("silent at once", "cause", "declared", "first declared", "first to last", "last call adopted", "promises")
+    return _table(head, rows), good
+
+
+def _killers() -> tuple[str, bool]:
+    rows, good = [], True
+    for neighbours in (20, 200):
+        for workers in (2, 10):
+            for killers in (1, 3):
+                seen = kill_from_within(neighbours, workers, killers)
+                kept = not seen.broken and seen.letters == {f"kills-{n}" for n in range(killers)}
+                good &= kept
+                times = [seconds * 1000 for seconds in seen.silences]
+                said = "all kept" if kept else "; ".join(seen.broken) or f"dead letters: {sorted(seen.letters)}"
+                rows.append(
+                    [neighbours, workers, killers, seen.deaths, len(seen.letters), seen.moves, _three(times), said]
+                )
+                _say(str(rows[-1]))
+    head = (
+        "neighbours", "workers", "calls that kill", "deaths", "dead letters", "most moves of a neighbour",
+        "longest silence of each neighbour, ms (p50 / p99 / longest)", "promises",
+    )  # fmt: skip
+    return _table(head, rows), good
+
+
+def _slow() -> tuple[str, bool]:
+    rows, good = [], True
+    for what, costs in (
+        ("its loop over `offers()` waits 200 ms after each", {"attach": 0.2}),
+        ("each handler of `serve` begins with 50 ms of work", {"work": 0.05}),
+    ):
+        seen = take_over(100, **costs)
+        kept = not seen.broken and not seen.letters
+        good &= kept
+        said = "all kept" if kept else "; ".join(seen.broken) or "dead letters"
+        rows.append(
+            [what, 100, seen.letters, seen.attempts, f"{seen.last:.1f} s", f"{seen.silence * 1000:.0f} ms", said]
+        )
+        _say(str(rows[-1]))
+    head = (
+        "the heir", "calls", "dead letters", "most attempts", "last call adopted", "longest silence of its own calls", "promises",
+    )  # fmt: skip
+    return _table(head, rows), good
+
+
 def _rollout() -> tuple[str, bool]:
     rows, good = [], True
     for workers, calls in ((5, 20), (5, 100)):
@@ -146,22 +204,51 @@ def _callers() -> tuple[str, bool]:
     return _table(head, rows), good
 
 
+def _sidecars() -> tuple[str, bool]:
+    rows, good = [], True
+    for row, kept in behind_sidecars():
+        good &= kept
+        rows.append(row)
+        _say(str(row))
+    head = (
+        "fault",
+        *(f"{name}: longest silence" for name in ("Go", "JavaScript", "Python")),
+        "calls that moved",
+        "promises",
+    )
+    return _table(head, rows), good
+
+
+TABLES: dict[str, Callable[[], tuple[str, bool]]] = {
+    "evidence": _evidence, "faults": _faults, "sidecars": _sidecars, "mass": _mass, "silent": _silent, "killers": _killers,
+    "slow": _slow, "rollout": _rollout, "callers": _callers,
+}  # fmt: skip
+
+
 def main(*arguments: str) -> int:
-    """Runs everything; 1 when a promise was broken."""
-    every = {"evidence": _evidence, "faults": _faults, "mass": _mass, "rollout": _rollout, "callers": _callers}
-    wanted = [name for name in every if name in arguments] or list(every)
-    parts = {name: every[name]() for name in wanted}
-    machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    if "--write" in arguments:
-        for name, (table, _) in {**parts, "machine": (machine, True)}.items():
-            document = CALLERS if name == "callers" else DOCUMENT
-            before, _, rest = document.read_text().partition(f"<!-- table: {name} -->\n")
-            _, end, after = rest.partition("<!-- end -->")
-            document.write_text(f"{before}<!-- table: {name} -->\n{table}\n{end}{after}")
-    else:
-        for name, (table, _) in parts.items():
+    """Measures these tables, or all; 1 when a promise was broken, 2 for a table that there is not."""
+    if unknown := {*arguments} - {*TABLES, "--write"}:
+        _say(f"There is no table {min(unknown)!r}; there are {', '.join(TABLES)}.")
+        return 2
+    good = True
+    for name in [name for name in TABLES if name in arguments] or list(TABLES):
+        table, kept = TABLES[name]()
+        good &= kept
+        if "--write" in arguments:  # at once: the next may be interrupted
+            _write(name, table)
+        else:
             _say(f"\n{name}\n\n{table}")
-    return int(not all(good for _, good in parts.values()))
+    if "--write" in arguments:
+        system = f"{platform.system()} {platform.machine()}"
+        _write("machine", f"{os.cpu_count()} cores, {system}, Python {platform.python_version()}")
+    return int(not good)
+
+
+def _write(name: str, table: str) -> None:
+    document = CALLERS if name == "callers" else DOCUMENT
+    before, _, rest = document.read_text().partition(f"<!-- table: {name} -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    document.write_text(f"{before}<!-- table: {name} -->\n{table}\n{end}{after}")
 
 
 if __name__ == "__main__":

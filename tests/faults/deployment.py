@@ -19,6 +19,7 @@ from coordinator.store.keys import Keys
 from tests.acceptance.processes import Process
 from tests.faults.history import Recorder, check, read
 from tests.leaks import leaked_keys
+from tests.proxy import Proxy
 from tests.redis_server import RedisServer
 from tests.waiting import wait_until
 
@@ -33,9 +34,12 @@ class Deployment:
         workers: how many worker processes; each runs ``threads`` workers.
         calls: of each worker.
         settings: of coordinators and workers.
-        through: makes the URL by which workers reach the server, from the server.
+        worker_url: by which workers reach the server.
+        proxy: that is there, if any.
         code: folder with another copy of the package ``coordinator`` to run.
         server: the Redis; default one of its own without persistence.
+        environment: of the workers.
+        named: calls of single workers, by number, instead of ``calls``.
     """
 
     def __init__(
@@ -48,15 +52,17 @@ class Deployment:
         capacity: int = 1000,
         each: int = 1,
         worker_url: str = "",
+        proxy: Proxy | None = None,
         code: str = "",
         server: RedisServer | None = None,
         environment: dict[str, str] | None = None,
+        named: dict[int, list[str]] | None = None,
     ) -> None:
         self._each, self._counts = each, (workers, calls, coordinators)
         self._settings = {"capacity": capacity, **(settings or {})}
         self.server = server or RedisServer()
-        self._worker_url = worker_url or self.server.url
-        self._environment = dict(environment or {})
+        self._worker_url, self.proxy = worker_url or self.server.url, proxy
+        self._environment, self._named = dict(environment or {}), named or {}
         if code:
             # that folder before the checkout, and neither the working directory before both
             self._environment["PYTHONPATH"] = os.pathsep.join((code, str(Path(__file__).parents[2])))
@@ -76,8 +82,8 @@ class Deployment:
         workers, _, coordinators = self._counts
         for _ in range(coordinators):
             self.start_coordinator()
-        for n in range(workers):
-            self.start_worker(n)
+        for n, process in enumerate([self._begin_worker(n) for n in range(workers)]):  # they start side by side
+            self._wait_ready(n, process)
         wait_until(self.all_served, 30, "every call is served")
         wait_until(self._no_hold, 30, "the hold at the start is over")
         return self
@@ -103,18 +109,27 @@ class Deployment:
         return process
 
     def start_worker(self, number: int, *, empty: bool = False, dies_at: str = "") -> Process:
-        """One more worker process; ``dies_at``: see tests/faults/worker.py."""
+        """One more worker process, ready; ``dies_at``: see tests/faults/worker.py."""
+        return self._wait_ready(number, self._begin_worker(number, empty=empty, dies_at=dies_at))
+
+    def _begin_worker(self, number: int, *, empty: bool = False, dies_at: str = "") -> Process:
         names = [f"w{number}-{k}" for k in range(self._each)]
-        made = {name: [f"{name}-call{c}" for c in range(0 if empty else self._counts[1])] for name in names}
+        made = {name: [f"{name}-call{c}" for c in range(self._counts[1])] for name in names}
+        if number in self._named:
+            made = {names[0]: self._named[number]}
+        if empty:
+            made = {name: [] for name in names}
         arguments = [f"{name}:{','.join(calls)}" for name, calls in made.items()]
         process = Process(
             "tests.faults.worker", self._worker_url, str(self.path), json.dumps(self._settings), *arguments,
             **self._environment, **({"DIES_AT": dies_at} if dies_at else {}),
         )  # fmt: skip
         self.workers.append(process)
-        ready = process.wait_for("ready", len(names), 30)
-        self.ids[number] = [line["id"] for line in ready]
         self.calls[number] = [call for calls in made.values() for call in calls]
+        return process
+
+    def _wait_ready(self, number: int, process: Process) -> Process:
+        self.ids[number] = [line["id"] for line in process.wait_for("ready", self._each, 60)]
         return process
 
     def _no_hold(self) -> bool:
@@ -221,18 +236,33 @@ class Deployment:
             state in ("closed", "dead_lettered") or (state == "active" and owner not in gone)
             for state, owner in owners.values()
         )
-        return served and self._everybody_holds(owners)
+        return served and self._everybody_serves(owners)
 
-    def _everybody_holds(self, owners: dict[str, tuple[str, str]]) -> bool:
-        """The last media tick of each living worker holds all that the store says is its own."""
+    def stated_again(self) -> bool:
+        """Nothing waits, and the store has all that was acknowledged: a snapshot that came back looks quiet before anybody noticed."""
+        known = {
+            line["session"]: json.loads(line["data"])["sequence"]
+            for line in read(self.path)
+            if line["kind"] == "checkpoint" and line["answer"] == "ok"
+        }
+        if not self.quiet():
+            return False
+        try:
+            stored = {call: self.client.hget(KEYS.session(call), "data") for call in known}
+        except redis.RedisError:
+            return False
+        return all(data and json.loads(data)["sequence"] >= known[call] for call, data in stored.items())
+
+    def _everybody_serves(self, owners: dict[str, tuple[str, str]]) -> bool:
+        """By the last media tick of each living worker its handlers serve all that the store says is its own, and it holds it."""
         active = sum(state == "active" for state, _ in owners.values())
-        held: set[str] = set()
+        served: set[str] = set()
         tail = read(self.path, last_bytes=TAIL_BYTES)[-400:]
         newest = max((line["at"] for line in tail), default=0.0)
         for line in tail:
             if line["kind"] == "media" and newest - line["at"] < 0.3:
-                held.update(line["held"])
-        return len(held) >= active
+                served.update(line["held"].keys() & line["served"].keys())
+        return len(served) >= active
 
     def takeover_seconds(self, killed_at: float, *numbers: int) -> list[float]:
         """For each call of the killed: from the kill to its adoption, by the server's clock (it is this machine's)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -13,8 +14,11 @@ from typing import Any
 
 import redis
 
-from tests.faults.deployment import Deployment
+from coordinator.store import PROTOCOL, calls
+from coordinator.store.scripts import SERVER
+from tests.faults.deployment import KEYS, Deployment
 from tests.proxy import Proxy
+from tests.store.harness import Bench
 
 BUSY = """
 local from = redis.call('TIME')
@@ -121,6 +125,51 @@ def processor_is_scarce(d: Deployment, seconds: float) -> None:
         last(0.005)
 
 
+def everything_stands_still(d: Deployment, seconds: float) -> None:
+    """The machine: Redis, coordinators and workers are stopped and continued together."""
+    pids = [d.server.pid, *(process.pid for process in (*d.coordinators, *d.workers))]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    last(seconds)
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+
+
+def wiped_and_made_by_a_stranger(d: Deployment, seconds: float) -> None:
+    """Everything is gone, and a program that knows nothing of the past makes the partition before anybody else comes."""
+    bench = Bench(d.client)
+    pipe = d.client.pipeline()
+    pipe.flushall()
+    init = calls.init(KEYS, partitions=1, protocol=PROTOCOL, lineage="made-by-a-stranger", hold_ms=2000)
+    pipe.execute_command(*(bench.server_id if part is SERVER else part for part in init.eval()))
+    pipe.execute()
+    last(seconds)
+
+
+def restored_from_a_snapshot(d: Deployment, seconds: float) -> None:
+    """Redis goes on with a snapshot that is so many seconds old: what was acknowledged since is lost."""
+    d.client.save()
+    last(seconds)
+    d.server.kill()
+    d.server.start()
+
+
+def rights_are_taken_away(d: Deployment, seconds: float) -> None:
+    """The user of all programs may not write, and has no channels; then it may again."""
+    d.client.execute_command("ACL", "SETUSER", "default", "-zadd", "-hset", "-xadd", "resetchannels")
+    last(seconds)
+    d.client.execute_command("ACL", "SETUSER", "default", "+@all", "allchannels")
+
+
+def listeners_are_forgotten(d: Deployment, seconds: float) -> None:
+    """Something between workers and Redis drops the connections on which they listen without a word; then Redis pauses for 1.4 s."""
+    assert d.proxy is not None
+    d.proxy.forget_listeners(server_told=True)
+    last(seconds)
+    d.client.client_pause(1400)
+    last(1.5)
+
+
 @dataclass(frozen=True)
 class Fault:
     """A fault with what it needs.
@@ -130,7 +179,7 @@ class Fault:
         long: more lengths for the table.
         server: options of the Redis.
         needs: 'tmpfs' or 'faketime'.
-        slow_network: workers reach Redis through a proxy that delays and resets.
+        through: makes the proxy through which workers reach Redis.
         forgets: all is lost, so that who dies before it has stated its calls again takes them along.
     """
 
@@ -140,9 +189,19 @@ class Fault:
     long: tuple[float, ...] = ()
     server: tuple[str, ...] = ()
     needs: str = ""
-    slow_network: bool = False
+    through: Callable[[str], Proxy] | None = None
     forgets: bool = False
     options: dict[str, Any] = field(default_factory=dict)
+
+
+def slow_proxy(target: str) -> Proxy:
+    """200 ms there and back, with jitter, and one answer in twenty ends its connection."""
+    return Proxy(target, delay=0.1, jitter=0.03, reset=0.05)
+
+
+def forgetful_proxy(target: str) -> Proxy:
+    """One answer in five ends its connection instead of coming."""
+    return Proxy(target, reset=0.2)
 
 
 APPEND = ("--appendonly", "yes", "--appendfsync", "everysec")
@@ -164,10 +223,11 @@ FAULTS = (
     Fault("coordinators stand still", coordinators_stand_still, 4.0, (10.0,)),
     Fault("an event loop is blocked", loop_is_blocked, 3.2),
     Fault("5 % of a processor", processor_is_scarce, 4.0, (15.0,)),
-    Fault("slow network with resets", lambda d, seconds: last(seconds), 5.0, (20.0,), slow_network=True),
+    Fault("slow network with resets", lambda d, seconds: last(seconds), 5.0, (20.0,), through=slow_proxy),
+    Fault("answers that never come", lambda d, seconds: last(seconds), 5.0, (20.0,), through=forgetful_proxy),
+    Fault("the machine stands still", everything_stands_still, 6.0, (15.0,)),
+    Fault("wiped, made by a stranger", wiped_and_made_by_a_stranger, 0.5, forgets=True),
+    Fault("restored from a snapshot", restored_from_a_snapshot, 2.0, (10.0,), forgets=True),
+    Fault("rights taken away", rights_are_taken_away, 3.0, (10.0,)),
+    Fault("listeners forgotten, a pause", listeners_are_forgotten, 3.0, through=Proxy),
 )
-
-
-def slow_proxy(target: str) -> Proxy:
-    """200 ms there and back, with jitter, and one answer in twenty ends its connection."""
-    return Proxy(target, delay=0.1, jitter=0.03, reset=0.05)

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["Heard", "MediaListener", "Tick"]
+__all__ = ["Heard", "MediaListener", "Tick", "listen"]
 
 SO_TIMESTAMPNS = 35
 BUFFER_BYTES = 8 * 2**20
@@ -52,9 +52,14 @@ def listen(ticks: dict[str, list[Tick]]) -> Heard:
 
 
 class MediaListener:
-    """A port of its own on loopback; a thread keeps what arrives until `close`."""
+    """A port of its own on loopback; a thread keeps what arrives until `close`.
+
+    Attributes:
+        ticks: of each call, in the order of their arrival; from `close` on.
+    """
 
     def __init__(self) -> None:
+        self.ticks: dict[str, list[Tick]] = defaultdict(list)
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
         self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
@@ -67,6 +72,11 @@ class MediaListener:
     def port(self) -> int:
         """Where to send to."""
         return int(self._socket.getsockname()[1])
+
+    @property
+    def count(self) -> int:
+        """How many datagrams have arrived."""
+        return len(self._arrived)
 
     def _run(self) -> None:
         while True:
@@ -81,12 +91,11 @@ class MediaListener:
             last.sendto(b"over", ("127.0.0.1", self.port))
         self._thread.join()
         self._socket.close()
-        ticks: dict[str, list[Tick]] = defaultdict(list)
         for at, data in self._arrived:
             for line in data.decode().splitlines():
                 call, _, epoch = line.partition(" ")
-                ticks[call].append((at, int(epoch)))
-        return listen(ticks)
+                self.ticks[call].append((at, int(epoch)))
+        return listen(self.ticks)
 
 
 def _stamp(ancillary: Sequence[tuple[int, int, bytes]]) -> float:

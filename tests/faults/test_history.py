@@ -32,7 +32,7 @@ def write(at: float, epoch: int, data: str = "x", answer: str = "ok") -> dict[st
 
 def media(at: float, epoch: int) -> dict[str, Any]:
     """A tick of whoever holds that epoch."""
-    return {"kind": "media", "held": {"s": epoch}, "speaks": {"s": epoch}, "at": at}
+    return {"kind": "media", "held": {"s": epoch}, "served": {"s": epoch}, "speaks": {"s": epoch}, "at": at}
 
 
 def final(at: float = 10.0, state: str = "active", epoch: int = 2, reason: str = "") -> dict[str, Any]:
@@ -61,6 +61,7 @@ def test_a_good_history_breaks_nothing() -> None:
         ("G2", [*GOOD[:-1], final(state="offered")]),
         ("G2", [*GOOD[:-1], final(state="dead_lettered")]),
         ("G2", [*GOOD[:-2], final()]),
+        ("G2", [*GOOD[:-2], {**media(9.9, 2), "served": {}}, final()]),
         ("G3", [*GOOD, grant(6.0, 2)]),
         ("G4", [OPENED, write(2.0, 1), grant(5.0, 2), media(9.9, 2), final()]),
         ("G4", [OPENED, write(2.0, 1), {**KILLED, "at": 6.0}, grant(5.0, 2), media(9.9, 2), final()]),

@@ -24,14 +24,16 @@ OWN = {
     "name",
     "http_host",
     "http_port",
+    "http_tcp",
     "http_socket",
     "drain_port",
     "api_token",
     "drain_token",
     "encryption_keys",
+    "watcher_socket",
 }
 """Settings that the charts set themselves, or that are secrets."""
-OF_WORKERS = {"pool", "capacity", "labels", "address"}
+OF_WORKERS = {"pool", "capacity", "labels", "address", "worker_token_optional"}
 OF_DRAINS = {"drain_timeout", "termination_grace_period", "drain_concurrency"}
 OF_PODS = {"pod_events", "pod_namespace", "pod_selector", "pod_deletion_cost", "pod_api", "pod_credentials"}
 

@@ -148,6 +148,18 @@ ROWS: dict[str, list[Panel]] = {
             stacked=True,
         ),
         Panel(
+            "Set aside by kind",
+            "Records, members and entries that did not parse.",
+            increase("recovery_quarantined_total", "kind"),
+            stacked=True,
+        ),
+        Panel(
+            "Loop errors",
+            "Errors that a loop of a coordinator did not expect; it goes on after each.",
+            increase("recovery_loop_errors_total", "loop"),
+            stacked=True,
+        ),
+        Panel(
             "Time without an owner",
             "Share of all session time; the line to stay below is 0.05 %.",
             {f"namespace:recovery_orphaned:ratio_{w}{{{N}}}": f"{{{{namespace}}}} {w}" for w in ("5m", "1h", "6h")},

@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from coordinator.settings import load
+from coordinator.settings import SECRETS, load
 from coordinator.version import VERSION
 from tests.kubernetes.chart_docs import CHART, LIBRARY, ROOT, rendered
 from tests.kubernetes.rendering import EVERYTHING, RefusedError, containers, helm, of_kind, template
@@ -170,6 +170,86 @@ def test_numbers_stay_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     [deployment] = of_kind(template(values), "Deployment")
     found = environment(deployment["spec"]["template"]["spec"]["containers"][0])
     assert (found["COORDINATOR_MAX_DATA_BYTES"], found["COORDINATOR_MAX_OFFERS"]) == ("1000000", "9")
+
+
+PROMETHEUS = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}}}
+
+
+def let_in(policy: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every peer that may come in; a rule without one would let everybody in."""
+    return [peer for rule in policy["spec"]["ingress"] for peer in rule["from"]]
+
+
+def test_only_prometheus_is_let_in() -> None:
+    """And the chart's own test; whom `metricsFrom` names in its place, and nobody when it names nobody."""
+    for values, expected in (
+        ({}, [PROMETHEUS]),
+        ({"networkPolicy": {"metricsFrom": []}}, []),
+        (EVERYTHING, EVERYTHING["networkPolicy"]["metricsFrom"]),
+    ):
+        [policy] = of_kind(template(values), "NetworkPolicy")
+        *others, own = let_in(policy)
+        assert others == expected
+        assert own["podSelector"]["matchLabels"]["app.kubernetes.io/name"].endswith("-test")
+        assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+
+
+def test_the_redis_for_trying_out_is_closed_too() -> None:
+    """It has no password: coordinators, the test, and the pods of its namespace, or whom the values name; it goes nowhere."""
+    for given, expected in (({}, [{"podSelector": {}}]), ({"from": []}, [])):
+        values = {"redis": {"tryOut": {"enabled": True, **given}}}
+        objects = template(values)
+        [policy] = [one for one in of_kind(objects, "NetworkPolicy") if one["metadata"]["name"].endswith("-redis")]
+        coordinators, test, *others = let_in(policy)
+        assert others == expected
+        assert coordinators["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "coordinator"
+        assert test["podSelector"]["matchLabels"]["app.kubernetes.io/name"].endswith("-test")
+        assert policy["spec"]["egress"] == []
+
+
+def test_secrets_are_files() -> None:
+    """No variable of any container holds one; the files are mounted from Secrets, and read-only."""
+    values = {"redis": {"existingSecret": "store", "tlsSecret": "tls"}, "extraEnv": [{"name": "A", "value": "b"}]}
+    for container, spec in containers(template(values)):
+        secret = {f"COORDINATOR_{name.upper()}" for name in SECRETS}
+        assert secret.isdisjoint(one["name"] for one in container.get("env", []))
+        mounts = {mount["name"]: mount for mount in container.get("volumeMounts", [])}
+        if container["name"] in ("coordinator", "store"):
+            volumes = {v["name"]: v["secret"]["secretName"] for v in spec["volumes"] if v["name"] in mounts}
+            assert volumes == {"redis": "store", "redis-tls": "tls"}
+            assert all(mount["readOnly"] for mount in mounts.values())
+
+
+PASSWORDS = [
+    "redis://:hush@h:6379/0",
+    "rediss://u:hush@h",
+    "redis://hush@h",
+    "redis+sentinel://h/calls?sentinel_password=hush",
+    "rediss://h?ssl_certfile=/c&ssl_password=hush",
+    "redis://:hu#sh@h",
+]
+
+
+@pytest.mark.parametrize("url", PASSWORDS)
+def test_a_url_with_a_password_is_refused(url: str) -> None:
+    """By value and by variable; it would be kept with the release. Without one it is taken, and so is a variable from a Secret."""
+    for values, said in (
+        ({"redis": {"url": url}}, r"redis\.url: a user or password .* redis\.existingSecret"),
+        ({"extraEnv": [{"name": "COORDINATOR_REDIS_URL", "value": url}]}, "extraEnv: COORDINATOR_REDIS_URL by value"),
+    ):
+        with pytest.raises(RefusedError, match=said) as refused:
+            template(values)
+        assert "hush" not in str(refused.value)
+    template({"redis": {"url": "rediss+sentinel://a:1,b:2/calls/0?ssl_ca_certs=/etc/recovery/tls/ca.crt"}})
+
+
+@pytest.mark.parametrize("name", ["API_TOKEN", "DRAIN_TOKEN", "ENCRYPTION_KEYS"])
+def test_a_secret_by_value_is_refused(name: str) -> None:
+    """From a Secret it is taken."""
+    variable = f"COORDINATOR_{name}"
+    with pytest.raises(RefusedError, match=f"extraEnv: {variable} by value"):
+        template({"extraEnv": [{"name": variable, "value": "hush"}]})
+    template({"extraEnv": [{"name": variable, "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]})
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from coordinator.settings import load
+from coordinator.settings import SECRETS, load
 from tests.kubernetes.rendering import RefusedError, containers, of_kind, worker
-from tests.kubernetes.test_chart import VERSIONS, check_valid, environment
+from tests.kubernetes.test_chart import PASSWORDS, PROMETHEUS, VERSIONS, check_valid, environment
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +96,55 @@ def test_volumes_are_there(folder: Path) -> None:
             mounts = {mount["name"] for mount in container.get("volumeMounts") or []}
             assert mounts <= {volume["name"] for volume in spec["volumes"]}
             assert ("recovery-socket" in mounts) == bool(recovery)
+
+
+def test_the_sidecar_is_for_its_worker_and_for_prometheus(folder: Path) -> None:
+    """The example's policy lets callers in to the telephone, Prometheus to the sidecar, and nobody else, nor to the drain port."""
+    for recovery, expected in (({}, [[PROMETHEUS]]), ({"metricsFrom": []}, [])):
+        [policy] = of_kind(worker(folder, {"ports": {"http": 1234, "drain": 4321}, **recovery}), "NetworkPolicy")
+        telephone, *others = policy["spec"]["ingress"]
+        assert [port["port"] for port in telephone["ports"]] == ["telephone"]
+        assert [rule["from"] for rule in others] == expected
+        assert [[port["port"] for port in rule["ports"]] for rule in others] == [[1234]] * len(expected)
+
+
+def test_secrets_are_files(folder: Path) -> None:
+    """The URL, the TLS files, tokens and keys; the hook's token alone stands in the pod, where the kubelet reads it."""
+    given = {
+        "apiTokenSecret": "tokens",
+        "encryptionKeysSecret": "keys",
+        "redis": {"existingSecret": "store", "tlsSecret": "tls"},
+    }
+    spec = pod(worker(folder, given))
+    [sidecar] = spec["initContainers"]
+    known = environment(sidecar)
+    secret = {f"COORDINATOR_{name.upper()}" for name in SECRETS} - {"COORDINATOR_DRAIN_TOKEN"}
+    assert secret.isdisjoint(known)
+    mounts = {mount["mountPath"]: mount["name"] for mount in sidecar["volumeMounts"]}
+    secrets = {v["name"]: v["secret"]["secretName"] for v in spec["volumes"] if "secret" in v}
+    assert {path: secrets[name] for path, name in mounts.items()} == {
+        "/etc/recovery/redis": "store",
+        "/etc/recovery/tls": "tls",
+        "/etc/recovery/api-token": "tokens",
+        "/etc/recovery/encryption-keys": "keys",
+    }
+    assert {known[f"COORDINATOR_{name}_FILE"] for name in ("REDIS_URL", "API_TOKEN", "ENCRYPTION_KEYS")} == {
+        "/etc/recovery/redis/url",
+        "/etc/recovery/api-token/tokens",
+        "/etc/recovery/encryption-keys/keys",
+    }
+
+
+@pytest.mark.parametrize("url", PASSWORDS)
+def test_a_url_with_a_password_is_refused(folder: Path, url: str) -> None:
+    """As by the chart of the coordinators."""
+    with pytest.raises(
+        RefusedError, match=r"recovery\.redis\.url: a user or password .* recovery\.redis\.existingSecret"
+    ):
+        worker(folder, {"redis": {"existingSecret": "", "url": url}})
+    for name, value in (("REDIS_URL", url), ("ENCRYPTION_KEYS", "hush")):
+        with pytest.raises(RefusedError, match=rf"recovery\.extraEnv: COORDINATOR_{name} by value"):
+            worker(folder, {"extraEnv": [{"name": f"COORDINATOR_{name}", "value": value}]})
 
 
 @pytest.mark.parametrize(

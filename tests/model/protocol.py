@@ -1,58 +1,20 @@
-"""Every step that can happen in a world. Each rule of the protocol can be taken away, to see what it is for.
-
-That a re-asserted session gets a new epoch before its next write is not among the rules: with numbered checkpoints no
-scenario here needs it. It stays in the protocol because it is cheap and tells the two histories apart.
-"""
+"""Every step that can happen in a world, under the rules that `tests.model.base` lists."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from tests.model.world import FAULTS, Process, Record, Scenario, Store, World, holds, may_go_wrong, put, spend
+from tests.model.base import NAMES, RULES, Step
+from tests.model.requests import Requests
+from tests.model.world import FAULTS, Process, Record, Request, Store, World, may_go_wrong, put, spend
 
-RULES = {
-    "hold": "after a change of server nothing changes hands until owners have stated again what they held",
-    "doubt": "what is to be stated again is not held until it is renewed, and a beat during the hold restores no trust",
-    "contest": "of two re-assertions the higher epoch wins",
-    "too_late": "after the hold a re-assertion counts only where nothing, or an older epoch of the same owner, is stored",
-    "behind": "a write above the stored epoch is answered RESYNC, not FENCED",
-    "roll_call": "a beat compares what the instance believes to own with what the store says",
-    "restate": "coordinators state the deaths that they know of again during a hold",
-    "start_over": "an instance that was silent for as long as the store may have forgotten its death takes a new id",
-    "floor": "a new server or lineage lifts the epochs above all that the old clock can have given out",
-    "trust": "before the trust window has ended only proof of exit makes an instance dead",
-    "sequence": "checkpoints are numbered within their epoch, and an older one is refused",
-    "epoch": "a write with another epoch than the stored one is refused",
-    "fence": "a dead instance is refused",
-    "two_steps": "an heir accepts first; ownership moves when the owner lets go",
-    "quiet": "an owner stops holding a session before it sends that it lets go or releases it",
-    "heir_lives": "letting go to an heir that is dead is refused",
-    "time_out": "a handover that nobody finishes goes back to its owner",
-    "rewrite": "an offer whose stream entry is gone is written anew",
-    "sweep": "a slow walk over the records repairs lost index entries",
-}
-
-
-class Step(NamedTuple):
-    """One thing that can happen next, and the promise that it breaks ('' for none)."""
-
-    label: str
-    world: World
-    broken: str = ""
-    fault: bool = False
-
-
-NAMES = "ABCD"
+__all__ = ["RULES", "Protocol"]
 
 
 @dataclass(frozen=True)
-class Protocol:
+class Protocol(Requests):
     """The steps of a scenario under a set of rules."""
-
-    scenario: Scenario
-    rules: frozenset[str]
 
     def steps(self, w: World) -> Iterator[Step]:
         """All that can happen next."""
@@ -62,82 +24,8 @@ class Protocol:
             yield from self._process_faults(w, i)
         yield from self._coordinators(w)
         yield from self._leases(w)
+        yield from self._arrivals(w)
         yield from self._store_faults(w)
-
-    # -- small changes -------------------------------------------------------------------------------------------------
-
-    @staticmethod
-    def _process(w: World, i: int, **changes: object) -> World:
-        return w._replace(processes=put(w.processes, i, w.processes[i]._replace(**changes)))  # type: ignore[arg-type]
-
-    @staticmethod
-    def _store(w: World, **changes: object) -> World:
-        return w._replace(store=w.store._replace(**changes))  # type: ignore[arg-type]
-
-    def _record(self, w: World, s: int, r: Record, entry: tuple[int, int, int] | None = None) -> World:
-        """Stores a record; its old entries go; the owner's index entry follows the owner."""
-        stream = frozenset(e for e in w.store.stream if e[0] != s) | ({entry} if entry else frozenset())
-        owned = frozenset(o for o in w.store.owned if o[1] != s)
-        if r.state in ("active", "handing_over") and r.owner is not None:
-            owned |= {(r.owner, s)}
-        return self._store(w, records=put(w.store.records, s, r), stream=stream, owned=owned)
-
-    def _forget(self, w: World, i: int, s: int) -> World:
-        x = w.processes[i]
-        return self._process(w, i, memory=put(x.memory, s, None), unsure=x.unsure - {s}, stated=x.stated - {s})
-
-    def _over(self, w: World, i: int) -> World:
-        x = w.processes[i]
-        return self._process(
-            w, i, over=True, trust=False, pulse=False, memory=(None,) * len(x.memory), offer=None, unsure=frozenset()
-        )
-
-    def believes(self, x: Process, s: int) -> bool:
-        """What ``session.held`` says."""
-        return holds(x, s, doubt="doubt" in self.rules)
-
-    def _grant(self, w: World, s: int, seen: int = 0) -> tuple[World, int, str]:
-        r, st = w.store.records[s], w.store
-        clock = 0 if self.scenario.slow_clock and st.server else w.top[s]
-        floor = st.floor[s] if "floor" in self.rules else 0
-        epoch = max(r.epoch if r else 0, seen, clock, floor) + 1
-        broken = "G3" if epoch <= w.top[s] else ""
-        return w._replace(top=put(w.top, s, max(epoch, w.top[s]))), epoch, broken
-
-    def _offer(self, w: World, s: int, r: Record, tries: int) -> tuple[World, str]:
-        w, epoch, broken = self._grant(w, s, r.epoch)
-        return self._record(
-            w, s, Record("offered", None, epoch, r.data, tries, last_owner=r.owner), (s, epoch, -1)
-        ), broken
-
-    def _stale(self, w: World, i: int, s: int, epoch: int) -> str:
-        """Whether accepting a write of ``epoch`` breaks G1."""
-        rival = any(
-            j != i and self.believes(x, s) and (m := x.memory[s]) is not None and m[0] > epoch
-            for j, x in enumerate(w.processes)
-        )
-        return "G1" if rival or (not w.lost and epoch < w.top[s]) else ""
-
-    def _old_data(self, w: World, i: int, s: int, data: int) -> str:
-        keeper = any(
-            j != i and x.run == "up" and self.believes(x, s) and (m := x.memory[s]) is not None and m[1] > data
-            for j, x in enumerate(w.processes)
-        )
-        return "G7" if data < w.acknowledged[s] and (keeper or not w.lost) else ""
-
-    @staticmethod
-    def _worse(w: World, i: int, s: int, data: int) -> str:
-        """Whether somebody stated newer data than that which won."""
-        others = [x.memory[s] for j, x in enumerate(w.processes) if j != i and x.run == "up" and s in x.stated]
-        return "G7" if any(m is not None and m[1] > data for m in others) else ""
-
-    @staticmethod
-    def _revived(w: World, i: int) -> str:
-        """Whether accepting what an instance does undoes its death."""
-        return "DEATH" if i in w.deaths else ""
-
-    def _dead(self, st: Store, i: int) -> bool:
-        return "fence" in self.rules and st.known[i] == "dead"
 
     # -- workers -------------------------------------------------------------------------------------------------------
 
@@ -148,16 +36,16 @@ class Protocol:
             yield from self._state_again(w, i, s)
         for s in range(self.scenario.sessions):
             mine = x.memory[s]
-            if i == 0 and not w.top[s] and not st.held and st.known[i] == "alive":
-                w2, epoch, broken = self._grant(w, s)
-                w2 = self._record(w2, s, Record("active", i, epoch, 1))
-                w2 = self._process(w2, i, memory=put(x.memory, s, (epoch, 1)))
-                yield Step(f"{name} opens s{s}", w2._replace(acknowledged=put(w.acknowledged, s, 1)), broken)
+            if i == 0 and not st.held and st.known[i] == "alive" and not mine:
+                yield from self._open(w, i, s)
             if mine and s not in x.unsure:
                 yield from self._write(w, i, s)
             if mine and s in x.unsure and s not in x.stated:
                 yield from self._let_go(w, i, s)
+                yield from self._release(w, i, s)
             r = st.records[s]
+            if r and r.owner == i and r.state == "active" and not mine and not r.anew:
+                yield from self._take_again(w, i, s, r)
             if r and not mine and r.owner not in (None, i) and r.state == "active" and may_go_wrong(w, "handover"):
                 yield from self._ask(spend(w, "handover"), i, s, r)
             if r and not mine and r.owner not in (None, i) and r.state == "handing_over" and r.heir is None:
@@ -179,8 +67,9 @@ class Protocol:
                 and not st.held
                 and not self._dead(st, i)
                 and w.budget[FAULTS.index("handover")] < self.scenario.budget.get("handover", 0)
+                and (s in x.waits or not self.scenario.unknown)
             ):
-                w2 = self._process(w, i, memory=put(x.memory, s, (r.epoch, r.data)))
+                w2 = self._process(w, i, memory=put(x.memory, s, (r.epoch, r.data)), waits=x.waits - {s})
                 yield Step(f"{name} learns that it owns s{s}", w2, self._old_data(w, i, s, r.data))
         if x.offer is None:
             for entry in st.stream:
@@ -189,6 +78,92 @@ class Protocol:
                     yield Step(f"{name} reads the offer of s{entry[0]}", self._process(w2, i, offer=entry[:2]))
         else:
             yield from self._adopt(w, i)
+        for s in x.waits:
+            yield Step(f"{name} waits for s{s} no more", self._process(w, i, waits=x.waits - {s}))
+        if x.doing is not None:
+            yield from self._act(w, i, *x.doing)
+        if "leave" in self.scenario.unknown and may_go_wrong(w, "leave") and st.known[i] == "alive":
+            yield from self._leave(spend(w, "leave"), i)
+
+    def _open(self, w: World, i: int, s: int) -> Iterator[Step]:
+        r, name, w1 = w.store.records[s], NAMES[i], w
+        if w.top[s] or (r and r.state == "closed"):  # the same caller calls again, when nobody serves it any more
+            served = any(self.believes(x, s) for x in w.processes)
+            if not may_go_wrong(w, "again") or served or (r and r.state != "closed"):
+                return
+            w1 = spend(w, "again")
+        w2, epoch, broken = self._grant(w1, s)
+        w2 = self._record(w2, s, Record("active", i, epoch, 1))
+        w2 = self._process(w2, i, memory=put(w.processes[i].memory, s, (epoch, 1)))
+        yield Step(f"{name} opens s{s} ({epoch})", w2._replace(acknowledged=put(w.acknowledged, s, 1)), broken)
+        if self._unknown(w1, "open"):
+            yield Step(f"{name} opens s{s}; no answer", self._sent(w1, Request("open", i, s, 0, 1)), fault=True)
+
+    @staticmethod
+    def _asks(x: Process, s: int) -> bool:
+        """Whether a request for that session is still asked: its answer will be the same."""
+        return s in x.waits or (x.offer is not None and x.offer[0] == s)
+
+    def _take_again(self, w: World, i: int, s: int, r: Record) -> Iterator[Step]:
+        """Its caller comes back here, and it finds that the call is its own."""
+        asks = self._asks(w.processes[i], s)
+        if (
+            not self.scenario.unknown
+            or may_go_wrong(w, "unknown")
+            or w.store.held
+            or w.store.known[i] != "alive"
+            or asks
+        ):
+            return
+        w2, epoch, broken = w, r.epoch, ""
+        if "taken_again" in self.rules:
+            w2, epoch, broken = self._grant(w, s, r.epoch)
+            w2 = self._record(w2, s, r._replace(epoch=epoch))
+        w2 = self._process(w2, i, memory=put(w.processes[i].memory, s, (epoch, r.data)))
+        broken = broken or self._old_data(w, i, s, r.data)
+        yield Step(f"{NAMES[i]} takes s{s} again ({epoch})", w2, broken, fault=True)  # nobody may rely on its caller
+
+    def _act(self, w: World, i: int, what: str, s: int, seen: int) -> Iterator[Step]:
+        """What a comparison found is given up, or ended again."""
+        x, name, w1 = w.processes[i], NAMES[i], self._process(w, i, doing=None)
+        if "looks_again" in self.rules and (x.memory[s] or self._asks(x, s)):
+            yield Step(f"{name} looks again: s{s} is its own", w1)
+            return
+        here = self._ended_here(w, i, s, seen)
+        w2, broken = self._given_up(w1, i, s, seen, ended=what == "end", ended_here=here)
+        yield Step(f"{name} gives up s{s} ({seen})", w2, broken)
+        if self._unknown(w1, "give_up"):
+            w2 = self._sent(w1, Request(what, i, s, seen, int(here)))
+            yield Step(f"{name} gives up s{s} ({seen}); no answer", w2, fault=True)
+
+    def _leave(self, w: World, i: int) -> Iterator[Step]:
+        x, name = w.processes[i], NAMES[i]
+        w1 = w
+        if "quiet" in self.rules:
+            gone = Process((None,) * len(x.memory), "gone", pulse=False, trust=False)
+            w1 = w._replace(processes=put(w.processes, i, gone))
+        yield Step(f"{name} leaves", self._over(self._buried(w1, i), i))
+        if self._unknown(w, "leave"):
+            yield Step(f"{name} leaves; no answer", self._sent(w1, Request("leave", i, 0, 0, 0)), fault=True)
+
+    def _release(self, w: World, i: int, s: int) -> Iterator[Step]:
+        x, st, r, name = w.processes[i], w.store, w.store.records[s], NAMES[i]
+        mine = x.memory[s]
+        if (
+            not may_go_wrong(w, "release")
+            or mine is None
+            or self._accepts(st, i, r, mine[0]) != "OK"
+            or r is None
+            or st.held
+        ):
+            return
+        w1 = spend(w, "release")
+        w2, broken = self._offer(w1, s, r, r.tries)
+        yield Step(f"{name} releases s{s}", self._forget(w2, i, s), broken)
+        if self._unknown(w1, "release"):
+            yield Step(
+                f"{name} releases s{s}; no answer", self._sent(w1, Request("release", i, s, mine[0], 0)), fault=True
+            )
 
     def _beat(self, w: World, i: int) -> Iterator[Step]:
         x, st, name = w.processes[i], w.store, NAMES[i]
@@ -197,10 +172,12 @@ class Protocol:
             yield Step(f"{name} beats: FENCED", self._over(w, i))
             return
         if st.known[i] != "alive":
-            w2 = self._store(w, known=put(st.known, i, "alive"))
+            w2 = self._told(self._store(w, known=put(st.known, i, "alive")), i)
             yield Step(
                 f"{name} beats: UNKNOWN, joins again",
-                self._process(w2, i, seen=st.server, pulse=True, unsure=ours, stated=frozenset(), trust=False),
+                self._process(
+                    w2, i, seen=w2.store.server, pulse=True, unsure=ours, stated=frozenset(), trust=False, doing=None
+                ),
             )
             return
         if "hold" in self.rules and x.seen != st.server:
@@ -213,6 +190,7 @@ class Protocol:
                     pulse=True,
                     unsure=ours,
                     stated=frozenset(),
+                    doing=None,
                     trust=x.trust and "doubt" not in self.rules,
                 ),
             )
@@ -228,66 +206,67 @@ class Protocol:
                     self._process(w, i, pulse=True, trust=x.trust or restores),
                 )
 
+    def _told(self, w: World, i: int) -> World:
+        """It joins, and says what it remembers of a past that a stranger knew nothing of."""
+        x, st = w.processes[i], w.store
+        if st.untold and "anew" in self.rules:
+            w = self._store(w, held="hold" in self.rules, server=st.server + 1, untold=False)
+        if x.past:
+            floor = tuple(map(max, st.floor, x.past)) if "remembered" in self.rules else st.floor
+            w = self._store(w, floor=floor)._replace(top=tuple(map(max, w.top, x.past)))
+        return w
+
     def _roll(self, w: World, i: int) -> tuple[World, str]:
         """One repair of the roll call."""
         x, st = w.processes[i], w.store
+        if "names" not in self.rules and sum(m is not None for m in x.memory) == sum(o == i for o, _ in st.owned):
+            return w, ""
         for s in range(self.scenario.sessions):
             r, mine, listed = st.records[s], x.memory[s], (i, s) in st.owned
             if mine and (not listed or r is None or r.owner != i):
                 return self._process(w, i, unsure=x.unsure | {s}, stated=x.stated), ""
-            if listed and not mine and r and r.owner == i and not (x.offer and x.offer[0] == s):
-                if s in x.closed:
-                    return self._record(w, s, r._replace(state="closed", owner=None)), ""
-                return self._offer(w, s, r, r.tries)
+            adopting = x.offer is not None and x.offer[0] == s and not self.scenario.unknown
+            if listed and not mine and r and r.owner == i and not adopting:
+                ended = any(t == s and (r.epoch <= e or "ended_epoch" not in self.rules) for t, e in x.closed)
+                if not self.scenario.unknown:
+                    here = self._ended_here(w, i, s, r.epoch)
+                    return self._given_up(w, i, s, r.epoch, ended=ended, ended_here=here)
+                if x.doing is None:
+                    return self._process(w, i, doing=("end" if ended else "give_up", s, r.epoch)), ""
         return w, ""
 
     def _state_again(self, w: World, i: int, s: int) -> Iterator[Step]:
         x, st, name = w.processes[i], w.store, NAMES[i]
-        r, mine = st.records[s], x.memory[s]
+        mine = x.memory[s]
         if mine is None or st.known[i] == "-":
             return
         epoch, data = mine
         if self._dead(st, i):
             yield Step(f"{name} re-asserts s{s}: FENCED", self._over(w, i))
         elif s not in x.stated:
-            w2 = self._process(w, i, stated=x.stated | {s})
-            same = r is not None and r.owner == i and r.epoch == epoch and r.state in ("active", "handing_over")
-            higher = r is None or r.epoch < epoch or "contest" not in self.rules
-            older = r is not None and r.owner == i and r.epoch < epoch and r.state in ("active", "handing_over")
-            wins = r is None or older or (higher and (st.held or "too_late" not in self.rules))
-            if same and r:
-                w2 = self._record(w2, s, r._replace(anew=True, data=max(data, r.data)))
-                yield Step(f"{name} re-asserts s{s} ({epoch})", w2)
-            elif wins:
-                w2 = self._record(w2, s, Record("active", i, epoch, data, anew=True))
-                yield Step(f"{name} re-asserts s{s} ({epoch})", w2)
+            w2, counts = self._reasserted(w, i, s, mine)
+            if counts:
+                yield Step(f"{name} re-asserts s{s} ({epoch})", self._process(w2, i, stated=x.stated | {s}))
             else:
-                yield Step(f"{name} re-asserts s{s} ({epoch}): GONE", self._forget(w, i, s))
+                yield Step(f"{name} re-asserts s{s} ({epoch}): GONE", self._forget(w2, i, s))
+            if self._unknown(w, "reassert"):
+                sent = self._sent(w, Request("reassert", i, s, epoch, data))
+                yield Step(f"{name} re-asserts s{s} ({epoch}); no answer", sent, fault=True)
         elif not st.held:
-            w2 = self._process(w, i, unsure=x.unsure - {s}, stated=x.stated - {s})
-            if r and r.owner == i and r.epoch == epoch and r.state in ("active", "handing_over"):
-                broken = ""
-                if r.anew:
-                    w2, epoch, broken = self._grant(w2, s, epoch)
-                    w2 = self._record(w2, s, r._replace(epoch=epoch, anew=False))
-                w2 = self._process(w2, i, memory=put(x.memory, s, (epoch, r.data)))
-                yield Step(
-                    f"{name} renews s{s} ({epoch})", w2, broken or self._revived(w, i) or self._worse(w, i, s, data)
+            w2, renewed, broken = self._renewed(w, i, s, epoch)
+            r = w2.store.records[s]
+            if renewed and r:
+                w2 = self._process(
+                    w2, i, unsure=x.unsure - {s}, stated=x.stated - {s}, memory=put(x.memory, s, (renewed, r.data))
                 )
+                broken = broken or self._revived(w, i) or self._worse(w, i, s, data)
+                yield Step(f"{name} renews s{s} ({renewed})", w2, broken)
             else:
                 yield Step(f"{name} renews s{s}: GONE", self._forget(w, i, s))
-
-    def _accepts(self, st: Store, i: int, r: Record | None, epoch: int) -> str:
-        """What a write is answered."""
-        if self._dead(st, i):
-            return "FENCED"
-        if st.known[i] == "-" or (st.held and "hold" in self.rules):
-            return "RESYNC"
-        if r is None or r.epoch < epoch:
-            return "RESYNC" if "behind" in self.rules else "GONE"
-        if r.owner != i or (r.epoch != epoch and "epoch" in self.rules) or r.state not in ("active", "handing_over"):
-            return "GONE"
-        return "RESYNC" if r.anew else "OK"
+            if self._unknown(w, "renew"):
+                yield Step(
+                    f"{name} renews s{s}; no answer", self._sent(w, Request("renew", i, s, epoch, 0)), fault=True
+                )
 
     def _write(self, w: World, i: int, s: int) -> Iterator[Step]:
         x, st, name = w.processes[i], w.store, NAMES[i]
@@ -307,10 +286,18 @@ class Protocol:
                     w2._replace(acknowledged=put(w.acknowledged, s, data + 1)),
                     self._stale(w, i, s, epoch) or self._revived(w, i),
                 )
+                if self._unknown(w1, "checkpoint"):
+                    w2 = self._process(w1, i, memory=put(x.memory, s, (epoch, data + 1)))
+                    w2 = self._sent(w2, Request("checkpoint", i, s, epoch, data + 1))
+                    yield Step(f"{name} checkpoints s{s} (data {data + 1}); no answer", w2, fault=True)
             elif answer == "OK" and r:
                 w2 = self._record(w1, s, Record("closed", None, epoch, data))
-                w2 = self._process(w2, i, closed=x.closed | {s})
+                w2 = self._process(w2, i, closed=x.closed | {(s, epoch)})
                 yield Step(f"{name} closes s{s}", self._forget(w2, i, s), self._stale(w, i, s, epoch))
+                if self._unknown(w1, "close"):
+                    w2 = self._forget(self._process(w1, i, closed=x.closed | {(s, epoch)}), i, s)
+                    w2 = self._sent(w2, Request("close", i, s, epoch, 0))
+                    yield Step(f"{name} closes s{s}; no answer", w2, fault=True)
             elif answer == "FENCED":
                 yield Step(f"{name} writes s{s}: FENCED", self._over(w1, i))
             elif answer == "GONE":
@@ -319,17 +306,18 @@ class Protocol:
             else:
                 yield Step(f"{name} writes s{s}: RESYNC", self._process(w1, i, unsure=x.unsure | {s}))
         if answer == "OK" and may_go_wrong(w, "late"):
-            late = spend(w, "late")._replace(network=w.network | {(i, s, epoch, data)})
+            late = spend(w, "late")._replace(network=w.network | {Request("checkpoint", i, s, epoch, data)})
             yield Step(f"a copy of {name}'s checkpoint (data {data}) is late", late, fault=True)
         if answer == "OK" and r and r.state == "handing_over" and r.heir is not None:
             if "quiet" in self.rules:
                 yield Step(f"{name} is about to let s{s} go", self._process(w, i, unsure=x.unsure | {s}))
             else:
                 yield from self._let_go(w, i, s)
-
-    def _is_newer(self, r: Record, epoch: int, data: int) -> bool:
-        """Numbers begin anew with each epoch, so those of two epochs say nothing to each other."""
-        return "sequence" not in self.rules or data > r.data or epoch != r.epoch
+        if answer == "OK" and may_go_wrong(w, "release"):
+            if "quiet" in self.rules:
+                yield Step(f"{name} is about to release s{s}", self._process(w, i, unsure=x.unsure | {s}))
+            else:
+                yield from self._release(w, i, s)
 
     def _let_go(self, w: World, i: int, s: int) -> Iterator[Step]:
         x, st, name = w.processes[i], w.store, NAMES[i]
@@ -338,9 +326,11 @@ class Protocol:
             return
         if "heir_lives" in self.rules and st.known[r.heir] != "alive":
             return
-        w2, epoch, broken = self._grant(w, s, r.epoch)
-        w2 = self._record(w2, s, Record("active", r.heir, epoch, mine[1]))
-        yield Step(f"{name} lets s{s} go to {NAMES[r.heir]} ({epoch})", self._forget(w2, i, s), broken)
+        w2, broken = self._moves_to_heir(w, s, r, mine[1])
+        yield Step(f"{name} lets s{s} go to {NAMES[r.heir]}", self._forget(w2, i, s), broken)
+        if self._unknown(w, "let_go"):
+            sent = self._sent(w, Request("let_go", i, s, mine[0], r.heir))
+            yield Step(f"{name} lets s{s} go; no answer", sent, fault=True)
         if may_go_wrong(w, "lost_reply"):
             yield Step(f"{name} lets s{s} go; the reply is lost", spend(w2, "lost_reply"), broken, fault=True)
 
@@ -349,9 +339,10 @@ class Protocol:
         if st.held or st.known[i] != "alive" or r.owner is None or self._dead(st, r.owner):
             return
         if "two_steps" in self.rules:
-            yield Step(
-                f"{name} accepts the handover of s{s}", self._record(w, s, r._replace(state="handing_over", heir=i))
-            )
+            w2 = self._record(w, s, r._replace(state="handing_over", heir=i))
+            if self.scenario.unknown:
+                w2 = self._process(w2, i, waits=w.processes[i].waits | {s})
+            yield Step(f"{name} accepts the handover of s{s}", w2)
         else:
             w2, epoch, broken = self._grant(w, s, r.epoch)
             w2 = self._record(w2, s, Record("active", i, epoch, r.data))
@@ -377,6 +368,14 @@ class Protocol:
                 yield Step(f"{name} adopts s{s} ({epoch}); the reply is lost", spend(w2, "lost_reply"), fault=True)
             took = self._process(w2, i, memory=put(x.memory, s, (epoch, r.data)))
             yield Step(f"{name} adopts s{s} ({epoch})", took, broken or self._old_data(w, i, s, r.data))
+            if self._unknown(w, "adopt"):
+                yield Step(
+                    f"{name} adopts s{s}; no answer", self._sent(w, Request("adopt", i, s, offered, 0)), fault=True
+                )
+        elif r and r.owner == i and r.state == "active" and r.epoch > offered and not x.memory[s]:  # by this request
+            took = self._process(w, i, offer=None, memory=put(x.memory, s, (r.epoch, r.data)))
+            yield Step(f"{name} adopts s{s} ({r.epoch}), asked again", took, self._old_data(w, i, s, r.data))
+            yield Step(f"{name} asks for s{s} no more", self._process(w, i, offer=None))
         else:
             yield Step(f"{name} adopts s{s}: GONE", self._process(w, i, offer=None))
 
@@ -450,12 +449,6 @@ class Protocol:
                     yield Step(f"the lease of s{s} ends, it is offered again", w2, broken)
                 elif not readers and "rewrite" in self.rules:
                     yield Step(f"the entry of s{s} is written anew", self._record(w, s, r, (s, r.epoch, -1)))
-        for i, s, epoch, data in w.network:
-            r, w2, broken = st.records[s], w._replace(network=w.network - {(i, s, epoch, data)}), ""
-            if self._accepts(st, i, r, epoch) == "OK" and r and self._is_newer(r, epoch, data):
-                w2 = self._store(w2, records=put(st.records, s, r._replace(data=data)))
-                broken = self._stale(w, i, s, epoch)
-            yield Step(f"the late copy of {NAMES[i]}'s checkpoint (data {data}) arrives", w2, broken)
 
     # -- faults --------------------------------------------------------------------------------------------------------
 
@@ -489,6 +482,13 @@ class Protocol:
             nobody, nothing = ("-",) * len(st.known), (None,) * len(st.records)
             empty = Store(nobody, nothing, server=st.server + 1, held="hold" in self.rules, floor=w.top)
             yield Step("the store is wiped", spend(w, "wipe")._replace(store=empty, lost=True), fault=True)
+        if may_go_wrong(w, "stranger"):
+            nobody, nothing, zero = ("-",) * len(st.known), (None,) * len(st.records), (0,) * len(st.records)
+            made = Store(nobody, nothing, server=st.server + 1, floor=zero, untold=True)
+            w2 = spend(w, "stranger")._replace(store=made, lost=True, deaths=frozenset())
+            if self.scenario.slow_clock:  # nobody has said yet what was given
+                w2 = w2._replace(top=zero)
+            yield Step("the store is wiped, and strangers make it anew", w2, fault=True)
         forgotten = [i for i, k in enumerate(st.known) if k == "dead" and i not in st.graves]
         if forgotten and may_go_wrong(w, "forget"):
             known = tuple("-" if i in forgotten else k for i, k in enumerate(st.known))

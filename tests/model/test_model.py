@@ -29,6 +29,14 @@ NEEDED = {
     ("rewrite",): ("stream entry lost", "G2"),
     ("sweep",): ("index entry lost", "G2"),
     ("heir_lives", "sweep"): ("handover and crashes", "G2"),
+    ("names", "sweep"): ("two calls, one unknown, one not listed", "G2"),
+    ("looks_again",): ("unknown: letting go", "TWO"),
+    ("seen_epoch",): ("unknown: an adoption", "TWO"),
+    ("taken_again",): ("unknown: an adoption", "TWO"),
+    ("ended_epoch",): ("unknown: an end, then an adoption", "G2"),
+    ("renew",): ("unknown: a release", "TWO"),
+    ("remembered",): ("a stranger, and a clock that is behind", "G3"),
+    ("anew",): ("a stranger makes a wiped partition", "TWO"),
 }
 """Rules taken away -> where that shows, and which promise it breaks. Of two, one alone makes up for the other there."""
 

@@ -11,13 +11,25 @@ from typing import NamedTuple, TypeVar
 T = TypeVar("T")
 
 FAULTS = (
-    "crash", "freeze", "cut", "rollback", "wipe", "lost_reply", "late", "lose_entry", "lose_index", "forget",
-    "checkpoint", "close", "handover",
+    "crash", "freeze", "cut", "rollback", "wipe", "stranger", "lost_reply", "late", "unknown", "lose_entry", "lose_index", "forget",
+    "checkpoint", "close", "release", "leave", "again", "handover",
 )  # fmt: skip
-"""What a scenario's budget counts; the last three are a worker's own doing."""
+"""What a scenario's budget counts; the last six are a worker's own doing, or its caller's."""
+
+_PLACES = {fault: place for place, fault in enumerate(FAULTS)}
 
 Memory = tuple[int, int]
 """Epoch and number of the last checkpoint, as a worker believes them."""
+
+
+class Request(NamedTuple):
+    """One that is on its way, and whose sender goes on without an answer."""
+
+    operation: str
+    instance: int
+    session: int
+    epoch: int
+    data: int  # number of a checkpoint; of `let_go` the heir
 
 
 class Record(NamedTuple):
@@ -31,6 +43,7 @@ class Record(NamedTuple):
     heir: int | None = None
     anew: bool = False  # re-asserted and not renewed
     last_owner: int | None = None
+    before: int = -1  # the epoch that was renewed
 
 
 class Store(NamedTuple):
@@ -43,7 +56,8 @@ class Store(NamedTuple):
     stream: frozenset[tuple[int, int, int]] = frozenset()  # (session, epoch, reader or -1)
     server: int = 0
     held: bool = False  # after lost writes nothing changes hands
-    floor: tuple[int, ...] = ()  # session -> what a new server lifts its epochs above
+    floor: tuple[int, ...] = ()  # session -> what its epochs are lifted above
+    untold: bool = False  # a stranger made it, and nobody has told of a past
 
 
 class Process(NamedTuple):
@@ -58,7 +72,10 @@ class Process(NamedTuple):
     unsure: frozenset[int] = frozenset()  # sessions that it does not hold until they are renewed
     stated: frozenset[int] = frozenset()  # of these: re-asserted
     offer: Memory | None = None  # (session, epoch) that it has read
-    closed: frozenset[int] = frozenset()  # it closed them
+    closed: frozenset[tuple[int, int]] = frozenset()  # (session, epoch) that ended here
+    waits: frozenset[int] = frozenset()  # as an heir, where outcomes may be unknown
+    doing: tuple[str, int, int] | None = None  # what a comparison found: give up or end it, the session, the epoch seen
+    past: tuple[int, ...] = ()  # session -> highest epoch that it remembers, where a stranger may come
 
 
 class World(NamedTuple):
@@ -69,7 +86,7 @@ class World(NamedTuple):
     budget: tuple[int, ...]
     snapshot: Store | None = None  # what a lagging replica has
     deaths: frozenset[int] = frozenset()  # that coordinators remember
-    network: frozenset[tuple[int, int, int, int]] = frozenset()  # late checkpoints: (instance, session, epoch, data)
+    network: frozenset[Request] = frozenset()
     top: tuple[int, ...] = ()  # ghost: highest epoch granted
     acknowledged: tuple[int, ...] = ()  # ghost: last acknowledged checkpoint
     lost: bool = False  # ghost: writes were lost
@@ -83,6 +100,7 @@ class Scenario(NamedTuple):
     instances: int = 2
     sessions: int = 1
     slow_clock: bool = False  # a new server's clock is behind
+    unknown: tuple[str, ...] = ()  # operations whose outcome may be unknown
 
 
 def start(scenario: Scenario) -> World:
@@ -90,7 +108,8 @@ def start(scenario: Scenario) -> World:
     n, s = scenario.instances, scenario.sessions
     store = Store(("alive",) * n, (None,) * s, floor=(0,) * s)
     budget = tuple(scenario.budget.get(f, 0) for f in FAULTS)
-    return World(store, (Process((None,) * s),) * n, budget, top=(0,) * s, acknowledged=(0,) * s)
+    past = (0,) * s if scenario.budget.get("stranger") else ()
+    return World(store, (Process((None,) * s, past=past),) * n, budget, top=(0,) * s, acknowledged=(0,) * s)
 
 
 def holds(process: Process, session: int, *, doubt: bool = True) -> bool:
@@ -101,12 +120,12 @@ def holds(process: Process, session: int, *, doubt: bool = True) -> bool:
 
 def may_go_wrong(world: World, fault: str) -> bool:
     """Whether the budget has it."""
-    return world.budget[FAULTS.index(fault)] > 0
+    return world.budget[_PLACES[fault]] > 0
 
 
 def spend(world: World, fault: str) -> World:
     """It went wrong once."""
-    i = FAULTS.index(fault)
+    i = _PLACES[fault]
     return world._replace(budget=put(world.budget, i, world.budget[i] - 1))
 
 
@@ -118,27 +137,35 @@ def put(items: tuple[T, ...], index: int, value: T) -> tuple[T, ...]:
 def canonical(world: World) -> World:
     """The same world with its epochs numbered anew: only their order matters, so loops come back to where they began."""
     stores = [world.store] if world.snapshot is None else [world.store, world.snapshot]
-    ranks: list[dict[int, int]] = []
+    epochs: list[set[int]] = []
     for s, top in enumerate(world.top):
         seen = {0, top}
         for st in stores:
             seen.add(st.floor[s])
             if (r := st.records[s]) is not None:
-                seen.add(r.epoch)
+                seen |= {r.epoch, max(r.before, 0)}
             seen.update(e[1] for e in st.stream if e[0] == s)
         for x in world.processes:
             if (mine := x.memory[s]) is not None:
                 seen.add(mine[0])
             if x.offer is not None and x.offer[0] == s:
                 seen.add(x.offer[1])
-        seen.update(late[2] for late in world.network if late[1] == s)
-        ranks.append({epoch: rank for rank, epoch in enumerate(sorted(seen))})
-    if all(max(rank) == len(rank) - 1 for rank in ranks):
+            if x.doing is not None and x.doing[1] == s:
+                seen.add(x.doing[2])
+            seen.update(epoch for t, epoch in x.closed if t == s)
+            seen.update(x.past[s : s + 1])
+        seen.update(late.epoch for late in world.network if late.session == s)
+        epochs.append(seen)
+    if all(max(seen) == len(seen) - 1 for seen in epochs):
         return world
+    ranks = [{epoch: rank for rank, epoch in enumerate(sorted(seen))} for seen in epochs]
 
     def renumbered(st: Store) -> Store:
         return st._replace(
-            records=tuple(r and r._replace(epoch=ranks[s][r.epoch]) for s, r in enumerate(st.records)),
+            records=tuple(
+                r and r._replace(epoch=ranks[s][r.epoch], before=ranks[s][r.before] if r.before >= 0 else -1)
+                for s, r in enumerate(st.records)
+            ),
             stream=frozenset((s, ranks[s][epoch], reader) for s, epoch, reader in st.stream),
             floor=tuple(ranks[s][epoch] for s, epoch in enumerate(st.floor)),
         )
@@ -147,6 +174,9 @@ def canonical(world: World) -> World:
         x._replace(
             memory=tuple(m and (ranks[s][m[0]], m[1]) for s, m in enumerate(x.memory)),
             offer=x.offer and (x.offer[0], ranks[x.offer[0]][x.offer[1]]),
+            doing=x.doing and (*x.doing[:2], ranks[x.doing[1]][x.doing[2]]),
+            closed=frozenset((s, ranks[s][epoch]) for s, epoch in x.closed),
+            past=tuple(ranks[s][epoch] for s, epoch in enumerate(x.past)),
         )
         for x in world.processes
     )
@@ -154,6 +184,6 @@ def canonical(world: World) -> World:
         store=renumbered(world.store),
         snapshot=world.snapshot and renumbered(world.snapshot),
         processes=processes,
-        network=frozenset((i, s, ranks[s][epoch], data) for i, s, epoch, data in world.network),
+        network=frozenset(q._replace(epoch=ranks[q.session][q.epoch]) for q in world.network),
         top=tuple(ranks[s][epoch] for s, epoch in enumerate(world.top)),
     )

@@ -23,6 +23,7 @@ from hypothesis.stateful import (
 from coordinator.states import SessionState, allowed
 from coordinator.store import calls
 from coordinator.store.scripts import Answer
+from coordinator.worker.ledger import mark
 from tests.store.harness import LEASE_MS, Bench
 
 MAX_OFFERS = 3
@@ -62,6 +63,7 @@ class ProtocolMachine(RuleBasedStateMachine):
         self.dead: list[str] = []
         self.written = 0
         self.before: dict[str, str | None] = {}
+        self.letters: dict[tuple[str, int], bytes] = {}
         for name in NAMES:
             self._born(name)
 
@@ -85,6 +87,15 @@ class ProtocolMachine(RuleBasedStateMachine):
         self.calls[session].epoch = epoch
         return epoch
 
+    def _taken_again(self, script: str, session: str, answer: Answer) -> None:
+        """Its owner did not know that it has it: a new epoch, and checkpoints count anew; unless it is being handed over."""
+        if self.calls[session].state != "active":
+            assert answer.int("epoch") == self.calls[session].epoch
+            return
+        self._moved(script, session)
+        self.calls[session].sequence = 0
+        assert (answer.int("epoch"), answer.int("checkpoint")) == (self.calls[session].epoch, 0)
+
     def _orphan(self, session: str) -> None:
         c = self.calls[session]
         c.recoveries += 1
@@ -100,8 +111,13 @@ class ProtocolMachine(RuleBasedStateMachine):
         c, me, request = self.calls[session], self.live[name], self.bench.request()
         self.written += 1
         data = b"open %d" % self.written
-        answer = self._same("open", lambda: self.bench.open(session, me, data, request))
-        if c.state in (None, "closed"):
+        letter = str(c.epoch) if c.state == "dead_lettered" else ""
+        if letter:
+            told = self._same("open", lambda: self.bench.open(session, me, data, request))
+            assert (told.word, told.text("letter_epoch")) == ("AGAIN", letter)
+            self.letters[session, c.epoch] = c.data
+        answer = self._same("open", lambda: self.bench.open(session, me, data, request, letter_epoch=letter))
+        if c.state in (None, "closed", "dead_lettered"):
             assert answer.word == "OK"
             assert not answer.int("existing")
             epoch = answer.int("epoch")
@@ -109,7 +125,7 @@ class ProtocolMachine(RuleBasedStateMachine):
             self.calls[session] = Known("active", me, epoch, data)
         elif c.owner == me:
             assert answer.word == "OK"
-            assert answer.int("epoch") == c.epoch
+            self._taken_again("open", session, answer)
         else:
             assert answer.word == "OWNED"
 
@@ -145,7 +161,7 @@ class ProtocolMachine(RuleBasedStateMachine):
             assert answer.word == "RESYNC"
         elif c.owner == me:
             assert answer.word == "OK"
-            c.state, c.heir = "closed", ""
+            c.state, c.heir, c.data = "closed", "", b""
         else:
             assert answer.word == "FENCED"
 
@@ -228,6 +244,8 @@ class ProtocolMachine(RuleBasedStateMachine):
             c.state, c.owner, c.sequence, c.offers, c.read = "active", me, 0, 0, False
         elif by_id and c.state in ("active", "handing_over"):
             assert answer.word == ("OK" if c.owner == me else "OWNED")
+            if c.owner == me:
+                self._taken_again("adopt", session, answer)
         else:
             assert answer.word == "GONE"
 
@@ -344,15 +362,26 @@ class ProtocolMachine(RuleBasedStateMachine):
             again = run()
             assert (again.word, again.int("epoch")) == ("OK", c.epoch)
 
-    @rule(session=st.sampled_from(SESSIONS), lost_entry=st.booleans(), old=st.booleans())
-    def expire(self, session: str, lost_entry: bool, old: bool) -> None:
+    @rule(
+        session=st.sampled_from(SESSIONS),
+        lost_entry=st.booleans(),
+        old=st.booleans(),
+        reader_died=st.booleans(),
+        alone=st.booleans(),
+    )
+    def expire(self, session: str, lost_entry: bool, old: bool, reader_died: bool, alone: bool) -> None:
         c = self.calls[session]
-        self.bench.end_lease(session)
-        if lost_entry and c.state == "offered":
+        failed = reader_died and c.read
+        entry_of_dead = self.bench.record(session).get("offer_id", "") if failed else ""
+        if not failed:
+            self.bench.end_lease(session)
+        if lost_entry and c.state == "offered" and not failed:
             entry = self.bench.record(session).get("offer_id")
             if entry:
                 self.client.xdel(self.bench.keys.offers("default"), entry)
-        answer = self.bench.expire(session, MAX_OFFERS, give_up_after_ms=-1 if old else 600_000)
+        answer = self.bench.expire(
+            session, MAX_OFFERS, -1 if old else 600_000, entry_of_dead=entry_of_dead, alone=alone
+        )
         if c.state == "handing_over":
             assert answer.word == "RETURNED"
             c.state, c.heir = "active", ""
@@ -363,12 +392,12 @@ class ProtocolMachine(RuleBasedStateMachine):
             c.state = "dead_lettered"
         elif not c.read:
             assert answer.word in ("EXTENDED", "REWRITTEN")
-        elif c.offers >= MAX_OFFERS:
+        elif failed and alone and c.offers >= MAX_OFFERS:
             assert answer.text("reason") == "max_offers"
             c.state = "dead_lettered"
         else:
             assert answer.word == "OFFERED"
-            c.offers += 1
+            c.offers += failed
             c.read = False
             self._moved("expire", session)
         if c.state == "offered":
@@ -382,6 +411,52 @@ class ProtocolMachine(RuleBasedStateMachine):
         if c.state == "dead_lettered":
             c.state, c.offers, c.recoveries, c.read = "offered", 1, 0, False
             self._moved("replay", session)
+
+    @precondition(lambda self: self.letters)
+    @rule(data=st.data(), purge=st.booleans())
+    def a_letter_ends(self, data: st.DataObject, purge: bool) -> None:
+        session, epoch = data.draw(st.sampled_from(sorted(self.letters)))
+        c, kept = self.calls[session], self.letters[session, epoch]
+        if purge:
+            call = calls.purge(self.bench.keys, session=session, closed_ttl_ms=60_000, letter_epoch=str(epoch))
+        else:
+            call = calls.replay(
+                self.bench.keys, session=session, pool="default", lease_ms=LEASE_MS, letter_epoch=str(epoch)
+            )
+        answer = self.bench.run(call)
+        if not purge and c.state not in (None, "closed"):
+            assert (answer.word, answer.text("state")) == ("OWNED", c.state)
+            return
+        assert answer.word == "OK"
+        del self.letters[session, epoch]
+        if not purge:
+            self.before[session] = "dead_lettered"
+            self.calls[session] = Known("offered", "", max(c.epoch, epoch), kept, offers=1)
+            self._moved("replay", session)
+
+    @rule(session=st.sampled_from(SESSIONS), name=st.sampled_from(NAMES), stale=st.booleans())
+    def keep(self, session: str, name: str, stale: bool) -> None:
+        c = self.calls[session]
+        epoch = str(c.epoch - 1 if stale else c.epoch)
+        call = calls.keep(
+            self.bench.keys, instance=self.live[name], sessions=[session], epochs=[epoch], lease_ms=LEASE_MS
+        )
+        stands = c.state == "offered" and not stale and self.bench.record(session)["offer_id"] != ""
+        answer = self._same("keep", lambda: self.bench.run(call))
+        assert answer.items("kept") == ([session] if stands else [])
+
+    @rule(session=st.sampled_from(SESSIONS), name=st.sampled_from(NAMES))
+    def withdraw(self, session: str, name: str) -> None:
+        c, me = self.calls[session], self.live[name]
+        request = self.bench.record(session).get("heir_request", "")
+        call = calls.withdraw(self.bench.keys, session=session, instance=me, request=request, pool="default")
+        answer = self.bench.run(call)
+        if c.state == "handing_over" and c.heir == me:
+            assert answer.word == "OK"
+            c.state, c.heir = "active", ""
+            assert self.bench.run(call).word == "GONE"
+        else:
+            assert answer.word in ("GONE", "YOURS")
 
     @rule(session=st.sampled_from(SESSIONS))
     def purge(self, session: str) -> None:
@@ -437,10 +512,16 @@ class ProtocolMachine(RuleBasedStateMachine):
         states = {s: c.state for s, c in self.calls.items()}
         assert bench.members(keys.orphans) == {s for s, state in states.items() if state == "offered"}
         assert bench.members(keys.leases) == {s for s, state in states.items() if state in ("offered", "handing_over")}
-        assert bench.members(keys.dead_letters) == {s for s, state in states.items() if state == "dead_lettered"}
+        letters = {f"{session} {epoch}" for session, epoch in self.letters}
+        given_up = {s for s, state in states.items() if state == "dead_lettered"}
+        assert bench.members(keys.dead_letters) == given_up | letters
+        for (session, epoch), data in self.letters.items():
+            assert self.client.hget(keys.letter(session, epoch), "data") == data
         for me in (*self.live.values(), *self.dead):
             served = {s for s, c in self.calls.items() if c.owner == me and c.state in ("active", "handing_over")}
             assert bench.owned(me) == served
+            if me not in self.dead:
+                assert bench.roll(me) == sum(mark(s, int(bench.record(s)["epoch"])) for s in served)
 
 
 SCRIPTS_IN_RULES = (
@@ -456,6 +537,8 @@ SCRIPTS_IN_RULES = (
     "replay",
     "purge",
     "close",
+    "withdraw",
+    "keep",
 )
 
 

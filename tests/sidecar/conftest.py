@@ -6,6 +6,7 @@ import contextlib
 import json
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,22 +16,31 @@ import pytest
 
 from tests.acceptance.processes import Process
 from tests.redis_server import RedisServer
+from tests.redis_users import as_user
 from tests.sidecar.client import Client
 from tests.waiting import wait_until
 
 
 class Sidecar:
-    """The process, where it listens, and the server that it uses."""
+    """The process, where it listens, and the server that it uses, as its own user.
 
-    def __init__(self, server: RedisServer, *flags: str, path: str = "") -> None:
+    Args:
+        files: that it may have open; default as many as this process.
+    """
+
+    def __init__(self, server: RedisServer, *flags: str, path: str = "", files: int = 0) -> None:
         self.server = server
+        url = as_user(server.url, "coordinating-sidecar" if "--coordinate" in flags else "worker")
         self._folder = tempfile.TemporaryDirectory(prefix="rc-sidecar-")
         self.path = path or str(Path(self._folder.name) / "sidecar.sock")
         self.log = Path(self._folder.name) / "log"
-        self.process = Process(
-            "coordinator", "sidecar", "--redis-url", server.url, "--http-port", "0", "--http-socket", self.path,
-            "--log-format", "json", "--drain-timeout", "2s", *flags, STDERR=str(self.log),
-        )  # fmt: skip
+        command = [
+            sys.executable, "-m", "coordinator", "sidecar", "--redis-url", url, "--http-port", "0",
+            "--http-socket", self.path, "--log-format", "json", "--drain-timeout", "2s", *flags,
+        ]  # fmt: skip
+        if files:
+            command = ["sh", "-c", f'ulimit -n {files}; exec "$0" "$@"', *command]
+        self.process = Process(program=command, STDERR=str(self.log))
         client = Client(self.path)
         with contextlib.closing(client):
             wait_until(self._listens, 20, "the sidecar listens")

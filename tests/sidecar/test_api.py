@@ -329,10 +329,11 @@ def test_a_request_that_is_sent_again_gets_the_first_answer(worker: Make, server
 
 
 def test_a_certificate_needs_a_token(worker: Make, server: RedisServer) -> None:
-    """Both of two valid tokens work; the instance is dead at once, and what it owned is offered."""
+    """Both of two valid tokens work; a worker's or none does not; the instance is dead at once, what it owned is offered."""
     client, other = worker("cert-1"), worker("cert-2")
     client.open("cert", {})
     body = {"instance": client.instance, "reason": "node lost"}
+    assert other("POST", "/v1/certificates", body).status_code == 403
     assert other("POST", "/v1/certificates", body, Authorization="Bearer three").status_code == 401
     answer = other("POST", "/v1/certificates", body, Authorization="Bearer two")
     assert (answer.status_code, answer.json()["outcome"]) == (200, "certified")

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -105,7 +106,9 @@ def test_the_hook_of_a_kubelet(leaving: Sidecar) -> None:
         client.register("stop-1", pool="stop")
         client.stream()
         assert kubelet.get("/prestop").status_code == 401
-        assert kubelet.get("/prestop", headers={"Authorization": "Bearer no"}).status_code == 401
+        refused = kubelet.get("/prestop", headers={"Authorization": "Bearer no"})
+        assert (refused.status_code, refused.headers["content-type"]) == (401, "application/problem+json")
+        assert (refused.headers["www-authenticate"], "DRAIN_TOKEN" in refused.json()["detail"]) == ("Bearer", True)
         good = {"Authorization": "Bearer two"}
         assert kubelet.get("/v1/drain", headers=good).status_code == 404
         assert kubelet.post("/prestop", headers=good).status_code == 404
@@ -151,7 +154,8 @@ def test_without_a_token_only_health_is_seen_from_elsewhere(server: RedisServer)
                 shown = {"Authorization": f"Bearer {token}"}
                 assert stranger.get("/v1/drain", headers=shown).status_code == 401
         with httpx.Client(base_url=f"http://127.0.0.1:{open_to_all.http_port}", timeout=10) as neighbour:
-            assert neighbour.get("/v1/drain").status_code == 200
+            assert neighbour.get("/openapi.json").status_code == 200
+            assert neighbour.get("/v1/drain").status_code == 401
         with httpx.Client(base_url=f"http://127.0.0.1:{open_to_all.drain_port}", timeout=10) as kubelet:
             assert kubelet.get("/prestop", headers={"Authorization": "Bearer of-the-hook"}).status_code == 200
 
@@ -198,7 +202,7 @@ def test_a_socket_in_use_is_not_taken(sidecar: Sidecar, server: RedisServer) -> 
 
 
 def test_an_unreachable_store_is_said(server: RedisServer) -> None:
-    """503 with Retry-After while the store stands still; readyz tells; nothing is lost when it goes on."""
+    """503 with Retry-After while the store stands still; readyz and one line of the log tell; nothing is lost when it goes on."""
     own = RedisServer()
     sidecar = Sidecar(own)
     client = Client(sidecar.path)
@@ -211,14 +215,38 @@ def test_an_unreachable_store_is_said(server: RedisServer) -> None:
         assert answer.status_code == 503
         assert answer.headers["retry-after"]
         wait_until(lambda: client("GET", "/readyz").status_code == 503)
-        [doubt] = stream.wait_for("in_doubt")
+        doubt, *_ = stream.wait_for("in_doubt")
         assert (doubt["sessions"], doubt["may_speak"]) == (["away"], True)
         own.resume()
+        wait_until(lambda: b'"store_available"' in sidecar.log.read_bytes())
+        assert sidecar.log.read_bytes().count(b'"store_unavailable"') == 1
         stream.wait_for("held", 2)
         good = client("PUT", "/v1/sessions/away/checkpoint", {"recovery_data": {"n": 3}}, If_Match=f'"{epoch}"')
         assert good.status_code == 204
         found: Any = own.client().hget(KEYS.session("away"), "data")
         assert found == b'{"n":3}'
+    finally:
+        client.close()
+        sidecar.close()
+        own.close()
+
+
+def test_whether_it_may_speak_is_told_when_it_changes() -> None:
+    """In doubt by the store alone it may; once its sidecar itself stood still it is told that it may not."""
+    own = RedisServer()
+    sidecar = Sidecar(own)
+    client = Client(sidecar.path)
+    try:
+        client.register("doubt-1")
+        stream = client.stream()
+        client.open("doubt", {})
+        own.pause()
+        [first] = stream.wait_for("in_doubt")
+        sidecar.process.send(signal.SIGSTOP)
+        threading.Event().wait(1.5)  # longer than a process may stand still and not know it
+        sidecar.process.send(signal.SIGCONT)
+        [first, second] = stream.wait_for("in_doubt", 2)
+        assert (first["may_speak"], second["may_speak"]) == (True, False)
     finally:
         client.close()
         sidecar.close()

@@ -6,17 +6,19 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from coordinator.store.keys import Keys
 from tests.acceptance.processes import Process
+from tests.kubernetes import rendering
 from tests.redis_server import RedisServer
 from tests.sidecar.client import Client
 from tests.sidecar.conftest import Sidecar
-from tests.sidecar.examples import example, go_program, node_program
+from tests.sidecar.examples import EXAMPLES, LANGUAGES, ExampleWorker, example, go_program, node_program
 from tests.waiting import wait_until
 
 KEYS = Keys("recovery", 0)
@@ -106,12 +108,13 @@ def test_a_worker_under_the_supervisor(server: RedisServer, language: str) -> No
 
 def test_a_worker_in_go_lives_through_a_restart_of_its_sidecar(server: RedisServer) -> None:
     """The sidecar is killed and started again: the same instance goes on with the same call."""
-    patient = ("--dead-after", "20s", "--lost-connection-after", "15s")
-    first = Sidecar(server, *patient)
-    with example("go", first.path, server.url, "survives", "survives-call", pool="survives") as go:
+    with (
+        closing(Sidecar(server)) as first,
+        example("go", first.path, server.url, "survives", "survives-call", pool="survives") as go,
+    ):
         epoch = records(server, ["survives-call"])["survives-call"][b"epoch"]
         first.process.send(signal.SIGKILL)
-        second = Sidecar(server, *patient, path=first.path)
+        second = Sidecar(server, path=first.path)
         try:
             attached = go.wait_for("attached", 2)
             assert attached[1]["sessions"] == ["survives-call"]
@@ -120,15 +123,15 @@ def test_a_worker_in_go_lives_through_a_restart_of_its_sidecar(server: RedisServ
             assert records(server, ["survives-call"])["survives-call"][b"epoch"] == epoch
         finally:
             second.close()
-            first.close()
 
 
 @contextmanager
-def lonely(server: RedisServer, language: str, name: str, *calls: str) -> Iterator[tuple[Process, Sidecar]]:
-    """A worker that holds its calls, and its sidecar, which the test kills."""
-    sidecar = Sidecar(server)
+def lonely(server: RedisServer, language: str, name: str, *calls: str) -> Iterator[tuple[ExampleWorker, Sidecar]]:
+    """A worker that holds its calls, and its sidecar, which the test kills, and which has two seconds to be started again."""
+    sidecar = Sidecar(server, "--pool", name, "--sidecar-restart", "2s")
     try:
         with example(language, sidecar.path, server.url, name, *calls, pool=name) as worker:
+            assert isinstance(worker, ExampleWorker)
             worker.wait_for("held")
             yield worker, sidecar
     finally:
@@ -138,7 +141,7 @@ def lonely(server: RedisServer, language: str, name: str, *calls: str) -> Iterat
 def died_at_ms(server: RedisServer, worker: Process) -> int:
     """When its instance was declared dead, by the clock of this machine."""
     client: Any = server.client()
-    key = KEYS.instance(worker.told("ready")[0]["instance"])
+    key = KEYS.instance(worker.told("attached")[0]["instance"])
     wait_until(lambda: client.hget(key, "state") == b"dead", 20, "it is declared dead")
     return int(client.hget(key, "ended_at"))
 
@@ -149,38 +152,40 @@ def standings(worker: Process) -> list[dict[str, Any]]:
     return [line for line in worker.lines if line["what"] in ("held", "in_doubt")]
 
 
-@pytest.mark.parametrize("language", ["go", "node"])
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_a_killed_sidecar_puts_its_worker_in_doubt(sidecar: Sidecar, server: RedisServer, language: str) -> None:
-    """Nobody tells it: its trust ends, and nobody declared it dead before; its media goes on all the while."""
+    """Nobody tells it: its trust ends, and nobody declared it dead before; it keeps its call, and does not speak for it."""
     with lonely(server, language, f"alone-{language}", f"alone-{language}-call") as (worker, own):
+        assert worker.speaks_for() == [f"alone-{language}-call"]
         own.process.send(signal.SIGKILL)
         died = died_at_ms(server, worker)
         wait_until(lambda: standings(worker)[-1]["what"] == "in_doubt", description="it is in doubt")
-        assert standings(worker)[-1]["calls"] == 1
+        assert (standings(worker)[-1]["calls"], standings(worker)[-1]["may_speak"]) == (1, False)
         assert max(line["trusted_until_ms"] for line in standings(worker)) <= died
+        assert (worker.speaks_for(), worker.silent_for()) == ([], [f"alone-{language}-call"])
         assert worker.told("lost") == []
 
 
-@pytest.mark.parametrize("language", ["go", "node"])
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_a_worker_that_attaches_again_too_late(sidecar: Sidecar, server: RedisServer, language: str) -> None:
-    """It was declared dead meanwhile: it treats each of its calls as lost, and ends."""
+    """It was declared dead meanwhile: it treats each of its calls as lost, and starts over as another instance."""
     calls = [f"tardy-{language}-{n}" for n in range(3)]
     with lonely(server, language, f"tardy-{language}", *calls) as (worker, own):
         own.process.send(signal.SIGKILL)
         died_at_ms(server, worker)
-        second = Sidecar(server, path=own.path)
+        second = Sidecar(server, "--pool", f"tardy-{language}", path=own.path)
         try:
             lost = worker.wait_for("lost", len(calls))
             assert sorted(line["session"] for line in lost) == calls
             assert {"declared dead" in line["reason"] for line in lost} == {True}
             worker.wait_for("over")
-            wait_until(lambda: not worker.alive)
-            assert worker.exit_status == 0
+            first, second_life = (line["instance"] for line in worker.wait_for("attached", 2))
+            assert first != second_life
         finally:
             second.close()
 
 
-@pytest.mark.parametrize("language", ["go", "node"])
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_a_worker_that_stood_still_trusts_no_old_ping(
     worker: Callable[[str], Client], server: RedisServer, language: str
 ) -> None:
@@ -197,7 +202,7 @@ def test_a_worker_that_stood_still_trusts_no_old_ping(
         wait_until(lambda: standings(stopped)[-1]["what"] == "in_doubt", description="it is in doubt")
 
 
-@pytest.mark.parametrize("language", ["go", "node"])
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_a_worker_whose_store_comes_back_holds_again(language: str) -> None:
     """In doubt when the store stands still, and again holding its call when the store goes on: it prints both."""
     own = RedisServer()
@@ -231,3 +236,54 @@ def test_a_rolling_restart_of_sidecars_moves_the_calls(server: RedisServer) -> N
     finally:
         one.close()
         two.close()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_call_that_no_worker_can_serve(server: RedisServer, language: str) -> None:
+    """Its data is not what these workers can read: each that adopts it gives it back, until it is dead-lettered with its data."""
+    name = f"odd-{language}"
+    odd = f"{name}-bytes"
+    sidecar = Sidecar(server, "--coordinate", "--pool", name, "--breaker-min", "1000")
+    other = Client(sidecar.path)
+    try:
+        with example(language, sidecar.path, server.url, name, f"{name}-good", pool=name) as worker:
+            assert isinstance(worker, ExampleWorker)
+            assert other.register(f"{name}-other").status_code == 201
+            other.stream().wait_for("hello")
+            assert other("PUT", f"/v1/sessions/{odd}", {"recovery_data_base64": "AAEC"}).status_code == 201
+            other.close()
+            wait_until(lambda: records(server, [odd])[odd][b"state"] == b"dead_lettered", 30, "it is given up on")
+            assert records(server, [odd])[odd][b"data"] == b"\x00\x01\x02"
+            assert {line["session"] for line in worker.told("unserved")} == {odd}
+            assert worker.speaks_for() == [f"{name}-good"]
+    finally:
+        sidecar.close()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_wrong_token_of_a_supervisor(server: RedisServer, sidecar: Sidecar, language: str) -> None:
+    """What its environment says of it is not true: it registers itself under its name, and takes calls."""
+    wrong = {
+        "RECOVERY_INSTANCE": f"wrong-{language}~01ARZ3NDEKTSV4RRFFQ69G5FAV",
+        "RECOVERY_WORKER_TOKEN": "of-somebody-else",
+    }
+    worker = ExampleWorker(language, f"wrong-{language}", socket=sidecar.path, variables=wrong)
+    try:
+        worker.wait_for("attached")
+        assert worker.ring(f"wrong-{language}-call") == 201
+        assert owners(server, [f"wrong-{language}-call"]) == {f"wrong-{language}"}
+    finally:
+        worker.close()
+
+
+@pytest.mark.parametrize("socket", [False, True])
+def test_the_worker_of_the_chart_is_started_as_here(tmp_path: Path, socket: bool) -> None:
+    """The chart runs that file, with the variables that these tests give it."""
+    objects = rendering.worker(tmp_path, {"redis": {"existingSecret": "r"}, "socket": {"enabled": socket}})
+    [worker] = [c for c, _ in rendering.containers(objects) if c["name"] == "worker"]
+    assert worker["command"][1:] == ["/app/worker.py"]
+    [files] = [one["data"] for one in rendering.of_kind(objects, "ConfigMap")]
+    assert files["worker.py"].strip() == (EXAMPLES / "kubernetes/files/worker.py").read_text().strip()
+    started = ExampleWorker("kubernetes", "started", url="http://127.0.0.1:1", socket="/nowhere" if socket else "")
+    started.close()
+    assert {variable["name"] for variable in worker["env"]} == started.variables

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from coordinator.sidecar.server import BoundedProtocol, when_closed
+from coordinator.sidecar.server import SidecarProtocol, when_closed
 from tests.sidecar.client import Client
 from tests.sidecar.conftest import Sidecar
 from tests.waiting import wait_until
@@ -127,7 +127,7 @@ def test_only_names_of_loopback_are_hosts(sidecar: Sidecar) -> None:
         ("", b"421"),
     ):
         with socket.create_connection(("127.0.0.1", sidecar.http_port), timeout=10) as connection:
-            connection.sendall(f"GET /v1/drain HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+            connection.sendall(f"GET /openapi.json HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
             assert rest(connection).split()[1] == status, host
 
 
@@ -135,7 +135,7 @@ def test_who_asks_late_is_told_at_once() -> None:
     """A connection that ended before anybody asked: the answer is not waited for, and so a dead worker is not kept alive."""
     told: list[str] = []
     scope: dict[str, Any] = {"state": {}}
-    protocol = BoundedProtocol.__new__(BoundedProtocol)
+    protocol = SidecarProtocol.__new__(SidecarProtocol)
     when_closed(scope, lambda: told.append("early"))
     assert told == []
     protocol.scope = scope  # type: ignore[assignment]

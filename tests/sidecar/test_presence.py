@@ -170,8 +170,8 @@ def test_a_newer_stream_takes_the_place_of_an_older_one(worker: Make) -> None:
 
 
 def test_a_worker_that_does_not_read(worker: Make, server: RedisServer) -> None:
-    """Its stream is full: it is given no more offers than it may have in hand, and others get theirs."""
-    deaf, other = worker("deaf-1", pool="deaf"), worker("deaf-2", pool="giver")
+    """It is given no more offers than it may have in hand; others get all the rest, and after a lease those as well."""
+    deaf, other, heir = worker("deaf-1", pool="deaf"), worker("deaf-2", pool="giver"), worker("deaf-3", pool="deaf")
     deaf.stream(reading=False)
     for n in range(80):
         assert (
@@ -179,16 +179,51 @@ def test_a_worker_that_does_not_read(worker: Make, server: RedisServer) -> None:
             == 201
         )
         assert other("POST", f"/v1/sessions/deaf-{n}/release").status_code == 204
-    pending: Any = server.client().xpending(KEYS.offers("deaf"), "workers")
-    wait_until(lambda: server.client().xpending(KEYS.offers("deaf"), "workers")["pending"] == 64)
-    assert pending["pending"] <= 64
-    assert other("GET", "/v1/drain").status_code == 200
+    client: Any = server.client()
+    wait_until(lambda: client.xpending(KEYS.offers("deaf"), "workers")["pending"])
+    assert client.xpending(KEYS.offers("deaf"), "workers")["pending"] <= 16
+    stream, adopted = heir.stream(), set()
+
+    def all_adopted() -> bool:
+        for event in stream.told("offer"):
+            if (
+                event["session"] not in adopted
+                and heir("POST", f"/v1/sessions/{event['session']}/adopt").status_code == 200
+            ):
+                adopted.add(event["session"])
+        return len(adopted) == 80
+
+    wait_until(all_adopted, 30)
+
+
+def test_an_offer_that_is_not_answered_blocks_no_other(server: RedisServer) -> None:
+    """A worker that answers pings and leaves an offer alone is given the next one all the same."""
+    own = Sidecar(server, "--lease", "0.6s")
+    with (
+        contextlib.closing(own),
+        contextlib.closing(Client(own.path)) as client,
+        contextlib.closing(Client(own.path)) as giver,
+    ):
+        assert client.register("sits-1", pool="sits").status_code == 201
+        assert giver.register("sits-2", pool="giver").status_code == 201
+        stream, giving = client.stream(), giver.stream()
+        giving.wait_for("hello")
+
+        def give(session_id: str) -> None:
+            assert giver("PUT", f"/v1/sessions/{session_id}", {"recovery_data": {}, "pool": "sits"}).status_code == 201
+            assert giver("POST", f"/v1/sessions/{session_id}/release").status_code == 204
+
+        give("sat-on")
+        stream.wait_for("offer")
+        wait_until(lambda: len({event["epoch"] for event in stream.told("offer")}) > 1, 20)
+        give("taken")
+        wait_until(lambda: any(event["session"] == "taken" for event in stream.told("offer")), 20)
+        assert client("POST", "/v1/sessions/taken/adopt").status_code == 200
 
 
 def test_the_sidecar_dies_alone(server: RedisServer) -> None:
     """The worker's stream ends; attached to the restarted sidecar in time it keeps its calls, with their data."""
-    patient = ("--dead-after", "20s", "--lost-connection-after", "15s")
-    first = Sidecar(server, *patient)
+    first = Sidecar(server)
     client = Client(first.path)
     try:
         assert client.register("keeps-1", pool="keeps", capacity=3).status_code == 201
@@ -197,7 +232,7 @@ def test_the_sidecar_dies_alone(server: RedisServer) -> None:
         epoch = client.open("keeps", {"n": 1})
         first.process.send(signal.SIGKILL)
         wait_until(lambda: stream.over)
-        second = Sidecar(server, *patient, path=first.path)
+        second = Sidecar(server, path=first.path)
         with contextlib.closing(second):
             wrong = Client(first.path)
             wrong.instance, wrong.token = client.instance, "wrong"
@@ -217,8 +252,7 @@ def test_the_sidecar_dies_alone(server: RedisServer) -> None:
 
 def test_a_worker_that_lets_go_itself_does_so_behind_a_restarted_sidecar_too(server: RedisServer) -> None:
     """What it said when it registered holds when it attaches again: its heir has nothing before it let go."""
-    patient = ("--dead-after", "20s", "--lost-connection-after", "15s")
-    first = Sidecar(server, *patient)
+    first = Sidecar(server)
     client, heir = Client(first.path), Client(first.path)
     try:
         assert client.register("polite-1", lets_go=True).status_code == 201
@@ -226,7 +260,7 @@ def test_a_worker_that_lets_go_itself_does_so_behind_a_restarted_sidecar_too(ser
         client.open("polite", {"n": 1})
         first.process.send(signal.SIGKILL)
         wait_until(lambda: not first.process.alive)
-        second = Sidecar(server, *patient, path=first.path)
+        second = Sidecar(server, path=first.path)
         with contextlib.closing(second):
             again = client.stream()
             again.wait_for("held")
@@ -246,7 +280,7 @@ def test_a_worker_that_lets_go_itself_does_so_behind_a_restarted_sidecar_too(ser
 
 def test_the_sidecar_dies_and_stays_away(sidecar: Sidecar, server: RedisServer) -> None:
     """Its calls are offered to others, and the worker that attaches later is told that it was declared dead."""
-    first = Sidecar(server)
+    first = Sidecar(server, "--sidecar-restart", "2s")
     client = Client(first.path)
     try:
         assert client.register("late-1").status_code == 201

@@ -8,6 +8,7 @@ import redis
 
 from coordinator.store import calls
 from coordinator.store.keys import Keys
+from coordinator.store.past import Past
 from coordinator.store.scripts import SERVER, Answer, Call
 
 DEAD_AFTER_MS = 60_000
@@ -41,15 +42,30 @@ class Bench:
     def request(self) -> str:
         """A new request id."""
         self._requests += 1
-        return f"request-{self._requests}"
+        return f"request-{self._requests:08d}"
 
     def init(self, hold_ms: int = 2000) -> Answer:
         return self.run(
             calls.init(self.keys, partitions=1, protocol=1, lineage="lineage-1", hold_ms=hold_ms, previous="")
         )
 
+    def wipe(self, lineage: str = "lineage-2") -> None:
+        """Everything goes, and in the same moment a stranger makes the partition anew, who knows nothing of a past."""
+        call = calls.init(self.keys, partitions=1, protocol=1, lineage=lineage, hold_ms=2000, previous="")
+        with self.client.pipeline(transaction=True) as both:
+            both.flushdb()
+            both.execute_command(*[self.server_id if a is SERVER else a for a in call.eval()])
+            both.execute()
+
     def join(
-        self, instance: str, pool: str = "default", dead_after_ms: int = DEAD_AFTER_MS, predecessor: str = ""
+        self,
+        instance: str,
+        pool: str = "default",
+        dead_after_ms: int = DEAD_AFTER_MS,
+        predecessor: str = "",
+        trust_ms: int = TRUST_MS,
+        hosting: str = "",
+        past: Past | None = None,
     ) -> Answer:
         """Registers, and names the predecessor when asked to."""
         answer = self.run(
@@ -62,16 +78,23 @@ class Bench:
                 labels="{}",
                 address=f"{instance}:5060",
                 dead_after_ms=dead_after_ms,
-                trust_ms=TRUST_MS,
+                trust_ms=trust_ms,
                 predecessor=predecessor,
+                hosting=hosting,
+                past=past,
             )
         )
         if answer.word == "AGAIN":
-            return self.join(instance, pool, dead_after_ms, answer.text("predecessor"))
+            return self.join(instance, pool, dead_after_ms, answer.text("predecessor"), trust_ms, hosting, past)
         return answer
 
     def beat(
-        self, instance: str, count: int | None = None, lineage: str = "lineage-1", seen: str | None = None
+        self,
+        instance: str,
+        roll: str = "",
+        lineage: str = "lineage-1",
+        seen: str | None = None,
+        past: Past | None = None,
     ) -> Answer:
         return self.run(
             calls.beat(
@@ -79,14 +102,20 @@ class Bench:
                 instance=instance,
                 dead_after_ms=DEAD_AFTER_MS,
                 seen_server=self.server_id if seen is None else seen,
-                lineage=lineage,
-                count=count,
+                past=past or Past(lineage),
+                roll=roll,
                 loop_lag_ms=0,
             )
         )
 
     def open(
-        self, session: str, instance: str, data: bytes = b"opened", request: str = "", pool: str = "default"
+        self,
+        session: str,
+        instance: str,
+        data: bytes = b"opened",
+        request: str = "",
+        pool: str = "default",
+        letter_epoch: str = "",
     ) -> Answer:
         return self.run(
             calls.open(
@@ -99,6 +128,7 @@ class Bench:
                 tenant="",
                 requires="",
                 data=data,
+                letter_epoch=letter_epoch,
             )
         )
 
@@ -185,7 +215,13 @@ class Bench:
         )
 
     def expire(
-        self, session: str, max_offers: int = 5, give_up_after_ms: int = 600_000, *, entry_of_dead: str = ""
+        self,
+        session: str,
+        max_offers: int = 5,
+        give_up_after_ms: int = 600_000,
+        *,
+        entry_of_dead: str = "",
+        alone: bool = True,
     ) -> Answer:
         return self.run(
             calls.expire(
@@ -196,6 +232,7 @@ class Bench:
                 max_offers=max_offers,
                 give_up_after_ms=give_up_after_ms,
                 entry_of_dead=entry_of_dead,
+                alone=alone,
             )
         )
 
@@ -241,6 +278,14 @@ class Bench:
     def record(self, session: str) -> dict[str, str]:
         """The session record, data as latin-1 text."""
         return {k.decode(): v.decode("latin-1") for k, v in self.client.hgetall(self.keys.session(session)).items()}
+
+    def roll(self, instance: str) -> int:
+        """The roll that the store keeps of an instance."""
+        return int(self.client.hget(self.keys.instance(instance), "roll") or 0)
+
+    def called(self, instance: str) -> str:
+        """The roll call of an instance that agrees with the store."""
+        return f"{self.client.scard(self.keys.owned(instance))} {self.roll(instance)}"
 
     def owned(self, instance: str) -> set[str]:
         return {m.decode() for m in self.client.smembers(self.keys.owned(instance))}

@@ -148,6 +148,17 @@ def test_a_name_in_use_waits_for_the_trust_window(bench: Bench) -> None:
     assert bench.join("w1~2").word == "OK", "a second call of the same newcomer"
 
 
+def test_whoever_stands_for_an_instance_now_sets_its_times(bench: Bench) -> None:
+    """It joins again under its id, as by a sidecar with other settings: its times and how it is watched are the newcomer's."""
+    bench.init()
+    bench.join(ME, hosting="before")
+    bench.join(ME, dead_after_ms=20_000, trust_ms=19_750, hosting="now")
+    fields = ("dead_after_ms", "trust_ms", "hosting", "state")
+    assert bench.client.hmget(bench.keys.instance(ME), *fields) == [b"20000", b"19750", b"now", b"alive"]
+    bench.join(ME)
+    assert bench.client.hget(bench.keys.instance(ME), "hosting") == b"now"
+
+
 def test_two_live_processes_of_one_name_do_not_bury_each_other(bench: Bench) -> None:
     """As long as the first one beats, the second one is refused."""
     bench.init()
@@ -191,3 +202,24 @@ def test_a_protocol_two_versions_away_is_refused(bench: Bench) -> None:
     init: Any = {"partitions": 1, "lineage": "x", "hold_ms": 2000}
     assert bench.run(calls.init(bench.keys, protocol=2, **init)).word == "OK"
     assert bench.run(calls.init(bench.keys, protocol=3, **init)).word == "PROTOCOL"
+
+
+@pytest.mark.parametrize(
+    ("instance", "again", "word"),
+    [("a~2", True, "OK"), ("a~2", False, "NAME_IN_USE"), ("a~0", True, "NAME_IN_USE")],
+    ids=["has succeeded it before", "is new", "is older"],
+)
+def test_who_has_succeeded_the_older_one_before_waits_for_nobody(
+    bench: Bench, instance: str, again: bool, word: str
+) -> None:
+    """After a restore the store knows the predecessor as alive again: its successor registers at once, within the hold."""
+    bench.init()
+    bench.join("a~1")
+    joined = bench.run(
+        calls.join(
+            bench.keys, instance=instance, name="a", pool="default", capacity=1, labels="{}", address="", dead_after_ms=60_000,
+            trust_ms=750, predecessor="a~1", again=again,
+        )
+    )  # fmt: skip
+    assert joined.word == word
+    assert bench.client.hget(bench.keys.instance("a~1"), "state") == (b"dead" if word == "OK" else b"alive")

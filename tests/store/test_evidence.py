@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import redis
 
 from coordinator.store import calls
+from coordinator.store.past import Past
 from tests.store.harness import DEAD_AFTER_MS, TRUST_MS, Bench
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -22,14 +27,18 @@ def silent(bench: Bench) -> Bench:
 # -- lost connection ---------------------------------------------------------------------------------------------------
 
 
-def _declare_lost(bench: Bench, age_ms: int, *, presence: bool = True, lost_after_ms: int = 1000) -> str:
-    """What a declaration by lost connection is answered when the last beat is ``age_ms`` old."""
-    bench.run(
-        calls.beat(
-            bench.keys, instance="a~1", dead_after_ms=DEAD_AFTER_MS, seen_server=bench.server_id, lineage="lineage-1",
-            count=0, loop_lag_ms=0, presence=presence,
-        )
-    )  # fmt: skip
+def _declare_lost(
+    bench: Bench, age_ms: int, *, presence: bool = True, lost_after_ms: int = 1000, stands: bool = False
+) -> str:
+    """What a declaration by lost connection is answered when the last beat is ``age_ms`` old, and it was present then."""
+    with listening(bench):
+        _beat(bench, presence=presence)
+        if stands:
+            return _declare(bench, age_ms, lost_after_ms)
+    return _declare(bench, age_ms, lost_after_ms)
+
+
+def _declare(bench: Bench, age_ms: int, lost_after_ms: int) -> str:
     deadline = now_ms(bench) - age_ms + DEAD_AFTER_MS
     bench.client.zadd(bench.keys.instances, {"a~1": deadline})
     _scanned(bench)
@@ -39,6 +48,28 @@ def _declare_lost(bench: Bench, age_ms: int, *, presence: bool = True, lost_afte
             lost_after_ms=lost_after_ms,
         )
     ).word  # fmt: skip
+
+
+def _beat(bench: Bench, *, presence: bool) -> str:
+    """A beat; as what the store takes its presence."""
+    return bench.run(
+        calls.beat(
+            bench.keys, instance="a~1", dead_after_ms=DEAD_AFTER_MS, seen_server=bench.server_id, past=Past("lineage-1"),
+            roll="0 0", loop_lag_ms=0, presence=presence,
+        )
+    ).text("presence")  # fmt: skip
+
+
+@contextmanager
+def listening(bench: Bench) -> Iterator[None]:
+    """While somebody listens on the channel of the instance; at the end the server knows that nobody does any more."""
+    channel = bench.keys.mailbox("a~1")
+    box = bench.client.pubsub()
+    box.subscribe(channel)
+    assert box.get_message(timeout=5)
+    yield
+    box.close()
+    wait_until(lambda: bench.client.pubsub_numsub(channel)[0][1] == 0)
 
 
 def now_ms(bench: Bench) -> int:
@@ -64,16 +95,36 @@ def test_a_lost_connection_alone_does_not_count(silent: Bench) -> None:
 
 def test_a_connection_that_stands_saves(silent: Bench) -> None:
     """Somebody listens: the process lives, whatever its beats do."""
-    box = silent.client.pubsub()
-    box.subscribe(silent.keys.mailbox("a~1"))
-    assert box.get_message(timeout=5)
-    assert _declare_lost(silent, 1100) == "ALIVE"
-    box.close()
+    assert _declare_lost(silent, 1100, stands=True) == "ALIVE"
 
 
 def test_an_instance_without_presence_is_found_by_silence_only(silent: Bench) -> None:
     """Whoever never had a presence connection cannot lose it."""
     assert _declare_lost(silent, 1100, presence=False) == "ALIVE"
+
+
+def test_a_presence_that_the_server_does_not_know_is_none(silent: Bench) -> None:
+    """A beat may say what it likes: nobody loses a connection that this server had lost before the beat."""
+    assert _beat(silent, presence=True) == "0"
+    with listening(silent):
+        assert _beat(silent, presence=True) == "1"
+        assert _beat(silent, presence=False) == "0"
+        assert _beat(silent, presence=True) == "1"
+    assert _beat(silent, presence=True) == "0"
+    assert silent.client.hget(silent.keys.instance("a~1"), "presence") == b"0"
+
+
+def test_who_may_not_ask_who_listens_is_believed(silent: Bench) -> None:
+    """Without the right to `PUBSUB` a beat is answered as ever, and what it says of its presence stands."""
+    silent.client.acl_setuser(
+        "deaf", enabled=True, nopass=True, commands=["+@all", "-pubsub"], keys=["*"], channels=["*"]
+    )
+    try:
+        options = silent.client.get_connection_kwargs()
+        with redis.Redis(unix_socket_path=options["path"], protocol=2, username="deaf", password="x") as deaf:
+            assert _beat(Bench(deaf), presence=True) == "1"
+    finally:
+        silent.client.acl_deluser("deaf")
 
 
 def test_the_trust_window_of_the_instance_counts(silent: Bench) -> None:
@@ -95,7 +146,7 @@ def test_a_wedged_instance_is_asked_to_fence_itself(silent: Bench) -> None:
         return silent.run(
             calls.beat(
                 silent.keys, instance="a~1", dead_after_ms=DEAD_AFTER_MS, seen_server=silent.server_id,
-                lineage="lineage-1", count=0, loop_lag_ms=lag_ms, wedged_after_ms=5000,
+                past=Past("lineage-1"), roll="0 0", loop_lag_ms=lag_ms, wedged_after_ms=5000,
             )
         ).word  # fmt: skip
 
@@ -164,6 +215,22 @@ def test_an_open_breaker_confirms_for_one_dead_after(bench: Bench) -> None:
     refused = declare()
     assert (refused.word, refused.text("reason")) == ("HELD", "breaker")
     assert bench.certify("w1~1").word == "OK"
+    bench.client.hset(bench.keys.detector, "breaker_since_ms", since - 2001)
+    assert declare().word == "OK"
+
+
+def test_who_is_given_longer_is_confirmed_no_longer(bench: Bench) -> None:
+    """The breaker confirms for the deployment's dead_after, not for that of an instance that was given ten times as long."""
+    _mass(bench, 0, 4)
+    bench.join("w0~1", dead_after_ms=20_000, trust_ms=19_750)
+    deadline = now_ms(bench) - 1
+    bench.client.zadd(bench.keys.instances, {"w0~1": deadline})
+    since = _scan(bench).int("breaker_since_ms")
+
+    def declare() -> Any:
+        return bench.run(calls.declare(bench.keys, instance="w0~1", deadline_ms=deadline, max_scan_gap_ms=60_000))
+
+    assert declare().text("reason") == "breaker"
     bench.client.hset(bench.keys.detector, "breaker_since_ms", since - 2001)
     assert declare().word == "OK"
 

@@ -10,7 +10,8 @@ import pytest
 
 from coordinator.store import calls
 from coordinator.store.keys import Keys
-from coordinator.store.scripts import SCRIPTS, SERVER, Script, read_header
+from coordinator.store.past import Past
+from coordinator.store.scripts import RIGHTS, SCRIPTS, SERVER, Script, read_header
 
 BODY = {name: (resources.files("coordinator.store") / "lua" / f"{name}.lua").read_text() for name in SCRIPTS}
 LIBS = sorted(f.name.removesuffix(".lua") for f in (resources.files("coordinator.store") / "lua" / "lib").iterdir())
@@ -30,6 +31,10 @@ def _locals(body: str, table: str) -> dict[str, int]:
 def _example(function: str) -> dict[str, object]:
     """Arguments for a wrapper, made from its signature."""
     kinds: dict[str, object] = {"int": 7, "str": "x", "bytes": b"x", "bool": True, "Sequence[str]": ["s1", "s2"]}
+    kinds |= {"Index": "orphans", "Sequence[Sequence[Argument]]": [["TIME"], ["PING"]]}
+    kinds["Sequence[bytes]"] = [b"name", b"value"]
+    kinds["Mapping[str, bytes]"] = {"labels": b"x"}
+    kinds["Past"] = Past("x", 7, 7)
     made = {}
     for name, parameter in inspect.signature(getattr(calls, function)).parameters.items():
         if name != "k":
@@ -67,9 +72,8 @@ def test_the_wrapper_passes_what_the_header_lists(script: Script) -> None:
     """A wrapper's call has as many keys and arguments as the header says, all in the slot of its partition."""
     keys = Keys("recovery", 3)
     call = getattr(calls, script.name)(keys, **_example(script.name))
-    repeats = 2 if script.header.repeated_key else 0
-    assert len(call.keys) == len(script.header.keys) + repeats
-    assert len(call.args) == len(script.header.args) + repeats
+    assert len(call.keys) == len(script.header.keys) + (2 if script.header.repeated_key else 0)
+    assert len(call.args) == len(script.header.args) + (2 if script.header.repeated_arg else 0)
     assert call.args[0] is SERVER
     assert all(key.startswith("{recovery:3}:") for key in call.keys)
 
@@ -90,7 +94,7 @@ def test_the_clock_is_read_once() -> None:
 def test_every_library_file_is_used() -> None:
     """No piece of Lua lies around unused."""
     used = {lib for script in SCRIPTS.values() for lib in script.header.uses}
-    assert used == set(LIBS)
+    assert used | {RIGHTS} == set(LIBS)
 
 
 def test_a_wrong_call_is_refused_by_name() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from coordinator.store import calls
+from coordinator.store.past import Past
 from coordinator.store.scripts import SCRIPTS, Call
 from tests.store.harness import LEASE_MS, TRUST_MS, Bench
 
@@ -23,6 +24,13 @@ def _ready(bench: Bench) -> int:
     bench.join(A)
     bench.join(B)
     return bench.open("s", A, b"data").int("epoch")
+
+
+def _written_by_a_child(bench: Bench) -> int:
+    """A child process of its owner is attached."""
+    epoch = _ready(bench)
+    bench.run(calls.trust(bench.keys, session="s", instance=A, epoch=epoch, child=B, belief_ms=1500))
+    return epoch
 
 
 def _orphaned(bench: Bench) -> int:
@@ -83,12 +91,57 @@ def _due(bench: Bench) -> int:
     return epoch
 
 
+def _read(bench: Bench) -> int:
+    """The second instance has the offer in hand."""
+    epoch = _orphaned(bench)
+    bench.read_offers(B)
+    return epoch
+
+
+def _leftovers(bench: Bench) -> int:
+    """What nothing stands behind: a name, an orphan, an offer."""
+    epoch = _orphaned(bench)
+    bench.client.hset(bench.keys.names, "gone", "gone~1")
+    bench.client.delete(bench.keys.session("s"))
+    return epoch
+
+
+def _set_aside(bench: Bench) -> int:
+    """A record's field did not parse and was set aside."""
+    epoch = _broken(bench)
+    bench.run(
+        calls.set_aside(bench.keys, kind="instance", name=A, wanted="hash", fault="labels", broken={"labels": b"abc"})
+    )
+    return epoch
+
+
+def _listed(bench: Bench) -> int:
+    """A member of an index is no id."""
+    epoch = _ready(bench)
+    bench.client.zadd(bench.keys.graves, {"no id": 7})
+    return epoch
+
+
+def _broken(bench: Bench) -> int:
+    """A field of a living instance does not parse."""
+    epoch = _ready(bench)
+    bench.client.hset(bench.keys.instance(A), "labels", "abc")
+    return epoch
+
+
+def _entry(bench: Bench) -> str:
+    """The one entry of the pool's offers."""
+    [(entry, _)] = bench.client.xrange(bench.keys.offers("default"))
+    return str(entry.decode())
+
+
 Make = Callable[[Bench, int], Call]
 K: Any = calls
 COMMON: dict[str, Any] = {"lease_ms": LEASE_MS}
 LIMITS: dict[str, Any] = {**COMMON, "max_recoveries": 3, "recovery_window_ms": 600_000}
 
 CASES: dict[str, tuple[Callable[[Bench], int], Make]] = {
+    "allowed": (_ready, lambda b, e: K.allowed(b.keys, tries=[("HGET", b.keys.scratch, "x")])),
     "init": (
         lambda b: 0,
         lambda b, e: K.init(b.keys, partitions=1, protocol=1, lineage="lineage-1", hold_ms=1, previous=""),
@@ -103,7 +156,7 @@ CASES: dict[str, tuple[Callable[[Bench], int], Make]] = {
     "beat": (
         _ready,
         lambda b, e: K.beat(
-            b.keys, instance=A, dead_after_ms=60_000, seen_server=b.server_id, lineage="lineage-1", count=1, loop_lag_ms=3
+            b.keys, instance=A, dead_after_ms=60_000, seen_server=b.server_id, past=Past("lineage-1"), roll=b.called(A), loop_lag_ms=3
         ),
     ),
     "scan": (_silent, lambda b, e: K.scan(b.keys, max_scan_gap_ms=60_000, hold_ms=1, horizon_ms=1)),
@@ -112,6 +165,10 @@ CASES: dict[str, tuple[Callable[[Bench], int], Make]] = {
     "claim": (
         lambda b: (_ready(b), b.certify(A))[0],
         lambda b, e: K.claim(b.keys, grave=A, sessions=["s"], pool="default", **LIMITS),
+    ),
+    "judge": (
+        _buried,
+        lambda b, e: K.judge(b.keys, grave=A, blamed_from_ms=0, convict="", apart=1, probation_ms=1000),
     ),
     "settle": (_buried, lambda b, e: K.settle(b.keys, grave=A, fenced_ttl_ms=60_000)),
     "open": (
@@ -149,6 +206,11 @@ CASES: dict[str, tuple[Callable[[Bench], int], Make]] = {
         _ready,
         lambda b, e: K.ask(b.keys, session="s", instance=B, owner=A, request="r1", **COMMON),
     ),
+    "withdraw": (_asked, lambda b, e: K.withdraw(b.keys, session="s", instance=B, request="ask-1", pool="default")),
+    "keep": (
+        _read,
+        lambda b, e: K.keep(b.keys, instance=B, sessions=["s"], epochs=[str(e)], lease_ms=2 * LEASE_MS),
+    ),
     "hand_over": (
         _ready,
         lambda b, e: K.hand_over(b.keys, session="s", instance=A, epoch=e, pool="default", **COMMON),
@@ -168,6 +230,7 @@ CASES: dict[str, tuple[Callable[[Bench], int], Make]] = {
             opened_at_ms=1,
         ),
     ),
+    "agree": (_ready, lambda b, e: K.agree(b.keys, instance=A, seen=str(b.roll(A)), roll=17, sessions=["ghost"])),
     "renew": (_restated, lambda b, e: K.renew(b.keys, session="s", instance=A, epoch=e)),
     "expire": (
         _due,
@@ -176,7 +239,25 @@ CASES: dict[str, tuple[Callable[[Bench], int], Make]] = {
     "repair": (_lost_index, lambda b, e: K.repair(b.keys, session="s", owner=A, dead_after_ms=60_000)),
     "replay": (_given_up, lambda b, e: K.replay(b.keys, session="s", pool="default", **COMMON)),
     "purge": (_given_up, lambda b, e: K.purge(b.keys, session="s", closed_ttl_ms=60_000)),
-    "trust": (_ready, lambda b, e: K.trust(b.keys, session="s", instance=A, epoch=e)),
+    "forget": (_leftovers, lambda b, e: K.forget(b.keys, names=["gone"], instances=["gone~1"])),
+    "prune": (_leftovers, lambda b, e: K.prune(b.keys, index="orphans", members=["s"])),
+    "trim": (_leftovers, lambda b, e: K.trim(b.keys, pool="default", sessions=["s"], entries=[_entry(b)])),
+    "trust": (_ready, lambda b, e: K.trust(b.keys, session="s", instance=A, epoch=e, child=B, belief_ms=500)),
+    "correct": (
+        _set_aside,
+        lambda b, e: K.correct(b.keys, member=f"instance:{A}", kind="instance", name=A, fields=[b"labels", b"{}"]),
+    ),
+    "set_aside_member": (
+        _listed,
+        lambda b, e: K.set_aside_member(b.keys, index="graves", raw=b"no id"),
+    ),
+    "set_aside": (
+        _broken,
+        lambda b, e: K.set_aside(
+            b.keys, kind="instance", name=A, wanted="hash", fault="labels", broken={"labels": b"abc"}
+        ),
+    ),
+    "stopped": (_written_by_a_child, lambda b, e: K.stopped(b.keys, session="s", epoch=e, child=B)),
 }  # fmt: skip
 
 
@@ -207,7 +288,9 @@ def test_a_second_call_changes_nothing_and_answers_as_its_header_says(bench: Ben
     first = bench.run(call)
     once = _everything(bench)
     assert first.word in ("OK", "OFFERED"), "the example does what the script is for"
-    assert once != before or name in ("scan", "trust", "beat", "init", "resumed"), "the example changes something"
+    assert once != before or name in ("allowed", "scan", "trust", "beat", "init", "resumed", "keep"), (
+        "the example changes something"
+    )
     second = bench.run(call)
     assert _everything(bench) == once
     told = re.search(r"second call answers ([A-Z]+)|answers ([A-Z]+)\.", SCRIPTS[name].header.retry)

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import redis
 
+from coordinator.keyring import KeyRing
 from coordinator.store.keys import Keys
+from coordinator.worker.sealer import OPENING, Place, Sealer
 from tests.acceptance.processes import Process
 from tests.coordinating import coordinating
 from tests.store.harness import Bench
@@ -85,7 +87,7 @@ def instance_of(bench: Bench, name: str) -> dict[str, str]:
 def test_the_end_is_certified_with_how(start: Start, bench: Bench, command: str, status: int, reason: str) -> None:
     """A worker that knows nothing of this project: its exit status is ours, and the certificate says it."""
     process = start("--session", "call-1", "--", "sh", "-c", command)
-    wait_until(lambda: not process.alive)
+    wait_until(lambda: not process.alive, 30, "it ended")
     assert process.exit_status == status
     told = instance_of(bench, "sup")
     assert (told["state"], told["cause"], told["reason"]) == ("dead", "exited", reason)
@@ -125,13 +127,33 @@ def test_the_worker_knows_what_it_serves(start: Start, bench: Bench) -> None:
     assert bench.record("named")["owner"] == told["instance"]
 
 
+def test_sealed_data_is_opened_for_the_worker(start: Start, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The supervisor has the key, and its worker, which has not, is told the data of the call that it serves."""
+    keys = KeyRing.generate("k1")
+    monkeypatch.setenv("COORDINATOR_ENCRYPTION_KEYS", keys)
+    sealed = Sealer("recovery", KeyRing.parse(keys)).seal(Place("call-1", "", OPENING), b'{"n":1}', "json")
+    bench.join("before~1")
+    opened = bench.open("call-1", "before~1", sealed["data"])
+    bench.client.hset(bench.keys.session("call-1"), "encoding", sealed["encoding"])
+    bench.release("call-1", "before~1", opened.int("epoch"))
+    code = (
+        "import json, os\n"
+        "print(json.dumps({'what': 'up', 'sessions': json.loads(os.environ['RECOVERY_SESSIONS']),\n"
+        "  'keys': os.environ.get('COORDINATOR_ENCRYPTION_KEYS')}), flush=True)\n"
+        "input()\n"
+    )
+    [told] = start("--session", "call-1", "--", sys.executable, "-c", code).wait_for("up")
+    assert told["sessions"][0]["recovery_data"] == {"n": 1}
+    assert not told["keys"]
+
+
 @pytest.mark.parametrize("name", ["HUP", "USR1", "USR2", "QUIT", "TERM", "INT"])
 def test_signals_are_passed_on(start: Start, bench: Bench, name: str) -> None:
     """The worker gets what its supervisor gets, and the supervisor ends as the worker does."""
     process = start("--", "bash", "-c", f"trap 'exit 42' {name}; {SHELL} while :; do sleep 0.01; done")
     process.wait_for("up")
     process.send(signal.Signals[f"SIG{name}"])
-    wait_until(lambda: not process.alive)
+    wait_until(lambda: not process.alive, 30, "it ended")
     assert process.exit_status == 42
 
 
@@ -176,7 +198,7 @@ async def test_a_failed_worker_is_started_again(start: Start, url: str, bench: B
 def test_success_ends_its_calls_if_asked(start: Start, bench: Bench) -> None:
     """With --close-on-success exit status 0 closes its calls; nobody is offered them."""
     process = start("--close-on-success", "--session", "call-1", "--", "true")
-    wait_until(lambda: not process.alive)
+    wait_until(lambda: not process.alive, 30, "it ended")
     assert process.exit_status == 0
     assert state(bench, "call-1") == "closed"
 
@@ -189,7 +211,7 @@ def test_a_worker_whose_calls_are_gone_is_stopped(start: Start, bench: Bench) ->
     record = bench.record("call-1")
     assert bench.release("call-1", record["owner"], int(record["epoch"])).word == "OK"
     assert bench.adopt("call-1", "other~1", None).word == "OK"
-    wait_until(lambda: not process.alive)
+    wait_until(lambda: not process.alive, 30, "it ended")
     assert process.exit_status == 128 + signal.SIGTERM
 
 
@@ -198,7 +220,7 @@ def test_a_call_of_another_is_refused(start: Start, bench: Bench) -> None:
     bench.join("other~1")
     bench.open("call-1", "other~1")
     process = start("--session", "call-1", "--lease", "300ms", "--", "sh", "-c", SHELL)
-    wait_until(lambda: not process.alive)
+    wait_until(lambda: not process.alive, 30, "it ended")
     assert process.exit_status == 1
     assert process.told("up") == []
     assert bench.record("call-1")["owner"] == "other~1"
@@ -228,6 +250,6 @@ def test_sigterm_before_the_worker_is_started(bench: Bench, start: Start) -> Non
     process = start("--", "sh", "-c", SHELL + "exec sleep 600")
     wait_until(lambda: "sidecar_started" in process.errors())
     process.send(signal.SIGTERM)
-    wait_until(lambda: not process.alive)
+    wait_until(lambda: not process.alive, 30, "it ended")
     assert process.exit_status == 128 + signal.SIGTERM
     assert process.told("up") == []

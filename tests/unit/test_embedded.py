@@ -66,7 +66,34 @@ def test_without_any_server_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch, 
     """No redis-server anywhere: one clear error with the ways out."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigurationError, match="redis-server"):
+    with pytest.raises(ConfigurationError, match=r"^no Redis to start: put redis-server 6\.2 or newer.* --redis-url"):
+        find_server()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("#!/bin/sh\necho Redis server v=6.0.16 sha=00000000:0 malloc=libc bits=64 build=0\n", " is Redis 6.0.16"),
+        ("#!/nowhere/sh\n", ": No such file or directory"),
+        ("#!/bin/sh\nexit 127\n", ": exit status 127"),
+    ],
+)
+def test_a_server_that_does_not_fit_is_passed_over(
+    text: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A redis-server that is too old or cannot be run does not stand before one that fits; alone, it is named."""
+    old = tmp_path / "redis-server"
+    old.write_text(text)
+    new = tmp_path / "valkey-server"
+    new.write_text("#!/bin/sh\necho Valkey server v=8.1.1 sha=00000000:0 malloc=libc bits=64 build=0\n")
+    for program in (old, new):
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
+    assert find_server() == str(new)
+    new.unlink()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigurationError, match=f"{old}{said}"):
         find_server()
 
 

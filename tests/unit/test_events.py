@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from coordinator.daemon.events import MOST_DEATHS, EventReader
 from coordinator.metrics import Metrics
+from coordinator.policy import LACKS_KEY, OTHER_TENANT
 from coordinator.settings import load
 from coordinator.store.keys import Keys
 
@@ -21,6 +22,9 @@ CASES: list[tuple[dict[str, str], str, dict[str, str], float]] = [
     ({"type": "orphaned", "cause": "exited", "handovers": "2"}, "handovers_total", {"outcome": "owner_died"}, 2),
     ({"type": "offered"}, "offers_total", {}, 1),
     ({"type": "declined"}, "offers_total", {}, 1),
+    ({"type": "declined", "reason": LACKS_KEY}, "cannot_serve_total", {"lacks": "key"}, 1),
+    ({"type": "released", "reason": LACKS_KEY}, "cannot_serve_total", {"lacks": "key"}, 1),
+    ({"type": "declined", "reason": OTHER_TENANT}, "cannot_serve_total", {"lacks": "tenant"}, 1),
     ({"type": "adopted", "cause": "exited"}, "adoptions_total", {"cause": "exited"}, 1),
     ({"type": "adopted", "cause": "exited", "takeover_ms": "90"}, "takeover_duration_seconds_sum", {"cause": "exited"}, 0.09),
     ({"type": "adopted", "cause": "exited", "orphaned_ms": "2500"}, "orphaned_session_seconds_total", {}, 2.5),
@@ -39,11 +43,13 @@ CASES: list[tuple[dict[str, str], str, dict[str, str], float]] = [
 def reader() -> EventReader:
     """A reader that reads nothing by itself."""
     part: Any = type("Part", (), {"keys": Keys("recovery", 0), "executor": None})()
-    return EventReader(part, load(), Metrics(CollectorRegistry(), "test"), "coordinator~1")
+    return EventReader(part, load(), Metrics(CollectorRegistry(), "test"))
 
 
 @pytest.mark.parametrize(
-    ("event", "metric", "labels", "expected"), CASES, ids=[f"{e['type']}-{m}" for e, m, _, _ in CASES]
+    ("event", "metric", "labels", "expected"),
+    CASES,
+    ids=[f"{e['type']}-{m}-{n}" for n, (e, m, _, _) in enumerate(CASES)],
 )
 def test_each_event_is_counted(
     reader: EventReader, event: dict[str, str], metric: str, labels: dict[str, str], expected: float

@@ -11,10 +11,12 @@ import anyio
 import anyio.abc
 import pytest
 
+from coordinator import clock
 from coordinator.settings import Settings
 from coordinator.sidecar.hosted import Hosted
+from coordinator.sidecar.proof import HealthCheck
 from coordinator.sidecar.stream import EventStream
-from coordinator.sidecar.wire import Register
+from coordinator.sidecar.wire import Health, Register
 from coordinator.worker.hub import Hubs
 from coordinator.worker.worker import Worker
 
@@ -29,7 +31,7 @@ class _Worker:
         self.settings = SimpleNamespace(trust_window=grace, heartbeat_interval=0.25, wedged_after=5.0)
         self.ends: list[str] = []
         self.sessions: tuple[()] = ()
-        self.trust_left, self.is_draining = 0.7, False
+        self.trust_left, self.alone_left, self.is_draining = 0.7, 19.7, False
 
     def start(self, what: Callable[..., Coroutine[Any, Any, object]], *arguments: Any) -> None:
         self._tasks.start_soon(what, *arguments)
@@ -108,7 +110,7 @@ async def test_a_new_stream_tells_at_once_what_waited() -> None:
         async with anyio.create_task_group() as waiting:
             hosted = hosted_with(_Worker(waiting, 10))
             hosted.draining(1)
-            await EventStream(hosted, server_sent=False, scope={"state": {}}, peer=0)(send)
+            await EventStream(hosted, server_sent=False, scope={"state": {}})(send)
     assert b'"hello"' in sent[1]
     assert sent[2] == b'{"event":"drain","timeout_ms":1000}\n'
 
@@ -118,12 +120,50 @@ async def test_a_stream_that_ended_before_it_began_replaces_none() -> None:
     async with anyio.create_task_group() as waiting:
         hosted = hosted_with(_Worker(waiting, 10))
         good = object()
-        hosted.take_stream(good, 0)
+        hosted.take_stream(good, None)
 
         async def send(message: Mapping[str, Any]) -> None:
             raise AssertionError(message)
 
-        late = EventStream(hosted, server_sent=False, scope={"state": {"recovery.gone": True}}, peer=0)
+        late = EventStream(hosted, server_sent=False, scope={"state": {"recovery.gone": True}})
         await late(send)
         assert hosted.is_stream(good)
         waiting.cancel_scope.cancel()
+
+
+async def test_a_pause_is_no_end_of_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two polls the machine stood still for a minute: the worker has its whole grace when it goes on."""
+    now, slept = 1000.0, 0.0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now, slept
+        await anyio.lowlevel.checkpoint()
+        now, slept = now + seconds + (60.0 if slept == 0.0 else 0.0), slept + seconds
+
+    monkeypatch.setattr(clock, "now", lambda: now)
+    monkeypatch.setattr(anyio, "sleep", sleep)
+    async with anyio.create_task_group() as waiting:
+        worker = _Worker(waiting, 1.0)
+        with hosted_with(worker).attached():
+            pass
+    assert worker.ends == ["its stream ended"]
+    assert slept == pytest.approx(1.1)
+
+
+async def test_a_pause_is_no_failed_health_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A question in which this process stood still counts neither way: only answers that it was awake for do."""
+    now, answers = 1000.0, iter([True, False, False, False])
+
+    def ask(check: HealthCheck) -> bool:
+        nonlocal now
+        answer = next(answers, None)
+        now += 0.0 if answer is None else 6.0  # it stands still in each of the first questions, whatever comes of them
+        asked.append(answer)
+        return bool(answer)
+
+    asked: list[bool | None] = []
+    monkeypatch.setattr(clock, "now", lambda: now)
+    monkeypatch.setattr(HealthCheck, "_ask", ask)
+    with anyio.fail_after(10):
+        await HealthCheck(Health(url="http://localhost:1/", interval_ms=50, timeout_ms=1000, failures=1)).failed()
+    assert asked == [True, False, False, False, None]

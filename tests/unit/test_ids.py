@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import time
 import zlib
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from coordinator.errors import InvalidIdError
-from coordinator.ids import check_name, check_pool, check_session_id, name_of, new_instance_id, partition_of, ulid
+from coordinator.ids import (
+    check_name,
+    check_pool,
+    check_session_id,
+    name_of,
+    new_instance_id,
+    new_request_id,
+    partition_of,
+    ulid,
+)  # fmt: skip
 
 GOOD = [chr(c) for c in range(33, 127) if chr(c) not in "{}"]
 
@@ -20,6 +30,8 @@ def test_session_ids_of_printable_ascii_fit(session_id: str) -> None:
     assert check_session_id(session_id) == session_id
 
 
+@example("\U000101fe" * 77)
+@example("\x00" * 60)
 @given(st.text(min_size=1, max_size=300).filter(lambda s: len(s) > 256 or set(s) - set(GOOD)))
 def test_other_session_ids_do_not(session_id: str) -> None:
     """Every other text is refused, in a message of bounded length."""
@@ -65,3 +77,12 @@ def test_ulids_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_session_lies_in_one_partition_for_ever(session_id: str, partitions: int) -> None:
     """The partition is crc32 of the id modulo their number."""
     assert partition_of(session_id, partitions) == zlib.crc32(session_id.encode()) % partitions
+
+
+def test_request_ids_rise_although_the_clock_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process's clock steps back between two requests: the later one has the greater id."""
+    before = new_request_id()
+    monkeypatch.setattr(time, "time_ns", lambda: 10**18)
+    after = [new_request_id() for _ in range(3)]
+    assert sorted([before, *after]) == [before, *after]
+    assert len({before, *after}) == 4

@@ -8,8 +8,12 @@ import logging
 import pytest
 import structlog
 
-from coordinator.logs import configure_logging, redact
+from coordinator import Worker
+from coordinator.logs import configure_logging, configure_structlog, redact
 from coordinator.settings import load
+from tests.hostile import EVIL, hidden_in
+
+RAW = EVIL.encode()
 
 
 @pytest.fixture(autouse=True)
@@ -54,3 +58,82 @@ def test_secrets_are_left_out() -> None:
     event = redact(None, "info", {"event": "x", "data": b"secret", "token": "secret", "url": "redis://u:secret@h"})
     assert "secret" not in str(event)
     assert event["url"] == "redis://***@h"
+
+
+@pytest.mark.parametrize("style", ["console", "json"])
+def test_tracebacks_show_no_values(capsys: pytest.CaptureFixture[str], style: str) -> None:
+    """A program's error is logged with its lines, and without what its variables held: that may be recovery data."""
+    configure_structlog(load(log_format=style))
+    data = {"call_sid": "CA-" + "secret"}
+    try:
+        raise KeyError("sequence" + str(len(data)))
+    except KeyError as error:
+        structlog.get_logger().error("handler_failed", exc_info=error)
+    written = capsys.readouterr().err
+    assert "KeyError" in written
+    assert "CA-secret" not in written
+
+
+def test_a_worker_logs_as_its_settings_say(capsys: pytest.CaptureFixture[str]) -> None:
+    """In a program that has not set structlog up itself: format and level of the worker's settings."""
+    Worker("redis://localhost:1", name="a", log_format="json", log_level="error")
+    structlog.get_logger().warning("quiet")
+    structlog.get_logger().error("loud")
+    assert json.loads(capsys.readouterr().err)["event"] == "loud"
+
+
+@pytest.mark.parametrize("style", ["console", "json"])
+def test_nothing_that_is_logged_controls_a_terminal(capsys: pytest.CaptureFixture[str], style: str) -> None:
+    """Names and values from Redis, errors, tracebacks and other packages' messages: printable, one event a line."""
+    configure_logging(load(log_format=style))
+    log = structlog.get_logger()
+    log.info(
+        EVIL,
+        **{EVIL: EVIL},
+        texts=[EVIL],
+        pairs={EVIL: EVIL},
+        error=ValueError(EVIL),
+        raw=RAW,
+        odd=type("E", (), {"__repr__": lambda _: EVIL})(),
+    )
+    logging.getLogger("other").warning("%s", EVIL)
+    logging.getLogger("other").error("failed", exc_info=ValueError(EVIL))
+    try:
+        raise ValueError(EVIL)
+    except ValueError:
+        log.exception("failed", error=EVIL)
+    written = capsys.readouterr().err
+    assert not hidden_in(written)
+    events = [line for line in written.splitlines() if not line.startswith(" ")]
+    assert len([line for line in events if line]) == 4
+    assert written.count("room") >= 8
+    if style == "json":  # whoever reads it may print the texts that it says
+        texts = json.loads(events[0])
+        assert not hidden_in("".join([texts["event"], *texts["texts"], texts["error"], texts["raw"]]), lines="")
+
+
+def test_a_traceback_looks_like_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line that an error's text forges stands within its traceback."""
+    configure_logging(load(log_format="console"))
+    try:
+        raise ValueError("x\n2026-01-01T00:00:00Z [info     ] all is well")
+    except ValueError:
+        structlog.get_logger().exception("failed")
+    lines = [line for line in capsys.readouterr().err.splitlines() if "all is well" in line]
+    assert lines
+    assert all(line.startswith("    ") for line in lines)
+
+
+@pytest.mark.parametrize("style", ["console", "json"])
+def test_an_error_that_cannot_be_told_is_logged(capsys: pytest.CaptureFixture[str], style: str) -> None:
+    """Its class says that much."""
+
+    class OddError(Exception):
+        def __repr__(self) -> str:
+            raise RecursionError
+
+        __str__ = __repr__
+
+    configure_logging(load(log_format=style))
+    structlog.get_logger().error("failed", error=OddError(), exc_info=OddError())
+    assert "OddError" in capsys.readouterr().err

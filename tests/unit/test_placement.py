@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coordinator.worker.placement import suits
+from coordinator.worker.placement import has_a_small_part, suits
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,19 @@ def test_labels_count_more_than_staying() -> None:
     stays = suits({"zone": "b"}, 20, ["zone=a"], 10)
     neither = suits({}, 5, ["zone=a"], 10)
     assert both > goes > stays > neither
+
+
+@pytest.mark.parametrize(
+    ("died_with", "mine", "room", "small"),
+    [
+        (5, 1, 101, True),  # beside one with room for a hundred
+        (5, 1, 10, False),  # its part is half of one
+        (10, 100, 3000, False),  # thirty alike: each has room for all
+        (0, 1, 100, False),  # nothing is known of the death
+        (5, 1, 0, False),  # nor of the others
+        (1, 1, 1000, False),  # it has room for all that there is
+    ],
+)
+def test_a_small_part(died_with: int, mine: int, room: int, small: bool) -> None:
+    """Who is nearly full beside the others, and cannot take all, has one."""
+    assert has_a_small_part(died_with, mine, room) is small

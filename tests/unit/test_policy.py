@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,11 +11,15 @@ from coordinator.policy import (
     Observation,
     Suspect,
     backoff,
+    clock_step_ms,
+    earliest,
     horizon,
+    lost_counts_after,
     released,
     sleep_seconds,
     unfit_to_judge,
     vote,
+    watch,
 )
 
 DEAD_AFTER, GAP = 2.0, 1.0
@@ -153,3 +158,87 @@ def test_never_more_is_released_than_fits_but_for_one(owned: list[int], room: in
     total = sum(owned[int(s.instance[1:])] for s in gone)
     assert total <= room or len(gone) == 1
     assert bool(gone) == (bool(owned) and room > 0)
+
+
+OWN, OWN_LOST = {"hosted~1": 20.0, "near~1": 2.0}, {"hosted~1": 19.5, "near~1": 1.0}
+
+
+def test_each_is_judged_by_its_own_times() -> None:
+    """Whoever is given longer is neither silent nor doubtful when others are; the coordinator's settings count for nobody else."""
+    near, hosted = Suspect("near~1", 10_000), Suspect("hosted~1", 28_000)  # the last beat of both came at 8,000
+    seen = {"near~1": Observation(10_000, 0.0), "hosted~1": Observation(28_000, 0.0)}
+    silent, doubtful, _ = vote([near, hosted], seen, 9_100, 1.0, DEAD_AFTER, LOST, OWN, OWN_LOST)
+    assert (silent, doubtful) == ([], [near])
+    silent, doubtful, _ = vote([near, hosted], seen, 27_400, 19.4, DEAD_AFTER, LOST, OWN, OWN_LOST)
+    assert (silent, doubtful) == ([near], [])
+    silent, doubtful, _ = vote([near, hosted], seen, 27_500, 19.5, DEAD_AFTER, LOST, OWN, OWN_LOST)
+    assert (silent, doubtful) == ([near], [hosted])
+    _, doubtful, _ = vote([near, hosted], seen, 27_500, 19.5, DEAD_AFTER, 0, OWN, OWN_LOST)
+    assert doubtful == []
+    silent, _, _ = vote([near, hosted], seen, 28_000, 20.0, DEAD_AFTER, LOST, OWN, OWN_LOST)
+    assert silent == [near, hosted]
+
+
+def test_who_is_given_longer_is_watched_for_longer() -> None:
+    """Half of its own time by the own clock, and not half of the coordinator's."""
+    hosted = Suspect("hosted~1", 10_000)
+    silent, _, seen = vote([hosted], {"hosted~1": Observation(10_000, 0.0)}, 10_001, 9.9, DEAD_AFTER, 0, OWN, OWN_LOST)
+    assert silent == []
+    silent, _, _ = vote([hosted], seen, 10_101, 10.0, DEAD_AFTER, 0, OWN, OWN_LOST)
+    assert silent == [hosted]
+
+
+def test_a_list_is_watched_before_anybody_is_a_suspect() -> None:
+    """A deadline that stands still keeps the time at which it was seen first; one that moved, and one that is new, begin anew."""
+    first = watch({}, {"a~1": 1, "b~1": 1}, 5.0)
+    assert watch(first, {"a~1": 1, "b~1": 2, "c~1": 3}, 6.0) == {
+        "a~1": Observation(1, 5.0),
+        "b~1": Observation(2, 6.0),
+        "c~1": Observation(3, 6.0),
+    }
+
+
+def test_the_longest_watch_over_the_present_deadline_counts() -> None:
+    """Of what several remember; what is remembered of another deadline counts nothing."""
+    a, b, c = Suspect("a~1", 10), Suspect("b~1", 10), Suspect("c~1", 10)
+    one = {"a~1": Observation(10, 5.0), "b~1": Observation(9, 1.0)}
+    other = {"a~1": Observation(10, 3.0), "b~1": Observation(10, 4.0), "d~1": Observation(10, 0.0)}
+    assert earliest([a, b, c], one, other) == {"a~1": Observation(10, 3.0), "b~1": Observation(10, 4.0)}
+
+
+def test_the_sleep_ends_at_the_own_times_of_each() -> None:
+    """The look comes when the lost connection of whoever is given longer counts, and when it was watched for long enough."""
+    seen = {"hosted~1": Observation(28_000, 0.0)}
+    assert sleep_seconds(9_900, 0, seen, 1.9, DEAD_AFTER, GAP, LOST, OWN, OWN_LOST) == GAP / 4
+    assert abs(sleep_seconds(27_400, 0, seen, 19.4, DEAD_AFTER, GAP, LOST, OWN, OWN_LOST) - 0.101) < 1e-9
+    late = {"hosted~1": Observation(8_000, 0.0)}
+    assert abs(sleep_seconds(9_000, 0, late, 9.9, DEAD_AFTER, GAP, LOST, OWN, OWN_LOST) - 0.1) < 1e-9
+
+
+@given(st.floats(0.5, 60), st.floats(0.01, 30), st.floats(0, 1))
+def test_a_lost_connection_never_counts_while_an_instance_trusts_itself(
+    lost: float, trust: float, margin: float
+) -> None:
+    """Nor before the coordinator's own setting."""
+    assert lost_counts_after(lost, trust, margin) >= max(lost, trust + margin)
+    assert lost_counts_after(1.0, 0.75, 0.25) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "step"),
+    [
+        ((0, 0.0), (5_000_000, 1.0), 0),
+        ((1_000, 10.0), (1_250, 10.25), 0),
+        ((1_000, 10.0), (61_250, 10.25), 60_000),
+        ((1_000, 10.0), (11_000, 20.0), 0),
+        ((61_000, 10.0), (1_250, 10.25), 0),
+        ((1_000, 10.0), (6_250, 15.25), 0),
+    ],
+    ids=[
+        "no look before", "both went on", "a minute forward", "ten seconds without an answer", "backward",
+        "asked, and stopped for five seconds before the answer was read",
+    ],
+)  # fmt: skip
+def test_how_far_a_clock_stepped(before: tuple[int, float], after: tuple[int, float], step: int) -> None:
+    """What the server's clock went further than the own one; time that both counted is none."""
+    assert clock_step_ms(before, after) == step

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import structlog.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -165,6 +166,90 @@ def test_secrets_are_not_shown() -> None:
     assert "hush" not in f"{settings!r} {settings}"
 
 
+@pytest.mark.parametrize("name", ["REDIS_URL", "API_TOKEN", "DRAIN_TOKEN", "ENCRYPTION_KEYS"])
+def test_a_file_without_a_secret_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty, no text, a directory, not there: one line with the variable, and not with what it holds, which may be the secret."""
+    (tmp_path / "empty").write_text(" \n")
+    (tmp_path / "bytes").write_bytes(b"\xff")
+    for path, said in (
+        (str(tmp_path / "empty"), "is empty"),
+        (str(tmp_path / "bytes"), "cannot be read: it is not UTF-8"),
+        (str(tmp_path), "cannot be read: Is a directory"),
+        ("hush", "cannot be read: No such file"),
+    ):
+        monkeypatch.setenv(f"COORDINATOR_{name}_FILE", path)
+        with pytest.raises(
+            ConfigurationError, match=f"COORDINATOR_{name}_FILE: the file that it names {said}"
+        ) as refused:
+            load()
+        assert path not in str(refused.value)
+
+
+def test_a_file_that_is_being_replaced_takes_nothing_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it is empty, or no text, the last secret counts."""
+    file = tmp_path / "secret"
+    monkeypatch.setenv("COORDINATOR_REDIS_URL_FILE", str(file))
+    monkeypatch.setenv("COORDINATOR_API_TOKEN_FILE", str(file))
+    file.write_text("redis://h")
+    settings = load()
+    for content in (b"", b"\xff", b"\n"):
+        file.write_bytes(content)
+        assert (settings.current_url(), settings.api_tokens()) == ("redis://h", ("redis://h",))
+
+
+@pytest.mark.parametrize("setting", ["api_token", "drain_token"])
+@pytest.mark.parametrize(
+    "text", [",", "hush,", ",hush", "hush,,hush", "a,b,hush", "hush\nhush", "hush hush", "hush\thush,b", "hush\u00e9"]
+)
+def test_tokens_are_one_or_two(setting: str, text: str) -> None:
+    """A comma without a token beside it, a third token, and what no header can show, are refused; none of them is repeated."""
+    with pytest.raises(ConfigurationError, match=f"{setting}: .*two") as refused:
+        load(**{setting: text})
+    assert "hush" not in str(refused.value)
+    for fine in ("", "one", "one,two", " one , two "):
+        assert load(**{setting: fine}).api_tokens() == (() if setting == "drain_token" else _parts(fine))
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(text.replace(" ", "").split(",")) if text else ()
+
+
+def test_a_change_of_a_token_file_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once each: that it changed, or why what it says is refused; never a token."""
+    file = tmp_path / "tokens"
+    monkeypatch.setenv("COORDINATOR_API_TOKEN_FILE", str(file))
+    file.write_text("hush-1")
+    settings = load()
+    with structlog.testing.capture_logs() as logs:
+        for text in ("hush-1", "hush-1,hush-2", "hush-1\nhush-2", "hush-2"):
+            file.write_text(text)
+            for _ in range(3):
+                settings.api_tokens()
+    assert [(one["event"], one["setting"]) for one in logs] == [
+        ("token_file_changed", "api_token"), ("token_file_refused", "api_token"), ("token_file_changed", "api_token"),
+    ]  # fmt: skip
+    assert "hush" not in str(logs)
+    assert settings.api_tokens() == ("hush-2",)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://u:hush@h",
+        "https://hush@h",
+        "https://h/?token=hush",
+        "https://[hush",
+        "ftp://hush@h",
+        "https://h\u2100hush",
+    ],
+)
+def test_the_api_servers_url_holds_no_secret(url: str) -> None:
+    """It is refused with one, and what is refused is not repeated."""
+    with pytest.raises(ConfigurationError, match="pod_api: ") as refused:
+        load(pod_api=url)
+    assert "hush" not in str(refused.value)
+
+
 def test_a_configuration_file_that_is_broken_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is no TOML, or sets what is no setting, is named."""
     file = tmp_path / "coordinator.toml"
@@ -214,3 +299,27 @@ def test_lost_connections_may_be_switched_off() -> None:
     """Zero: the trust window is then bounded by silence alone."""
     settings = load(lost_connection_after=0)
     assert settings.trust_window == settings.dead_after - settings.safety_margin
+
+
+def test_workers_behind_a_sidecar_are_given_the_time_of_its_restart() -> None:
+    """Silence and lost connections alike; other processes are not, and nothing else of the settings changes."""
+    plain = load(sidecar_restart="20s", api_token="one,two")
+    sidecar = plain.for_sidecar()
+    assert (plain.own_dead_after, plain.own_trust_window, plain.own_wedged_after) == (2.0, 0.75, 5.0)
+    assert (sidecar.own_dead_after, sidecar.own_trust_window, sidecar.own_wedged_after) == (20.0, 19.75, 20.0)
+    assert (sidecar.dead_after, sidecar.trust_window, sidecar.wedged_after) == (2.0, 0.75, 5.0)
+    assert sidecar.api_tokens() == ("one", "two")
+    assert sidecar.model_copy(update={"name": "other"}).own_dead_after == 20.0
+
+
+def test_a_short_restart_shortens_nothing() -> None:
+    """What a worker is given anyway is the least; without a restart it is that."""
+    for text in ("0", "900ms"):
+        assert load(sidecar_restart=text).for_sidecar().own_trust_window == 0.75
+    patient = load(dead_after="30s", sidecar_restart="20s", lost_connection_after=0).for_sidecar()
+    assert (patient.own_dead_after, patient.own_trust_window) == (30.0, 29.75)
+
+
+def test_the_default_outlives_the_second_restart_in_a_row() -> None:
+    """Kubernetes starts it after 25 s at the latest; there is time for the program to start as well."""
+    assert load().for_sidecar().own_trust_window > 28

@@ -51,6 +51,20 @@ def test_a_process_that_stood_still_may_not_speak_before_the_next_answer() -> No
     assert p.may_speak(3.1)
 
 
+def test_an_answer_that_waited_while_the_process_stood_still_ends_nothing() -> None:
+    """The beat went out before, others may have the call by now: read before or after the thread turns over, it allows nothing."""
+    for first_read in (True, False):
+        p = pulse()
+        if first_read:
+            p.renew(0.2)
+            assert not p.may_speak(3.0)
+        p.tick(3.0)
+        p.renew(0.2)
+        assert not p.may_speak(3.0)
+        p.renew(3.0)
+        assert p.may_speak(3.1)
+
+
 def test_what_is_over_stays_over() -> None:
     """After the store said that the id is dead nothing is held, whatever beats are answered later."""
     p = pulse()
@@ -76,3 +90,12 @@ def test_held_implies_may_speak(ticks: list[float], now: float) -> None:
     for at in sorted(ticks):
         p.tick(at)
     assert p.may_speak(now) or not p.held(now)
+
+
+def test_when_it_went_on_is_known_before_the_thread_turns_over() -> None:
+    """Time-outs begin anew when a pause is over, whoever notices it first; without a pause they never did."""
+    p = pulse()
+    assert p.continued(0.5) == float("-inf")
+    assert p.continued(3.0) == 3.0
+    p.tick(3.0)
+    assert p.continued(3.2) == 3.0

@@ -7,12 +7,14 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import pytest
 import redis
 
-from coordinator import Session, Worker
+from coordinator import Session, Worker, clock
 from coordinator.errors import FencedError
 from coordinator.store import calls
 from coordinator.store.keys import Keys
+from coordinator.worker.drain import _Progress
 from tests.coordinating import coordinating
 from tests.store.harness import Bench
 from tests.waiting import eventually
@@ -231,3 +233,17 @@ async def test_nobody_waits_for_labels_that_nobody_has(url: str, redis_client: r
         assert redis_client.xlen(KEYS.offers("default")) <= 1
         events: Any = redis_client.xrange(KEYS.events)
         assert not [fields for _, fields in events if fields[b"type"] == b"declined"]
+
+
+def test_patience_begins_anew_after_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No heir was found while everything stood still; the deadline stays where it is, as whoever ends the process has one too."""
+    now, continued = 1000.0, float("-inf")
+    monkeypatch.setattr(clock, "now", lambda: now)
+    progress = _Progress(1045.0, 3.0, lambda now: continued)
+    now += 10.0
+    assert progress.left() == 0.0
+    continued = now
+    assert progress.left() == 3.0
+    now += 34.0
+    continued = now
+    assert progress.left() == 1.0

@@ -9,20 +9,17 @@ import pytest
 import redis
 
 from coordinator import Worker
+from coordinator.store import calls
 from coordinator.store.keys import Keys
-from coordinator.store.scripts import SCRIPTS
+from coordinator.store.past import Past
+from coordinator.store.scripts import SCRIPTS, Call
 from tests.proxy import Proxy
+from tests.records import state
 from tests.redis_server import RedisServer
 from tests.store.harness import Bench
 from tests.waiting import eventually
 
 KEYS = Keys("recovery", 0)
-
-
-def state(client: redis.Redis, session: str) -> str:
-    """The stored state, '' without a record."""
-    found: Any = client.hget(KEYS.session(session), "state")
-    return (found or b"").decode()
 
 
 async def test_a_session_that_only_the_store_lists_is_offered_to_others(
@@ -69,6 +66,68 @@ async def test_a_session_that_the_store_forgot_is_stated_again(url: str, redis_c
         await eventually(lambda: session.epoch > before and session.held)
         await session.checkpoint(b"more")
         assert redis_client.hget(KEYS.session("call-1"), "data") == b"more"
+
+
+def forgetful(monkeypatch: pytest.MonkeyPatch, *scripts: str) -> None:
+    """What is sent with these scripts says nothing of a past."""
+    for script in scripts:
+        plain = getattr(calls, script)
+
+        def silent(
+            *args: Any, plain: Any = plain, script: str = script, past: Past | None = None, **kwargs: Any
+        ) -> Call:
+            lineage = past.lineage if past and script == "beat" else ""  # by which it is known to agree
+            made: Call = plain(*args, past=Past(lineage), **kwargs)
+            return made
+
+        monkeypatch.setattr(calls, script, silent)
+
+
+@pytest.mark.parametrize("silent", [(), ("beat",), ("join",)], ids=["both", "joining", "beating"])
+async def test_a_wipe_found_first_by_a_stranger_is_held_and_its_epochs_rise(
+    url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, silent: tuple[str, ...]
+) -> None:
+    """Beats and joining tell the new partition of the past, each alone: one hold, and epochs above the highest."""
+    bench = Bench(redis_client)
+    async with Worker(url, name="a") as worker:
+        redis_client.hset(KEYS.meta, "epoch_floor", 10**13)  # as after a server whose clock was ahead
+        session = await worker.open("call-1", b"data")
+        closed = await worker.open("call-2", b"data")
+        await closed.close()
+        before, highest = session.epoch, max(session.epoch, closed.epoch)
+        forgetful(monkeypatch, *silent)
+        bench.wipe()
+        bench.join("stranger~1")
+        await eventually(lambda: redis_client.hget(KEYS.detector, "hold_reason") == b"lost_writes")
+        assert bench.open("call-2", "stranger~1").word == "HELD"
+        await eventually(lambda: session.held and session.epoch > before)
+        assert bench.open("call-2", "stranger~1").int("epoch") > highest > 10**13
+        assert worker._members[0].past.epoch >= session.epoch, "the renewed one is remembered too"
+        events: Any = redis_client.xrange(KEYS.events)
+        holds = [fields for _, fields in events if fields[b"type"] == b"hold"]
+        assert len(holds) == 1
+
+
+async def test_who_makes_a_wiped_partition_and_remembers_holds_it(
+    url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No stranger came: the worker itself makes it anew, and says that there was one before."""
+    forgetful(monkeypatch, "join", "beat")
+    async with Worker(url, name="a") as worker:
+        session = await worker.open("call-1", b"data")
+        before = session.epoch
+        redis_client.flushdb()
+        await eventually(lambda: redis_client.hget(KEYS.detector, "hold_reason") == b"lost_writes")
+        await eventually(lambda: session.held and session.epoch > before)
+
+
+async def test_what_was_taken_up_is_remembered(url: str, redis_client: redis.Redis) -> None:
+    """The epoch of a session counts as seen however it became ours, as when another process stood for its owner before."""
+    async with Worker(url, name="a") as worker:
+        session, member = await worker.open("call-1", b"data"), worker._members[0]
+        member.past.epoch = 0
+        await member.take_up()
+        assert member.past.epoch == session.epoch
 
 
 async def test_an_empty_store_is_filled_again(url: str, redis_client: redis.Redis) -> None:

@@ -26,6 +26,7 @@ from coordinator import (
     Worker,
 )
 from coordinator.store.keys import Keys
+from coordinator.worker.adoption import Adoption
 from tests.coordinating import coordinating
 from tests.store.harness import Bench
 from tests.waiting import eventually
@@ -462,20 +463,63 @@ def test_a_program_with_a_worker_may_fork(url: str, redis_client: redis.Redis) -
     assert "Error" not in done.stderr
 
 
-async def test_a_handover_that_nobody_waits_for_any_more_goes_on(url: str, redis_client: redis.Redis) -> None:
-    """The owner let go after its asker had given up: the call is offered to others at once, not kept where nobody serves it."""
+async def test_a_handover_that_nobody_waits_for_any_more_stays(url: str, redis_client: redis.Redis) -> None:
+    """Whoever asked gave up while the owner was busy: the owner keeps the call, and no recovery is counted."""
     bench = Bench(redis_client)
-    taken: list[Session | None] = []
+    async with Worker(url, name="old") as old, Worker(url, name="gone") as gone:
+        session = await old.open("call-1", b"data")
+        bench.end_hold()
+        with session.busy():
+            assert await gone.adopt("call-1", wait=0.2) is None
+        stored = record(redis_client, "call-1")
+        assert (stored["state"], stored["owner"], stored["recoveries"]) == ("active", old.id, "0")
+        assert session.held
+        assert gone.sessions == ()
+
+
+async def test_an_owner_lets_go_to_nobody_whose_word_was_lost(
+    url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The heir's word that it waits no longer never came: its lease says so, and the owner keeps the call."""
+    monkeypatch.setattr(Adoption, "_withdraw", _no_answer)
+    async with Worker(url, name="old") as old, Worker(url, name="gone") as gone:
+        session = await old.open("call-1", b"data")
+        with session.busy():
+            assert await gone.adopt("call-1", wait=0.2) is None
+            lease_end = int(record(redis_client, "call-1")["lease_until"])
+            await eventually(lambda: _server_ms(redis_client) > lease_end)
+        await eventually(lambda: not old._members[0].mailbox._letting_go)
+        assert session.held
+        assert record(redis_client, "call-1")["owner"] == old.id
+
+
+async def test_what_an_owner_let_go_in_the_last_moment_is_not_kept_unserved(
+    url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner let go while its asker gave up: others are offered the call at once, and no recovery is counted."""
+    monkeypatch.setattr(Adoption, "_withdraw", _no_answer)
+    bench = Bench(redis_client)
     async with Worker(url, name="old") as old, Worker(url, name="gone") as gone, Worker(url, name="third") as third:
         session = await old.open("call-1", b"data")
         bench.end_hold()
         with session.busy():
             assert await gone.adopt("call-1", wait=0.2) is None
-        async for offer in third.offers():
-            taken.append(await offer.adopt())
-            break
-        assert taken[0] is not None
-        assert (taken[0].id, session.lost.is_set(), gone.sessions) == ("call-1", True, ())
+            redis_client.hset(KEYS.session("call-1"), "lease_until", _server_ms(redis_client) + 60_000)
+        offer = await first_offer(third)
+        taken = await offer.adopt()
+        assert taken is not None
+        assert (taken.id, session.lost.is_set(), gone.sessions) == ("call-1", True, ())
+        assert record(redis_client, "call-1")["recoveries"] == "0"
+
+
+async def _no_answer(adoption: Adoption, session_id: str, request: str) -> str:
+    """The store does not hear it."""
+    return ""
+
+
+def _server_ms(client: redis.Redis) -> int:
+    seconds, micros = client.time()
+    return int(seconds) * 1000 + int(micros) // 1000
 
 
 async def test_serve_serves_what_is_adopted_by_id(url: str) -> None:
@@ -503,6 +547,22 @@ async def test_closed_calls_are_not_remembered_for_ever(url: str) -> None:
 
         async def another_is_the_only_one() -> bool:
             await (await one.open("another", b"data")).close()
-            return list(one._members[0].closing) == ["another"]
+            return not any(one._members[0].ledger.ended_here(f"call-{n}", 0) for n in range(5))
 
         await eventually(another_is_the_only_one)
+
+
+async def test_an_id_that_was_given_up_on_is_opened_anew(url: str, redis_client: redis.Redis) -> None:
+    """A telephone number whose last call is a dead letter calls again: a new session, and the old one keeps its data."""
+    bench = Bench(redis_client)
+    async with two_workers(url, max_recoveries=0) as (a, b):
+        old = await a.open("+15551234", b"first call")
+        await old.release("no codec")
+        assert record(redis_client, "+15551234")["state"] == "dead_lettered"
+        new = await b.open("+15551234", b"second call")
+        assert new.held
+        assert new.epoch > old.epoch
+        assert record(redis_client, "+15551234")["data"] == "second call"
+        [member] = bench.members(KEYS.dead_letters)
+        letter: Any = redis_client.hget(KEYS.letter(*member.split(" ")), "data")
+        assert letter == b"first call"

@@ -1,4 +1,4 @@
--- ask.lua: a worker to which the caller came back asks the living owner to hand the session over; it is the heir.
+-- ask.lua: an heir asks the living owner to hand the session over: its caller came back there, or it accepts an offer.
 --
 -- KEYS meta     HASH    the partition
 -- KEYS detector HASH    holds
@@ -13,24 +13,25 @@
 -- ARGV heir_id  text    instance id of the heir
 -- ARGV owner_id text    instance id of the owner as last read
 -- ARGV request  text    request id, with which the heir adopts once the owner has let go
--- ARGV lease_ms int     how long the owner has; then it simply goes on
--- REPLY OK
+-- ARGV lease_ms int     for how long the heir waits unless it asks again; then the owner simply goes on
+-- REPLY OK left_ms
 -- REPLY OWNED owner state
 -- REPLY ORPHAN
+-- REPLY FOREIGN
 -- REPLY GONE state
 -- REPLY DRAINING
 -- REPLY HELD
 -- REPLY FENCED cause
 -- REPLY UNKNOWN
 -- RETRY safe: asks again, and the lease begins anew.
--- USES now read event hold
+-- USES now read event hold tell
 local meta, detector, leases, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local heir, owner, session, mailbox = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local server, id, heir_id, owner_id, request, lease_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
 
 local now = now_ms()
 local _, held = guard(meta, detector, events, now, server)
-local me = read(heir, 'state', 'cause', 'pool')
+local me = read_instance(heir, 'state', 'cause', 'pool', 'tenant')
 if me.state == 'dead' then
   return { 'FENCED', 'cause', me.cause or '' }
 elseif not me.state then
@@ -40,14 +41,17 @@ elseif me.state == 'draining' then
 elseif held then
   return { 'HELD' }
 end
-local r = read(session, 'state', 'owner', 'pool', 'heir')
+local r = read_session(session, 'state', 'owner', 'pool', 'heir', 'tenant')
+if r.state and (me.tenant or '') ~= '' and (r.tenant or '') ~= me.tenant then
+  return { 'FOREIGN' }
+end
 if (r.state ~= 'active' and r.state ~= 'handing_over') or r.pool ~= me.pool then
   return { 'GONE', 'state', r.state or '' }
 end
 if r.owner ~= owner_id or r.owner == heir_id or (r.state == 'handing_over' and r.heir and r.heir ~= '' and r.heir ~= heir_id) then
   return { 'OWNED', 'owner', r.owner, 'state', r.state }
 end
-local keeper = read(owner, 'state')
+local keeper = read_instance(owner, 'state', 'drain_until', 'asked')
 if keeper.state == 'dead' then
   return { 'ORPHAN' } -- a coordinator will claim it
 end
@@ -58,5 +62,7 @@ if r.heir ~= heir_id then
   redis.call('HSET', session, 'accepted_at', int(now))
 end
 redis.call('HINCRBY', owner, 'asked', 1)
-redis.call('PUBLISH', mailbox, 'ask ' .. id .. ' ' .. heir_id)
-return { 'OK' }
+tell(mailbox, 'ask ' .. id .. ' ' .. heir_id)
+-- Until then the owner lets go, busy or not, when it drains; 0 when it does not, or nobody knows.
+local drains = keeper.state == 'draining' and tonumber(keeper.drain_until) or 0
+return { 'OK', 'left_ms', int(math.max(0, drains - now)) }

@@ -12,6 +12,7 @@
 -- ARGV cause      text    left, exited, operator, or restated after lost writes
 -- ARGV by         text    who says so
 -- ARGV reason     text    why
+-- ARGV fenced_ttl_ms int  how long the id of one that the store does not know is refused, when its death is restated
 -- REPLY OK owned
 -- REPLY ALREADY cause
 -- REPLY UNKNOWN
@@ -19,15 +20,19 @@
 -- USES now read event hold bury
 local meta, detector, instances, graves, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local instance, owned = KEYS[6], KEYS[7]
-local server, id, cause, by, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local server, id, cause, by, reason, fenced_ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 
 local now = now_ms()
-guard(meta, detector, events, now, server)
-local me = read(instance, 'state', 'cause', 'dead_after_ms')
+local m = guard(meta, detector, events, now, server)
+local me = read_instance(instance, 'state', 'cause', 'dead_after_ms')
 if me.state == 'dead' then
   return { 'ALREADY', 'cause', me.cause or '' }
 end
-if not me.state then
+if not me.state and m.lineage and cause == 'restated' then -- from before a wipe: it may come back, and is refused
+  redis.call('HSET', instance, 'state', 'dead', 'ended_at', int(now), 'cause', cause, 'by', by, 'reason', reason)
+  redis.call('PEXPIRE', instance, fenced_ttl_ms)
+  return { 'OK', 'owned', '0' }
+elseif not me.state then
   return { 'UNKNOWN' }
 end
 local score = tonumber(redis.call('ZSCORE', instances, id) or nil)

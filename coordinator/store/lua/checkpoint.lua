@@ -9,7 +9,9 @@
 -- ARGV id       text    session id
 -- ARGV owner    text    instance id
 -- ARGV epoch    int     the epoch that the writer holds
--- ARGV sequence int     number of this checkpoint within the epoch, from 1
+-- ARGV sequence int     number of this checkpoint within the epoch, from 1; one count for all that write it
+-- ARGV writer   text    '' for the owner itself, else the child that writes for it
+-- ARGV attempt  int     of the same number: a writer whose last one has no answer does not count on, it tries that number again
 -- ARGV data     bytes   recovery data
 -- ARGV encoding text    json (a mapping) or bytes: how the owner gave the data; Lua never looks into it
 -- REPLY OK
@@ -17,15 +19,15 @@
 -- REPLY FENCED scope owner epoch state
 -- REPLY RESYNC
 -- REPLY UNKNOWN
--- RETRY safe: the same sequence answers OK and changes nothing.
+-- RETRY safe: the same sequence and attempt of the same writer answers OK and changes nothing.
 -- USES now read event hold
 local meta, detector, events, instance, session = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local server, id, owner, epoch, sequence = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local data, encoding = ARGV[6], ARGV[7]
+local writer, attempt, data, encoding = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 
 local now = now_ms()
 local _, held = guard(meta, detector, events, now, server)
-local state = redis.call('HGET', instance, 'state')
+local state = read_instance(instance, 'state').state
 if state == 'dead' then
   event_of_refusal(events, now, 'checkpoint', id, owner, epoch)
   return { 'FENCED', 'scope', 'instance', 'owner', '', 'epoch', '', 'state', '' }
@@ -33,7 +35,7 @@ end
 if not state then
   return { 'UNKNOWN' }
 end
-local r = read(session, 'state', 'owner', 'epoch', 'checkpoint', 'anew')
+local r = read_session(session, 'state', 'owner', 'epoch', 'checkpoint', 'anew', 'writer', 'attempt_of_writer')
 if held or not r.state or tonumber(r.epoch) < tonumber(epoch) then
   return { 'RESYNC' }
 end
@@ -45,10 +47,15 @@ if r.anew == '1' then
   return { 'RESYNC' }
 end
 local stored = tonumber(r.checkpoint) or 0
-if tonumber(sequence) < stored then
+local last_writer = r.writer or ''
+if tonumber(sequence) < stored or (tonumber(sequence) == stored and writer ~= last_writer) then
   return { 'OLD', 'checkpoint', r.checkpoint }
 end
-if tonumber(sequence) > stored then
+local last_attempt = r.attempt_of_writer or '0'
+if tonumber(sequence) > stored or tonumber(attempt) > tonumber(last_attempt) then
   redis.call('HSET', session, 'data', data, 'encoding', encoding, 'checkpoint', sequence, 'updated_at', int(now))
+  if writer ~= last_writer or attempt ~= last_attempt then
+    redis.call('HSET', session, 'writer', writer, 'attempt_of_writer', attempt)
+  end
 end
 return { 'OK' }

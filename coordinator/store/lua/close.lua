@@ -1,4 +1,4 @@
--- close.lua: the call ended; its owner closes the session.
+-- close.lua: the call ended; its owner closes the session, and its recovery data goes at once.
 --
 -- KEYS meta     HASH    the partition
 -- KEYS detector HASH    holds
@@ -9,24 +9,26 @@
 -- KEYS owned    SET     what it owns
 -- KEYS session  HASH    the record
 -- KEYS offers   STREAM  offers of the session's pool
+-- KEYS blamed   ZSET    what it owns of sessions that have died with an owner before
 -- ARGV server   text    run id of the server of this connection
 -- ARGV id       text    session id
 -- ARGV owner    text    instance id
 -- ARGV epoch    int     the epoch that the writer holds
 -- ARGV closed_ttl_ms int  how long the closed record stays
 -- REPLY OK
+-- REPLY CHILDREN left_ms
 -- REPLY FENCED scope owner epoch state
 -- REPLY RESYNC
 -- REPLY UNKNOWN
 -- RETRY safe: a closed record of the same owner and epoch answers OK.
--- USES now read event hold offer
+-- USES now read event hold offer roll tell children
 local meta, detector, leases, orphans, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local instance, owned, session, offers = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local instance, owned, session, offers, blamed = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local server, id, owner, epoch, closed_ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 
 local now = now_ms()
-local _, held = guard(meta, detector, events, now, server)
-local state = redis.call('HGET', instance, 'state')
+local m, held = guard(meta, detector, events, now, server)
+local state = read_instance(instance, 'state', 'roll').state
 if state == 'dead' then
   event_of_refusal(events, now, 'close', id, owner, epoch)
   return { 'FENCED', 'scope', 'instance', 'owner', '', 'epoch', '', 'state', '' }
@@ -34,7 +36,7 @@ end
 if not state then
   return { 'UNKNOWN' }
 end
-local r = read(session, 'state', 'owner', 'epoch', 'anew', 'offer_id', 'opened_at')
+local r = read_session(session, 'state', 'owner', 'epoch', 'anew', 'offer_id', 'opened_at', 'children', 'child_until')
 if held or not r.state or tonumber(r.epoch) < tonumber(epoch) then
   return { 'RESYNC' }
 end
@@ -48,11 +50,19 @@ end
 if r.anew == '1' then
   return { 'RESYNC' }
 end
+local left_ms = children_left_ms(session, id, r, now)
+if left_ms > 0 then
+  return { 'CHILDREN', 'left_ms', int(left_ms) }
+end
 redis.call('HSET', session, 'state', 'closed', 'closed_at', int(now), 'offer_id', '', 'heir', '',
   'lease_holder', '', 'lease_until', '0')
+redis.call('HDEL', session, 'data')
 redis.call('PEXPIRE', session, closed_ttl_ms)
+raise_floor(meta, m, r.epoch) -- from now on the record may be forgotten
 drop_entry(offers, r.offer_id)
 redis.call('SREM', owned, id)
+enroll(instance, id, nil, epoch)
+redis.call('ZREM', blamed, id)
 redis.call('ZREM', leases, id)
 redis.call('ZREM', orphans, id)
 event(events, 'closed', now, 'session', id, 'instance', owner, 'epoch', epoch,

@@ -29,8 +29,8 @@ local server, id, deadline_ms, max_scan_gap_ms = ARGV[1], ARGV[2], tonumber(ARGV
 local cause, by, lost_after_ms, breaker_window_ms = ARGV[5], ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
 
 local now = now_ms()
-local _, lost = guard(meta, detector, events, now, server)
-local me = read(instance, 'state', 'cause', 'dead_after_ms', 'trust_ms', 'presence')
+local m, lost = guard(meta, detector, events, now, server)
+local me = read_instance(instance, 'state', 'cause', 'dead_after_ms', 'trust_ms', 'presence')
 if me.state == 'dead' then
   return { 'ALREADY', 'cause', me.cause or '' }
 end
@@ -46,7 +46,7 @@ elseif not last or now < last or now - last > max_scan_gap_ms then
   return { 'HELD', 'reason', 'gap' } -- the next scan will begin a hold
 elseif (tonumber(d.hold_until_ms) or 0) > now then
   return { 'HELD', 'reason', d.hold_reason or '' }
-elseif (tonumber(d.breaker_since_ms) or 0) > now - dead_after_ms then
+elseif (tonumber(d.breaker_since_ms) or 0) > now - math.min(dead_after_ms, tonumber(m.hold_ms) or dead_after_ms) then
   return { 'HELD', 'reason', 'breaker' }
 end
 local score = tonumber(redis.call('ZSCORE', instances, id) or nil)

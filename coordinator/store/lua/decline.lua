@@ -36,15 +36,15 @@ local dead_letter_ttl_ms, give_up_after_ms, restarted_since = ARGV[10], tonumber
 
 local now = now_ms()
 local m, held = guard(meta, detector, events, now, server)
-local me = read(instance, 'state', 'cause')
+local me = read_instance(instance, 'state', 'cause')
 if me.state == 'dead' then
   return { 'FENCED', 'cause', me.cause or '' }
 end
 if held then
   return { 'HELD' }
 end
-local r = read(session, 'state', 'requires', 'epoch', 'pool', 'data', 'encoding', 'offers', 'cause', 'previous_owner', 'orphaned_at', 'offer_id',
-  'heir', 'owner', 'held_before_ms')
+local r = read_session(session, 'state', 'requires', 'tenant', 'epoch', 'pool', 'data', 'encoding', 'offers', 'cause', 'previous_owner', 'orphaned_at', 'offer_id',
+  'heir', 'owner', 'held_before_ms', 'apart', 'probation_ms')
 if r.state == 'handing_over' and r.epoch == epoch and (r.heir or '') == '' then -- its owner serves it: only the entry moves on
   redis.call('ZADD', leases, int(now + lease_ms), id)
   drop_entry(offers, r.offer_id)
@@ -58,20 +58,18 @@ end
 redis.call('ZADD', leases, int(now + lease_ms), id)
 drop_entry(offers, r.offer_id)
 event(events, 'declined', now, 'session', id, 'instance', decliner, 'epoch', epoch, 'reason', reason)
-local d = read(detector, 'held_total_ms', 'hold_started_ms', 'hold_until_ms')
-local held_since = math.max(0, held_ms(d, now) - (tonumber(r.held_before_ms) or 0))
-if now - (tonumber(r.orphaned_at) or now) - held_since > give_up_after_ms then -- each decline begins a new lease: none might end
-  dead_letter(session, dead_letters, leases, orphans, events, id, now, 'expired', dead_letter_ttl_ms)
+if age_ms(detector, r.orphaned_at, r.held_before_ms, now) > give_up_after_ms then -- each decline begins a new lease: none might end
+  dead_letter(meta, m, session, dead_letters, leases, orphans, events, id, now, 'expired', dead_letter_ttl_ms)
   return { 'DEAD_LETTERED', 'reason', 'expired' }
 end
 if counts == '1' then
-  if tonumber(r.offers) >= max_offers then
+  if (tonumber(r.offers) or 1) >= max_offers then
     redis.call('HSET', session, 'last_decline', reason)
-    dead_letter(session, dead_letters, leases, orphans, events, id, now, 'max_offers', dead_letter_ttl_ms)
+    dead_letter(meta, m, session, dead_letters, leases, orphans, events, id, now, 'max_offers', dead_letter_ttl_ms)
     return { 'DEAD_LETTERED', 'reason', 'max_offers' }
   end
-  r.offers = int(tonumber(r.offers) + 1)
+  r.offers = int((tonumber(r.offers) or 1) + 1)
 end
-r.epoch = next_epoch(r.epoch, epoch, now, m.epoch_floor)
+r.epoch = next_epoch(meta, m, r.epoch, epoch, now)
 write_offer(session, offers, id, r, now, lease_ms, inline_bytes, decliner)
 return { 'OK', 'epoch', r.epoch }

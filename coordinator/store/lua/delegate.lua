@@ -23,11 +23,11 @@ local server, id, by, epoch, lease_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonu
 
 local now = now_ms()
 guard(meta, detector, events, now, server)
-local me = read(instance, 'state', 'cause')
+local me = read_instance(instance, 'state', 'cause')
 if me.state == 'dead' then
   return { 'FENCED', 'cause', me.cause or '' }
 end
-local r = read(session, 'state', 'epoch', 'offer_id')
+local r = read_session(session, 'state', 'epoch', 'offer_id')
 if r.state ~= 'offered' or r.epoch ~= epoch then
   return { 'GONE' }
 end

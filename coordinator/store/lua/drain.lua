@@ -15,14 +15,14 @@
 -- REPLY ALREADY owned
 -- REPLY GONE
 -- RETRY safe: a second call answers ALREADY.
--- USES now read event hold
+-- USES now read event hold tell
 local meta, detector, events, instance, owned, mailbox = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local ROLLOUT_GAP_MS = 600000
 local server, id, by, reason, timeout_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 
 local now = now_ms()
 guard(meta, detector, events, now, server)
-local me = read(instance, 'state')
+local me = read_instance(instance, 'state')
 if not me.state or me.state == 'dead' then
   return { 'GONE' }
 end
@@ -41,6 +41,6 @@ if now - last > ROLLOUT_GAP_MS or last > now then
   redis.call('HSET', meta, 'rollout_since_ms', int(now))
 end
 redis.call('HSET', instance, 'state', 'draining', 'draining_since', int(now), 'drain_reason', reason)
-redis.call('PUBLISH', mailbox, 'drain ' .. id)
+tell(mailbox, 'drain ' .. id)
 event(events, 'draining', now, 'instance', id, 'by', by, 'reason', reason, 'sessions', left)
 return { 'OK', 'owned', left }

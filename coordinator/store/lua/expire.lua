@@ -17,7 +17,9 @@
 -- ARGV give_up_after_ms int age of an orphan at which the caller has hung up; holds do not count
 -- ARGV inline_bytes int     data up to this size travels in the offer
 -- ARGV dead_letter_ttl_ms int
--- ARGV entry_of_dead text   the entry of it that a dead reader has: then do not wait for the end of the lease; '' otherwise
+-- ARGV entry_of_dead text   the entry of it that a dead reader has: an attempt, and no waiting for the lease; '' otherwise
+-- ARGV alone         text   1 when nothing else that the dead reader had in hand may have killed it
+-- ARGV apart         int    how many that were read with it one reader may have in hand from now on; 0: as many as it likes
 -- REPLY EXTENDED
 -- REPLY REWRITTEN
 -- REPLY OFFERED epoch attempt
@@ -32,7 +34,7 @@ local meta, detector, leases, orphans, dead_letters = KEYS[1], KEYS[2], KEYS[3],
 local events, session, offers = KEYS[6], KEYS[7], KEYS[8]
 local server, id, pool, holder, lease_ms, max_offers = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 local give_up_after_ms, inline_bytes = tonumber(ARGV[7]), tonumber(ARGV[8])
-local dead_letter_ttl_ms, entry_of_dead = ARGV[9], ARGV[10]
+local dead_letter_ttl_ms, entry_of_dead, alone, apart = ARGV[9], ARGV[10], ARGV[11], ARGV[12]
 
 -- Whether the group has passed an entry: ids are <ms>-<number>.
 local function passed(entry)
@@ -59,8 +61,8 @@ local m, held = guard(meta, detector, events, now, server)
 if held then
   return { 'HELD' }
 end
-local r = read(session, 'state', 'requires', 'owner', 'epoch', 'pool', 'data', 'encoding', 'offers', 'cause', 'previous_owner', 'orphaned_at',
-  'offer_id', 'held_before_ms', 'heir')
+local r = read_session(session, 'state', 'requires', 'tenant', 'owner', 'epoch', 'pool', 'data', 'encoding', 'offers', 'cause', 'previous_owner', 'orphaned_at',
+  'offer_id', 'held_before_ms', 'heir', 'apart', 'probation_ms')
 local ends = tonumber(redis.call('ZSCORE', leases, id) or nil)
 if r.state ~= 'offered' and r.state ~= 'handing_over' then
   if ends then
@@ -83,11 +85,9 @@ if r.pool ~= pool then
   return { 'GONE' } -- called with another pool's stream
 end
 redis.call('ZADD', leases, int(now + lease_ms), id)
-local d = read(detector, 'held_total_ms', 'hold_started_ms', 'hold_until_ms')
-local held_since = math.max(0, held_ms(d, now) - (tonumber(r.held_before_ms) or 0))
-if now - (tonumber(r.orphaned_at) or now) - held_since > give_up_after_ms then
+if age_ms(detector, r.orphaned_at, r.held_before_ms, now) > give_up_after_ms then
   drop_entry(offers, r.offer_id)
-  dead_letter(session, dead_letters, leases, orphans, events, id, now, 'expired', dead_letter_ttl_ms)
+  dead_letter(meta, m, session, dead_letters, leases, orphans, events, id, now, 'expired', dead_letter_ttl_ms)
   return { 'DEAD_LETTERED', 'reason', 'expired' }
 end
 local delivered, present = false, false
@@ -106,11 +106,17 @@ if not delivered then
   return { 'REWRITTEN' }
 end
 drop_entry(offers, r.offer_id)
-if tonumber(r.offers) >= max_offers then
-  dead_letter(session, dead_letters, leases, orphans, events, id, now, 'max_offers', dead_letter_ttl_ms)
+-- That it waited behind a reader who lives is no failed attempt; readers give back themselves what they do not get to.
+local failed = r.offer_id == entry_of_dead
+if failed and alone == '1' and (tonumber(r.offers) or 1) >= max_offers then
+  dead_letter(meta, m, session, dead_letters, leases, orphans, events, id, now, 'max_offers', dead_letter_ttl_ms)
   return { 'DEAD_LETTERED', 'reason', 'max_offers' }
 end
-r.epoch, r.offers = next_epoch(r.epoch, '0', now, m.epoch_floor), int(tonumber(r.offers) + 1)
+r.epoch, r.offers = next_epoch(meta, m, r.epoch, '0', now), int((tonumber(r.offers) or 1) + (failed and 1 or 0))
+if failed and apart ~= '0' then
+  r.apart = apart
+  redis.call('HSET', session, 'apart', apart)
+end
 write_offer(session, offers, id, r, now, lease_ms, inline_bytes, holder)
 event(events, 'offered', now, 'session', id, 'epoch', r.epoch, 'cause', r.cause or '', 'attempt', r.offers)
 return { 'OFFERED', 'epoch', r.epoch, 'attempt', r.offers }

@@ -26,7 +26,7 @@ local server, id, owner, epoch, lease_ms, inline_bytes = ARGV[1], ARGV[2], ARGV[
 
 local now = now_ms()
 local _, held = guard(meta, detector, events, now, server)
-local me = read(instance, 'state')
+local me = read_instance(instance, 'state')
 if me.state == 'dead' then
   event_of_refusal(events, now, 'hand_over', id, owner, epoch)
   return { 'FENCED', 'scope', 'instance', 'owner', '', 'epoch', '', 'state', '' }
@@ -35,7 +35,7 @@ elseif not me.state then
 elseif held then
   return { 'HELD' }
 end
-local r = read(session, 'state', 'owner', 'epoch', 'pool', 'data', 'encoding', 'anew', 'heir', 'offer_id', 'requires')
+local r = read_session(session, 'state', 'owner', 'epoch', 'pool', 'data', 'encoding', 'anew', 'heir', 'offer_id', 'requires', 'tenant')
 if not r.state or tonumber(r.epoch) < tonumber(epoch) or r.anew == '1' then
   return { 'RESYNC' }
 elseif r.owner ~= owner or r.epoch ~= epoch or (r.state ~= 'active' and r.state ~= 'handing_over') then

@@ -18,7 +18,7 @@ local meta, detector, events = KEYS[1], KEYS[2], KEYS[3]
 local server, partitions, protocol, lineage, hold_ms, previous = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 
 local now = now_ms()
-local m = read(meta, 'partitions', 'protocol', 'lineage', 'server', 'hold_ms')
+local m = read_meta(meta, 'partitions', 'protocol', 'lineage', 'server', 'hold_ms', 'epoch_floor')
 if m.lineage then
   if m.partitions ~= partitions then
     return { 'PARTITIONS', 'partitions', m.partitions }
@@ -32,9 +32,8 @@ if m.lineage then
   return { 'OK', 'lineage', m.lineage, 'server', m.server or '', 'created', '0', 'protocol', m.protocol }
 end
 redis.call('HSET', meta, 'partitions', partitions, 'protocol', protocol, 'lineage', lineage, 'server', server,
-  'epoch_floor', '0', 'hold_ms', hold_ms)
+  'epoch_floor', m.epoch_floor or '0', 'hold_ms', hold_ms)
 if previous ~= '' then
-  redis.call('HSET', meta, 'resynced', lineage)
-  lost_writes(meta, detector, events, now, server)
+  lost_writes(meta, detector, events, now, { lineage = lineage, hold_ms = hold_ms }, server, 0)
 end
 return { 'OK', 'lineage', lineage, 'server', server, 'created', '1', 'protocol', protocol }

@@ -18,7 +18,13 @@
 -- ARGV dead_after_ms int    silence that means death
 -- ARGV trust_ms     int     trust window
 -- ARGV predecessor  text    instance id of the predecessor, '' when none is known
--- ARGV token_hash   text    SHA-256 of the token by which a sidecar's worker is known again; '' for none
+-- ARGV token_hash   text    SHA-256 of the token by which a worker is known again; '' for none
+-- ARGV hosting      text    JSON: how the next sidecar finds and watches it; '' when none stands for it
+-- ARGV lineage      text    the one that it knew before; '' for none
+-- ARGV since_ms     int     since when it knew that one, by the server's clock of then
+-- ARGV epoch        int     highest epoch that it remembers
+-- ARGV tenant     text    whose sessions alone it may have; '' for anybody's
+-- ARGV again      int     1: this id was registered before, and the store has forgotten it
 -- REPLY OK lineage server now_ms
 -- REPLY NAME_IN_USE instance retry_ms
 -- REPLY AGAIN predecessor
@@ -30,14 +36,15 @@ local meta, detector, instances, graves, events, names = KEYS[1], KEYS[2], KEYS[
 local instance, older = KEYS[7], KEYS[8]
 local server, id, name, pool, capacity, labels = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local address, dead_after_ms, trust_ms, predecessor = ARGV[7], tonumber(ARGV[8]), ARGV[9], ARGV[10]
-local token_hash = ARGV[11]
+local token_hash, hosting, lineage, since_ms, epoch = ARGV[11], ARGV[12], ARGV[13], ARGV[14], ARGV[15]
+local tenant, again = ARGV[16], ARGV[17]
 
 local now = now_ms()
-local m = guard(meta, detector, events, now, server)
+local m = guard(meta, detector, events, now, server, lineage, since_ms, epoch)
 if not m.lineage then
   return { 'UNKNOWN' } -- the partition was never made, or is gone: init first
 end
-local me = read(instance, 'state', 'cause')
+local me = read_instance(instance, 'state', 'cause', 'incomplete')
 if me.state == 'dead' then
   return { 'FENCED', 'cause', me.cause or '' }
 end
@@ -46,17 +53,17 @@ if current and current ~= id then
   if current ~= predecessor then
     return { 'AGAIN', 'predecessor', current }
   end
-  local p = read(older, 'state', 'dead_after_ms', 'trust_ms')
+  local p = read_instance(older, 'state', 'dead_after_ms', 'trust_ms')
   if p.state and p.state ~= 'dead' then
     local deadline = tonumber(redis.call('ZSCORE', instances, predecessor) or 0)
     local last_beat = math.min(now, deadline - (tonumber(p.dead_after_ms) or 0))
     local wait = last_beat + (tonumber(p.trust_ms) or 0) - now
     local d = read(detector, 'hold_until_ms')
     local hold_left = (tonumber(d.hold_until_ms) or 0) - now
-    if hold_left > 0 and hold_left <= tonumber(m.hold_ms or 2000) then
+    if hold_left > 0 and hold_left <= hold_length_ms(m) then
       wait = math.max(wait, hold_left) -- its beats may not have come through: not its fault
     end
-    if wait >= 0 then
+    if wait >= 0 and not (again == '1' and id > predecessor) then -- who has succeeded it before waits for nobody: a hold is short
       return { 'NAME_IN_USE', 'instance', predecessor, 'retry_ms', int(wait + 1) }
     end
     bury(older, instances, graves, events, predecessor, now, 'succession', id, 'the same name registered again', now,
@@ -65,13 +72,18 @@ if current and current ~= id then
 end
 redis.call('ZADD', instances, int(now + dead_after_ms), id)
 redis.call('HSET', names, name, id)
-if not me.state then
+if not me.state or me.incomplete then
   redis.call('HSET', instance, 'name', name, 'pool', pool, 'capacity', capacity, 'owned', '0', 'labels', labels,
-    'address', address, 'state', 'alive', 'loop_lag', '0', 'started_at', int(now), 'ended_at', '', 'cause', '',
-    'dead_after_ms', int(dead_after_ms), 'trust_ms', trust_ms, 'asked', '0')
+    'address', address, 'state', me.state or 'alive', 'loop_lag', '0', 'started_at', int(now), 'ended_at', '', 'cause', '',
+    'asked', '0', 'tenant', tenant)
+  redis.call('HDEL', instance, 'incomplete')
   if token_hash ~= '' then
     redis.call('HSET', instance, 'token_hash', token_hash)
   end
   event(events, 'joined', now, 'instance', id)
+end
+redis.call('HSET', instance, 'dead_after_ms', int(dead_after_ms), 'trust_ms', trust_ms)
+if hosting ~= '' then -- another sidecar may stand for it than the one before, with other settings
+  redis.call('HSET', instance, 'hosting', hosting)
 end
 return { 'OK', 'lineage', m.lineage, 'server', m.server or '', 'now_ms', int(now) }

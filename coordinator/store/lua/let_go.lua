@@ -11,6 +11,8 @@
 -- KEYS session    HASH    the record
 -- KEYS offers     STREAM  offers of the session's pool
 -- KEYS mailbox    CHANNEL the heir's
+-- KEYS blamed     ZSET    what the owner owns of sessions that have died with an owner before
+-- KEYS heir_blamed ZSET   the same of the heir
 -- ARGV server     text    run id of the server of this connection
 -- ARGV id         text    session id
 -- ARGV owner_id   text    instance id of the owner
@@ -19,30 +21,33 @@
 -- ARGV sequence   int     number of the last data; 0 when none comes along
 -- ARGV data       bytes   recovery data, with a sequence above 0
 -- ARGV encoding   text    json (a mapping) or bytes: how the owner gave the data; Lua never looks into it
+-- ARGV unserved_ms int  for how long nobody has served it already, by the owner's clock
 -- REPLY OK epoch
 -- REPLY GONE state
+-- REPLY CHILDREN left_ms
 -- REPLY FENCED scope owner epoch state
 -- REPLY RESYNC
 -- REPLY HELD
 -- REPLY UNKNOWN
 -- RETRY safe: a second call of the same epoch answers OK again.
--- USES now read epoch event hold offer
+-- USES now read epoch event hold offer roll tell children
 local meta, detector, leases, events, instance = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local owned, heir, heir_owned, session, offers, mailbox = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
+local blamed, heir_blamed = KEYS[12], KEYS[13]
 local server, id, owner_id, heir_id, epoch = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local sequence, data, encoding = tonumber(ARGV[6]), ARGV[7], ARGV[8]
+local sequence, data, encoding, unserved_ms = tonumber(ARGV[6]), ARGV[7], ARGV[8], tonumber(ARGV[9])
 
 local now = now_ms()
 local m, held = guard(meta, detector, events, now, server)
-local state = redis.call('HGET', instance, 'state')
+local state = read_instance(instance, 'state', 'roll').state
 if state == 'dead' then
   event_of_refusal(events, now, 'let_go', id, owner_id, epoch)
   return { 'FENCED', 'scope', 'instance', 'owner', '', 'epoch', '', 'state', '' }
 elseif not state then
   return { 'UNKNOWN' }
 end
-local r = read(session, 'state', 'owner', 'epoch', 'heir', 'heir_request', 'anew', 'checkpoint', 'offer_id',
-  'let_go_epoch', 'let_go_by', 'accepted_at')
+local r = read_session(session, 'state', 'owner', 'epoch', 'heir', 'heir_request', 'anew', 'checkpoint', 'offer_id',
+  'let_go_epoch', 'let_go_by', 'accepted_at', 'lease_until', 'recoveries', 'children', 'child_until')
 if r.let_go_by == owner_id and r.let_go_epoch == epoch then
   return { 'OK', 'epoch', r.epoch }
 elseif held then
@@ -55,22 +60,36 @@ elseif r.owner ~= owner_id or r.epoch ~= epoch then
 elseif r.state ~= 'handing_over' or r.heir ~= heir_id then
   return { 'GONE', 'state', r.state }
 end
-if redis.call('HGET', heir, 'state') ~= 'alive' then
+if (tonumber(r.lease_until) or 0) < now then
+  return { 'GONE', 'state', 'lease' } -- the heir waits no longer: it would have asked again
+end
+if read_instance(heir, 'state', 'roll').state ~= 'alive' then
   return { 'GONE', 'state', 'heir' } -- the lease will end it, and the owner goes on
+end
+local left_ms = children_left_ms(session, id, r, now)
+if left_ms > 0 then
+  return { 'CHILDREN', 'left_ms', int(left_ms) }
 end
 redis.call('SADD', heir_owned, id)
 redis.call('SREM', owned, id)
+if (tonumber(r.recoveries) or 0) > 0 then
+  redis.call('ZREM', blamed, id)
+  redis.call('ZADD', heir_blamed, int(now), id)
+end
 if sequence > (tonumber(r.checkpoint) or 0) then
   redis.call('HSET', session, 'data', data, 'encoding', encoding, 'updated_at', int(now))
 end
-local new_epoch = next_epoch(r.epoch, epoch, now, m.epoch_floor)
+local new_epoch = next_epoch(meta, m, r.epoch, epoch, now)
+enroll(heir, id, new_epoch)
+enroll(instance, id, nil, epoch)
 redis.call('HSET', session, 'state', 'active', 'owner', heir_id, 'epoch', new_epoch, 'request', r.heir_request or '',
   'checkpoint', '0', 'previous_owner', owner_id, 'cause', 'handover', 'planned', '1', 'orphaned_at', int(now),
-  'served_until', int(now), 'evidence_at', int(now), 'adopted_at', int(now), 'heir', '', 'heir_request', '',
+  'served_until', int(now - math.max(0, unserved_ms)), 'evidence_at', int(now), 'adopted_at', int(now), 'heir', '',
+  'heir_request', '',
   'lease_holder', '', 'lease_until', '0', 'offer_id', '', 'let_go_by', owner_id, 'let_go_epoch', epoch, 'attempt', '1')
 drop_entry(offers, r.offer_id)
 redis.call('ZREM', leases, id)
-redis.call('PUBLISH', mailbox, 'yours ' .. id)
+tell(mailbox, 'yours ' .. id)
 event(events, 'handed_over', now, 'session', id, 'instance', heir_id, 'previous_owner', owner_id, 'epoch', new_epoch,
   'cause', 'handover', 'handover_ms', int(now - (tonumber(r.accepted_at) or now)))
 return { 'OK', 'epoch', new_epoch }

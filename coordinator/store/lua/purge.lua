@@ -2,26 +2,27 @@
 --
 -- KEYS dead_letters ZSET    sessions given up on
 -- KEYS events       STREAM  what happened
--- KEYS session      HASH    the record
+-- KEYS session      HASH    the record; of a dead letter whose id was opened again where that is kept
 -- ARGV server       text    run id of the server of this connection
 -- ARGV id           text    session id
 -- ARGV closed_ttl_ms int    how long the closed record stays
+-- ARGV member       text    its name in the index: the session's id, and the epoch if its id was opened again
 -- REPLY OK
 -- REPLY GONE state
 -- RETRY safe: the second call finds it closed and answers GONE.
--- USES now event
+-- USES now read event
 local dead_letters, events, session = KEYS[1], KEYS[2], KEYS[3]
-local id, closed_ttl_ms = ARGV[2], ARGV[3]
+local id, closed_ttl_ms, member = ARGV[2], ARGV[3], ARGV[4]
 
 local now = now_ms()
-local state = redis.call('HGET', session, 'state')
+local state = read_session(session, 'state').state
 if state ~= 'dead_lettered' then
-  redis.call('ZREM', dead_letters, id) -- an index entry whose record ended
+  redis.call('ZREM', dead_letters, member) -- an index entry whose record ended
   return { 'GONE', 'state', state or '' }
 end
 redis.call('HSET', session, 'state', 'closed', 'closed_at', int(now))
 redis.call('HDEL', session, 'data')
 redis.call('PEXPIRE', session, closed_ttl_ms)
-redis.call('ZREM', dead_letters, id)
+redis.call('ZREM', dead_letters, member)
 event(events, 'purged', now, 'session', id)
 return { 'OK' }

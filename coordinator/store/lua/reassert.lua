@@ -1,5 +1,5 @@
--- reassert.lua: after lost writes an owner states again what it held. The highest epoch wins while the hold lasts;
--- afterwards it counts only where nothing is stored, or an older epoch of the same owner. A re-asserted session is renewed before its next write.
+-- reassert.lua: after lost writes an owner states again what it held; the highest epoch wins while the hold lasts.
+-- Afterwards it counts only where nothing is stored, or an older epoch of the same owner. A re-asserted session is renewed before its next write.
 --
 -- KEYS meta     HASH    the partition
 -- KEYS detector HASH    holds
@@ -10,7 +10,9 @@
 -- KEYS instance HASH    the owner
 -- KEYS owned    SET     what it owns
 -- KEYS session  HASH    the record
--- KEYS rival_owned SET  what the owner in the store owns; the caller's own set when it knows of none
+-- KEYS offers   STREAM  offers of the session's pool
+-- KEYS rival_instance HASH the owner in the store; the caller's own when it knows of none
+-- KEYS rival_owned SET  what that one owns
 -- ARGV server   text    run id of the server of this connection
 -- ARGV id       text    session id
 -- ARGV owner    text    instance id
@@ -29,22 +31,23 @@
 -- REPLY FENCED cause
 -- REPLY UNKNOWN
 -- RETRY safe: states the same again.
--- USES now read event hold
+-- USES now read epoch event hold offer roll
 local meta, detector, leases, orphans, dead_letters = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local events, instance, owned, session, rival_owned = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local events, instance, owned, session, offers = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local rival_instance, rival_owned = KEYS[11], KEYS[12]
 local server, id, owner, epoch, sequence = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local data, encoding, pool, tenant, requires = ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10]
 local opened_at_ms, rival = ARGV[11], ARGV[12]
 
 local now = now_ms()
 local m, held = guard(meta, detector, events, now, server)
-local me = read(instance, 'state', 'cause')
+local me = read_instance(instance, 'state', 'cause', 'roll')
 if me.state == 'dead' then
   return { 'FENCED', 'cause', me.cause or '' }
 elseif not me.state or not m.lineage then
   return { 'UNKNOWN' }
 end
-local r = read(session, 'state', 'owner', 'epoch', 'checkpoint')
+local r = read_session(session, 'state', 'owner', 'epoch', 'checkpoint', 'offer_id')
 local stored, mine = tonumber(r.epoch) or 0, tonumber(epoch)
 local ours = r.owner == owner and stored <= mine and (r.state == 'active' or r.state == 'handing_over')
 local same = ours and r.epoch == epoch
@@ -56,6 +59,7 @@ if other and other ~= '' and other ~= owner and other ~= rival then
   return { 'AGAIN', 'rival', other }
 end
 redis.call('SADD', owned, id)
+note_epoch(meta, m, mine, now)
 if same then
   redis.call('HSET', session, 'anew', '1')
   if tonumber(sequence) > (tonumber(r.checkpoint) or 0) then
@@ -65,7 +69,13 @@ if same then
 end
 if other and other ~= '' and other ~= owner then
   redis.call('SREM', rival_owned, id)
+  local served = r.state == 'active' or r.state == 'handing_over'
+  if served and redis.call('HEXISTS', rival_instance, 'state') == 1 then
+    enroll(rival_instance, id, nil, r.epoch)
+  end
 end
+enroll(instance, id, epoch, ours and r.epoch or nil)
+drop_entry(offers, r.offer_id) -- its data would stay in the stream
 redis.call('HSET', session, 'state', 'active', 'owner', owner, 'epoch', epoch, 'pool', pool, 'tenant', tenant,
   'requires', requires, 'data', data, 'encoding', encoding, 'checkpoint', sequence, 'opened_at', opened_at_ms, 'updated_at', int(now),
   'anew', '1', 'offers', '0', 'offer_id', '', 'heir', '', 'lease_holder', '', 'lease_until', '0')

@@ -10,6 +10,7 @@
 -- KEYS owned        SET     what it owns
 -- KEYS session      HASH    the record
 -- KEYS offers       STREAM  offers of the session's pool
+-- KEYS blamed       ZSET    what it owns of sessions that have died with an owner before
 -- ARGV server       text    run id of the server of this connection
 -- ARGV id           text    session id
 -- ARGV owner        text    instance id
@@ -17,6 +18,8 @@
 -- ARGV request      text    request id
 -- ARGV reason       text    why
 -- ARGV cause        text    released; left when the whole instance goes; returned when it was just adopted and cannot be served there
+-- ARGV counts       text    1 when that is a recovery, as the call may be to blame; 0 when it went through nobody's fault
+-- ARGV unserved_ms  int     for how long nobody has served it already, by the owner's clock
 -- ARGV sequence     int     number of the last data; 0 when none comes along
 -- ARGV data         bytes   recovery data, with a sequence above 0
 -- ARGV encoding     text    json (a mapping) or bytes: how the owner gave the data; Lua never looks into it
@@ -27,23 +30,24 @@
 -- ARGV dead_letter_ttl_ms int
 -- REPLY OK epoch
 -- REPLY DEAD_LETTERED reason
+-- REPLY CHILDREN left_ms
 -- REPLY FENCED scope owner epoch state
 -- REPLY RESYNC
 -- REPLY HELD
 -- REPLY UNKNOWN
 -- RETRY safe: the same request gets the same answer while the offer stands.
--- USES now read epoch event hold offer dead_letter
+-- USES now read epoch event hold offer dead_letter roll tell children
 local meta, detector, leases, orphans, dead_letters = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local events, instance, owned, session, offers = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local events, instance, owned, session, offers, blamed = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local server, id, owner, epoch, request, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local cause, sequence, data, encoding, lease_ms = ARGV[7], tonumber(ARGV[8]), ARGV[9], ARGV[10], tonumber(ARGV[11])
-local max_recoveries, recovery_window_ms, inline_bytes = tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14])
-local dead_letter_ttl_ms = ARGV[15]
+local cause, counts, unserved_ms, sequence, data = ARGV[7], ARGV[8], tonumber(ARGV[9]), tonumber(ARGV[10]), ARGV[11]
+local encoding, lease_ms, max_recoveries = ARGV[12], tonumber(ARGV[13]), tonumber(ARGV[14])
+local recovery_window_ms, inline_bytes, dead_letter_ttl_ms = tonumber(ARGV[15]), tonumber(ARGV[16]), ARGV[17]
 
 local RETURNED_MS = 10000
 local now = now_ms()
 local m, held = guard(meta, detector, events, now, server)
-local state = redis.call('HGET', instance, 'state')
+local state = read_instance(instance, 'state', 'roll').state
 if state == 'dead' then
   event_of_refusal(events, now, 'release', id, owner, epoch)
   return { 'FENCED', 'scope', 'instance', 'owner', '', 'epoch', '', 'state', '' }
@@ -51,8 +55,8 @@ end
 if not state then
   return { 'UNKNOWN' }
 end
-local r = read(session, 'state', 'requires', 'owner', 'epoch', 'pool', 'data', 'encoding', 'checkpoint', 'orphanings', 'offer_id', 'anew',
-  'request', 'previous_owner', 'orphaned_at', 'adopted_at')
+local r = read_session(session, 'state', 'requires', 'tenant', 'owner', 'epoch', 'pool', 'data', 'encoding', 'checkpoint', 'orphanings', 'offer_id', 'anew',
+  'request', 'previous_owner', 'orphaned_at', 'adopted_at', 'children', 'child_until')
 if r.request == request and r.previous_owner == owner then
   if r.state == 'offered' then
     return { 'OK', 'epoch', r.epoch }
@@ -70,21 +74,23 @@ if r.owner ~= owner or r.epoch ~= epoch or (r.state ~= 'active' and r.state ~= '
   event_of_refusal(events, now, 'release', id, owner, epoch)
   return { 'FENCED', 'scope', 'session', 'owner', r.owner or '', 'epoch', r.epoch, 'state', r.state }
 end
+local left_ms = children_left_ms(session, id, r, now)
+if left_ms > 0 then
+  return { 'CHILDREN', 'left_ms', int(left_ms) }
+end
 if sequence > (tonumber(r.checkpoint) or 0) then
   redis.call('HSET', session, 'data', data, 'encoding', encoding, 'checkpoint', int(sequence), 'updated_at', int(now))
   r.data, r.encoding = data, encoding
 end
-local count, times = 0, r.orphanings or ''
+local count, times = orphanings(r.orphanings, now, recovery_window_ms, counts == '1')
 local orphaned_at, returned = int(now), cause == 'returned'
 if returned then
   cause = 'released'
-elseif cause ~= 'left' then -- an owner that leaves in order was not killed by its call
-  count, times = orphanings(r.orphanings, now, recovery_window_ms)
 end
 if returned and now - (tonumber(r.adopted_at) or 0) < RETURNED_MS then -- nobody has served it since: its age goes on
   orphaned_at = tonumber(r.orphaned_at) and r.orphaned_at or orphaned_at
 else
-  redis.call('HSET', session, 'served_until', int(now), 'evidence_at', int(now), 'held_before_ms',
+  redis.call('HSET', session, 'served_until', int(now - math.max(0, unserved_ms)), 'evidence_at', int(now), 'held_before_ms',
     int(held_ms(read(detector, 'held_total_ms', 'hold_started_ms', 'hold_until_ms'), now)))
 end
 r.previous_owner, r.cause, r.orphaned_at = owner, cause, orphaned_at
@@ -92,13 +98,15 @@ redis.call('HSET', session, 'orphanings', times, 'recoveries', int(count), 'plan
   'release_reason', reason)
 drop_entry(offers, r.offer_id)
 redis.call('SREM', owned, id)
+enroll(instance, id, nil, epoch)
+redis.call('ZREM', blamed, id)
 event(events, 'released', now, 'session', id, 'instance', owner, 'epoch', epoch, 'cause', cause, 'reason', reason)
-if count > max_recoveries then
+if counts == '1' and count > max_recoveries then
   redis.call('HSET', session, 'previous_owner', owner, 'cause', cause, 'orphaned_at', int(now))
-  dead_letter(session, dead_letters, leases, orphans, events, id, now, 'max_recoveries', dead_letter_ttl_ms)
+  dead_letter(meta, m, session, dead_letters, leases, orphans, events, id, now, 'max_recoveries', dead_letter_ttl_ms)
   return { 'DEAD_LETTERED', 'reason', 'max_recoveries' }
 end
-r.epoch, r.offers = next_epoch(r.epoch, epoch, now, m.epoch_floor), '1'
+r.epoch, r.offers = next_epoch(meta, m, r.epoch, epoch, now), '1'
 write_offer(session, offers, id, r, now, lease_ms, inline_bytes, owner)
 redis.call('ZADD', leases, int(now + lease_ms), id)
 redis.call('ZADD', orphans, orphaned_at, id)

@@ -6,6 +6,7 @@
 -- KEYS instance HASH    the owner
 -- KEYS session  HASH    the record
 -- ARGV server   text    run id of the server of this connection
+-- ARGV id       text    session id
 -- ARGV owner    text    instance id
 -- ARGV epoch    int     the epoch that it re-asserted
 -- REPLY OK epoch checkpoint
@@ -14,13 +15,13 @@
 -- REPLY FENCED cause
 -- REPLY UNKNOWN
 -- RETRY safe: the second call gets the epoch of the first.
--- USES now read epoch event hold
+-- USES now read epoch event hold roll
 local meta, detector, events, instance, session = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local server, owner, epoch = ARGV[1], ARGV[2], ARGV[3]
+local server, id, owner, epoch = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 local now = now_ms()
 local m, held = guard(meta, detector, events, now, server)
-local me = read(instance, 'state', 'cause')
+local me = read_instance(instance, 'state', 'cause', 'roll')
 if me.state == 'dead' then
   return { 'FENCED', 'cause', me.cause or '' }
 elseif not me.state then
@@ -28,7 +29,7 @@ elseif not me.state then
 elseif held then
   return { 'HELD' }
 end
-local r = read(session, 'state', 'owner', 'epoch', 'anew', 'renewed_from', 'checkpoint')
+local r = read_session(session, 'state', 'owner', 'epoch', 'anew', 'renewed_from', 'checkpoint')
 if r.owner ~= owner or (r.state ~= 'active' and r.state ~= 'handing_over') then
   return { 'GONE', 'state', r.state or '', 'owner', r.owner or '', 'epoch', r.epoch or '' }
 end
@@ -41,6 +42,7 @@ end
 if r.anew ~= '1' then
   return { 'OK', 'epoch', epoch, 'checkpoint', r.checkpoint or '0' }
 end
-local new_epoch = next_epoch(r.epoch, epoch, now, m.epoch_floor)
+local new_epoch = next_epoch(meta, m, r.epoch, epoch, now)
+enroll(instance, id, new_epoch, epoch)
 redis.call('HSET', session, 'epoch', new_epoch, 'anew', '0', 'renewed_from', epoch, 'checkpoint', '0')
 return { 'OK', 'epoch', new_epoch, 'checkpoint', '0' }

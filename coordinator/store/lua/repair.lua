@@ -30,11 +30,11 @@ local _, held = guard(meta, detector, events, now, server)
 if held then
   return { 'HELD' } -- owners are stating again what they hold
 end
-local r = read(session, 'state', 'owner', 'lease_until', 'orphaned_at', 'dead_lettered_at')
+local r = read_session(session, 'state', 'owner', 'lease_until', 'orphaned_at', 'dead_lettered_at')
 if not r.state or r.state == 'closed' or (r.owner or '') ~= owner then
   return { 'GONE' }
 end
-local repaired = {}
+local o, repaired = read_instance(instance, 'state'), {}
 local function add(zset, score, member, name)
   if not redis.call('ZSCORE', zset, member) then
     redis.call('ZADD', zset, int(score), member)
@@ -52,7 +52,6 @@ else
   if redis.call('SADD', owned, id) == 1 then
     repaired[#repaired + 1] = 'owned'
   end
-  local o = read(instance, 'state')
   if not o.state then -- nobody knows the owner any more: as dead as can be
     redis.call('HSET', instance, 'state', 'dead', 'ended_at', int(now), 'evidence_at', int(now), 'served_until', int(now),
       'cause', 'unknown', 'by', 'sweep', 'reason', 'named by a session and by nothing else')

@@ -20,14 +20,14 @@ local server, id, owner, epoch = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 local now = now_ms()
 local _, held = guard(meta, detector, events, now, server)
-local state = redis.call('HGET', instance, 'state')
+local state = read_instance(instance, 'state').state
 if state == 'dead' then
   event_of_refusal(events, now, 'resumed', id, owner, epoch)
   return { 'FENCED', 'scope', 'instance', 'owner', '', 'epoch', '', 'state', '' }
 elseif not state then
   return { 'UNKNOWN' }
 end
-local r = read(session, 'state', 'owner', 'epoch', 'cause', 'evidence_at', 'resumed_epoch', 'resume_ms')
+local r = read_session(session, 'state', 'owner', 'epoch', 'cause', 'evidence_at', 'resumed_epoch', 'resume_ms')
 if held or not r.state or tonumber(r.epoch) < tonumber(epoch) then
   return { 'RESYNC' }
 elseif r.owner ~= owner or r.epoch ~= epoch or (r.state ~= 'active' and r.state ~= 'handing_over') then

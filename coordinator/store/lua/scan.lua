@@ -10,51 +10,83 @@
 -- ARGV max_scan_gap_ms int     a longer gap between scans means that somebody paused: hold
 -- ARGV hold_ms         int     length of that hold
 -- ARGV horizon_ms      int     deadlines this near make a suspect
--- ARGV limit           int     most of each kind
+-- ARGV limit           int     most graves and leases
+-- ARGV most_suspects   int     most suspects; the caller reads the others page by page
+-- ARGV seen_ms         int     a look of the caller's, by this clock, after which the clock stepped forward
+-- ARGV stepped_ms      int     by so much, as the caller's own clock says; 0 when it did not
 -- ARGV due_ms          int     deadlines this near may be declared: 0, or more where a lost connection counts
 -- ARGV breaker_min     int     so many suspects at least open the mass breaker
 -- ARGV breaker_permille int    or this share of all instances, if that is more
 -- ARGV breaker_window_ms int   deaths by silence within this time count with them
--- REPLY OK now_ms reason hold_until_ms transfers_held next_ms lineage suspects graves leases breaker_since_ms
--- REPLY HELD now_ms reason hold_until_ms transfers_held next_ms lineage suspects graves leases breaker_since_ms
+-- ARGV lineage         text    the one that the caller knew before; '' for none
+-- ARGV since_ms        int     since when it knew that one, by the server's clock of then
+-- ARGV epoch           int     highest epoch that it remembers
+-- REPLY OK now_ms reason hold_until_ms transfers_held next_ms lineage suspects graves leases breaker_since_ms highest_epoch
+-- REPLY HELD now_ms reason hold_until_ms transfers_held next_ms lineage suspects graves leases breaker_since_ms highest_epoch
 -- REPLY UNKNOWN
 -- RETRY safe: it reads, and keeps the time of the last look.
 -- USES now read event hold breaker
 local meta, detector, instances, graves, leases, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local server, max_scan_gap_ms, hold_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local horizon_ms, limit, due_ms = tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
-local breaker_min, breaker_permille, breaker_window_ms = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
+local horizon_ms, limit, most_suspects, seen_ms = tonumber(ARGV[4]), ARGV[5], ARGV[6], tonumber(ARGV[7])
+local stepped_ms, due_ms, breaker_min = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
+local breaker_permille, breaker_window_ms = tonumber(ARGV[11]), tonumber(ARGV[12])
+local lineage, since_ms, epoch = ARGV[13], ARGV[14], ARGV[15]
 
+local MOST_LATE_LOOKS, LOOKS_IN_TIME, CLOCK_TOLERANCE_MS = 5, 3, 100
 local now = now_ms()
 if redis.call('HEXISTS', meta, 'lineage') == 0 then
   return { 'UNKNOWN' } -- init first
 end
-local d = read(detector, 'last_scan_ms', 'hold_started_ms', 'hold_until_ms', 'hold_reason', 'held_total_ms')
+local d = read_detector(detector, 'last_scan_ms', 'hold_started_ms', 'hold_until_ms', 'hold_reason', 'held_total_ms', 'late_looks',
+  'looks_in_time', 'stepped_at_ms')
 -- The first write is one that Redis refuses when its memory is full, so that detection freezes together with the beats.
 redis.call('HSET', detector, 'last_scan_ms', int(now))
-local m, transfers_held = guard(meta, detector, events, now, server)
+local m, transfers_held = guard(meta, detector, events, now, server, lineage, since_ms, epoch)
 local last = tonumber(d.last_scan_ms)
 local reason
 if not last then
   reason = 'start'
-elseif now < last then
+elseif now < last - CLOCK_TOLERANCE_MS then -- a smaller step moves deadlines by as much, and no more
   reason = 'clock'
 elseif now - last > max_scan_gap_ms then
   reason = 'gap'
 end
-if reason then
+if reason == 'clock' then
+  redis.call('HDEL', detector, 'stepped_at_ms') -- what was by the old clock says nothing any more
+elseif stepped_ms > 0 and seen_ms >= (tonumber(d.stepped_at_ms) or 0) then -- told by the first of those who saw it
+  redis.call('HINCRBY', detector, 'held_total_ms', int(stepped_ms)) -- nobody waited that long, so nothing ages by it
+  redis.call('HSET', detector, 'stepped_at_ms', int(now))
+  if (tonumber(d.hold_until_ms) or 0) <= now then
+    reason = 'clock'
+  elseif d.hold_reason == 'gap' then -- as the caller's look went out before it knew
+    redis.call('HSET', detector, 'hold_reason', 'clock')
+  end
+end
+-- When looks come late again and again, that is how it is here, and no hold helps. One in time between two late ones changes
+-- nothing: only those outside a hold have work to do, and may last long.
+local late_looks = tonumber(d.late_looks) or 0
+if late_looks > 0 and (reason or (tonumber(d.hold_until_ms) or 0) <= now) then
+  local in_time = reason and 0 or (tonumber(d.looks_in_time) or 0) + 1
+  if in_time >= LOOKS_IN_TIME then
+    late_looks = 0
+  end
+  redis.call('HSET', detector, 'looks_in_time', int(in_time), 'late_looks', int(late_looks))
+end
+if reason and late_looks < MOST_LATE_LOOKS then
+  redis.call('HSET', detector, 'late_looks', int(late_looks + 1))
   start_hold(detector, events, now, hold_ms, reason, false)
-  if reason == 'clock' then -- deadlines of the old clock lie too far ahead
-    for _, zset in ipairs({ instances, graves, leases }) do
-      for _, member in ipairs(redis.call('ZRANGEBYSCORE', zset, '(' .. int(now + hold_ms), '+inf')) do
-        redis.call('ZADD', zset, int(now + hold_ms), member)
-      end
+end
+if last and now < last - CLOCK_TOLERANCE_MS then -- deadlines of the old clock lie too far ahead
+  for _, zset in ipairs({ instances, graves, leases }) do
+    for _, member in ipairs(redis.call('ZRANGEBYSCORE', zset, '(' .. int(now + hold_ms), '+inf')) do
+      redis.call('ZADD', zset, int(now + hold_ms), member)
     end
   end
 end
 d = read(detector, 'hold_started_ms', 'hold_until_ms', 'hold_reason', 'held_total_ms')
 local ends = tonumber(d.hold_until_ms) or 0
-if ends > now + 2 * math.max(hold_ms, tonumber(m.hold_ms) or 0) then
+if ends > now + 2 * math.max(hold_ms, hold_length_ms(m)) then
   ends = now + hold_ms
   redis.call('HSET', detector, 'hold_until_ms', int(ends))
 end
@@ -67,7 +99,8 @@ end
 local breaker_since = watch_mass(detector, instances, events, now, horizon_ms, due_ms, breaker_min, breaker_permille,
   breaker_window_ms, held)
 local suspects = {}
-local silent = redis.call('ZRANGEBYSCORE', instances, '-inf', int(now + horizon_ms), 'WITHSCORES', 'LIMIT', 0, limit)
+local silent = redis.call('ZRANGEBYSCORE', instances, '-inf', int(now + horizon_ms), 'WITHSCORES', 'LIMIT', 0,
+  most_suspects)
 for i = 1, #silent, 2 do
   suspects[#suspects + 1] = silent[i] .. ' ' .. int(tonumber(silent[i + 1]))
 end
@@ -94,4 +127,5 @@ end
 return { held and 'HELD' or 'OK', 'now_ms', int(now), 'reason', d.hold_reason or '', 'hold_until_ms', int(ends),
   'transfers_held', transfers_held and '1' or '0', 'next_ms', int(next_ms), 'lineage', m.lineage,
   'suspects', table.concat(suspects, '\n'), 'graves', table.concat(due_graves, '\n'),
-  'leases', table.concat(due_leases, '\n'), 'breaker_since_ms', int(breaker_since) }
+  'leases', table.concat(due_leases, '\n'), 'breaker_since_ms', int(breaker_since),
+  'highest_epoch', int(highest_given(m, now)) }

@@ -3,6 +3,7 @@
 -- KEYS graves        ZSET    dead instances that still own sessions
 -- KEYS instance      HASH    the dead
 -- KEYS owned         SET     what it owned
+-- KEYS blamed        ZSET    what it owned of sessions that have died with an owner before
 -- ARGV server        text    run id of the server of this connection
 -- ARGV grave         text    instance id of the dead
 -- ARGV fenced_ttl_ms int     how long its id goes on being refused
@@ -11,7 +12,7 @@
 -- REPLY GONE
 -- RETRY safe: the second call answers GONE.
 -- USES now
-local graves, instance, owned = KEYS[1], KEYS[2], KEYS[3]
+local graves, instance, owned, blamed = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local grave, fenced_ttl_ms = ARGV[2], ARGV[3]
 
 local left = redis.call('SCARD', owned)
@@ -22,4 +23,5 @@ if redis.call('ZREM', graves, grave) == 0 then
   return { 'GONE' }
 end
 redis.call('PEXPIRE', instance, fenced_ttl_ms)
+redis.call('DEL', blamed)
 return { 'OK' }

@@ -1,24 +1,43 @@
 -- trust.lua: how long the owner of a session may still be relied on; for a process that writes on its parent's behalf.
+-- It permits to believe for a short time, which the owner waits out before it gives the session away.
 --
 -- KEYS instances ZSET    heartbeats
 -- KEYS instance  HASH    the owner
 -- KEYS session   HASH    the record
+-- KEYS mailbox   CHANNEL the child's: it is told there to stop
 -- ARGV server    text    run id of the server of this connection
 -- ARGV owner     text    instance id
 -- ARGV epoch     int     the epoch that is held
+-- ARGV belief_ms int     for how long the child will believe what it is answered now
 -- REPLY OK remaining_ms dead_after_ms
+-- REPLY STOP
 -- REPLY FENCED
--- RETRY safe: reads only.
--- USES now read
-local instances, instance, session = KEYS[1], KEYS[2], KEYS[3]
-local owner, epoch = ARGV[2], ARGV[3]
+-- RETRY safe: permits it again.
+-- USES now read tell children
+local instances, instance, session, mailbox = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local owner, epoch, belief_ms = ARGV[2], ARGV[3], tonumber(ARGV[4])
 
 local now = now_ms()
-local me = read(instance, 'state', 'dead_after_ms')
-local r = read(session, 'state', 'owner', 'epoch')
+local me = read_instance(instance, 'state', 'dead_after_ms')
+local r = read_session(session, 'state', 'owner', 'epoch', 'children', 'child_until', 'children_stop_until',
+  'children_stop_epoch')
 if not me.state or me.state == 'dead' or r.owner ~= owner or r.epoch ~= epoch
   or (r.state ~= 'active' and r.state ~= 'handing_over') then
   return { 'FENCED' }
 end
+local stopped = r.children_stop_epoch == epoch and tonumber(r.children_stop_until) or 0
+if stopped > now and stopped <= now + CHILDREN_PAUSE_MS then
+  return { 'STOP' } -- the owner is about to give it away; if that comes to nothing it is permitted again
+end
 local deadline = tonumber(redis.call('ZSCORE', instances, owner) or 0)
+local last = tonumber(r.child_until) or 0
+local known = last > now and r.children or '' -- those whose leave is over are forgotten
+if not string.find(' ' .. known .. ' ', ' ' .. mailbox .. ' ', 1, true) then
+  known = known == '' and mailbox or known .. ' ' .. mailbox
+end
+local till = now + math.min(belief_ms, MOST_BELIEF_MS)
+if last > till and last <= now + MOST_BELIEF_MS then
+  till = last
+end
+redis.call('HSET', session, 'children', known, 'child_until', int(till))
 return { 'OK', 'remaining_ms', int(math.max(0, deadline - now)), 'dead_after_ms', me.dead_after_ms or '0' }

@@ -16,7 +16,11 @@ local function write(session, active, id, value, ttl_ms, listed)
   else
     redis.call('SET', session, value)
   end
-  redis.call(listed and 'SADD' or 'SREM', active, id)
+  if listed then
+    redis.call('SADD', active, id)
+  else
+    redis.call('SREM', active, id)
+  end
 end
 
 -- Whether one more session under way is one too many; one that is among them already is none more.

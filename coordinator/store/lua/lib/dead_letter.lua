@@ -1,6 +1,8 @@
 -- dead_letter.lua: an orphan is given up on, and kept with its data and the reason. The record says since when it is one.
-local function dead_letter(key, dead_letters, leases, orphans, events, id, now, reason, ttl_ms)
-  local served_until = tonumber(redis.call('HGET', key, 'served_until') or nil) or now
+local function dead_letter(meta, m, key, dead_letters, leases, orphans, events, id, now, reason, ttl_ms)
+  local served, epoch = unpack(redis.call('HMGET', key, 'served_until', 'epoch'))
+  local served_until = tonumber(served or nil) or now
+  raise_floor(meta, m, epoch) -- from now on the record may be forgotten
   redis.call('HSET', key, 'state', 'dead_lettered', 'reason', reason, 'owner', '', 'offer_id', '', 'heir', '',
     'lease_holder', '', 'lease_until', '0', 'dead_lettered_at', int(now))
   redis.call('ZADD', dead_letters, int(now), id)

@@ -1,10 +1,22 @@
--- epoch.lua: the next fencing token of a session. A plain counter repeats after a failover that lost writes,
--- so the clock, the caller's memory and the partition's floor all push it up.
-local function next_epoch(stored, seen, now, floor)
-  return int(math.max(
-    (tonumber(stored) or 0) + 1,
-    (tonumber(seen) or 0) + 1,
+-- epoch.lua: fencing tokens. A plain counter repeats after a failover that lost writes, so the clock, the caller's memory and the
+-- partition's floor all push them up.
+
+-- An epoch above the clock is remembered: of the others the clock itself says that they may have been given.
+local function note_epoch(meta, m, epoch, now)
+  if epoch > now and epoch > epoch_of(m.epoch_highest) then
+    m.epoch_highest = int(epoch)
+    redis.call('HSET', meta, 'epoch_highest', m.epoch_highest)
+  end
+end
+
+-- The next epoch of a session.
+local function next_epoch(meta, m, stored, seen, now)
+  local epoch = math.max(
+    epoch_of(stored) + 1,
+    epoch_of(seen) + 1,
     now,
-    (tonumber(floor) or 0) + 1
-  ))
+    epoch_of(m.epoch_floor) + 1
+  )
+  note_epoch(meta, m, epoch, now)
+  return int(epoch)
 end

@@ -10,8 +10,17 @@ local function held_ms(d, now)
   return total
 end
 
+-- How old an orphan is: holds do not count, nor what lies far behind the last look, as the clock may have stepped.
+local AGES_BEYOND_LOOK_MS = 5000
+local function age_ms(detector, orphaned_at, held_before, now)
+  local d = read(detector, 'held_total_ms', 'hold_started_ms', 'hold_until_ms', 'last_scan_ms')
+  local seen = math.min(now, (tonumber(d.last_scan_ms) or now) + AGES_BEYOND_LOOK_MS)
+  local held = math.max(0, held_ms(d, seen) - (tonumber(held_before) or 0))
+  return seen - (tonumber(orphaned_at) or now) - held
+end
+
 local function start_hold(detector, events, now, length, reason, transfers)
-  local d = read(detector, 'held_total_ms', 'hold_started_ms', 'hold_until_ms')
+  local d = read(detector, 'held_total_ms', 'hold_started_ms', 'hold_until_ms', 'hold_reason', 'transfers_held_until_ms')
   local ends = tonumber(d.hold_until_ms) or 0
   local started = tonumber(d.hold_started_ms) or 0
   local total = tonumber(d.held_total_ms) or 0
@@ -19,37 +28,84 @@ local function start_hold(detector, events, now, length, reason, transfers)
     total = held_ms(d, now)
     started = now
   end
+  local more = not transfers and (tonumber(d.transfers_held_until_ms) or 0) > now -- the stronger reason stays
+  local shown = more and d.hold_reason or reason
   redis.call('HSET', detector, 'held_total_ms', int(total), 'hold_started_ms', int(started),
-    'hold_until_ms', int(now + length), 'hold_reason', reason)
+    'hold_until_ms', int(now + length), 'hold_reason', shown)
   if transfers then
     redis.call('HSET', detector, 'transfers_held_until_ms', int(now + length))
   end
   event(events, 'hold', now, 'reason', reason, 'hold_ms', int(length))
 end
 
--- Writes were lost, or may have been: hold, and lift the epochs above all that the old clock can have given out
--- (its clock is assumed to be less than an hour ahead of this one).
-local function lost_writes(meta, detector, events, now, server)
-  local m = read(meta, 'epoch_floor', 'hold_ms')
-  local floor = math.max((tonumber(m.epoch_floor) or 0) + 1000000, now + 3600000)
-  redis.call('HSET', meta, 'server', server, 'epoch_floor', int(floor))
-  start_hold(detector, events, now, tonumber(m.hold_ms) or 2000, 'lost_writes', true)
+-- The floor is at least every epoch whose record the store may have forgotten: expired, or lost. It only rises.
+local function raise_floor(meta, m, epoch)
+  local raised = epoch_of(epoch)
+  if raised > epoch_of(m.epoch_floor) then
+    m.epoch_floor = int(raised)
+    redis.call('HSET', meta, 'epoch_floor', m.epoch_floor)
+  end
+end
+
+-- No epoch that this history can have given is above this.
+local function highest_given(m, now)
+  return math.max(now, epoch_of(m.epoch_floor), epoch_of(m.epoch_highest))
+end
+
+-- How long a hold is after lost writes; longer than an hour nobody has set it.
+local function hold_length_ms(m)
+  local length = tonumber(m.hold_ms)
+  return length and length >= 0 and length <= 3600000 and length or 2000
+end
+
+-- Writes were lost, or may have been: hold. The floor rises above all that this history gave, and above all that the old
+-- clock can have given if it was ahead by less than the hold lasts: the clock is there when the hold ends, so epochs do not
+-- run ahead of it, and a later wipe of which nobody is left to tell cannot set them back.
+-- seen: when a program that noticed it last saw the data as they were; whoever saw them no later tells no news.
+local function lost_writes(meta, detector, events, now, m, server, seen)
+  local hold_ms = hold_length_ms(m)
+  m.server, m.epoch_floor = server, int(math.max(highest_given(m, now), now + hold_ms))
+  redis.call('HSET', meta, 'server', server, 'epoch_floor', m.epoch_floor, 'lost_at_ms', int(math.max(now, seen)),
+    'resynced', m.lineage) -- the latter is what older programs go by
+  start_hold(detector, events, now, hold_ms, 'lost_writes', true)
 end
 
 -- What every script asks first: the partition's meta, and whether transfers are held.
 -- `server` is the run id that the caller's connection learnt; '' when it may not ask.
-local function guard(meta, detector, events, now, server)
-  local m = read(meta, 'server', 'lineage', 'epoch_floor', 'hold_ms')
-  if m.lineage and server ~= '' and m.server ~= server then
-    if m.server and m.server ~= '' then
-      lost_writes(meta, detector, events, now, server)
-      m = read(meta, 'server', 'lineage', 'epoch_floor', 'hold_ms')
-      return m, true
-    end
-    redis.call('HSET', meta, 'server', server)
-    m.server = server
-  end
-  local ends = tonumber(redis.call('HGET', detector, 'transfers_held_until_ms') or 0)
+-- Who beats, joins or looks also says what it remembers: `lineage`, '' for none, which it has known since `since_ms`, and the
+-- highest epoch. Another lineage than ours starts the hold once: not for those who come late and tell of the same change.
+local function guard(meta, detector, events, now, server, lineage, since_ms, epoch)
+  local v = redis.call('HMGET', meta, 'server', 'lineage', 'epoch_floor', 'epoch_highest', 'hold_ms')
+  local m = { server = v[1] or nil, lineage = v[2] or nil, epoch_floor = v[3] or nil, epoch_highest = v[4] or nil, hold_ms = v[5] or nil }
+  local ends = tonumber(redis.call('HGET', detector, 'transfers_held_until_ms') or nil) or 0
   -- A clock that stepped back must not make a hold endless.
-  return m, ends > now and ends <= now + (tonumber(m.hold_ms) or 2000)
+  local held = ends > now and ends <= now + hold_length_ms(m)
+  if not m.lineage then
+    return m, held
+  end
+  if server ~= '' and m.server ~= server then
+    if m.server and m.server ~= '' then
+      lost_writes(meta, detector, events, now, m, server, 0)
+      held = true
+    else
+      redis.call('HSET', meta, 'server', server)
+      m.server = server
+    end
+  end
+  if lineage and lineage ~= '' and lineage ~= m.lineage then
+    local lost_at = tonumber(redis.call('HGET', meta, 'lost_at_ms') or nil) or 0
+    local since = tonumber(since_ms) or 0
+    if (lost_at == 0 or since > lost_at) and not held then
+      lost_writes(meta, detector, events, now, m, m.server or '', since)
+      held = true
+    elseif since > lost_at then -- the hold that is on is for this change
+      redis.call('HSET', meta, 'lost_at_ms', int(since))
+    end
+  end
+  -- It may be of a session, and of a history, of which nothing is left, although this one gave as high an epoch to another
+  -- session. What the clock has passed needs no memory.
+  if epoch_of(epoch) >= now then
+    raise_floor(meta, m, epoch)
+  end
+  return m, held
 end

@@ -14,21 +14,24 @@ local function write_entry(offers, id, r, inline_bytes)
   if #data > inline_bytes then
     name, data = 'data_bytes', int(#data)
   end
-  return redis.call('XADD', offers, '*', 'session', id, 'epoch', r.epoch, 'attempt', r.offers, 'cause', r.cause,
-    'previous_owner', r.previous_owner, 'pool', r.pool, 'orphaned_at', r.orphaned_at,
-    'encoding', r.encoding or '', 'requires', r.requires or '', 'restarted_since', r.restarted_since or '', name, data)
+  return redis.call('XADD', offers, '*', 'session', id, 'epoch', r.epoch, 'attempt', r.offers, 'cause', r.cause or '',
+    'previous_owner', r.previous_owner or '', 'pool', r.pool, 'orphaned_at', r.orphaned_at or '',
+    'encoding', r.encoding or '', 'requires', r.requires or '', 'tenant', r.tenant or '', 'restarted_since', r.restarted_since or '',
+    'apart', r.apart or '0', 'probation_ms', r.probation_ms or '0', 'room', r.room or '0', 'died_with', r.died_with or '0',
+    name, data)
 end
 
 -- r: epoch (new), offers (attempt), cause, previous_owner, pool, orphaned_at, data; the record gets the rest from the caller.
-local function write_offer(key, offers, id, r, now, lease_ms, inline_bytes, holder)
-  r.offer_id = write_entry(offers, id, r, inline_bytes)
-  redis.call('HSET', key, 'state', 'offered', 'owner', '', 'epoch', r.epoch, 'offers', r.offers, 'cause', r.cause,
-    'previous_owner', r.previous_owner, 'orphaned_at', r.orphaned_at, 'offer_id', r.offer_id, 'heir', '',
+-- later: its turn has not come: it is adoptable by id, and has its entry when the lease ends.
+local function write_offer(key, offers, id, r, now, lease_ms, inline_bytes, holder, later)
+  r.offer_id = later and '' or write_entry(offers, id, r, inline_bytes)
+  redis.call('HSET', key, 'state', 'offered', 'owner', '', 'epoch', r.epoch, 'offers', r.offers, 'cause', r.cause or '',
+    'previous_owner', r.previous_owner or '', 'orphaned_at', r.orphaned_at or int(now), 'offer_id', r.offer_id, 'heir', '',
     'lease_holder', holder, 'lease_until', int(now + lease_ms))
 end
 
--- How often, and when, the session lost its owner within the window: (count, times).
-local function orphanings(times, now, window_ms)
+-- How often, and when, the session lost its owner within the window, this time included when it counts: (count, times).
+local function orphanings(times, now, window_ms, counts)
   local kept, n = {}, 0
   for t in string.gmatch(times or '', '%d+') do
     if tonumber(t) > now - window_ms and n < 99 then
@@ -36,6 +39,9 @@ local function orphanings(times, now, window_ms)
       kept[n] = t
     end
   end
-  kept[n + 1] = int(now)
-  return n + 1, table.concat(kept, ' ')
+  if counts then
+    n = n + 1
+    kept[n] = int(now)
+  end
+  return n, table.concat(kept, ' ')
 end

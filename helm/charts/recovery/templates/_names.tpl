@@ -10,6 +10,23 @@
 {{- end -}}
 {{- end -}}
 
+{{/*
+No secret stands in values: they are kept with the release and in the pods' specifications, and whoever may read those reads it.
+url, name: a URL and what it is called; env: a list of variables, and envName what that is called.
+*/}}
+{{- define "recovery.checkSecrets" -}}
+{{- if or (contains "@" .url) (contains "password=" (lower .url)) -}}
+{{- fail (printf "%s: a user or password in it would stand in the release and in each pod's specification: put the URL into a Secret and name that by %s" .name (replace "url" "existingSecret" .name)) -}}
+{{- end -}}
+{{- $envName := .envName -}}
+{{- range .env -}}
+{{- $url := and (eq .name "COORDINATOR_REDIS_URL") (or (contains "@" (toString .value)) (contains "password=" (lower (toString .value)))) -}}
+{{- if and (hasKey . "value") (or $url (has .name (list "COORDINATOR_API_TOKEN" "COORDINATOR_DRAIN_TOKEN" "COORDINATOR_ENCRYPTION_KEYS"))) -}}
+{{- fail (printf "%s: %s by value would stand in the release and in each pod's specification: give it by valueFrom.secretKeyRef, or as a file by %s_FILE" $envName .name .name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* What a container of ours may do: nothing but run. */}}
 {{- define "recovery.containerSecurityContext" -}}
 allowPrivilegeEscalation: false

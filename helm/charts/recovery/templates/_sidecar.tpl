@@ -26,6 +26,7 @@ How to use this library, in the template of your Deployment or StatefulSet (all 
 {{- if and $v.redis.url $v.redis.existingSecret -}}
 {{- fail "recovery.redis: give url or existingSecret, not both" -}}
 {{- end -}}
+{{- include "recovery.checkSecrets" (dict "url" $v.redis.url "name" "recovery.redis.url" "env" $v.extraEnv "envName" "recovery.extraEnv") -}}
 {{- if not $v.drainToken -}}
 {{- fail "recovery.drainToken: give a random text of at least 16 characters; with it the worker's preStop hook calls for the drain" -}}
 {{- end -}}
@@ -100,12 +101,22 @@ How to use this library, in the template of your Deployment or StatefulSet (all 
       mountPath: /etc/recovery/redis
       readOnly: true
     {{- end }}
+    {{- if $v.redis.tlsSecret }}
+    - name: recovery-redis-tls
+      mountPath: /etc/recovery/tls
+      readOnly: true
+    {{- end }}
     {{- if $v.apiTokenSecret }}
     - name: recovery-api-token
       mountPath: /etc/recovery/api-token
       readOnly: true
     {{- end }}
-    {{- if not (or $v.socket.enabled $v.redis.existingSecret $v.apiTokenSecret) }}
+    {{- if $v.encryptionKeysSecret }}
+    - name: recovery-encryption-keys
+      mountPath: /etc/recovery/encryption-keys
+      readOnly: true
+    {{- end }}
+    {{- if not (or $v.socket.enabled $v.redis.existingSecret $v.redis.tlsSecret $v.apiTokenSecret $v.encryptionKeysSecret) }}
     []
     {{- end }}
 {{- end -}}
@@ -133,6 +144,9 @@ How to use this library, in the template of your Deployment or StatefulSet (all 
 {{- end -}}
 {{- if $v.apiTokenSecret -}}
 {{- $env = append $env (dict "name" "COORDINATOR_API_TOKEN_FILE" "value" "/etc/recovery/api-token/tokens") -}}
+{{- end -}}
+{{- if $v.encryptionKeysSecret -}}
+{{- $env = append $env (dict "name" "COORDINATOR_ENCRYPTION_KEYS_FILE" "value" "/etc/recovery/encryption-keys/keys") -}}
 {{- end -}}
 {{- if $v.socket.enabled -}}
 {{- $env = append $env (dict "name" "COORDINATOR_HTTP_SOCKET" "value" (printf "%s/sidecar.sock" $v.socket.mountPath)) -}}
@@ -187,9 +201,34 @@ preStop:
   secret:
     secretName: {{ . }}
 {{- end }}
+{{- with $v.redis.tlsSecret }}
+- name: recovery-redis-tls
+  secret:
+    secretName: {{ . }}
+{{- end }}
 {{- with $v.apiTokenSecret }}
 - name: recovery-api-token
   secret:
     secretName: {{ . }}
 {{- end }}
+{{- with $v.encryptionKeysSecret }}
+- name: recovery-encryption-keys
+  secret:
+    secretName: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{/*
+The rule about the sidecar for a NetworkPolicy of yours that selects the pod, as an entry of its `ingress`: metrics for Prometheus. The worker
+speaks to its sidecar on loopback, and the kubelet calls probes and hook from the node: no policy concerns either. Empty when nobody may.
+*/}}
+{{- define "recovery.ingress" -}}
+{{- $v := .Values.recovery -}}
+{{- with $v.metricsFrom -}}
+- ports:
+    - port: {{ $v.ports.http }}
+      protocol: TCP
+  from:
+    {{- toYaml . | nindent 4 }}
+{{- end -}}
 {{- end -}}

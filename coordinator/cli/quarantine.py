@@ -1,0 +1,196 @@
+"""``quarantine``: what did not parse and was set aside, and what a person does about it."""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated
+
+import anyio
+import typer
+
+from coordinator.cli.options import NEGATIVE, OK, with_settings
+from coordinator.cli.status import Json, Oldest
+from coordinator.cli.store import partitions
+from coordinator.cli.tables import clock, complain, console, print_json, print_some, table
+from coordinator.errors import ConfigurationError
+from coordinator.settings import Settings
+from coordinator.store import calls, reads
+from coordinator.store.executor import StorePartition
+from coordinator.store.mending import RECORDS
+from coordinator.store.reads import SetAside
+from coordinator.store.scripts import Answer
+from coordinator.store.shapes import faults, shaped_fields
+
+__all__ = ["app"]
+
+OF_THE_PROTOCOL = frozenset(
+    {
+        "state",
+        "owner",
+        "epoch",
+        "heir",
+        "checkpoint",
+        "offer_id",
+        "lease_holder",
+        "lease_until",
+        "epoch_floor",
+        "epoch_highest",
+        "lineage",
+    }
+)
+app = typer.Typer(help="What did not parse and was set aside, as it was.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="As `quarantine list` names it.")]
+Found = tuple[StorePartition, SetAside]
+
+
+async def _list(settings: Settings) -> list[SetAside]:
+    async with partitions(settings) as parts:
+        return [one for part in parts for one in await reads.quarantine(part)]
+
+
+@with_settings()
+def list_(settings: Settings, limit: Oldest = 100, as_json: Json = False) -> int:
+    """What was set aside, oldest first.
+
+    Exit status: 0 there is nothing; 1 there is something; 2 wrong usage or settings; 3 the store is not available.
+    """
+    found = sorted(anyio.run(_list, settings), key=lambda one: (one.at_ms, one.member))
+    if as_json:
+        print_json({"found": len(found), "set_aside": [_as_data(one) for one in found[:limit]]})
+    elif not found:
+        console().print("nothing was set aside")
+    else:
+        rows = [(one.member, clock(one.at_ms), one.fault) for one in found[:limit]]
+        print_some(("name", "since", "what is wrong"), rows, len(found))
+    return NEGATIVE if found else OK
+
+
+def _as_data(one: SetAside) -> dict[str, object]:
+    return {
+        "name": one.member, "kind": one.kind, "about": one.name, "fault": one.fault, "at_ms": one.at_ms, "type": one.type,
+        "partition": one.partition,
+    }  # fmt: skip
+
+
+async def _show(settings: Settings, name: str) -> SetAside | None:
+    async with partitions(settings) as parts:
+        found = [one for part in parts for one in await reads.quarantine(part, name)]
+    return next(iter(found), None)
+
+
+def _shown(value: bytes, *, data: bool, name: str) -> object:
+    if name == "data" and not data:
+        return f"{len(value)} B"
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(value).decode()}
+
+
+@with_settings()
+def show(
+    settings: Settings,
+    what: Name,
+    data: Annotated[bool, typer.Option("--data", help="Its recovery data too: it may hold what is private.")] = False,
+    as_json: Json = False,
+) -> int:
+    """One of them, with its fields as they were.
+
+    Exit status: 0 found; 1 there is none of that name; 2 wrong usage or settings; 3 the store is not available.
+    """
+    one = anyio.run(_show, settings, what)
+    if one is None:
+        complain(f"nothing is set aside under {what}")
+        return NEGATIVE
+    fields = {field: _shown(value, data=data, name=field) for field, value in sorted(one.fields.items())}
+    if as_json:
+        print_json({**_as_data(one), "fields": fields})
+    else:
+        rows = [("what is wrong", one.fault), ("since", clock(one.at_ms)), ("type", one.type)]
+        console().print(table(("field", "value"), [*rows, *((field, str(value)) for field, value in fields.items())]))
+    return OK
+
+
+def _pairs(one: SetAside, words: list[str]) -> list[bytes]:
+    """Names and values in turn, of FIELD=VALUE.
+
+    Raises:
+        ConfigurationError: a field that the record does not have, or a value that does not parse.
+    """
+    if one.kind not in RECORDS:
+        raise ConfigurationError(f"{one.member} is no record: it has no fields to set")
+    kind, pairs = RECORDS[one.kind], []
+    for word in words:
+        field, equals, value = word.partition("=")
+        if not equals or field not in shaped_fields(kind):
+            raise ConfigurationError(f"--set: {word!r} is not FIELD=VALUE with a field of a {one.kind}")
+        if field in OF_THE_PROTOCOL:
+            raise ConfigurationError(
+                f"--set: {field} is what the protocol says of a {one.kind}, and is not for people to write"
+            )
+        wrong = faults(kind, {field: value.encode()})
+        if field in wrong:
+            raise ConfigurationError(f"--set: {value!r} {wrong[field]} ({field})")
+        pairs += [field.encode(), value.encode()]
+    return pairs
+
+
+async def _correct(settings: Settings, name: str, words: list[str]) -> Answer:
+    async with partitions(settings) as parts:
+        for part in parts:
+            for one in await reads.quarantine(part, name):
+                fields = _pairs(one, words) if words else []
+                return await part.executor.run(
+                    calls.correct(part.keys, member=one.member, kind=one.kind, name=one.name, fields=fields)
+                )
+    return Answer("GONE", {})
+
+
+def _told(name: str, answer: Answer, done: str) -> int:
+    if answer.word == "OK":
+        console().print(done)
+        return OK
+    why = {
+        "NO_RECORD": "its record is gone",
+        "LIVES": f"the call goes on ({answer.text('state')}): there is nothing to repair; `quarantine drop` takes it off the list",
+        "GONE": "nothing is set aside under that name",
+    }[answer.word]
+    complain(f"{name}: {why}")
+    return NEGATIVE
+
+
+@with_settings()
+def repair(
+    settings: Settings,
+    what: Name,
+    values: Annotated[
+        list[str],
+        typer.Option(
+            "--set", metavar="FIELD=VALUE", help="A field of the record and its right value; may be repeated."
+        ),
+    ],
+) -> int:
+    """Give fields of the record values that parse, and take it off the list.
+
+    A session that had no living owner is a dead letter by now: offer it again with `dead-letters replay`.
+
+    Exit status: 0 done; 1 there is none of that name; 2 wrong usage or settings; 3 the store is not available.
+    """
+    answer = anyio.run(_correct, settings, what, values)
+    return _told(what, answer, f"{what}: {answer.int('written')} fields written")
+
+
+@with_settings()
+def drop(settings: Settings, what: Name) -> int:
+    """Forget what was set aside; its fields as they were go for good.
+
+    Exit status: 0 done; 1 there is none of that name; 2 wrong usage or settings; 3 the store is not available.
+    """
+    return _told(what, anyio.run(_correct, settings, what, []), f"{what}: dropped")
+
+
+app.command("list")(list_)
+app.command("show")(show)
+app.command("repair")(repair)
+app.command("drop")(drop)

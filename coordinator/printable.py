@@ -1,0 +1,71 @@
+"""Text as a person may be shown it: what would act on a terminal, or change the order of what is read, becomes visible.
+
+Stored texts come from other systems: a character that moves the cursor, sets a window's title, hides a line or turns the
+reading direction is shown as its escape, ``\\x1b`` or ``\\u202e``. Whatever leaves the process for a person's eye goes through here:
+`coordinator.cli.tables`, `coordinator.logs`, the status page, problem documents, and the messages of errors.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["HIDDEN", "has_hidden", "named", "printable", "printable_json", "printable_lines", "told"]
+
+HIDDEN = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f"
+"""C0 and DEL, C1, marks, embeddings, overrides and isolates of writing direction, separators of lines and paragraphs: as part of a
+character class of a regular expression, for Python, Rust and ECMAScript."""
+_SURROGATES = r"\ud800-\udfff"
+_ALL = re.compile(f"[{HIDDEN}{_SURROGATES}]")
+_BUT_LINES = re.compile(f"(?![\n\t])[{HIDDEN}{_SURROGATES}]")
+_BUT_C0 = re.compile(f"(?![\\x00-\\x1f])[{HIDDEN}{_SURROGATES}]")
+MOST_TOLD = 500
+MOST_NAMED = 78
+"""Characters as they are shown: escapes count with all their letters."""
+
+
+def has_hidden(text: str) -> bool:
+    """Whether a character of it is not to be seen, or is half of one."""
+    return _ALL.search(text) is not None
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def printable(text: str) -> str:
+    """The text on one line."""
+    return _ALL.sub(_escape, text)
+
+
+def printable_lines(text: str) -> str:
+    """The text with its line ends and tabs: for what this program itself put together of lines."""
+    return _BUT_LINES.sub(_escape, text)
+
+
+def printable_json(text: str) -> str:
+    """A JSON document that says the same, with escapes in its strings; C0 within strings is escaped in any JSON."""
+    return _BUT_C0.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def named(value: object) -> str:
+    """A value that is refused, in bounded length; of what is no text and no small number only its type."""
+    if isinstance(value, str):
+        if len(value) < MOST_NAMED and len(repr(value)) < MOST_NAMED + 2:
+            return repr(value)
+        shown = value[:60]
+        while len(repr(shown)) > 62:
+            shown = shown[:-1]
+        return f"{shown!r}... ({len(value)} characters)"
+    if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 10**20):
+        return repr(value)
+    return f"a value of type {type(value).__name__}"
+
+
+def told(error: BaseException) -> str:
+    """An error in one line of bounded length, whatever its class makes of that."""
+    try:
+        said = repr(error)
+    except Exception:  # noqa: BLE001 - of somebody else's class, or nested deeper than it can say
+        said = type(error).__name__
+    return printable(said[:MOST_TOLD])

@@ -1,0 +1,133 @@
+"""The one place where the callers that an operation declares are compared with who asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from coordinator.ids import check_session_id
+from coordinator.sidecar.access import Access
+from coordinator.sidecar.callers import Asker, Caller
+from coordinator.sidecar.hosted import Hosted
+from coordinator.sidecar.operations import IF_MATCH, WORKER_TOKEN, Call, Operation, read_parameters
+from coordinator.sidecar.problems import Problem
+from coordinator.sidecar.registry import Registry
+
+__all__ = ["Gate"]
+
+Headers = Mapping[str, list[str]]
+
+
+class Gate:
+    """Lets a request in, as somebody, or refuses it."""
+
+    def __init__(self, access: Access, registry: Registry) -> None:
+        self._access, self._registry = access, registry
+
+    async def admit(
+        self, operation: Operation, path: Mapping[str, str], scope: Mapping[str, Any], headers: Headers
+    ) -> Asker:
+        """Before anything is read or done: who asks, if that one may call the operation.
+
+        A Worker-Token that is shown has to be right wherever a worker may ask, whatever else would let the request in;
+        elsewhere only an API token makes up for a wrong one.
+
+        Raises:
+            Problem: 401 nothing that counts is shown, 403 what is shown does not suffice; 404, 410, 503 as `Registry.by_handle`.
+            StoreUnavailableError: the worker had to be looked up, and the store did not answer.
+        """
+        callers = operation.callers
+        if Caller.ANYONE in callers:
+            return Asker()
+        own = self._worker_token(headers)
+        if Caller.PROCESS in callers:
+            return self._process(own, scope)
+        bearer = "" if self._access.has_token(headers) else self._access.bearer(headers)
+        token = own or bearer or None  # many HTTP libraries know no other header for a token
+        administrator = self._administrates(callers, scope, headers, (own or "", bearer))
+        if not callers.is_worker:
+            if administrator:
+                return Asker(administrator=True)
+            raise self._not_an_administrator(callers, bearer or own)
+        if token is None and administrator:
+            return Asker(self._registry.living(path["instance"]) if "instance" in path else None, administrator=True)
+        try:
+            worker = await self._worker(operation, path, token)
+        except Problem as problem:
+            if problem.status != HTTPStatus.FORBIDDEN or not administrator:
+                raise
+            worker = self._registry.living(path["instance"])
+        return Asker(worker, administrator=administrator)
+
+    def check_owner(self, call: Call) -> None:
+        """In the moment in which it is done: a session that only its owner may touch is the asking worker's.
+
+        Raises:
+            Problem: 403 it asks for a record that is not its own.
+            FencedError: it acts on a session that is not its own, or not under that epoch.
+            InvalidIdError: the id is none.
+        """
+        if Caller.OWNER not in call.operation.callers or call.asker.administrator:
+            return
+        session_id, worker = check_session_id(call.path["id"]), call.worker
+        if call.operation.changes:
+            call.session = worker.session(session_id, call.headers.get(IF_MATCH.name))
+        elif worker.worker.owned(session_id) is None:
+            raise Problem(
+                HTTPStatus.FORBIDDEN,
+                f"session {session_id!r} is not one of {worker.handle}: its record is for its owner, and for administrators",
+            )
+
+    @staticmethod
+    def _worker_token(headers: Headers) -> str | None:
+        """The token in the header Worker-Token; what cannot be one is as wrong as another."""
+        try:
+            found: str | None = read_parameters((WORKER_TOKEN,), headers).get(WORKER_TOKEN.name)
+        except Problem as problem:
+            shown = {"WWW-Authenticate": WORKER_TOKEN.name}
+            raise Problem(HTTPStatus.UNAUTHORIZED, problem.detail, headers=shown) from None
+        return found
+
+    @staticmethod
+    def _process(token: str | None, scope: Mapping[str, Any]) -> Asker:
+        if token is None:
+            raise Problem(
+                HTTPStatus.UNAUTHORIZED, "say in Worker-Token with which token the instances register",
+                headers={"WWW-Authenticate": "Worker-Token"},
+            )  # fmt: skip
+        if not Access.is_unix(scope):
+            raise Problem(HTTPStatus.FORBIDDEN, "the asking process cannot be seen: ask over the unix socket")
+        return Asker(token=token)
+
+    def _administrates(
+        self, callers: Caller, scope: Mapping[str, Any], headers: Headers, shown: tuple[str, ...]
+    ) -> bool:
+        """Whether it may ask as an administrator here; a token that is nobody's spoils what its user would do."""
+        if not callers & (Caller.ADMINISTRATOR | Caller.TOKEN_HOLDER):
+            return False
+        if self._access.has_token(headers):
+            return True
+        if Caller.ADMINISTRATOR not in callers or any(one and not self._registry.is_known(one) for one in shown):
+            return False
+        return self._access.is_own_user(scope)
+
+    def _not_an_administrator(self, callers: Caller, token: str | None) -> Problem:
+        needed = "a valid API token (setting API_TOKEN) as Authorization: Bearer"
+        if Caller.ADMINISTRATOR in callers:
+            needed += ", or the sidecar's own user at the unix socket"
+        if token is not None and self._registry.is_known(token):
+            return Problem(HTTPStatus.FORBIDDEN, f"a worker's token does not suffice: this needs {needed}")
+        if token:
+            needed = f"{needed}; the token that is shown is nobody's, so show the right one, or none"
+        return Problem(HTTPStatus.UNAUTHORIZED, f"this needs {needed}", headers={"WWW-Authenticate": "Bearer"})
+
+    async def _worker(self, operation: Operation, path: Mapping[str, str], token: str | None) -> Hosted:
+        handle = path.get("instance")
+        if handle is None:
+            return await self._registry.by_token(token)
+        if operation.takes_up == "all":
+            return await self._registry.attach(handle, token)
+        if operation.takes_up == "expected":
+            return await self._registry.attached(handle, token)
+        return self._registry.by_handle(handle, token)

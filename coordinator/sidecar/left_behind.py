@@ -1,0 +1,133 @@
+"""The workers for whom the sidecar stood that listened here before this one, and that lived on when it died."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import anyio
+import structlog
+from prometheus_client import Counter
+
+from coordinator.errors import CoordinatorError, StoreUnavailableError
+from coordinator.sidecar.hosting import Hosting
+from coordinator.sidecar.problems import Problem
+from coordinator.sidecar.proof import ProcessEndedError
+from coordinator.sidecar.registry import Registry
+from coordinator.store import calls
+from coordinator.store.executor import StorePartition
+from coordinator.store.shapes import instance_id
+
+__all__ = ["LeftBehind"]
+
+log = structlog.get_logger()
+
+RETRY_SECONDS = 0.2
+AT_ONCE = 8
+"""Taken up side by side."""
+
+
+class LeftBehind:
+    """Finds them in the store, and goes on with them.
+
+    Args:
+        parts: all partitions.
+        addresses: where this sidecar listens; whoever is found by one of them is its own (see `hosting.addresses_of`).
+        by: who certificates are signed by.
+        failures: counts what nobody meant.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        parts: Sequence[StorePartition],
+        addresses: tuple[str, ...],
+        by: str,
+        failures: Counter,
+    ) -> None:
+        self._registry, self._parts, self._addresses = registry, parts, addresses
+        self._by, self._failures = by, failures
+        self._turns = anyio.Semaphore(AT_ONCE)
+
+    async def take_up(self) -> None:
+        """One with a proof of life other than its stream goes on at once, or is certified when that has ended.
+
+        The others are expected: they attach again, or ask for something.
+        """
+        if not self._addresses:
+            return
+        try:
+            found = await self._find()
+            for handle, token_hash, _ in found:
+                self._registry.expect(handle, token_hash)
+        except Exception as error:  # noqa: BLE001 - new ones can be served all the same
+            self._failed("", error)
+            return
+        finally:
+            self._registry.looked_back()
+        async with anyio.create_task_group() as tasks:
+            for handle, token_hash, hosting in found:
+                if hosting.is_proof_here:
+                    tasks.start_soon(self._go_on, handle, token_hash)
+            if found:
+                log.info("workers_left_behind", workers=len(found))
+
+    def _failed(self, handle: str, error: Exception) -> None:
+        self._failures.labels("take_up").inc()
+        log.exception("worker_not_taken_up", instance=handle, error=repr(error))
+
+    async def _find(self) -> list[tuple[str, str, Hosting]]:
+        part = self._parts[0]
+        run, keys = part.executor, part.keys
+        while True:
+            try:
+                listed = await run.command("ZRANGE", keys.instances, 0, -1)
+                instances = [one for raw in listed if (one := instance_id(raw))]
+                rows = await run.outcomes(
+                    [("HMGET", keys.instance(one), "state", "token_hash", "hosting") for one in instances]
+                )
+                break
+            except StoreUnavailableError:
+                await anyio.sleep(RETRY_SECONDS)
+        found = []
+        for instance, row in zip(instances, rows, strict=True):
+            if not isinstance(row, list):
+                continue
+            state, token_hash, text = row
+            hosting = Hosting.parse((text or b"").decode("utf-8", "replace"))
+            if token_hash and state != b"dead" and set(hosting.addresses) & set(self._addresses):
+                found.append((instance, token_hash.decode("utf-8", "replace"), hosting))
+        return found
+
+    async def _go_on(self, handle: str, token_hash: str) -> None:
+        async with self._turns:
+            while True:
+                try:
+                    await self._registry.resume(handle, token_hash, closing=True)
+                except StoreUnavailableError:
+                    await anyio.sleep(RETRY_SECONDS)
+                    continue
+                except ProcessEndedError as error:
+                    await self._certify(handle, token_hash, f"{error}, while its sidecar was away")
+                except (Problem, CoordinatorError) as error:
+                    log.warning("worker_not_taken_up", instance=handle, reason=str(error))
+                except Exception as error:  # noqa: BLE001 - the others go on
+                    self._failed(handle, error)
+                return
+
+    async def _certify(self, handle: str, token_hash: str, reason: str) -> None:
+        """It ended while nobody stood for it."""
+        log.info("worker_ended", instance=handle, cause="exited", reason=reason)
+        while True:
+            try:
+                instances, _ = await self._registry.look_up(handle, token_hash)
+                for number, instance in instances.items():
+                    part = self._parts[number]
+                    await part.executor.run(
+                        calls.certify(part.keys, instance=instance, cause="exited", by=self._by, reason=reason)
+                    )
+                break
+            except StoreUnavailableError:
+                await anyio.sleep(RETRY_SECONDS)
+            except Problem:  # it is dead by now
+                break
+        self._registry.missed(handle, token_hash, reason)

@@ -1,0 +1,175 @@
+"""Workers that beat for themselves: their processes are watched from here, and the end of one certifies its instances."""
+
+from __future__ import annotations
+
+import hmac
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+import anyio
+import anyio.abc
+import structlog
+
+from coordinator import clock
+from coordinator.errors import StoreUnavailableError
+from coordinator.policy import backoff
+from coordinator.sidecar.problems import Problem
+from coordinator.sidecar.proof import ProcessWatch
+from coordinator.store import calls
+from coordinator.store.executor import StorePartition
+
+__all__ = ["Watched"]
+
+log = structlog.get_logger()
+
+MOST = 10_000
+PATIENCE_SECONDS = 60.0
+"""For the store to take a certificate; later the silence has told."""
+SETTLE_SECONDS = 5.0
+
+
+@dataclass(slots=True, eq=False)
+class _Announced:
+    """What one worker announced.
+
+    Attributes:
+        token_hash: of the token that only it knows; the store has it too, in the record of each of its instances.
+        instances: its ids, by partition.
+        left: it has ended, and its process lives on.
+        done: its end is stated.
+    """
+
+    token_hash: str
+    process: ProcessWatch
+    instances: tuple[str, ...]
+    left: anyio.Event = field(default_factory=anyio.Event)
+    done: anyio.Event = field(default_factory=anyio.Event)
+
+    async def ended(self) -> None:
+        """Returns when it has ended, or its process has."""
+        async with anyio.create_task_group() as tasks:
+
+            async def wait(what: Callable[[], Awaitable[object]]) -> None:
+                await what()
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(wait, self.process.ended)
+            tasks.start_soon(wait, self.left.wait)
+
+
+class Watched:
+    """Announced by the workers themselves, over the unix socket.
+
+    Nobody can have another's instance certified: it must have been registered with the announcer's own token.
+
+    Args:
+        parts: all partitions.
+        tasks: in which processes are watched.
+        by: who certificates are signed by.
+        how_ended: says how a process ended, '' when it does not know; for a parent, that sees exit statuses.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[StorePartition],
+        tasks: anyio.abc.TaskGroup,
+        by: str,
+        how_ended: Callable[[int], str] = lambda pid: "",
+    ) -> None:
+        self._parts, self._tasks, self._by, self._how_ended = parts, tasks, by, how_ended
+        self._announced: dict[str, _Announced] = {}
+
+    def __len__(self) -> int:
+        return len(self._announced)
+
+    def announce(self, token_hash: str, instances: Sequence[str], process: ProcessWatch) -> None:
+        """From now on the end of ``process`` is the end of ``instances``. Safe to repeat: the newest list counts.
+
+        Args:
+            token_hash: of the token with which they register, or have registered.
+            instances: ids, one a partition; none when the worker has ended and its process lives on.
+            process: is closed by this.
+
+        Raises:
+            Problem: 409 the token is another process's, 422 the number of ids, 429 too many.
+        """
+        known = self._announced.get(token_hash)
+        try:
+            if not instances:
+                if known is not None:
+                    known.left.set()
+                process.close()
+                return
+            if len(instances) != len(self._parts):
+                raise Problem(
+                    HTTPStatus.UNPROCESSABLE_ENTITY,
+                    f"instances: {len(instances)} are named, and there are {len(self._parts)} partitions: one each is needed",
+                )
+            if known is not None and not known.process.has_ended and known.process.pid != process.pid:
+                raise Problem(HTTPStatus.CONFLICT, f"process {known.process.pid} announced itself with this token")
+            if known is None and len(self._announced) >= MOST:
+                raise Problem(HTTPStatus.TOO_MANY_REQUESTS, f"{MOST} processes are watched already")
+        except Problem:
+            process.close()
+            raise
+        if known is not None and not known.process.has_ended and not known.left.is_set():
+            process.close()
+            if known.instances != tuple(instances):
+                log.info("worker_announced", pid=known.process.pid, instances=list(instances))
+                known.instances = tuple(instances)
+            return
+        self._announced[token_hash] = announced = _Announced(token_hash, process, tuple(instances))
+        log.info("worker_announced", pid=process.pid, instances=list(instances))
+        self._tasks.start_soon(self._watch, announced)
+
+    async def settle(self) -> None:
+        """Returns when the end of every process that has ended is stated, or a few seconds later."""
+        with anyio.move_on_after(SETTLE_SECONDS):
+            for announced in [one for one in self._announced.values() if one.process.has_ended]:
+                await announced.done.wait()
+
+    async def _watch(self, announced: _Announced) -> None:
+        try:
+            with announced.process:
+                await announced.ended()
+                reason = "it left" if announced.left.is_set() else self._how(announced.process.pid)
+                async with anyio.create_task_group() as tasks:
+                    for part, instance in zip(self._parts, announced.instances, strict=True):
+                        tasks.start_soon(self._certify_patiently, part, instance, announced.token_hash, reason)
+        except Exception as error:
+            log.exception("watch_failed", instances=list(announced.instances), error=repr(error))  # the others go on
+        finally:
+            if self._announced.get(announced.token_hash) is announced:
+                del self._announced[announced.token_hash]
+            announced.done.set()
+
+    def _how(self, pid: int) -> str:
+        return self._how_ended(pid) or (f"process {pid} ended" if pid else "its process ended")
+
+    async def _certify_patiently(self, part: StorePartition, instance: str, token_hash: str, reason: str) -> None:
+        began, failures = clock.now(), 0
+        while True:
+            try:
+                await self._certify(part, instance, token_hash, reason)
+                return
+            except StoreUnavailableError as error:
+                if clock.now() - began > PATIENCE_SECONDS:
+                    log.warning("exit_not_certified", instance=instance, reason=reason, error=str(error))
+                    return
+                await anyio.sleep(backoff(failures, random.random()))  # noqa: S311 - jitter
+                failures += 1
+
+    async def _certify(self, part: StorePartition, instance: str, token_hash: str, reason: str) -> None:
+        registered = await part.executor.command("HGET", part.keys.instance(instance), "token_hash")
+        if registered is None:  # it ended before it had registered, or it is forgotten already
+            return
+        if not hmac.compare_digest(registered, token_hash.encode()):
+            log.warning("exit_not_certified", instance=instance, reason=reason, error="it is not the announcer's own")
+            return
+        answer = await part.executor.run(
+            calls.certify(part.keys, instance=instance, cause="exited", by=self._by, reason=reason)
+        )
+        if answer.word == "OK":
+            log.info("exit_certified", instance=instance, reason=reason, sessions=answer.int("owned"))

@@ -1,0 +1,58 @@
+-- allowed.lua: which commands the user of this connection may not run. Redis 7 is asked; on 6.2 each is tried, in a form that does nothing.
+--
+-- KEYS scratch  ANY   a key that nothing uses, and that is not there afterwards
+-- ARGV server   text  run id of the server of this connection
+-- ARGV *tries   text  the words of each command, one a line
+-- REPLY OK refused
+-- RETRY safe: it changes nothing.
+-- USES now
+local scratch = KEYS[1]
+local FIRST_ARG = 1
+
+-- How a refusal begins: up to Redis 7.0, from 7.2 on, and of a command outside a script.
+local REFUSALS = { 'The user executing the script can\'t', 'ACL failure in script', 'NOPERM' }
+
+-- What the refusal of a command that was tried says: `command`, or `access` when its key or channel is not permitted; nothing when it is.
+local function told(words)
+  local said = redis.pcall(unpack(words))
+  local text = type(said) == 'table' and said.err or ''
+  for _, begins in ipairs(REFUSALS) do
+    if string.find(text, begins, 1, true) then
+      return (string.find(text, 'can\'t run', 1, true) or string.find(text, 'to run', 1, true)) and 'command' or 'access'
+    end
+  end
+  return nil
+end
+
+-- The same of a command that the server says is refused. Before Redis 8 it may be asked for without its key; a command that no script may
+-- run, and that it cannot be asked for alone, may lack either.
+local function which(words)
+  local name = (words[1] == 'XINFO' or words[1] == 'XGROUP' or words[1] == 'PUBSUB') and 2 or 1
+  local alone, permitted = pcall(redis.acl_check_cmd, unpack(words, 1, name))
+  if alone then
+    return permitted and 'access' or 'command'
+  end
+  return told(words) or 'either'
+end
+
+-- Nothing when it is permitted. What the server does not know is not judged.
+local function refusal(words)
+  if not redis.acl_check_cmd then
+    return told(words)
+  end
+  local known, permitted = pcall(redis.acl_check_cmd, unpack(words))
+  return known and not permitted and which(words) or nil
+end
+
+local refused = {}
+for i = FIRST_ARG + 1, #ARGV do
+  local words = {}
+  for word in string.gmatch(ARGV[i], '[^\n]+') do
+    words[#words + 1] = word
+  end
+  local what = refusal(words)
+  if what then
+    refused[#refused + 1] = int(i - FIRST_ARG - 1) .. ' ' .. what
+  end
+end
+return { 'OK', 'refused', table.concat(refused, '\n') }

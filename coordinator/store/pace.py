@@ -1,0 +1,87 @@
+"""How much may be on its way to the server, and how long nothing may move: arithmetic on what the line has shown.
+
+Two requests share a line as two cars share a road: what is sent too early only stands in a queue, where nothing small and urgent
+can pass it, and where a heartbeat on another connection waits behind it too. So no more is sent than the line has shown to
+carry in `TARGET_SECONDS`. The window grows with each answer that comes quickly and shrinks with those that are late.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["LARGE", "RESERVE", "Pace", "allowance"]
+
+TARGET_SECONDS = 0.2
+"""What is on its way should be through in this time."""
+FIRST, LEAST, MOST = 32 * 1024, 16 * 1024, 1024 * 1024
+"""Bytes of the window: of a line of which nothing is known, at least, and at most."""
+LARGE = 4096
+"""A request of more bytes waits for room in the window; smaller ones have a reserve beside it."""
+RESERVE = 16 * 1024
+SLOWEST = 8 * 1024
+"""Bytes a second: a line of which nothing is known may be as slow as this."""
+DISTRUST = 16
+"""A line may become so many times slower than it was, from one moment to the next."""
+EVIDENCE = 16 * 1024
+"""Bytes of a request that says something about lines that carry large ones: more than the text of a script."""
+GULP = 64 * 1024
+"""Bytes that something in between may swallow before it passes any on: of an answer, too."""
+IDLE_BYTES = 4096
+LEAST_DELAY_SECONDS = 0.0001
+
+
+def allowance(size: int, *, part_of_answer: bool = False, rate: float = SLOWEST) -> float:
+    """Seconds for which a request may show no movement at all, because something in between holds its bytes.
+
+    Args:
+        size: bytes of the request.
+        part_of_answer: its answer has begun to arrive.
+        rate: bytes a second that are carried at least.
+    """
+    return max(size, GULP if part_of_answer else 0) / rate
+
+
+@dataclass(slots=True)
+class Pace:
+    """What one line has shown.
+
+    Attributes:
+        window: bytes that may be on their way: what the line carries in `TARGET_SECONDS`, as far as it has shown that.
+        idle: seconds that an answer takes when nothing else is on its way.
+        carried: bytes a second when it last carried a request of `EVIDENCE` bytes; 0 before it did.
+    """
+
+    window: int = FIRST
+    idle: float = 0.0
+    carried: float = 0.0
+    _shrunk: float = float("-inf")
+
+    def allowance(self, size: int, *, part_of_answer: bool = False) -> float:
+        """As the function, for this line."""
+        rate = max(SLOWEST, self.carried / DISTRUST)
+        return allowance(size, part_of_answer=part_of_answer, rate=rate)
+
+    def answered(self, now: float, sent: float, size: int, ahead: int) -> None:
+        """An answer came.
+
+        Args:
+            now, sent: seconds of one clock.
+            size: bytes of the request.
+            ahead: bytes that were on their way before it when it was sent.
+        """
+        took = now - sent
+        if not ahead and size <= IDLE_BYTES:
+            self.idle = took if not self.idle or took < self.idle else self.idle + (took - self.idle) / 8
+        delay = max(took - self.idle, LEAST_DELAY_SECONDS)
+        if size >= EVIDENCE:
+            self.carried = (ahead + size) / delay
+        in_time = (ahead + size) * TARGET_SECONDS / delay
+        if in_time >= self.window:
+            self.window = min(MOST, self.window + size)
+        elif delay > TARGET_SECONDS and sent >= self._shrunk:  # once for all that was sent under the old window
+            lower = in_time if 2 * (ahead + size) >= self.window else self.window / 2
+            self.window, self._shrunk = max(LEAST, round(lower)), now
+
+    def failed(self) -> None:
+        """The line broke or stood still: what it had shown counts no more."""
+        self.window, self.carried = FIRST, 0.0

@@ -1,0 +1,234 @@
+"""One connection to the server of one partition, for a thread: blocking, but never for long without a word to the thread."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from coordinator.errors import StoreUnavailableError
+from coordinator.forked import in_a_child, let_go_of
+from coordinator.store.address import Address, slot_owner
+from coordinator.store.faults import connection_error, moves_the_server, store_error
+from coordinator.store.link import connection_options, run_id_of
+from coordinator.store.pace import allowance
+from coordinator.store.packing import Packed, pack
+from coordinator.store.url_source import UrlSource
+from coordinator.store.wire import MORE, answers, in_the_kernel
+
+__all__ = ["ThreadLink"]
+
+WAIT_SLICE_SECONDS = 0.05
+LONGEST = 1.5
+"""Times the time limit that an exchange may take in all: what is heard later is of no use to whoever beats."""
+READ_BYTES = 65536
+
+
+class ThreadLink:
+    """As `coordinator.store.link.Link`, for a thread.
+
+    Args:
+        source: the store's URL.
+        key: any key of the partition.
+        timeout: seconds for which nothing may move while an answer is awaited.
+        on_wait: called at least every slice while it waits.
+        longest: seconds that one exchange may take in all; then no answer is awaited any more, but one that has begun to
+            arrive is read to its end. Default one and a half times the time limit.
+    """
+
+    def __init__(
+        self,
+        source: UrlSource,
+        key: str,
+        timeout: float,
+        on_wait: Callable[[], None] = lambda: None,
+        longest: float | None = None,
+    ) -> None:
+        self._source, self._key, self._timeout = source, key, timeout
+        self._longest = LONGEST * timeout if longest is None else longest
+        self._url = source.now()
+        self._connection: Any = None
+        self.on_wait = on_wait
+        self.server = b""
+
+    def exchange(self, commands: Sequence[Packed]) -> list[Any]:
+        """Sends commands and reads their answers; connecting, where needed, has its own time limit.
+
+        Returns:
+            For each command its answer; a `redis.ResponseError` where that is an error; a `StoreUnavailableError` where there
+            is none.
+        """
+        found: list[Any] = []
+        try:
+            if self._connection is None:
+                self._connect()
+        except Exception as error:  # noqa: BLE001 - whatever a connection raises means that there is none
+            self.close()
+            known = connection_error(error)
+            return [StoreUnavailableError(known.kind, known.detail, sent=False) for _ in commands]
+        try:
+            _Exchange(self._connection._sock, self._timeout, self._longest, self.on_wait).run(
+                [command.to(self.server) for command in commands], found
+            )
+        except Exception as error:  # noqa: BLE001
+            self.close()
+            known = connection_error(error)
+            found += [StoreUnavailableError(known.kind, known.detail) for _ in commands[len(found) :]]
+        for answer in found:
+            if isinstance(answer, redis.ResponseError):
+                fault = store_error(answer)
+                if isinstance(fault, StoreUnavailableError) and moves_the_server(fault):
+                    self.close()
+        return found
+
+    def _open(self, address: Address, *, sentinel: bool = False) -> Any:
+        kind: Any = redis.Connection
+        if address.path:
+            kind = redis.UnixDomainSocketConnection
+        elif self._url.tls:
+            kind = redis.SSLConnection
+        options = connection_options(self._url, address, self._timeout, Retry(NoBackoff(), 0), sentinel=sentinel)
+        connection = kind(**options, redis_connect_func=self._greet)
+        in_a_child(connection, _leave_to_parent)
+        connection.connect()
+        return connection
+
+    def _greet(self, connection: Any) -> None:
+        """Connected, and about to log in: either may take nearly as long as the time limit."""
+        self.on_wait()
+        connection.on_connect()
+        self.on_wait()
+
+    def _connect(self) -> None:
+        self._connection = self._open(self._find())
+        found: list[Any] = []
+        _Exchange(self._connection._sock, self._timeout, self._longest, self.on_wait).run(
+            [pack(("INFO", "server")).to(b"")], found
+        )
+        self.server = run_id_of(found[0], self._source.tells_server)
+        self._source.tells_server |= bool(self.server)
+
+    def _find(self) -> Address:
+        self._url = self._source.now()
+        if self._url.kind == "standalone":
+            return self._url.addresses[0]
+        asked: list[str] = []
+        for address in self._url.addresses:
+            self.on_wait()
+            try:
+                found = self._ask(address)
+            except Exception as error:  # noqa: BLE001 - one that answers nonsense is one that does not know
+                asked.append(f"{address}: {connection_error(error)}")
+                continue
+            if found:
+                return found
+            asked.append(f"{address} does not know")
+        raise StoreUnavailableError("cluster_down", "; ".join(asked))
+
+    def _ask(self, address: Address) -> Address | None:
+        sentinel = self._url.kind == "sentinel"
+        asked = ("SENTINEL", "get-master-addr-by-name", self._url.service) if sentinel else ("CLUSTER", "SLOTS")
+        connection = self._open(address, sentinel=sentinel)
+        try:
+            connection.send_command(*asked, check_health=False)
+            answer = connection.read_response()
+        finally:
+            connection.disconnect()
+        if sentinel:
+            return Address(answer[0].decode(), int(answer[1])) if answer else None
+        return slot_owner(answer, self._key, address)
+
+    def close(self) -> None:
+        """Closes the connection; the next exchange makes a new one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(Exception):  # what is closed cannot fail any more
+                connection.disconnect()
+
+
+def _leave_to_parent(connection: Any) -> None:
+    let_go_of(connection._sock)
+
+
+class _Exchange:
+    """One exchange on a socket: how long nothing has moved, and how long it takes in all.
+
+    Only time in which this thread turned over counts: what stood still itself has seen nothing meanwhile.
+    """
+
+    def __init__(self, sock: Any, timeout: float, longest: float, on_wait: Callable[[], None]) -> None:
+        self._sock, self._timeout, self._longest, self._on_wait = sock, timeout, longest, on_wait
+        self._answers = answers()
+        self._quiet = self._spent = 0.0
+        self._partial = False
+        self._looked = time.monotonic()
+        self._gone = self._written = self._size = 0
+        sock.settimeout(WAIT_SLICE_SECONDS)
+
+    def run(self, requests: Sequence[bytes], found: list[Any]) -> None:
+        """Sends requests, and appends their answers to ``found`` as they come.
+
+        Raises:
+            StoreUnavailableError: nothing moved for too long, or it took too long in all.
+            OSError, redis.RedisError, or whatever else a connection raises: it broke.
+        """
+        self._size = len(requests[0]) if requests else 0
+        self._send(b"".join(requests))
+        for request in requests:
+            self._size = len(request)
+            found.append(self._receive())
+
+    def _send(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:
+            try:
+                sent = self._sock.send(left[:READ_BYTES])
+            except TimeoutError:
+                self._waited()
+            else:
+                left, self._written = left[sent:], self._written + sent
+                self._moved()
+
+    def _receive(self) -> Any:
+        self._on_wait()
+        while (answer := self._answers.gets()) is MORE:
+            try:
+                data = self._sock.recv(READ_BYTES)
+            except TimeoutError:
+                self._waited()
+                continue
+            if not data:
+                raise redis.ConnectionError("the connection was closed by the server")
+            self._answers.feed(data)
+            self._partial = True
+            self._moved()
+        self._partial = bool(self._answers.has_data())
+        return answer
+
+    def _moved(self) -> None:
+        self._on_wait()
+        self._pass()
+        self._quiet = 0.0
+
+    def _pass(self) -> float:
+        now = time.monotonic()
+        passed = min(now - self._looked, 2 * WAIT_SLICE_SECONDS)
+        self._looked = now
+        self._spent += passed
+        return passed
+
+    def _waited(self) -> None:
+        """A slice passed in which nothing arrived, and nothing could be sent."""
+        self._on_wait()
+        passed = self._pass()
+        gone = self._written - in_the_kernel(self._sock)
+        self._quiet = 0.0 if gone > self._gone else self._quiet + passed
+        self._gone = gone
+        limit = self._timeout + allowance(self._size, part_of_answer=self._partial)
+        if self._quiet > limit or (self._spent > self._longest and not self._partial):
+            raise StoreUnavailableError("timeout", f"no answer within {self._spent:.2g} s")

@@ -1,0 +1,68 @@
+"""Where the store's URL comes from: given once, or read again for each connection, since secrets in files change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from coordinator.errors import ConfigurationError
+from coordinator.store.url import StoreUrl, parse_url
+from coordinator.store.url_options import try_tls
+
+__all__ = ["UrlSource", "say_in_the_log"]
+
+log = structlog.get_logger()
+
+
+def say_in_the_log(url: StoreUrl) -> None:
+    """Warns of a URL that leaves certificates unverified."""
+    log.warning("tls_not_verified", store=url.shown, why=url.unverified)
+
+
+class UrlSource:
+    """The URL for each new connection.
+
+    Args:
+        url: the URL, or what returns it now.
+        warn: told of a URL that leaves certificates unverified, once.
+
+    Attributes:
+        tells_server: whether a connection to there has learnt the run id of its server; then none goes on without.
+
+    Raises:
+        ConfigurationError: the URL is of no known form, or names files that cannot be used.
+    """
+
+    def __init__(self, url: str | Callable[[], str], warn: Callable[[StoreUrl], None] = say_in_the_log) -> None:
+        self.tells_server = False
+        self._given, self._warn = url, warn
+        self._text = self._refused = self._read()
+        self._url = self._usable(self._text)
+
+    def _read(self) -> str:
+        return self._given if isinstance(self._given, str) else self._given()
+
+    def _usable(self, text: str) -> StoreUrl:
+        url = parse_url(text)
+        if url.tls:
+            try:
+                try_tls(url.tls_options)
+            except ValueError as error:
+                raise ConfigurationError(f"redis_url {url.shown}: {error}") from None
+        if url.unverified:
+            self._warn(url)
+        return url
+
+    def now(self) -> StoreUrl:
+        """The URL for a new connection; the last good one where what stands there now is none, which is logged once."""
+        text = self._read()
+        if text != self._text:
+            try:
+                self._url = self._usable(text)
+                self._text = text
+            except ConfigurationError as error:
+                if text != self._refused:
+                    log.warning("redis_url_refused", why=str(error), goes_on_with=self._url.shown)
+                self._refused = text
+        return self._url

@@ -1,0 +1,124 @@
+"""The offers that a worker has in hand: few, so that what waits behind a slow program goes to others instead."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+import anyio
+
+from coordinator import clock
+
+if TYPE_CHECKING:
+    from coordinator.worker.offer import Offer
+
+__all__ = ["Hand", "Window"]
+
+FIRST = 4
+MOST = 16
+QUICK_SECONDS = 0.1
+SLOW_SECONDS = 0.5
+
+
+class Window:
+    """How many offers may be in hand: grows while they are answered quickly, shrinks when they wait. Pure.
+
+    Args:
+        most: its upper bound.
+    """
+
+    def __init__(self, most: float = MOST) -> None:
+        self.most = most
+        self._size = FIRST
+
+    @property
+    def size(self) -> int:
+        """So many."""
+        return int(min(self._size, self.most))
+
+    def answered_after(self, seconds: float) -> None:
+        """An offer was answered so long after it was read."""
+        if seconds <= QUICK_SECONDS:
+            self._size = min(MOST, self._size + 1)
+        elif seconds > SLOW_SECONDS:
+            self._size = max(1, self._size // 2)
+
+    def stalled(self) -> None:
+        """The program did not get to what it was given."""
+        self._size = 1
+
+
+class Hand:
+    """One a worker, over all partitions.
+
+    Attributes:
+        window: how many offers may be in hand.
+        progress: when the program last answered one, in seconds of `coordinator.clock`.
+    """
+
+    def __init__(self) -> None:
+        self.window = Window()
+        self.progress = clock.now()
+        self._queue: deque[Offer] = deque()
+        self._arrived = anyio.Event()
+        self._wanting = 0
+        self._stalled = self._closed = False
+
+    def take(self, offer: Offer) -> None:
+        """One was read for the program."""
+        self._queue.append(offer)
+        self._wake()
+
+    async def next(self) -> Offer | None:
+        """The next offer for the program; None once this worker ends."""
+        self.asked()
+        while not self._closed:
+            for offer in self.ready(1):
+                return offer
+            self._wanting += 1
+            try:
+                await self._arrived.wait()
+            finally:
+                self._wanting -= 1
+        return None
+
+    def asked(self) -> None:
+        """The program takes offers again."""
+        self._stalled = False
+
+    def ready(self, most: int) -> list[Offer]:
+        """Offers that wait, for a program that can begin with so many more now."""
+        found: list[Offer] = []
+        while self._queue and len(found) < most:
+            offer = self._queue.popleft()
+            if offer.in_hand and not offer.answering:  # else it goes back just now
+                offer.given()
+                found.append(offer)
+        return found
+
+    def answered(self, offer: Offer) -> None:
+        """The program adopted it, or gave it back."""
+        self.progress = clock.now()
+        self.window.answered_after(self.progress - offer.read_at)
+
+    def not_reached(self) -> None:
+        """Offers went back to others because the program did not get to them: until it asks again it is given none."""
+        self.window.stalled()
+        self._stalled = not self._wanting
+
+    def others_wait(self) -> bool:
+        """Whether other offers wait behind what the program does now."""
+        return not self._wanting and any(offer.in_hand for offer in self._queue)
+
+    def room(self, in_hand: int) -> int:
+        """How many more may be read, with so many in hand."""
+        return 0 if self._stalled or self._closed else self.window.size - in_hand
+
+    def close(self) -> None:
+        """Nobody is given any more."""
+        self._closed = True
+        self._wake()
+
+    def _wake(self) -> None:
+        arrived, self._arrived = self._arrived, anyio.Event()
+        arrived.set()

@@ -1,0 +1,150 @@
+"""One connection that listens: what the server has confirmed on it counts, as long as the server answers.
+
+Something in between (address translation, a load balancer) may forget a quiet connection without telling anybody. So the server is
+asked for a sign of life again and again, and when there is a doubt. Only time in which this process turned over counts against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import anyio
+import redis
+
+from coordinator import clock
+from coordinator.store.pace import allowance
+
+__all__ = ["Line", "SilentLineError"]
+
+TURN_SECONDS = 0.25
+"""For a message it waits so long; then it looks at the time."""
+PING_SECONDS = 1.0
+"""Between two questions for a sign of life."""
+BATCH = 100
+"""Channels in one command."""
+
+
+class SilentLineError(redis.ConnectionError):
+    """The server, or something in between, does not answer on this connection any more."""
+
+
+class Line:
+    """Of one `Post`; ends by an error, and another one takes its place.
+
+    Args:
+        box: the connection, from `Connector.listener`.
+        limit: seconds for which an answer may keep one waiting.
+        take: is called with the channel and the text of each message.
+        confirmed: is called with each channel on which it listens from now on.
+        doubted: is called when it begins, and when it ends, that nothing counts.
+    """
+
+    def __init__(
+        self,
+        box: Any,
+        limit: float,
+        *,
+        take: Callable[[str, str], None],
+        confirmed: Callable[[str], None],
+        doubted: Callable[[], None],
+    ) -> None:
+        self._box, self._limit = box, limit
+        self._take, self._tell_confirmed, self._tell_doubted = take, confirmed, doubted
+        self._confirmed: set[str] = set()
+        self._subscribing: dict[str, int] = {}
+        self._pings = self._answered = 0
+        self._wanted = 0
+        self._quiet = 0.0
+        self._pinged_at = float("-inf")
+
+    @property
+    def _sure(self) -> bool:
+        return self._answered >= self._wanted
+
+    def counts(self, channel: str) -> bool:
+        """Whether the server has confirmed that this connection listens there, and there is no doubt of it."""
+        return self._sure and channel in self._confirmed
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that was asked for is confirmed."""
+        return not self._subscribing
+
+    def doubt(self) -> None:
+        """Something happened after which the connection may not be what it was: until the server answers nothing counts.
+
+        Safe to repeat.
+        """
+        if self._sure:
+            self._wanted, self._pinged_at = self._pings + 1, float("-inf")
+            self._tell_doubted()
+
+    async def subscribe(self, channels: Sequence[str]) -> None:
+        """Listens to these too, once the server has confirmed it.
+
+        Raises:
+            redis.RedisError, OSError: the connection is over.
+        """
+        for first in range(0, len(channels), BATCH):
+            some = channels[first : first + BATCH]
+            self._subscribing.update((channel, len(channel)) for channel in some)
+            await self._send(self._box.subscribe, *some)
+
+    async def unsubscribe(self, channel: str) -> None:
+        """Listens to this one no more.
+
+        Raises:
+            redis.RedisError, OSError: the connection is over.
+        """
+        self._confirmed.discard(channel)
+        self._subscribing.pop(channel, None)
+        await self._send(self._box.unsubscribe, channel)
+
+    async def _send(self, command: Any, *arguments: str) -> None:
+        with anyio.fail_after(max(1.0, 3 * self._limit)):  # else a line that takes nothing keeps us for ever
+            await command(*arguments)
+
+    async def run(self) -> None:
+        """Listens until cancelled.
+
+        Raises:
+            SilentLineError: it is open, and there was no answer in time.
+            redis.RedisError, OSError: the connection is over.
+        """
+        looked = clock.now()
+        while True:
+            message = await self._box.get_message(timeout=TURN_SECONDS)
+            now = clock.now()
+            passed, looked = now - looked, now
+            if message is not None:
+                self._quiet = 0.0
+                self._arrived(message)
+            if passed > TURN_SECONDS + self._limit:  # this process stood still, or its event loop did
+                self.doubt()
+            elif message is None and self._awaits:
+                self._quiet += min(passed, 2 * TURN_SECONDS)
+                if self._quiet > self._limit + allowance(sum(self._subscribing.values())):
+                    raise SilentLineError(f"no answer within {self._quiet:.2g} s")
+            if now - self._pinged_at >= PING_SECONDS:
+                self._pinged_at = now
+                self._pings += 1
+                await self._send(self._box.ping, str(self._pings))
+
+    @property
+    def _awaits(self) -> bool:
+        return self._answered < self._pings or bool(self._subscribing)
+
+    def _arrived(self, message: dict[str, Any]) -> None:
+        kind, data = message["type"], message["data"]
+        if kind == "pong":
+            before, self._answered = self._sure, int(data) if data.isdigit() else self._answered
+            if self._sure and not before:
+                self._tell_doubted()
+            return
+        channel = message["channel"].decode("utf-8", "replace")
+        if kind == "message":
+            self._take(channel, data.decode("utf-8", "replace"))
+        elif kind == "subscribe" and self._subscribing.pop(channel, None) is not None:
+            self._confirmed.add(channel)
+            self._tell_confirmed(channel)

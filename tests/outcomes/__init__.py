@@ -1,0 +1,1 @@
+"""Operations whose answers never came, that were cancelled, or that met another one: what must be true afterwards."""
