@@ -9,6 +9,7 @@ import functools
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -115,7 +116,11 @@ class Node:
             ],
             stdout=subprocess.DEVNULL,
         )
-        wait_until(self._answers, description=f"the server on port {port} answers")
+        try:
+            wait_until(self._answers, description=f"the server on port {port} answers")
+        except BaseException:
+            self.close()
+            raise
 
     def _answers(self) -> bool:
         try:
@@ -131,6 +136,7 @@ class Node:
             login = {
                 "ssl": True, "host": "127.0.0.1", "password": s.password, "ssl_ca_certs": str(s.authority.ca),
                 "ssl_certfile": str(s.certificate), "ssl_keyfile": str(s.key), "ssl_check_hostname": False,
+                "ssl_exclude_verify_flags": [ssl.VERIFY_X509_STRICT],
             }  # fmt: skip
             if self._is_sentinel:
                 login |= {"username": s.sentinel_user, "password": s.sentinel_password}

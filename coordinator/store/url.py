@@ -90,11 +90,13 @@ class StoreUrl:
         else:
             options = {"username": self.username, "password": self.password, "db": self.db}
         if self.tls:
-            # Without a password OpenSSL would ask whoever sits at the terminal for that of a key.
+            # Without a password OpenSSL would ask whoever sits at the terminal for that of a key. Python 3.13 refuses
+            # authorities without a key identifier, as many private ones are: a newer Python must not lose the store.
             options |= {
                 "ssl_cert_reqs": ssl.CERT_REQUIRED,
                 "ssl_check_hostname": True,
                 "ssl_password": "",
+                "ssl_exclude_verify_flags": [ssl.VERIFY_X509_STRICT],
                 **self.tls_options,
             }
         return options

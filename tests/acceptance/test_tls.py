@@ -73,6 +73,18 @@ async def test_one_server(secured: Secured, tmp_path: Path) -> None:
         node.close()
 
 
+async def test_an_authority_of_older_tools(tmp_path: Path) -> None:
+    """Certificates without key identifiers, which Python 3.13 and newer refuse unless told otherwise: recovered on each Python."""
+    folder = tmp_path / "authority"
+    folder.mkdir()
+    secured = Secured.by(Authority(folder, identified=False))
+    node = Node(tmp_path, free_port(), 'save ""', secured=secured)
+    try:
+        await recovered(with_login(f"rediss://127.0.0.1:{node.port}/0", secured))
+    finally:
+        node.close()
+
+
 async def test_a_cluster(secured: Secured) -> None:
     """rediss+cluster: recovered, on several servers."""
     with cluster(secured) as (url, nodes):
