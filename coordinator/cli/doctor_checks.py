@@ -37,6 +37,11 @@ class Finding:
     found: str
     advice: str = ""
 
+    @property
+    def is_line(self) -> bool:
+        """Whether the advice is a command for ``redis-cli``."""
+        return self.advice.startswith("ACL SETUSER ")
+
     def as_data(self) -> dict[str, str]:
         """For ``--json``."""
         return asdict(self)

@@ -1,15 +1,16 @@
 """Tries out each command that the programs send or that their scripts call, in a form that changes nothing.
 
 Of each program is told what this user lacks for it. A user that has all for one program, and not a command more, is meant for
-that one: of the others nothing is said.
+that one: of the others nothing is said. The store of conversations has other keys: of it is told when it is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal, get_args
 
-from coordinator.cli.doctor_checks import Finding, Server, refused
-from coordinator.errors import StoreUnavailableError
+from coordinator.cli.doctor_checks import Command, Finding, Server, refused
+from coordinator.errors import ConfigurationError, StoreUnavailableError
 from coordinator.store import calls
 from coordinator.store.acl import mailboxes, of_partitions
 from coordinator.store.commands import TRIES, Name, Try, name_of, places
@@ -17,7 +18,10 @@ from coordinator.store.faults import NoGroupError
 from coordinator.store.keys import Keys
 from coordinator.store.rights import NEEDS, OPTIONAL, Lack, Program, every_kind, lacking, used_by, whoami
 
-__all__ = ["check_rights", "tried_commands"]
+__all__ = ["UserFor", "check_rights", "tried_commands"]
+
+UserFor = Literal[Program, "coordinating-sidecar", "sessions"]
+"""Whom ``coordinator doctor --acl`` prints a user for."""
 
 NOT_SENT = ("SUBSCRIBE", "UNSUBSCRIBE")
 """After these a connection is good for nothing else: a script is asked instead, where one may be run (and Redis 6.2 cannot be)."""
@@ -34,25 +38,31 @@ def _used() -> frozenset[Name]:
     return frozenset[Name]().union(*(used_by(program) for program in NEEDS))
 
 
-async def check_rights(server: Server, program: Program | None = None) -> list[Finding]:
+async def check_rights(server: Server, user_for: UserFor | None = None) -> list[Finding]:
     """One finding a program; nothing is left in the store.
 
     Args:
-        program: the one that this user is for; None to judge by what it may.
+        user_for: what this user is for; None to judge by what it may.
 
     Raises:
+        ConfigurationError: it is for the session store, whose packages are not installed.
         StoreUnavailableError: the store went away meanwhile.
     """
-    tried = await _tried(server)
-    by_key = await _access(server)
+    if user_for == "sessions":
+        return [await _of_conversations(server)]
+    programs: Sequence[Program] = get_args(Program)
+    if user_for is not None:
+        programs = ("worker", "coordinator") if user_for == "coordinating-sidecar" else (user_for,)
+    tried = await _tried(server, _used())
+    by_key = await _access(server.commands, _keys_of(server))
     keys = of_partitions(server.keys.prefix, server.partitions)
     channels = mailboxes(server.keys.prefix, server.partitions)
     user = await whoami(server.command)
     lacks: dict[Program, Lack | None] = {}
-    for one in NEEDS if program is None else (program,):
+    for one in programs:
         told = [(name, what) for name in sorted(used_by(one)) if (what := tried.get(name))]
         lacks[one] = lacking([*told, *by_key], keys, channels)
-    meant = list(lacks) if program else _meant(lacks, tried)
+    meant = list(lacks) if user_for else _meant(lacks, tried)
     return [_finding(one, lacks[one], user) for one in meant]
 
 
@@ -64,7 +74,23 @@ def _meant(lacks: Mapping[Program, Lack | None], tried: Mapping[Name, str]) -> l
     return list(lacks) if more else complete
 
 
-def _finding(program: Program, lack: Lack | None, user: str) -> Finding:
+async def _of_conversations(server: Server) -> Finding:
+    """The same of the store of conversations."""
+    try:  # only here: it stops whoever imports it where the extra is not installed
+        from coordinator.sessions.keys import SessionKeys
+        from coordinator.sessions.rights import needed_commands, touched, user
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"--for sessions: {error}") from None
+    keys, needed = SessionKeys(), needed_commands()
+    tried = await _tried(server, needed, keys.alias(":"))
+    fence = [[of.detector, of.events, of.instance(":"), of.meta, of.session(":")] for of in _partitions(server)]
+    by_key = await _access([server.command, *server.commands], [touched(keys), *fence])
+    told = [(name, what) for name in sorted(needed) if (what := tried.get(name))]
+    patterns = user(keys, server.keys.prefix, server.partitions).keys
+    return _finding("sessions", lacking([*told, *by_key], patterns, ()), await whoami(server.command))
+
+
+def _finding(program: str, lack: Lack | None, user: str) -> Finding:
     check = f"rights: {program}"
     if lack is None:
         return Finding(check, "ok", f"user {user!r} may do all that this needs")
@@ -72,23 +98,40 @@ def _finding(program: Program, lack: Lack | None, user: str) -> Finding:
     return Finding(check, "warn" if only_optional else "fail", f"user {user!r} may not {lack.what}", lack.line(user))
 
 
-async def _tried(server: Server) -> dict[Name, str]:
-    """What is refused of each command that could be tried: ``command``, ``access``, ``either``, or '' for nothing."""
+async def _tried(server: Server, used: Collection[Name], scratch: str = "") -> dict[Name, str]:
+    """What is refused of each command that could be tried: ``command``, ``access``, ``either``, or '' for nothing.
+
+    Args:
+        scratch: a key that nobody has; '' for one of the deployment's.
+    """
+    scratch = scratch or server.keys.scratch
     found: dict[Name, str] = {}
-    used, scripts = _used(), not await _denied(server, ("EVAL", "return 1", "0"), "scripts")
+    scripts = not await _denied(server, ("EVAL", "return 1", "0"), "scripts")
     for group, listed in TRIES.items():
-        for one in places(listed, server.keys.scratch, server.keys.mailbox(":")):
+        for one in places(listed, scratch, server.keys.mailbox(":")):
             if (name := name_of(one)) in used and (scripts or one[0] not in NOT_SENT):
                 found[name] = await _denied(server, one, group)
     if not found.get(("DEL",)):
-        await _denied(server, ("DEL", server.keys.scratch), "keys")
+        await _denied(server, ("DEL", scratch), "keys")
     return found
 
 
-async def _access(server: Server) -> Sequence[tuple[Name, str]]:
-    """A refusal when a key of any kind is refused, in any partition."""
-    for partition, command in enumerate(server.commands):
-        for key in every_kind(Keys(server.keys.prefix, partition)):
+def _partitions(server: Server) -> list[Keys]:
+    return [Keys(server.keys.prefix, partition) for partition in range(server.partitions)]
+
+
+def _keys_of(server: Server) -> list[list[str]]:
+    return [every_kind(of) for of in _partitions(server)]
+
+
+async def _access(commands: Sequence[Command], keys: Sequence[Sequence[str]]) -> Sequence[tuple[Name, str]]:
+    """A refusal when one of the keys is refused.
+
+    Args:
+        commands: for each list of keys, what asks the server that holds it.
+    """
+    for command, some in zip(commands, keys, strict=True):
+        for key in some:
             try:
                 await command(*KEYS_LIKE, key, "field")
             except StoreUnavailableError as error:

@@ -8,7 +8,7 @@ from coordinator.store.acl import User, commands, of_partitions
 from coordinator.store.commands import Name
 from coordinator.store.rights import Runner, commands_needed, look_at_rights, tries_of
 
-__all__ = ["COMMANDS", "check_store_rights", "needed_commands", "patterns", "user"]
+__all__ = ["COMMANDS", "check_store_rights", "needed_commands", "patterns", "touched", "user"]
 
 COMMANDS: tuple[Name, ...] = (("DEL",), ("GET",), ("PING",), ("SCAN",), ("SET",), ("SSCAN",))
 """What it sends beside its scripts."""
@@ -27,6 +27,11 @@ def patterns(keys: SessionKeys) -> list[str]:
     return [f"{keys.sessions}*", f"{keys.alias('')}*"]
 
 
+def touched(keys: SessionKeys) -> list[str]:
+    """A key of each kind; those that have an id have one that nobody has."""
+    return [keys.active, keys.session(":"), keys.alias(":")]
+
+
 def user(keys: SessionKeys, prefix: str, partitions: int) -> User:
     """A user of Redis with what a store needs, also one that is bound to calls of a deployment, and nothing else."""
     fence = [key for kind in FENCE for key in of_partitions(prefix, partitions, kind)]
@@ -42,5 +47,5 @@ async def check_store_rights(runner: Runner, keys: SessionKeys) -> None:
     """
     scratch = keys.alias(":")
     tries = tries_of(needed_commands(), scratch, scratch)
-    own = [("TYPE", key) for key in (keys.active, keys.session(":"))]
+    own = [("TYPE", key) for key in touched(keys)]
     await look_at_rights(runner, scratch, [*tries, *own], patterns(keys), setting="session store")

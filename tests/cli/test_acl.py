@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import redis
@@ -17,6 +17,7 @@ from coordinator import ConfigurationError, StoreUnavailableError, Worker
 from coordinator.cli.app import app
 from coordinator.cli.doctor_acl import USERS, users
 from coordinator.cli.doctor_checks import Finding, Server
+from coordinator.cli.doctor_rights import UserFor
 from coordinator.cli.doctor_rights import check_rights as doctors_look
 from coordinator.sessions import RedisStore, SessionState
 from coordinator.sessions.rights import needed_commands
@@ -84,10 +85,10 @@ async def connected(server: RedisServer, name: str) -> AsyncIterator[Any]:
     await connector.aclose()
 
 
-async def looked(server: RedisServer, name: str, program: Program | None = None) -> list[Finding]:
+async def looked(server: RedisServer, name: str, user_for: UserFor | None = None) -> list[Finding]:
     """What `doctor` finds of that user's rights."""
     async with connected(server, name) as executor:
-        return await doctors_look(Server(executor.command, KEYS, 1, PROTOCOL), program)
+        return await doctors_look(Server(executor.command, KEYS, 1, PROTOCOL), user_for)
 
 
 def doctor(*words: str) -> Result:
@@ -329,6 +330,32 @@ async def test_a_least_user_is_fit_for_its_program(redis_server: RedisServer, us
 
     assert {finding.level for finding in found} == {"ok"}
     assert {f"rights: {program}" for program in programs} <= {finding.check for finding in found}
+
+
+@pytest.mark.parametrize("name", get_args(UserFor))
+async def test_each_user_that_is_printed_can_be_asked_for(
+    redis_server: RedisServer, users: Users, name: UserFor
+) -> None:
+    """`--for` takes each of their names, and finds that user fit, and one with a right too few not, with the line that gives it."""
+    assert name in {user.name for user in ALL}
+    found = await looked(redis_server, name, name)
+    assert found
+    assert {finding.level for finding in found} == {"ok"}
+    lacks = next(rule for rule in named(name).commands if rule in ("+hget", "+get"))
+    users.make(named(name), without=lacks)
+    found = await looked(redis_server, name, name)
+    assert f"ACL SETUSER {name} {lacks}" in {finding.advice for finding in found}
+
+
+@pytest.mark.parametrize("pattern", named("sessions").keys)
+async def test_keys_that_the_store_of_conversations_may_not_use_are_named(
+    redis_server: RedisServer, users: Users, pattern: str
+) -> None:
+    """Its own ones, and those by which a write for a call is fenced."""
+    users.make(named("sessions"), without=f"~{pattern}")
+    [found] = await looked(redis_server, "sessions", "sessions")
+    assert found.level == "fail"
+    assert f"~{pattern}" in found.advice
 
 
 async def test_a_user_with_one_right_too_few_is_not_fit(redis_server: RedisServer, users: Users) -> None:

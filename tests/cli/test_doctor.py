@@ -92,6 +92,13 @@ def test_missing_rights_are_named(url: str, server: Any) -> None:
     assert findings["rights: reader"]["level"] == "ok"
 
 
+def test_a_line_that_gives_a_right_can_be_copied(url: str, server: Any) -> None:
+    """It stands whole below the table, however narrow that is, and the advice of other findings stays in it."""
+    told = CliRunner().invoke(app, ["doctor", "--redis-url", as_user(server, url, "+@all", "-eval", "-publish")])
+
+    assert told.stdout.splitlines().count("ACL SETUSER voice +eval +publish") == 1
+
+
 def test_a_refused_config_is_unknown_and_no_failure(url: str, server: Any) -> None:
     """Managed services refuse CONFIG GET: what follows from it is unknown, and the server may be fit."""
     status, findings = doctor(as_user(server, url, "+@all", "-config"))
