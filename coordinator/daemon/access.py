@@ -65,7 +65,7 @@ class Access:
 
     @staticmethod
     def bearer(headers: Mapping[str, list[str]]) -> str:
-        """The token in the header Authorization; '' for none, and for more than one."""
+        """The token in the header Authorization; '' for none (whoever shows several is refused before)."""
         given = headers.get("authorization", [])
         scheme, _, shown = given[0].partition(" ") if len(given) == 1 else ("", "", "")
         return shown.strip() if scheme.lower() == "bearer" else ""
@@ -86,9 +86,11 @@ class Access:
     def refusal(self, scope: Mapping[str, Any], headers: Mapping[str, list[str]]) -> Refusal | None:
         """Why a request is not let in at all; None when it is.
 
-        It comes from elsewhere without a token, from a browser that was led here by a foreign name, or by a port that serves
-        health only.
+        It shows several logins at once, comes from elsewhere without a token, from a browser that was led here by a foreign
+        name, or by a port that serves health only.
         """
+        if len(headers.get("authorization", [])) > 1:
+            return Refusal(HTTPStatus.BAD_REQUEST, "there is more than one Authorization header: show one token", {})
         if self.is_unix(scope):
             return None
         if self._settings.http_tcp == "health":

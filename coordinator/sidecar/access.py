@@ -24,7 +24,7 @@ class Access(AnyAccess):
         """Refuses what may not be here at all.
 
         Raises:
-            Problem: 401, 403 or 421.
+            Problem: 400, 401, 403 or 421.
         """
         refused = self.refusal(scope, headers)
         if refused is not None:

@@ -138,6 +138,7 @@ async def test_who_may_see_the_page(url: str, monkeypatch: pytest.MonkeyPatch) -
         assert (await get(port, "/", "127.0.0.6", Authorization="Bearer two"))[0] == 200
         assert (await get(port, "/"))[0] == 200
         assert (await get(port, "/", Host="evil.example"))[0] == 421
+        assert (await get(port, "/", Authorization="Bearer one", authorization="Bearer one"))[0] == 400
         tasks.cancel_scope.cancel()
 
 

@@ -277,6 +277,21 @@ def test_what_cannot_be_a_token_is_wrong(place: Place, shown: list[str]) -> None
             assert "Worker-Token" in answer.json()["detail"]
 
 
+def test_of_several_logins_none_is_chosen(place: Place) -> None:
+    """Two Authorization headers are refused at each door, also where the socket's user would need none."""
+    shown = [(b"Authorization", f"Bearer {token}".encode()) for token in (API, WRONG)]
+    over_tcp, at_socket = (
+        httpx.Client(base_url=f"http://127.0.0.1:{place.sidecar.http_port}"),
+        httpx.Client(transport=httpx.HTTPTransport(uds=place.sidecar.path), base_url="http://sidecar"),
+    )
+    with over_tcp, at_socket:
+        for client in (over_tcp, at_socket):
+            for headers in (shown, shown[::-1]):
+                answer = client.get("/v1/drain", headers=headers)
+                assert (answer.status_code, "more than one" in answer.text) == (400, True)
+        assert over_tcp.get("/healthz", headers=shown).status_code == 200
+
+
 # -- what is done, and not only let in ---------------------------------------------------------------------------------
 
 
