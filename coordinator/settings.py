@@ -31,7 +31,17 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from coordinator.bounds import MOST_DEPTH, MOST_SECONDS, MOST_TEXT, check_labels, check_name, check_pool, check_text
+from coordinator.bounds import (
+    MOST_DEPTH,
+    MOST_SECONDS,
+    MOST_TEXT,
+    NAME,
+    NAME_RULE,
+    check_labels,
+    check_name,
+    check_pool,
+    check_text,
+)
 from coordinator.errors import ConfigurationError, InvalidIdError, InvalidValueError
 from coordinator.keyring import KeyFile, KeyRing, KeySource
 from coordinator.masking import masked
@@ -56,6 +66,13 @@ MOST_SETTING = 4096
 """Characters of a text, such as a path."""
 MOST_TOKENS = 2
 """Of one setting: the old one and the new one."""
+_PREFIX = f"^{NAME}$"
+_NAMESPACE = r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$"
+_RULES = {
+    _PREFIX: NAME_RULE,
+    _NAMESPACE: "the name of a namespace: 1 to 63 characters of a-z 0-9 -, with no - at either end",
+}
+"""What a text is that these patterns describe, in words."""
 SECRETS = ("redis_url", "api_token", "drain_token", "encryption_keys")
 
 PROFILES: dict[str, dict[str, str]] = {
@@ -143,7 +160,7 @@ class Settings(BaseSettings):
     )
 
     redis_url: SecretStr | None = Field(None, description="the store; unset: an embedded Redis, for trying out")
-    prefix: str = Field("recovery", description="what all keys begin with", pattern=r"^[A-Za-z0-9._-]{1,63}$")
+    prefix: str = Field("recovery", description="what all keys begin with", pattern=_PREFIX)
     without_info: bool = Field(
         False, description="start although the Redis user may not run `INFO`: lost writes cannot be seen then"
     )
@@ -231,9 +248,7 @@ class Settings(BaseSettings):
         False,
         description="watch pods of Kubernetes: one that ended certifies its instances (needs the extra kubernetes)",
     )
-    pod_namespace: str = Field(
-        "", description="whose pods; default: the service account's", pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$"
-    )
+    pod_namespace: str = Field("", description="whose pods; default: the service account's", pattern=_NAMESPACE)
     pod_selector: str = Field("", description="label selector of the pods to watch; default: all of the namespace")
     pod_deletion_cost: bool = Field(
         False, description="annotate pods of ReplicaSets with their live calls, so that the emptiest goes first"
@@ -522,13 +537,24 @@ def load(**overrides: Any) -> Settings:
     except ValidationError as error:
         for fault in error.errors():
             name = ".".join(str(part) for part in fault["loc"])
-            for line in fault["msg"].removeprefix("Value error, ").split("\n"):
+            for line in _said(name, fault).split("\n"):
                 faults.append(line if not name or line.startswith(name) else f"{name}: {line}")
     except ConfigurationError as error:
         faults.append(str(error))
     if faults:
         raise ConfigurationError("\n".join(map(masked, faults)))
     return settings
+
+
+def _said(name: str, fault: Mapping[str, Any]) -> str:
+    """What is wrong with one value: the value, unless it is a secret, and the rule."""
+    said = str(fault["msg"])
+    if fault["type"] == "value_error":  # of validators here, which name it where that is no harm
+        return said.removeprefix("Value error, ")
+    if name in SECRETS:
+        return said
+    rule = _RULES.get(fault.get("ctx", {}).get("pattern"))
+    return f"{named(fault['input'])} is not {rule}" if rule else f"{said}, not {named(fault['input'])}"
 
 
 def _unknown(names: Mapping[str, object], prefix: str) -> list[str]:

@@ -17,7 +17,7 @@ from coordinator.printable import named
 from coordinator.settings import parse_duration
 from coordinator.sidecar.callers import Asker, Caller
 from coordinator.sidecar.problems import Problem
-from coordinator.sidecar.wire import RULES
+from coordinator.sidecar.wire import BASE64, RULES
 
 if TYPE_CHECKING:
     from coordinator.sidecar.hosted import Hosted
@@ -309,7 +309,10 @@ def read_body(model: type[BaseModel], raw: bytes) -> BaseModel:
 def _fault(error: Mapping[str, Any]) -> str:
     """What is wrong with one value of a body; recovery data is shown in no message."""
     where = ".".join(str(part)[:80] for part in error["loc"]) or "body"
-    rule = RULES.get(error.get("ctx", {}).get("pattern"))
+    pattern = error.get("ctx", {}).get("pattern")
+    if pattern == BASE64:
+        return f"{where}: it is not base64 in one line"
+    rule = RULES.get(pattern)
     return f"{where}: {error['msg']}" if rule is None else f"{where}: {named(error['input'])} is not {rule}"
 
 

@@ -16,9 +16,9 @@ from coordinator.worker.data import RecoveryData, decode
 from coordinator.worker.sealer import is_sealed, key_of
 
 __all__ = [
-    "RULES", "Adopt", "Alive", "Certificate", "Certified", "Checkpoint", "Data", "Decline", "Drain", "Drained", "LetGo", "Moved",
-    "Offered", "Offers", "Open", "Owned", "Owner", "ProblemDocument", "Record", "Register", "Registered", "Release", "Sessions",
-    "Watch", "data_of", "shown",
+    "BASE64", "RULES", "Adopt", "Alive", "Certificate", "Certified", "Checkpoint", "Data", "Decline", "Drain", "Drained", "LetGo",
+    "Moved", "Offered", "Offers", "Open", "Owned", "Owner", "ProblemDocument", "Record", "Register", "Registered", "Release",
+    "Sessions", "Watch", "data_of", "shown",
 ]  # fmt: skip
 
 NAME = f"^{bounds.NAME}$"
@@ -26,11 +26,13 @@ INSTANCE = f"^{bounds.INSTANCE}$"
 VISIBLE = f"^[^{HIDDEN}]*$"
 PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 LOCAL_URL = rf"^http://(localhost|127\.0\.0\.1|\[::1\]):{PORT}/[!-~]{{0,200}}$"
+BASE64 = r"^[A-Za-z0-9+/]*={0,2}$"
 
 RULES = {
     NAME: bounds.NAME_RULE,
     INSTANCE: "an instance id: its name, ~ and a ULID",
     VISIBLE: "text of printable characters",
+    LOCAL_URL: "a URL of this machine: http://, then localhost, 127.0.0.1 or [::1], a port and a path, as in http://localhost:8080/healthz",
     f"^{bounds.LABEL}$": f"the name of a label: {bounds.LABEL_RULE}",
     f"^{bounds.REQUIREMENT}$": f"a label, as name or name=value; a name is {bounds.LABEL_RULE}",
 }
@@ -52,9 +54,7 @@ class Data(_Strict):
     """Recovery data: a JSON object, or bytes in base64; not both."""
 
     recovery_data: dict[str, Any] | None = Field(None, description="a JSON object; kept as a value")
-    recovery_data_base64: str | None = Field(
-        None, description="bytes, kept as they are", pattern=r"^[A-Za-z0-9+/]*={0,2}$"
-    )
+    recovery_data_base64: str | None = Field(None, description="bytes, kept as they are", pattern=BASE64)
 
 
 class Health(_Strict):

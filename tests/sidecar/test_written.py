@@ -12,6 +12,7 @@ import httpx
 import pytest
 import redis
 
+from coordinator.sidecar import wire
 from coordinator.store.keys import Keys
 from tests.hostile import HIDDEN_CHARACTERS, hidden_in
 from tests.redis_server import RedisServer
@@ -164,8 +165,30 @@ def test_a_sentence_names_the_value_and_the_rule(client: Client) -> None:
     )
     said = refused(client("PUT", "/v1/sessions/s", {"requires": ["b", "a c"]}))
     assert said.startswith("requires.1: 'a c' is not a label, as name or name=value")
-    assert "canary" not in refused(client("PUT", "/v1/sessions/s", {"recovery_data_base64": "canary!"}))
+    said = refused(client("PUT", "/v1/sessions/s", {"recovery_data_base64": "canary!"}))
+    assert said == "recovery_data_base64: it is not base64 in one line"
     assert "canary" not in refused(client("PUT", "/v1/sessions/s", {"recovery_data": {"canary": 2**60}}))
+
+
+def test_each_pattern_is_said_in_words() -> None:
+    """No model has a pattern of which a person is told nothing but the pattern itself."""
+    patterns: set[str] = set()
+
+    def look(schema: Any) -> None:
+        for name, value in schema.items() if isinstance(schema, dict) else enumerate(schema):
+            patterns.update({value} if name == "pattern" and isinstance(value, str) else ())
+            if isinstance(value, dict | list):
+                look(value)
+
+    models = [
+        one
+        for one in vars(wire).values()
+        if isinstance(one, type) and hasattr(one, "model_json_schema") and one.__module__ == wire.__name__
+    ]
+    for model in models:
+        look(model.model_json_schema())
+    assert {wire.LOCAL_URL, wire.BASE64} < patterns
+    assert patterns - set(wire.RULES) == {wire.BASE64}
 
 
 def test_what_was_stored_deeper_is_given_as_bytes(server: RedisServer, client: Client) -> None:

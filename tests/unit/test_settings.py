@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.errors import ConfigurationError
-from coordinator.settings import PROFILES, Settings, load, parse_duration, parse_labels, parse_size
+from coordinator.settings import PROFILES, SECRETS, Settings, load, parse_duration, parse_labels, parse_size
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,32 @@ def test_wrong_values_are_said_with_their_rule(values: dict[str, object], said: 
     with pytest.raises(ConfigurationError, match=said) as refused:
         load(**values)
     assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"prefix": "a b"}, "prefix: 'a b' is not 1 to 63 characters of A-Z a-z 0-9 . _ -"),
+        ({"pod_namespace": "-x"}, "pod_namespace: '-x' is not the name of a namespace"),
+        ({"partitions": 0}, "greater than or equal to 1, not 0"),
+        ({"log_level": "loud"}, "'warning' or 'error', not 'loud'"),
+        ({"log_level": "x" * 500}, "not 'xxx"),
+    ],
+)  # fmt: skip
+def test_the_value_that_is_refused_is_said(values: dict[str, object], said: str) -> None:
+    """In bounded length, with its rule in words."""
+    with pytest.raises(ConfigurationError) as refused:
+        load(**values)
+    assert said in str(refused.value)
+    assert len(str(refused.value)) < 250
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_that_is_refused_is_not_said(name: str) -> None:
+    """Whatever type it has."""
+    with pytest.raises(ConfigurationError, match=name) as refused:
+        load(**{name: ["canary"]})
+    assert "canary" not in str(refused.value)
 
 
 def test_every_fault_is_said_at_once() -> None:
