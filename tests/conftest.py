@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,12 @@ from tests.redis_server import RedisServer
 from tests.untraced import UNTRACED, is_traced_elsewhere, untraced_environment
 
 ROOT = Path(__file__).parents[1]
+
+
+def pytest_configure() -> None:
+    """Programs that tests start can be interrupted also where a shell started the tests in its background, which ignores SIGINT."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
