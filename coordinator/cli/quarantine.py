@@ -16,6 +16,7 @@ from coordinator.errors import ConfigurationError
 from coordinator.settings import Settings
 from coordinator.store import calls, reads
 from coordinator.store.executor import StorePartition
+from coordinator.store.keys import Keys
 from coordinator.store.mending import RECORDS
 from coordinator.store.reads import SetAside
 from coordinator.store.scripts import Answer
@@ -95,7 +96,7 @@ def show(
     data: Annotated[bool, typer.Option("--data", help="Its recovery data too: it may hold what is private.")] = False,
     as_json: Json = False,
 ) -> int:
-    """One of them, with its fields as they were.
+    """One of them, with its fields as they were; of a key of another type, where it is kept.
 
     Exit status: 0 found; 1 there is none of that name; 2 wrong usage or settings; 3 the store is not available.
     """
@@ -104,10 +105,12 @@ def show(
         complain(f"nothing is set aside under {what}")
         return NEGATIVE
     fields = {field: _shown(value, data=data, name=field) for field, value in sorted(one.fields.items())}
+    key = "" if fields else Keys(settings.prefix, one.partition).set_aside_key(one.member)
     if as_json:
-        print_json({**_as_data(one), "fields": fields})
+        print_json({**_as_data(one), "fields": fields, "key": key})
     else:
         rows = [("what is wrong", one.fault), ("since", clock(one.at_ms)), ("type", one.type)]
+        rows += [("kept as the key", key)] if key else []
         console().print(table(("field", "value"), [*rows, *((field, str(value)) for field, value in fields.items())]))
     return OK
 

@@ -86,9 +86,10 @@ class Tidier:
             except CoordinatorError as error:
                 if not concerns_one(error):
                     raise
-                if (told := str(error)) not in self._told:  # once, not each second
+                told = error.detail if isinstance(error, StoreUnavailableError) else str(error)
+                if told not in self._told:  # once, not each second
                     self._told.add(told)
-                    log.error("not_tidied", error=told, partition=self.part.keys.partition)
+                    log.error("not_tidied", reason=told, partition=self.part.keys.partition)
                 k = self.part.keys
                 await self.part.executor.mend(
                     [k.events, k.quarantine, k.instances, k.graves, k.leases, k.orphans, k.dead_letters, k.names]

@@ -75,6 +75,17 @@ def test_the_fields_are_shown_as_they_were(url: str, broken: Bench) -> None:
     assert json.loads(text)["fields"]["data"] == '{"sequence": 7}'
 
 
+def test_a_key_of_another_type_is_named_where_it_is_kept(url: str, bench: Bench) -> None:
+    """Its value is no field of a record, so the command says under which key it lies, as it was."""
+    bench.client.set(bench.keys.session("call-9"), b"\x1b[2Jtext")
+    bench.run(calls.set_aside(bench.keys, kind="session", name="call-9", wanted="hash", fault="is a string", broken={}))
+    _, text = run(url, "quarantine", "show", "session:call-9", "--json")
+    key = json.loads(text)["key"]
+    assert bench.client.get(key) == b"\x1b[2Jtext"
+    status, text = run(url, "quarantine", "show", "session:call-9")
+    assert (status, key in text, "string" in text) == (0, True, True)
+
+
 def test_a_repaired_call_is_offered_again(url: str, broken: Bench) -> None:
     """It is a dead letter with its data; after the repair it is replayed with the value that was given."""
     assert broken.record("call-1")["state"] == "dead_lettered"
