@@ -13,6 +13,7 @@ from prometheus_client import Counter
 
 from coordinator.errors import CoordinatorError, NameInUseError, StoreUnavailableError
 from coordinator.ids import name_of
+from coordinator.printable import told, trace
 from coordinator.settings import Settings
 from coordinator.sidecar.hosted import Hosted, hash_of
 from coordinator.sidecar.hosting import Hosting
@@ -115,7 +116,7 @@ class Registry:
             if hosted.handle not in self._living:
                 raise
             self._failures.labels("worker").inc()  # the others live on
-            log.exception("worker_failed", instance=hosted.handle, error=repr(error))
+            log.error("worker_failed", instance=hosted.handle, error=told(error), exception=trace(error))
         finally:
             if self._living.pop(hosted.handle, None) is not None:
                 self._by_token_hash.pop(hosted.token_hash, None)
@@ -244,9 +245,9 @@ class Registry:
                 continue
             except (Problem, CoordinatorError, ProcessEndedError) as error:
                 log.warning("worker_not_taken_up", instance=handle, reason=str(error))
-            except Exception as error:  # the others are handed over
+            except Exception as error:  # noqa: BLE001 - the others are handed over
                 self._failures.labels("take_up").inc()
-                log.exception("worker_not_taken_up", instance=handle, error=repr(error))
+                log.error("worker_not_taken_up", instance=handle, error=told(error), exception=trace(error))
             return
 
     def _refuse_while_looking_back(self) -> None:

@@ -12,6 +12,7 @@ import anyio.abc
 import structlog
 
 from coordinator import clock
+from coordinator.printable import trace
 from coordinator.settings import Settings
 from coordinator.store.connect import Connector
 from coordinator.store.executor import StorePartition
@@ -105,8 +106,8 @@ class Hub:
                 beating, beat = self._beats.popleft()
                 try:
                     beating.heard(beat)
-                except Exception:  # the others hear theirs
-                    log.exception("beat_not_heard", instance=beat.roll.instance)
+                except Exception as error:  # noqa: BLE001 - the others hear theirs
+                    log.error("beat_not_heard", instance=beat.roll.instance, exception=trace(error))
 
 
 class Hubs:

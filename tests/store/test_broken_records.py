@@ -121,7 +121,9 @@ def test_a_missing_field_stops_no_script(bench: Bench, name: str) -> None:
 @pytest.mark.parametrize("name", sorted(CASES.keys() - {"allowed", "correct", "set_aside", "set_aside_member"}))
 def test_two_missing_fields_stop_no_script(bench: Bench, name: str) -> None:
     """An offer that has no entry takes other ways through the scripts, and whatever else is missing they have an answer."""
-    records = [key for key in dict.fromkeys(made(bench, name).keys) if key.startswith("{") and kind_of(key) == "session"]
+    records = [
+        key for key in dict.fromkeys(made(bench, name).keys) if key.startswith("{") and kind_of(key) == "session"
+    ]
     for key in records:
         made(bench, name)
         for field in bench.client.hkeys(key):
