@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hmac
+import os
 from collections import OrderedDict
 from http import HTTPStatus
+from pathlib import Path
 
 import anyio
 import anyio.abc
@@ -70,12 +72,13 @@ class Registry:
 
     # -- new ones ------------------------------------------------------------------------------------------------------
 
-    async def register(self, asked: Register, *, proven: bool = False) -> Hosted:
+    async def register(self, asked: Register, *, proven: bool = False, by_user: int | None = None) -> Hosted:
         """A new worker.
 
         Args:
             asked: what it says of itself.
             proven: the caller watches its process, and says when it ends.
+            by_user: whose request it is, by the kernel's word; None when nobody knows.
 
         Raises:
             Problem: too many, another tenant's than this sidecar is bound to, or the sidecar ends.
@@ -91,7 +94,7 @@ class Registry:
             raise Problem(HTTPStatus.FORBIDDEN, f"this sidecar is bound to another tenant than {asked.tenant!r}")
         for hosted in self.workers:
             if hosted.asked.name == asked.name and hosted.is_proven:
-                if not hosted.never_had_its_token(asked.pid):
+                if not (hosted.never_had_its_token(asked.pid) and _may_speak_for(asked.pid, by_user)):
                     raise NameInUseError(asked.name, hosted.handle)
                 await hosted.withdraw("its process registers again")
         return await self._start(Hosted(self._settings, self._hubs, asked, proven=proven, addresses=self._addresses))
@@ -337,3 +340,14 @@ def _asked(name: str, found: dict[str, str]) -> tuple[Register, Hosting]:
     )  # fmt: skip
     register.health = hosting.health
     return register, hosting
+
+
+def _may_speak_for(pid: int | None, user: int | None) -> bool:
+    """Whether that user owns the process, or this sidecar: anybody else may know its number, and its name."""
+    if pid is None or user is None:
+        return False
+    try:
+        owner = Path(f"/proc/{pid}").stat().st_uid
+    except OSError:
+        return False
+    return user in (owner, os.geteuid())
