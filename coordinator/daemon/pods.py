@@ -363,7 +363,7 @@ class PodEvents:
             from coordinator.daemon.pod_api import PodApi
         except ImportError as error:
             raise ConfigurationError(
-                f"pod_events: {error.name} is missing: install recovery-coordinator[kubernetes]"
+                f"pod_events: {error.name} is missing: install this package with its extra kubernetes"
             ) from error
         self.api = PodApi.from_settings(settings)
         metrics.export_pods()

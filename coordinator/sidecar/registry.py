@@ -101,7 +101,11 @@ class Registry:
 
     def _refuse_when_closing(self) -> None:
         if self.closing:
-            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "the sidecar ends", headers={"Retry-After": "1"})
+            raise Problem(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "the sidecar was drained and takes no worker in: start it again",
+                headers={"Retry-After": "1"},
+            )
 
     async def _start(self, hosted: Hosted) -> Hosted:
         await self._tasks.start(self._live, hosted)
