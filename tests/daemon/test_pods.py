@@ -697,7 +697,7 @@ def test_without_the_extra_it_says_what_to_install(account: Path, monkeypatch: p
     monkeypatch.setitem(__import__("sys").modules, "httpx2", None)
     monkeypatch.delitem(__import__("sys").modules, "coordinator.daemon.pod_api", raising=False)
     Daemon(load(redis_url="redis://127.0.0.1:1"))
-    with pytest.raises(ConfigurationError, match=r"httpx2 is missing: install recovery-coordinator\[kubernetes\]"):
+    with pytest.raises(ConfigurationError, match=r"httpx2 is missing: install this package with its extra kubernetes"):
         Daemon(load(redis_url="redis://127.0.0.1:1", pod_events=True, pod_api="http://127.0.0.1:1", pod_namespace="x"))
 
 
