@@ -12,6 +12,7 @@ from tests.faults.media import listen
 from tests.faults.rolling import restart_all
 
 
+@pytest.mark.timeout(300)  # twenty seconds of work, beside what else a slow machine does
 def test_a_rolling_restart_hands_every_call_over() -> None:
     """Five workers, twenty calls each, one after the other: all handed over, none lost, none moved more than twice."""
     rollout = restart_all(5, 20)
