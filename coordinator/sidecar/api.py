@@ -152,7 +152,10 @@ class Api:
             "opens a session",
             Caller.WORKER,
             self._open,
-            {CREATED: (wire.Owned, "opened"), OK: (wire.Owned, "its own already: nothing was changed, its data neither")},
+            {
+                CREATED: (wire.Owned, "opened"),
+                OK: (wire.Owned, "its own already: nothing was changed, its data neither"),
+            },
             CONFLICT,
             FENCED,
             body=wire.Open,
