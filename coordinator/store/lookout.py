@@ -46,6 +46,7 @@ class Lookout:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake: asyncio.Event | None = None
+        self._main: asyncio.Task[None] | None = None
         self._views: dict[Address, View] = {}
         self._told: dict[object, Callable[[], None]] = {}
         self._timeout = 0.5
@@ -156,15 +157,19 @@ class Lookout:
             loop, self._told = self._loop, {}
         if loop is not None:
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(_cancel_all)
+                loop.call_soon_threadsafe(self._end)
 
     def _forked(self) -> None:
         """In a child: its thread is the parent's, and so are its connections."""
         self._lock = threading.Lock()
-        self._thread = self._loop = self._wake = self.named = None
+        self._thread = self._loop = self._wake = self._main = self.named = None
         self._views, self._told = {}, {}
 
     # -- in the thread -------------------------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        if self._main is not None:
+            self._main.cancel()
 
     def _run(self) -> None:
         with (
@@ -175,11 +180,11 @@ class Lookout:
                 runner.run(self._watch_all())
             finally:
                 with self._lock:
-                    self._loop = self._wake = None
+                    self._loop = self._wake = self._main = None
 
     async def _watch_all(self) -> None:
         with self._lock:
-            self._loop, self._wake = asyncio.get_running_loop(), asyncio.Event()
+            self._loop, self._wake, self._main = asyncio.get_running_loop(), asyncio.Event(), asyncio.current_task()
         while not self._ended:
             url = self._source()
             wakes = {address: asyncio.Event() for address in url.addresses}
@@ -189,9 +194,10 @@ class Lookout:
             try:
                 await self._pass_on(url, wakes)
             finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                while left := [task for task in tasks if not task.done()]:  # redis-py may make another error of it
+                    for task in left:
+                        task.cancel()
+                    await asyncio.wait(left, timeout=SLICE_SECONDS)
                 await asyncio.sleep(0)  # in which the loop lets go of what was closed
 
     async def _pass_on(self, url: StoreUrl, wakes: dict[Address, asyncio.Event]) -> None:
@@ -217,7 +223,7 @@ class Lookout:
                 try:
                     async with asyncio.timeout(3 * self._timeout):
                         if connection is None:
-                            connection = await dial(url, address, self._timeout, sentinel=True)
+                            connection = await _connected(url, address, self._timeout)
                         view = await _ask(connection, url.service)
                 except Exception as error:  # noqa: BLE001 - one that answers nonsense is one that does not know
                     view = View(clock.now(), error=str(connection_error(error)))
@@ -238,7 +244,8 @@ class Lookout:
         while True:
             connection: Any = None
             try:
-                connection = await dial(url, address, 3600.0, sentinel=True)
+                connection = await _connected(url, address, self._timeout)
+                connection.socket_timeout = None  # from now on it waits for what comes
                 await connection.send_command("SUBSCRIBE", SWITCHED, check_health=False)
                 while True:
                     await connection.read_response()
@@ -280,6 +287,17 @@ async def _ask(connection: Any, service: str) -> View:
     return view_of(clock.now(), *answers)
 
 
-def _cancel_all() -> None:
-    for task in asyncio.all_tasks():
-        task.cancel()
+async def _connected(url: StoreUrl, address: Address, timeout: float) -> Any:
+    """A connection. One that is being made when nobody wants it any more is made, and then closed: a greeting of TLS that is
+    cancelled leaves its socket open.
+    """
+    making = asyncio.ensure_future(dial(url, address, timeout, sentinel=True))
+    try:
+        return await asyncio.shield(making)
+    except asyncio.CancelledError:
+        while not making.done():
+            with contextlib.suppress(asyncio.CancelledError):  # once more: it has its time limits
+                await asyncio.wait([making])
+        if making.exception() is None:
+            await hang_up(making.result(), at_once=True)
+        raise
