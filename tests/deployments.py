@@ -56,10 +56,7 @@ def tls_server() -> str:
     pytest.skip("there is no redis-server with TLS")
 
 
-SENTINEL_RIGHTS = (
-    "-@all +sentinel|get-master-addr-by-name +sentinel|master +sentinel|replicas"
-    " +subscribe resetchannels &+switch-master"
-)
+SENTINEL_RIGHTS = "-@all +sentinel|get-master-addr-by-name +sentinel|master +sentinel|replicas"
 """What a Sentinel's user needs, as the documents say."""
 
 

@@ -1,18 +1,21 @@
-"""One of redis-py's asyncio connections, to a server or to a Sentinel."""
+"""One of redis-py's connections, to a server or to a Sentinel, for an event loop or for a thread."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
+import redis
 import redis.asyncio as aredis
 from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from coordinator.forked import in_a_child, let_go_of
 from coordinator.store.address import Address
 from coordinator.store.url import StoreUrl
 
-__all__ = ["connection_options", "dial", "hang_up", "leave_to_parent"]
+__all__ = ["connection_options", "dial", "dial_in_a_thread", "hang_up", "leave_to_parent"]
 
 CLIENT_NAME = "recovery-coordinator"
 
@@ -59,10 +62,33 @@ async def dial(url: StoreUrl, address: Address, timeout: float, *, sentinel: boo
     return connection
 
 
-async def hang_up(connection: Any, *, at_once: bool = False) -> None:
-    """Closes it; at once, where nobody waits for what TLS has to say at the end."""
-    if at_once and connection._writer is not None:
-        connection._writer.transport.abort()
+def dial_in_a_thread(
+    url: StoreUrl,
+    address: Address,
+    timeout: float,
+    greet: Callable[[Any], None] | None = None,
+    *,
+    sentinel: bool = False,
+) -> Any:
+    """As `dial`, for a thread.
+
+    Args:
+        greet: logs in, in the place of redis-py.
+    """
+    kind: Any = redis.Connection
+    if address.path:
+        kind = redis.UnixDomainSocketConnection
+    elif url.tls:
+        kind = redis.SSLConnection
+    options = connection_options(url, address, timeout, Retry(NoBackoff(), 0), sentinel=sentinel)
+    connection = kind(**options, redis_connect_func=greet)
+    in_a_child(connection, _leave_socket_to_parent)
+    connection.connect()
+    return connection
+
+
+async def hang_up(connection: Any) -> None:
+    """Closes it."""
     with contextlib.suppress(Exception):  # what is closed cannot fail any more
         await connection.disconnect(nowait=True)
 
@@ -71,3 +97,7 @@ def leave_to_parent(connection: Any) -> None:
     """In a forked child: an asyncio connection of redis-py's stays the parent's."""
     if connection._writer is not None:
         let_go_of(connection._writer.transport.get_extra_info("socket"))
+
+
+def _leave_socket_to_parent(connection: Any) -> None:
+    let_go_of(connection._sock)

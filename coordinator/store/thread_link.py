@@ -8,13 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from coordinator.errors import StoreUnavailableError
-from coordinator.forked import in_a_child, let_go_of
 from coordinator.store.address import Address, slot_owner
-from coordinator.store.dial import connection_options
+from coordinator.store.dial import dial_in_a_thread
 from coordinator.store.faults import connection_error, moves_the_server, store_error
 from coordinator.store.link import run_id_of
 from coordinator.store.pace import allowance
@@ -90,18 +87,6 @@ class ThreadLink:
                     self.close()
         return found
 
-    def _open(self, address: Address) -> Any:
-        kind: Any = redis.Connection
-        if address.path:
-            kind = redis.UnixDomainSocketConnection
-        elif self._url.tls:
-            kind = redis.SSLConnection
-        options = connection_options(self._url, address, self._timeout, Retry(NoBackoff(), 0))
-        connection = kind(**options, redis_connect_func=self._greet)
-        in_a_child(connection, _leave_to_parent)
-        connection.connect()
-        return connection
-
     def _greet(self, connection: Any) -> None:
         """Connected, and about to log in: either may take nearly as long as the time limit."""
         self.on_wait()
@@ -110,7 +95,7 @@ class ThreadLink:
 
     def _connect(self) -> None:
         self._address = self._find()
-        self._connection = self._open(self._address)
+        self._connection = dial_in_a_thread(self._url, self._address, self._timeout, self._greet)
         found: list[Any] = []
         _Exchange(self._connection._sock, self._timeout, self._longest, self.on_wait).run(
             [pack(("INFO", "server")).to(b"")], found
@@ -138,7 +123,7 @@ class ThreadLink:
         raise StoreUnavailableError("cluster_down", "; ".join(asked))
 
     def _ask(self, node: Address) -> Address | None:
-        connection = self._open(node)
+        connection = dial_in_a_thread(self._url, node, self._timeout, self._greet)
         try:
             connection.send_command("CLUSTER", "SLOTS", check_health=False)
             answer = connection.read_response()
@@ -152,10 +137,6 @@ class ThreadLink:
         if connection is not None:
             with contextlib.suppress(Exception):  # what is closed cannot fail any more
                 connection.disconnect()
-
-
-def _leave_to_parent(connection: Any) -> None:
-    let_go_of(connection._sock)
 
 
 class _Exchange:

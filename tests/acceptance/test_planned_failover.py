@@ -47,6 +47,7 @@ async def test_nobody_stays_at_the_former_primary() -> None:
             async with Worker(as_user(url, "worker"), name="a") as worker:
                 sessions = [await worker.open(f"call-{n}", b"data") for n in range(5)]
                 await eventually(lambda: not daemons[0].not_ready())
+                before = [session.epoch for session in sessions]
                 watcher.execute_command("SENTINEL", "FAILOVER", "calls")
                 named = ("SENTINEL", "get-master-addr-by-name", "calls")
                 await eventually(
@@ -54,9 +55,7 @@ async def test_nobody_stays_at_the_former_primary() -> None:
                 )
                 await tasks.start(daemons[1].run)
                 async with Worker(as_user(url, "worker"), name="b") as newcomer:
-                    await eventually(
-                        lambda: epochs_at(new, sessions) == [s.epoch for s in sessions], 20, "stated again"
-                    )
+                    await eventually(lambda: min(epochs_at(new, sessions)) > max(before), 20, "stated again")
                     await eventually(lambda: all(session.held for session in sessions), 20, "held again")
                     assert role(former) == "master", "the former primary was demoted before anybody had moved"
                     assert all(session.may_speak and not session.lost.is_set() for session in sessions)

@@ -16,7 +16,7 @@ class FakeSentinel:
         address: of the primary that it names, as host and port; None when it knows none.
         epoch: of its configuration.
         replicas: rows of fields.
-        refused: names of what it does not permit, of ``MASTER``, ``REPLICAS``, ``SUBSCRIBE``.
+        refused: names of what it does not permit, of ``MASTER``, ``REPLICAS``.
         silent: it takes everything and answers nothing.
         asked: how often it was asked for the address.
     """
@@ -27,14 +27,13 @@ class FakeSentinel:
         self.refused: set[str] = set()
         self.silent = False
         self.asked = 0
-        self._subscribed: list[Any] = []
         sentinel = self
 
         class Handler(socketserver.StreamRequestHandler):
             def handle(self) -> None:
                 while (words := _command(self.rfile)) is not None:
                     if not sentinel.silent:
-                        self.wfile.write(sentinel._answer([word.upper() for word in words], self.wfile))
+                        self.wfile.write(sentinel._answer([word.upper() for word in words]))
 
         class Server(socketserver.ThreadingTCPServer):
             daemon_threads = True
@@ -44,13 +43,10 @@ class FakeSentinel:
         self.port: int = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
-    def _answer(self, words: list[str], wfile: Any) -> bytes:
+    def _answer(self, words: list[str]) -> bytes:
         name = words[1] if words[0] == "SENTINEL" else words[0]
         if name in self.refused:
             return b"-NOPERM this user has no permissions to run the command\r\n"
-        if name == "SUBSCRIBE":
-            self._subscribed.append(wfile)
-            return b"*3\r\n$9\r\nsubscribe\r\n$14\r\n+switch-master\r\n:1\r\n"
         if name == "GET-MASTER-ADDR-BY-NAME":
             self.asked += 1
             return b"*-1\r\n" if self.address is None else _array([self.address[0], str(self.address[1])])
@@ -60,11 +56,6 @@ class FakeSentinel:
             rows = [[word for pair in row.items() for word in pair] for row in self.replicas]
             return b"*%d\r\n" % len(rows) + b"".join(map(_array, rows))
         return b"+OK\r\n"
-
-    def tell(self) -> None:
-        """That there was a switch, to all who listen."""
-        for wfile in self._subscribed:
-            wfile.write(_array(["message", "+switch-master", "calls a 1 b 2"]))
 
     def close(self) -> None:
         """Listens no longer."""

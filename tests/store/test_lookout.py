@@ -53,17 +53,6 @@ async def test_a_switch_is_known_without_being_asked_for(three: list[FakeSentine
     assert await lookout.find(0.5) == Address(*TWO)
 
 
-async def test_what_a_sentinel_tells_is_asked_for_at_once(three: list[FakeSentinel], lookout: Lookout) -> None:
-    """After +switch-master each is asked again, before its next turn."""
-    await lookout.find(0.5)
-    await eventually(lambda: all(one._subscribed for one in three))
-    before = [one.asked for one in three]
-    for _ in range(20):
-        three[0].tell()
-        await anyio.sleep(0.01)
-    assert sum(one.asked for one in three) - sum(before) > 10
-
-
 @pytest.mark.parametrize("silent", [0, 1, 2])
 async def test_one_that_does_not_answer_keeps_nobody_waiting(
     three: list[FakeSentinel], lookout: Lookout, silent: int
@@ -96,7 +85,7 @@ async def test_rights_that_a_sentinel_does_not_give_are_gone_without(
 ) -> None:
     """The address alone will do: without epochs most are believed."""
     for one in three:
-        one.refused = {"MASTER", "REPLICAS", "SUBSCRIBE"}
+        one.refused = {"MASTER", "REPLICAS"}
     assert await lookout.find(0.5) == Address(*ONE)
     three[0].address = three[1].address = TWO
     await eventually(lambda: lookout.address == Address(*TWO))
@@ -133,7 +122,7 @@ def test_a_child_has_nothing_of_it(lookout: Lookout) -> None:
     child = os.fork()
     if child == 0:
         try:
-            clean = lookout.named is None and lookout._thread is None
+            clean = lookout.named is None and not lookout._askers
             found = lookout.find_in_a_thread(0.5, lambda: None) == Address(*ONE)
             os._exit(0 if clean and found else 1)
         finally:
@@ -145,10 +134,10 @@ def test_a_child_has_nothing_of_it(lookout: Lookout) -> None:
 def test_after_its_end_it_finds_nothing(lookout: Lookout) -> None:
     """It does not begin again."""
     lookout.find_in_a_thread(0.5, lambda: None)
-    thread = lookout._thread
+    threads = list(lookout._askers.values())
     lookout.close()
-    assert thread is not None
-    wait_until(lambda: not thread.is_alive())
+    assert len(threads) == 3
+    wait_until(lambda: not any(thread.is_alive() for thread in threads))
     with pytest.raises(StoreUnavailableError):
         lookout.find_in_a_thread(0.5, lambda: None)
 
