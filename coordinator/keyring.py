@@ -35,7 +35,7 @@ def check_installed() -> None:
         import cryptography  # noqa: F401 - its presence is what counts
     except ModuleNotFoundError:
         raise ConfigurationError(
-            "encryption_keys: sealing needs the package cryptography: pip install 'recovery-coordinator[sealing]'"
+            "encryption_keys: sealing needs the package cryptography: install this package with its extra sealing"
         ) from None
 
 

@@ -8,8 +8,9 @@ reading direction is shown as its escape, ``\\x1b`` or ``\\u202e``. Whatever lea
 from __future__ import annotations
 
 import re
+import traceback
 
-__all__ = ["HIDDEN", "has_hidden", "named", "printable", "printable_json", "printable_lines", "told"]
+__all__ = ["HIDDEN", "has_hidden", "named", "printable", "printable_json", "printable_lines", "told", "trace"]
 
 HIDDEN = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f"
 """C0 and DEL, C1, marks, embeddings, overrides and isolates of writing direction, separators of lines and paragraphs: as part of a
@@ -19,6 +20,7 @@ _ALL = re.compile(f"[{HIDDEN}{_SURROGATES}]")
 _BUT_LINES = re.compile(f"(?![\n\t])[{HIDDEN}{_SURROGATES}]")
 _BUT_C0 = re.compile(f"(?![\\x00-\\x1f])[{HIDDEN}{_SURROGATES}]")
 MOST_TOLD = 500
+MOST_TRACE = 16 * 1024
 MOST_NAMED = 78
 """Characters as they are shown: escapes count with all their letters."""
 
@@ -60,6 +62,19 @@ def named(value: object) -> str:
     if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 10**20):
         return repr(value)
     return f"a value of type {type(value).__name__}"
+
+
+def trace(error: BaseException) -> str:
+    """The traceback of an error in bounded length, the last of it; its kind alone where none can be made of it.
+
+    For the field ``exception`` of a log: an error of somebody else's class may fail while its traceback is made, and whoever tells
+    of it has other things to do after that.
+    """
+    try:
+        text = "".join(traceback.format_exception(error))
+    except Exception as failure:  # noqa: BLE001 - whatever the class of the error does
+        return f"{told(error)} (no traceback: {told(failure)})"
+    return text if len(text) <= MOST_TRACE else f"...\n{text[-MOST_TRACE:]}"
 
 
 def told(error: BaseException) -> str:

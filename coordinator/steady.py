@@ -9,6 +9,7 @@ import anyio
 import structlog
 
 from coordinator.policy import backoff
+from coordinator.printable import trace
 
 __all__ = ["IN_A_ROW", "Steady", "keep_on"]
 
@@ -46,7 +47,7 @@ class Steady:
         self._kind = kind
         if self._times >= IN_A_ROW:
             self.trouble = kind
-        log.error("loop_failed", loop=self.loop, kind=kind, times=self._times, **about, exc_info=error)
+        log.error("loop_failed", loop=self.loop, kind=kind, times=self._times, **about, exception=trace(error))
         return backoff(self._times - 1, random.random(), LEAST_PAUSE, LONGEST_PAUSE)  # noqa: S311 - jitter
 
     def well(self) -> None:

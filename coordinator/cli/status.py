@@ -25,7 +25,7 @@ from coordinator.store import reads
 from coordinator.store.executor import StorePartition
 from coordinator.store.reads import Overview, SessionRow
 from coordinator.store.shapes import whole
-from coordinator.worker.sealer import Place, Sealer, key_of
+from coordinator.worker.sealer import Place, Sealer, is_sealed, key_of
 
 __all__ = ["Json", "Oldest", "instances", "print_record", "read_record", "session", "sessions", "status"]
 
@@ -228,6 +228,9 @@ async def read_record(settings: Settings, session_id: str, *, data: bool, letter
         text = raw.decode(errors="replace")
         if name not in UNSHOWN and text:
             shown[name] = int(text) if text.isdigit() and name not in TEXTS else text
+    encoding = record.get("encoding", b"").decode(errors="replace")
+    if is_sealed(encoding):
+        shown["sealed_with"] = key_of(encoding)
     shown["data_bytes"] = len(stored)
     if data:
         texts = {name: record.get(name, b"").decode(errors="replace") for name in ("tenant", "encoding")}

@@ -12,7 +12,9 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.measure import Measurement
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -24,12 +26,24 @@ __all__ = [
     "table",
 ]  # fmt: skip
 
+MOST_UNFOLDED = 32
+"""Characters of a text that stays in one line."""
+MOST_WORD = 64
+"""Characters of a word that is never folded; session ids have 256 at most."""
+MOST_WIDTH = 10_000
+
 
 class Writer(Console):
     """A console whose texts are one line each; whatever it renders is printable, also when it was put together elsewhere."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """As Rich does; in a text there are no line ends, no markup and no emoji codes."""
+        """As Rich does; in a text there are no line ends, no markup and no emoji codes. No table is cut: on a narrow terminal it
+        is wider, and its lines go on in the next.
+        """
+        for one in objects:
+            if isinstance(one, Table):
+                least = Measurement.get(self, self.options.update(max_width=MOST_WIDTH), one).minimum
+                self.width = max(self.width, least)
         super().print(*(printable(one) if isinstance(one, str) else one for one in objects), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
@@ -93,6 +107,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
     )
     for row in rows:
         made.add_row(*(_cell(value) for value in row))
+    for column in made.columns:  # ids, names and numbers are copied: sentences may be folded, words may not
+        texts = [str(cell) for cell in (column.header, *column.cells)]
+        longest = max(map(cell_len, texts))
+        column.no_wrap, column.overflow = longest <= MOST_UNFOLDED, "fold"
+        word = max((cell_len(word) for text in texts for word in text.split()), default=1)
+        column.min_width = longest if column.no_wrap else min(MOST_WORD, max(word, MOST_UNFOLDED))
     return made
 
 

@@ -18,6 +18,7 @@ from coordinator.daemon.pod_evidence import Pod, certified, deletion_costs, with
 from coordinator.errors import ConfigurationError, PodApiError, StoreUnavailableError
 from coordinator.metrics import Metrics
 from coordinator.policy import backoff
+from coordinator.printable import told
 from coordinator.settings import Settings
 from coordinator.store import calls, reads
 from coordinator.store.executor import StorePartition
@@ -44,7 +45,7 @@ IN_THE_STREAM = ("malformed", "closed", "gone")
 
 def _failure(error: Exception) -> tuple[str, str]:
     """Kind and detail; what is no `PodApiError` is a fault of this program, which must not end it."""
-    return (error.kind, error.detail) if isinstance(error, PodApiError) else ("other", repr(error))
+    return (error.kind, error.detail) if isinstance(error, PodApiError) else ("other", told(error))
 
 
 @dataclass(slots=True)
@@ -245,7 +246,7 @@ class Certifier:
                 await self._again(failures)
             except Exception as error:  # noqa: BLE001 - nothing here may end the coordinator
                 self.metrics.pod_watch_errors.labels("other").inc()
-                log.error("pod_certificate_failed", partition=self.part.keys.partition, detail=repr(error))
+                log.error("pod_certificate_failed", partition=self.part.keys.partition, detail=told(error))
                 failures += 1
                 await self._again(failures)
 
@@ -362,7 +363,7 @@ class PodEvents:
             from coordinator.daemon.pod_api import PodApi
         except ImportError as error:
             raise ConfigurationError(
-                f"pod_events: {error.name} is missing: install recovery-coordinator[kubernetes]"
+                f"pod_events: {error.name} is missing: install this package with its extra kubernetes"
             ) from error
         self.api = PodApi.from_settings(settings)
         metrics.export_pods()

@@ -1,6 +1,6 @@
 """The session store: conversations that outlive their workers, readable by Go programs that use omnivoice-core.
 
-Needs the extra ``sessions``: ``pip install recovery-coordinator[sessions]``.
+Needs the extra ``sessions``: ``pip install ".[sessions]"`` in its sources.
 """
 
 from coordinator.sessions import installed as installed  # first: it says what is missing

@@ -8,7 +8,7 @@ try:
     import stamina
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        f"coordinator.sessions needs the package {error.name!r}: pip install 'recovery-coordinator[sessions]'",
+        f"coordinator.sessions needs the package {error.name!r}: install this package with its extra sessions",
         name=error.name,
     ) from error
 

@@ -30,7 +30,7 @@ from coordinator.sidecar.operations import (
 )
 from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.registry import Registry
-from coordinator.sidecar.server import peer_process, when_closed
+from coordinator.sidecar.server import peer_process, peer_uid, when_closed
 from coordinator.sidecar.stream import EventStream
 from coordinator.sidecar.watched import Watched
 from coordinator.store import calls, reads
@@ -296,7 +296,7 @@ class Api:
     # -- workers -------------------------------------------------------------------------------------------------------
 
     async def _register(self, call: Call) -> Reply:
-        hosted = await self._registry.register(call.read(wire.Register))
+        hosted = await self._registry.register(call.read(wire.Register), by_user=peer_uid(call.scope))
         gone: list[bool] = []
         when_closed(call.scope, lambda: gone.append(True))
         if gone:  # it waited for its name in vain, as far as it knows: nobody has the token

@@ -15,6 +15,7 @@ from prometheus_client import Counter
 
 from coordinator.daemon.access import OPEN_TO_ALL
 from coordinator.errors import CoordinatorError
+from coordinator.printable import told, trace
 from coordinator.sidecar.access import Access, headers_of
 from coordinator.sidecar.callers import Asker
 from coordinator.sidecar.gate import Gate
@@ -101,10 +102,10 @@ class Dispatcher:
                 await answer(send)
         except Problem as problem:
             await _send_problem(send, problem)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the others are answered
             self._failures.labels(name).inc()
             if times := self._seldom.count(name):
-                log.exception("request_failed", operation=name, times=times, error=repr(error))
+                log.error("request_failed", operation=name, times=times, error=told(error), exception=trace(error))
             await _send_problem(
                 send, Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the sidecar has a defect: its log says more")
             )

@@ -9,6 +9,7 @@ import structlog
 from prometheus_client import Counter
 
 from coordinator.errors import CoordinatorError, StoreUnavailableError
+from coordinator.printable import told, trace
 from coordinator.sidecar.hosting import Hosting
 from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.proof import ProcessEndedError
@@ -73,7 +74,7 @@ class LeftBehind:
 
     def _failed(self, handle: str, error: Exception) -> None:
         self._failures.labels("take_up").inc()
-        log.exception("worker_not_taken_up", instance=handle, error=repr(error))
+        log.error("worker_not_taken_up", instance=handle, error=told(error), exception=trace(error))
 
     async def _find(self) -> list[tuple[str, str, Hosting]]:
         part = self._parts[0]

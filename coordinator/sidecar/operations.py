@@ -306,14 +306,21 @@ def read_body(model: type[BaseModel], raw: bytes) -> BaseModel:
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(faults)) from None
 
 
+_SAID = {"missing": "it is needed", "extra_forbidden": "there is no such field"}
+
+
 def _fault(error: Mapping[str, Any]) -> str:
     """What is wrong with one value of a body; recovery data is shown in no message."""
     where = ".".join(str(part)[:80] for part in error["loc"]) or "body"
     pattern = error.get("ctx", {}).get("pattern")
     if pattern == BASE64:
         return f"{where}: it is not base64 in one line"
-    rule = RULES.get(pattern)
-    return f"{where}: {error['msg']}" if rule is None else f"{where}: {named(error['input'])} is not {rule}"
+    if (rule := RULES.get(pattern)) is not None:
+        return f"{where}: {named(error['input'])} is not {rule}"
+    if error["type"] in ("missing", "value_error", "extra_forbidden") or "recovery_data" in where:
+        return f"{where}: {_SAID.get(error['type'], error['msg'])}"
+    said = re.sub(r"valid dictionary.*", "JSON object", error["msg"])
+    return f"{where}: {said}, not {named(error['input'])}"
 
 
 def _no_number(text: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hmac
+import os
 from collections import OrderedDict
 from http import HTTPStatus
+from pathlib import Path
 
 import anyio
 import anyio.abc
@@ -13,6 +15,7 @@ from prometheus_client import Counter
 
 from coordinator.errors import CoordinatorError, NameInUseError, StoreUnavailableError
 from coordinator.ids import name_of
+from coordinator.printable import told, trace
 from coordinator.settings import Settings
 from coordinator.sidecar.hosted import Hosted, hash_of
 from coordinator.sidecar.hosting import Hosting
@@ -69,12 +72,13 @@ class Registry:
 
     # -- new ones ------------------------------------------------------------------------------------------------------
 
-    async def register(self, asked: Register, *, proven: bool = False) -> Hosted:
+    async def register(self, asked: Register, *, proven: bool = False, by_user: int | None = None) -> Hosted:
         """A new worker.
 
         Args:
             asked: what it says of itself.
             proven: the caller watches its process, and says when it ends.
+            by_user: whose request it is, by the kernel's word; None when nobody knows.
 
         Raises:
             Problem: too many, another tenant's than this sidecar is bound to, or the sidecar ends.
@@ -90,14 +94,18 @@ class Registry:
             raise Problem(HTTPStatus.FORBIDDEN, f"this sidecar is bound to another tenant than {asked.tenant!r}")
         for hosted in self.workers:
             if hosted.asked.name == asked.name and hosted.is_proven:
-                if not hosted.never_had_its_token(asked.pid):
+                if not (hosted.never_had_its_token(asked.pid) and _may_speak_for(asked.pid, by_user)):
                     raise NameInUseError(asked.name, hosted.handle)
                 await hosted.withdraw("its process registers again")
         return await self._start(Hosted(self._settings, self._hubs, asked, proven=proven, addresses=self._addresses))
 
     def _refuse_when_closing(self) -> None:
         if self.closing:
-            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "the sidecar ends", headers={"Retry-After": "1"})
+            raise Problem(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "the sidecar was drained and takes no worker in: start it again",
+                headers={"Retry-After": "1"},
+            )
 
     async def _start(self, hosted: Hosted) -> Hosted:
         await self._tasks.start(self._live, hosted)
@@ -115,7 +123,7 @@ class Registry:
             if hosted.handle not in self._living:
                 raise
             self._failures.labels("worker").inc()  # the others live on
-            log.exception("worker_failed", instance=hosted.handle, error=repr(error))
+            log.error("worker_failed", instance=hosted.handle, error=told(error), exception=trace(error))
         finally:
             if self._living.pop(hosted.handle, None) is not None:
                 self._by_token_hash.pop(hosted.token_hash, None)
@@ -244,9 +252,9 @@ class Registry:
                 continue
             except (Problem, CoordinatorError, ProcessEndedError) as error:
                 log.warning("worker_not_taken_up", instance=handle, reason=str(error))
-            except Exception as error:  # the others are handed over
+            except Exception as error:  # noqa: BLE001 - the others are handed over
                 self._failures.labels("take_up").inc()
-                log.exception("worker_not_taken_up", instance=handle, error=repr(error))
+                log.error("worker_not_taken_up", instance=handle, error=told(error), exception=trace(error))
             return
 
     def _refuse_while_looking_back(self) -> None:
@@ -336,3 +344,14 @@ def _asked(name: str, found: dict[str, str]) -> tuple[Register, Hosting]:
     )  # fmt: skip
     register.health = hosting.health
     return register, hosting
+
+
+def _may_speak_for(pid: int | None, user: int | None) -> bool:
+    """Whether that user owns the process, or this sidecar: anybody else may know its number, and its name."""
+    if pid is None or user is None:
+        return False
+    try:
+        owner = Path(f"/proc/{pid}").stat().st_uid
+    except OSError:
+        return False
+    return user in (owner, os.geteuid())

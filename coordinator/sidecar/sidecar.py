@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from coordinator import clock
 from coordinator.daemon.daemon import Daemon
 from coordinator.daemon.http import application
 from coordinator.errors import ConfigurationError, StoreUnavailableError, first_error
@@ -33,6 +34,7 @@ from coordinator.sidecar.registry import Registry
 from coordinator.sidecar.server import api_server, hook_server, listen_on_path
 from coordinator.sidecar.watched import Watched
 from coordinator.store.deployment import check_partition
+from coordinator.store.rights import check_rights
 from coordinator.version import VERSION
 from coordinator.web.bounds import allow_many_files
 from coordinator.web.server import HttpServer, listen
@@ -43,6 +45,8 @@ __all__ = ["Parent", "Sidecar"]
 log = structlog.get_logger()
 
 BASE64 = 4 / 3
+RIGHTS_SECONDS = 5.0
+"""Between two looks at its rights."""
 BODY_BYTES = 8 * 1024
 """Of a body beside its recovery data."""
 
@@ -77,7 +81,7 @@ class Sidecar:
         self._failures = Counter(
             "recovery_sidecar_failures", "Requests and workers that met a defect.", ["operation"], registry=self.metrics
         )
-        self._up = False
+        self._up, self._lacks = False, ""
         self.http_port = self.drain_port = 0
         self.registry: Registry
         self.watched: Watched
@@ -173,7 +177,10 @@ class Sidecar:
     def not_ready(self) -> list[str]:
         """Why this process is not ready; empty when it is."""
         reasons = ["draining"] if self._draining.started else []
-        return reasons + ([] if self._up else ["the store does not answer"])
+        reasons += [] if self._up else ["the store does not answer"]
+        reasons += [self._lacks] if self._lacks else []
+        reasons += [f"offers are not read: {one}" for one in self._hubs.refused]
+        return reasons + ([] if self.daemon is None else [f"coordinator: {one}" for one in self.daemon.not_ready()])
 
     def _application(self) -> Any:
         announced = self._parent.announced if self._parent is not None else None
@@ -212,13 +219,16 @@ class Sidecar:
         Raises:
             ConfigurationError: the server or the rights will not do.
         """
-        looked, said = False, ""
+        looked, said, rights_at = False, "", 0.0
         while True:
             try:
                 for part in self._hubs.parts:
                     if not looked:
                         await check_partition(part, "worker", without_info=self.settings.without_info)
                     await part.executor.command("HGET", part.keys.meta, "lineage")
+                if clock.now() - rights_at > RIGHTS_SECONDS:
+                    await self._look_at_rights()
+                    rights_at = clock.now()
                 if said:
                     log.info("store_available", instance=self.id)
                 looked, said, self._up = True, "", True
@@ -227,6 +237,20 @@ class Sidecar:
                     log.warning("store_unavailable", instance=self.id, kind=error.kind, detail=error.detail)
                 said, self._up = error.kind, False
             await anyio.sleep(1.0)
+
+    async def _look_at_rights(self) -> None:
+        """Rights may be taken away while it runs: it goes on, and says so."""
+        before, self._lacks = self._lacks, ""
+        for part in self._hubs.parts:
+            try:
+                await check_rights(part.executor, part.keys, "worker")
+            except ConfigurationError as error:
+                self._lacks = str(error)
+        if self._lacks != before:
+            if self._lacks:
+                log.warning("rights_lacking", instance=self.id, reason=self._lacks)
+            else:
+                log.info("rights_are_back", instance=self.id)
 
     async def _signals(self, tasks: anyio.abc.TaskGroup, *, task_status: anyio.abc.TaskStatus[anyio.Event]) -> None:
         started = anyio.Event()

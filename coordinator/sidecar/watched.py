@@ -15,6 +15,7 @@ import structlog
 from coordinator import clock
 from coordinator.errors import StoreUnavailableError
 from coordinator.policy import backoff
+from coordinator.printable import told, trace
 from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.proof import ProcessWatch
 from coordinator.store import calls
@@ -138,8 +139,8 @@ class Watched:
                 async with anyio.create_task_group() as tasks:
                     for part, instance in zip(self._parts, announced.instances, strict=True):
                         tasks.start_soon(self._certify_patiently, part, instance, announced.token_hash, reason)
-        except Exception as error:
-            log.exception("watch_failed", instances=list(announced.instances), error=repr(error))  # the others go on
+        except Exception as error:  # noqa: BLE001 - the others go on
+            log.error("watch_failed", instances=list(announced.instances), error=told(error), exception=trace(error))
         finally:
             if self._announced.get(announced.token_hash) is announced:
                 del self._announced[announced.token_hash]

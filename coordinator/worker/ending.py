@@ -45,7 +45,10 @@ class Ending:
 
 def is_of_the_store(error: BaseException | None) -> bool:
     """Whether an error says only that the store did not answer: itself, all of a group, or what it was raised from or after."""
-    return _is_of_the_store(error, set())
+    try:
+        return _is_of_the_store(error, set())
+    except RecursionError:  # nested deeper than anything that only waited for the store
+        return False
 
 
 def _is_of_the_store(error: BaseException | None, seen: set[int]) -> bool:

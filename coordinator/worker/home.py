@@ -11,6 +11,7 @@ import anyio.abc
 import structlog
 
 from coordinator.errors import first_error
+from coordinator.printable import told, trace
 
 __all__ = ["FAREWELL_SECONDS", "Home"]
 
@@ -122,7 +123,8 @@ class Home:
     def _interrupt(self) -> bool:
         """Cancels whoever is inside the block; False when nobody is."""
         if self._owner is None or self._owner.done():
-            log.error("worker_failed", error=repr(self._error), exc_info=self._error)
+            error = self._error or RuntimeError("it ended without an error")
+            log.error("worker_failed", error=told(error), exception=trace(error))
             return False
         self._interrupted = True
         self._owner.cancel()

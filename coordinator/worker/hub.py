@@ -12,6 +12,7 @@ import anyio.abc
 import structlog
 
 from coordinator import clock
+from coordinator.printable import trace
 from coordinator.settings import Settings
 from coordinator.store.connect import Connector
 from coordinator.store.executor import StorePartition
@@ -63,6 +64,11 @@ class Hub:
                 self._new_loops.append(loop)
         return loop
 
+    @property
+    def refused(self) -> list[str]:
+        """Rights without which no offers are read, empty while they are."""
+        return sorted({loop.refused for loop in self._loops.values() if loop.refused})
+
     async def run(self) -> None:
         """Until cancelled."""
         self._loop, self._thread = asyncio.get_running_loop(), threading.current_thread()
@@ -105,8 +111,8 @@ class Hub:
                 beating, beat = self._beats.popleft()
                 try:
                     beating.heard(beat)
-                except Exception:  # the others hear theirs
-                    log.exception("beat_not_heard", instance=beat.roll.instance)
+                except Exception as error:  # noqa: BLE001 - the others hear theirs
+                    log.error("beat_not_heard", instance=beat.roll.instance, exception=trace(error))
 
 
 class Hubs:
@@ -127,6 +133,11 @@ class Hubs:
     def describe(self) -> str:
         """The URL without its password."""
         return self._connector.describe()
+
+    @property
+    def refused(self) -> list[str]:
+        """As of each `Hub`."""
+        return sorted({one for hub in self.hubs for one in hub.refused})
 
     @property
     def parts(self) -> list[StorePartition]:

@@ -19,6 +19,7 @@ from coordinator import clock
 from coordinator.errors import ConfigurationError, FencedError, NameInUseError, StoreUnavailableError
 from coordinator.forked import in_a_child
 from coordinator.ids import new_instance_id
+from coordinator.printable import trace
 from coordinator.settings import Settings
 from coordinator.steady import Steady, keep_on
 from coordinator.store import calls, reads
@@ -309,8 +310,9 @@ class Membership:
     async def _do(self, what: Callable[..., Coroutine[Any, Any, object]], *arguments: Any) -> None:
         try:
             await what(*arguments)
-        except Exception:
-            log.exception("task_failed", task=getattr(what, "__qualname__", repr(what)), instance=self.instance)
+        except Exception as error:  # noqa: BLE001 - the others go on
+            name = getattr(what, "__qualname__", repr(what))
+            log.error("task_failed", task=name, instance=self.instance, exception=trace(error))
 
     def _fail(self, error: Exception) -> None:
         """Ends the worker loudly."""

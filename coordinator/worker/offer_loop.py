@@ -6,6 +6,7 @@ import random
 from typing import TYPE_CHECKING
 
 import anyio
+import structlog
 
 from coordinator.errors import CoordinatorError, StoreUnavailableError
 from coordinator.policy import backoff
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OfferLoop"]
 
+log = structlog.get_logger()
+
 FULL_SECONDS = 0.1
 PASS_SECONDS = 0.05
 
@@ -28,6 +31,9 @@ class OfferLoop:
     Args:
         blocking: the connection.
         stream: its key.
+
+    Attributes:
+        refused: the right that the last read lacked, '' when it lacked none.
     """
 
     def __init__(self, blocking: Blocking, stream: str) -> None:
@@ -35,6 +41,7 @@ class OfferLoop:
         self._readers: list[Reader] = []
         self._room = anyio.Event()
         self._steady = Steady("offers")
+        self.refused = ""
 
     def add(self, reader: Reader) -> None:
         """It takes its turns from now on."""
@@ -63,11 +70,12 @@ class OfferLoop:
                 continue
             try:
                 await reader.step()
-                failures = 0
+                failures, self.refused = 0, ""
                 self._steady.well()
             except NoGroupError:
                 await self._make_group()
-            except StoreUnavailableError:
+            except StoreUnavailableError as error:
+                self._tell(error)
                 for one in self._readers:
                     one.restart()
                 await anyio.sleep(backoff(failures, random.random()))  # noqa: S311 - jitter
@@ -75,6 +83,17 @@ class OfferLoop:
             except Exception as error:  # noqa: BLE001 - one offer that cannot be dealt with stops no other
                 reader.restart()
                 await anyio.sleep(self._steady.failed(error, stream=self.stream))
+
+    def _tell(self, error: StoreUnavailableError) -> None:
+        """A right that is missing comes back by itself only seldom, and nothing else would show; everything else does."""
+        if error.kind == "permission" and not self.refused:
+            log.warning(
+                "offers_not_read",
+                stream=self.stream,
+                reason=error.detail,
+                consequence="calls of the dead go to others, or wait",
+            )
+        self.refused = error.detail if error.kind == "permission" else ""
 
     def _next(self) -> Reader | None:
         """Whose turn it is: first those that must look at what they were given before, then whoever waited longest."""

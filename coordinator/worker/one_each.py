@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 import anyio
 import structlog
 
+from coordinator.printable import trace
 from coordinator.worker.bell import Bell
 
 __all__ = ["OneEach"]
@@ -50,7 +51,7 @@ class OneEach(Generic[T]):
     async def _do_one(self, one: T) -> None:
         try:
             await self._do(one)
-        except Exception:  # the others have theirs done
-            log.exception("not_done", of=repr(one))
+        except Exception as error:  # noqa: BLE001 - the others have theirs done
+            log.error("not_done", of=repr(one), exception=trace(error))
         finally:
             self._under_way.discard(one)

@@ -16,7 +16,7 @@ from coordinator import clock
 from coordinator.bounds import fitted
 from coordinator.errors import CoordinatorError
 from coordinator.policy import backoff
-from coordinator.printable import told
+from coordinator.printable import told, trace
 from coordinator.worker.ending import is_of_the_store
 from coordinator.worker.hand import Hand
 from coordinator.worker.offer import Offer
@@ -67,8 +67,26 @@ class Serving:
     async def _serve_until_over(self, session: Session) -> None:
         try:
             await self._serve(session)
+        except asyncio.CancelledError:
+            if not self._was_cancelled_alone():
+                raise
+            log.warning("handler_cancelled", session=session.id)
+            if session.ending is None and not session.is_over:
+                await self._end(session, partial(session.release, "the handler was cancelled"))
         finally:
             self._served.discard(session)
+
+    def _was_cancelled_alone(self) -> bool:
+        """Whether the program cancelled the task of one handler, and neither its worker nor what that is part of.
+
+        Then it goes on as though nobody had, so that the other handlers do.
+        """
+        task = asyncio.current_task()
+        if task is None or anyio.current_effective_deadline() == float("-inf"):  # a scope around it is cancelled
+            return False
+        while task.cancelling():
+            task.uncancel()
+        return True
 
     async def run(self, sessions: Iterable[Session], hand: Hand) -> None:
         """Serves these, and adopts what is offered, at a pace at which the event loop turns over; until the worker ends."""
@@ -147,7 +165,7 @@ class Serving:
                 return
             paused = session.stood_still_lately and not failures
             if not (is_of_the_store(failure) or session.store_is_late or paused) and session.held:
-                log.error("handler_failed", session=session.id, error=told(failure), exc_info=failure)
+                log.error("handler_failed", session=session.id, error=told(failure), exception=trace(failure))
                 why = fitted(f"the handler raised {type(failure).__name__}")
                 await self._end(session, partial(session.release, why))
                 return

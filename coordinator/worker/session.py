@@ -16,7 +16,7 @@ import structlog
 from coordinator import clock
 from coordinator.bounds import check_reason, fitted
 from coordinator.errors import FencedError, StoreUnavailableError
-from coordinator.printable import told
+from coordinator.printable import told, trace
 from coordinator.store import calls
 from coordinator.store.fence import Fence, Runner
 from coordinator.store.scripts import Answer, Call
@@ -278,7 +278,8 @@ class Session:
         cancelled = isinstance(failure, asyncio.CancelledError)
         said = "was cancelled" if cancelled else f"raised {type(failure).__name__}"
         tell = log.warning if cancelled else log.error
-        tell("adopter_failed", session=self.id, error=told(failure), exc_info=None if cancelled else failure)
+        about = {} if cancelled else {"exception": trace(failure)}
+        tell("adopter_failed", session=self.id, error=told(failure), **about)
         counts = not cancelled and not is_of_the_store(failure)
         self.ending = Ending("release", fitted(f"the code that adopted it {said}"), "released", counts=counts)
         self.unserved_since = clock.now()

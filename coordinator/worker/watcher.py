@@ -22,6 +22,7 @@ import structlog
 from coordinator import clock
 from coordinator.forked import in_a_child, let_go_of
 from coordinator.policy import backoff
+from coordinator.printable import told
 from coordinator.settings import Settings
 
 __all__ = ["Watcher"]
@@ -84,7 +85,7 @@ class Watcher:
         except _NotWatchedError as error:
             self._tell(str(error))
         except Exception as error:  # noqa: BLE001 - a worker lives without it, too
-            self._tell(repr(error))
+            self._tell(told(error))
 
     async def left(self) -> None:
         """The worker has ended, and its process need not be watched for it any more. Never raises."""
@@ -107,7 +108,7 @@ class Watcher:
                 self._tell(str(error))
                 refused = error.refused
             except Exception as error:  # noqa: BLE001 - a worker lives without it, too
-                self._tell(repr(error))
+                self._tell(told(error))
             failures = 0 if clock.now() - began > LONGEST_PAUSE_SECONDS else failures + 1
             pause = backoff(failures, random.random(), most=LONGEST_PAUSE_SECONDS)  # noqa: S311 - jitter
             with anyio.move_on_after(REFUSED_SECONDS if refused else pause):

@@ -455,11 +455,12 @@ class Worker:
             KeyUnknownError: its recovery data is sealed with a key that this worker lacks; it was given back to others, uncounted.
             SealBrokenError: its recovery data does not open, for anybody; it is a dead letter now.
             TenantError: it belongs to another tenant than the one that this worker is bound to.
+            InvalidIdError, InvalidValueError: nothing was sent.
             StoreUnavailableError: no answer for two seconds, four where each try hangs.
         """
         member = self._member(session_id)
         before = member.sessions.get(session_id)
-        session = await member.adoption.take_over(session_id, new_request_id(), Wait(wait))
+        session = await member.adoption.take_over(session_id, new_request_id(), Wait(check_seconds("wait", wait)))
         if session is not None and session is not before:
             if self._serving:
                 self._serving.start(session)

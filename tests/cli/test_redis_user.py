@@ -24,7 +24,7 @@ from tests.redis_users import Users, as_user
 from tests.sidecar.client import Client
 from tests.sidecar.conftest import Sidecar
 from tests.store.harness import Bench
-from tests.waiting import eventually
+from tests.waiting import eventually, wait_until
 
 
 @pytest.fixture
@@ -133,6 +133,60 @@ def test_a_sidecar_works_as_its_user(users: Users, by: Callable[[str], str]) -> 
     finally:
         sidecar.close()
     assert users.refused() == set()
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        (("-evalsha", "-eval"), ("may not run EVAL", "coordinator: partition 0")),
+        (("-zrangebyscore",), ("coordinator: partition 0",)),
+        (("-xreadgroup",), ("may not run XREADGROUP",)),
+    ],
+)
+def test_a_sidecar_whose_rights_are_taken_away_is_not_ready(
+    users: Users, by: Callable[[str], str], rules: tuple[str, ...], said: tuple[str, ...]
+) -> None:
+    """It says which part of it does not do what it is for, also where plain commands work, and is ready when they are back."""
+    server: Any = SimpleNamespace(url=by("coordinating-sidecar"))
+    sidecar = Sidecar(server, "--coordinate", "--drain-port", "0")
+    try:
+        with contextlib.closing(Client(sidecar.path)) as client:
+            assert client.register("a").status_code == 201
+            wait_until(lambda: client("GET", "/readyz").status_code == 200, 30)
+            users.change("coordinating-sidecar", *rules)
+            wait_until(lambda: all(one in client("GET", "/readyz").text for one in said), 60)
+            assert client("GET", "/readyz").status_code == 503
+            users.change("coordinating-sidecar", *(f"+{rule[1:]}" for rule in rules))
+            wait_until(lambda: client("GET", "/readyz").status_code == 200, 60)
+    finally:
+        sidecar.close()
+        users.reset()
+
+
+async def test_a_worker_that_may_not_read_offers_says_so_once(
+    users: Users, by: Callable[[str], str], bench: Bench
+) -> None:
+    """Nothing else would show: its calls go on. When the right is back it reads them."""
+    async with Worker(by("worker"), name="a") as worker, anyio.create_task_group() as tasks:
+        adopted: list[str] = []
+
+        async def serve(session: Session) -> None:
+            adopted.append(session.id)
+            await anyio.sleep_forever()
+
+        with capture_logs() as logs:
+            users.change("worker", "-xreadgroup")
+            tasks.start_soon(worker.serve, serve)
+            await eventually(lambda: [line for line in logs if line["event"] == "offers_not_read"])
+            bench.join("dead~1")
+            bench.open("waits", "dead~1")
+            bench.certify("dead~1")
+            bench.claim("dead~1", ["waits"])
+            await anyio.sleep(1)
+            users.change("worker", "+xreadgroup")
+            await eventually(lambda: adopted == ["waits"])
+        assert len([line for line in logs if line["event"] == "offers_not_read"]) == 1
+        tasks.cancel_scope.cancel()
 
 
 async def test_conversations_are_kept_as_their_user(users: Users, by: Callable[[str], str], bench: Bench) -> None:

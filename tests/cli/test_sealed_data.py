@@ -52,6 +52,8 @@ def test_data_is_shown_by_who_has_the_key(show: Any, command: tuple[str, ...]) -
     assert json.loads(show(RING, *command, "--data", "--json").stdout)["data"] == CANARY
     for keys in ("", KeyRing.generate("k2")):
         assert json.loads(show(keys, *command, "--data", "--json").stdout)["data"] == {"sealed_with": "k1"}
+        if command[0] == "session":
+            assert json.loads(show(keys, *command, "--json").stdout)["sealed_with"] == "k1"
     assert "canary" not in show(RING, *command).stdout
 
 

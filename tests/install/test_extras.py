@@ -50,4 +50,4 @@ def test_users_are_printed_without_extras() -> None:
     assert done.returncode == 0, done.stderr
     assert [user["user"] for user in json.loads(done.stdout)["users"]][:3] == ["worker", "coordinator", "reader"]
     assert "sessions" not in {user["user"] for user in json.loads(done.stdout)["users"]}
-    assert "recovery-coordinator[sessions]" in done.stderr
+    assert "install this package with its extra sessions" in done.stderr

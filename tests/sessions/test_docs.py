@@ -32,7 +32,7 @@ def test_without_the_extra_the_error_says_what_to_install() -> None:
     """Where a package of the extra is missing, importing the store says which, and how to get it."""
     program = "import sys; sys.modules['stamina'] = None; import coordinator.sessions"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert "needs the package 'stamina': pip install 'recovery-coordinator[sessions]'" in done.stderr
+    assert "needs the package 'stamina': install this package with its extra sessions" in done.stderr
 
 
 def test_every_command_of_the_scripts_is_named() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import json
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
@@ -33,6 +35,7 @@ from coordinator.store.keys import Keys
 from tests.redis_server import RedisServer
 from tests.sidecar.client import Client
 from tests.sidecar.conftest import Sidecar
+from tests.sidecar.test_callers import OtherUser
 from tests.waiting import wait_until
 
 KEYS = Keys("recovery", 0)
@@ -571,6 +574,37 @@ def test_a_process_whose_registration_had_no_answer_registers_again(
     second = here.worker("unheard-1", pool="unheard", pid=process.pid)
     assert second.instance != lost.instance
     assert ended(server, lost.instance)["cause"] == "left"
+
+
+def test_only_its_own_user_registers_a_process_again(
+    place: Callable[..., Place], process: subprocess.Popen[bytes]
+) -> None:
+    """Name and pid of a worker that is idle are no secrets: over TCP, and as another user, they throw out nobody."""
+    here = place()
+    first = here.worker("quiet-1", pool="quiet", pid=process.pid)
+    asked = {"name": "quiet-1", "pool": "quiet", "pid": process.pid}
+    with httpx.Client(base_url=f"http://127.0.0.1:{here.sidecar.http_port}") as stranger:
+        assert stranger.post("/v1/workers", json=asked).status_code == 409
+    if os.geteuid() == 0:
+        Path(here.sidecar.path).parent.chmod(0o711)
+        Path(here.sidecar.path).chmod(0o777)
+        link = OtherUser(here.sidecar.path)
+        link.request("POST", "/v1/workers", json.dumps(asked), {"Content-Type": "application/json"})
+        assert link.getresponse().status == 409
+        link.close()
+    first.open("quiet", {})
+
+
+def test_a_registration_without_an_answer_is_asked_for_again_by_its_key(
+    place: Callable[..., Place], process: subprocess.Popen[bytes]
+) -> None:
+    """Over TCP, where nobody sees who asks: the same key brings the same worker and token."""
+    here = place()
+    asked = {"name": "keyed-1", "pool": "keyed", "pid": process.pid}
+    with httpx.Client(base_url=f"http://127.0.0.1:{here.sidecar.http_port}") as worker:
+        answers = [worker.post("/v1/workers", json=asked, headers={"Idempotency-Key": "one"}) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [201, 201]
+    assert answers[0].json() == answers[1].json()
 
 
 def test_a_process_that_has_its_token_keeps_its_name(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+from pathlib import Path
 
 import pytest
 import structlog
@@ -137,3 +139,12 @@ def test_an_error_that_cannot_be_told_is_logged(capsys: pytest.CaptureFixture[st
     configure_logging(load(log_format=style))
     structlog.get_logger().error("failed", error=OddError(), exc_info=OddError())
     assert "OddError" in capsys.readouterr().err
+
+
+def test_no_program_formats_an_error_by_itself() -> None:
+    """An error of somebody else's class may fail while it is told of, so `told` and `trace` do that everywhere."""
+    for path in (Path(__file__).parents[2] / "coordinator").rglob("*.py"):
+        if path.name in ("logs.py", "printable.py"):
+            continue
+        text = path.read_text()
+        assert not re.search(r"exc_info=|log\.exception\(|repr\(error\)|repr\(failure\)", text), path

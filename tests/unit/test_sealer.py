@@ -145,7 +145,7 @@ def test_what_is_missing_for_sealing_is_named(monkeypatch: pytest.MonkeyPatch) -
     """With keys and without the package for it a worker does not start, and says what to install; without keys it does."""
     monkeypatch.setitem(sys.modules, "cryptography", None)
     keys = KeyRing.generate("k1")
-    with pytest.raises(ConfigurationError, match=r"pip install 'recovery-coordinator\[sealing\]'"):
+    with pytest.raises(ConfigurationError, match="install this package with its extra sealing"):
         Worker("redis://nowhere", encryption_keys=keys)
     Worker("redis://nowhere")
 

@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import pytest
 import redis
+from structlog.testing import capture_logs
 
 from coordinator import FencedError, Session, StoreUnavailableError, Worker, clock
 from coordinator.store.keys import Keys
@@ -386,6 +387,109 @@ async def test_a_handler_that_begins_ends_the_silence(url: str) -> None:
         assert taken is not None
         assert taken.gap < 5
         tasks.cancel_scope.cancel()
+
+
+async def test_a_cancelled_handler_ends_no_other(url: str, redis_client: redis.Redis) -> None:
+    """A program cancels the task of one handler, also while it closes or waits: that call goes to others, the rest go on."""
+    handlers: dict[str, Any] = {}
+
+    async def handler(session: Session) -> None:
+        handlers[session.id] = asyncio.current_task()
+        if session.id == "raises":
+            raise AWAY
+        await anyio.sleep_forever()
+
+    async with Worker(url, name="a") as worker, anyio.create_task_group() as tasks:
+        sessions = {name: await worker.open(name) for name in ("one", "raises", "other")}
+        tasks.start_soon(worker.serve, handler)
+        await eventually(lambda: len(handlers) == 3)
+        for name in ("one", "raises"):
+            handlers[name].cancel()
+            await eventually(sessions[name].closed.is_set)
+            assert record(redis_client, name)["state"] in ("offered", "active")  # offered, and adopted again, perhaps
+        await eventually(lambda: not handlers["one"].cancelling())
+        assert not sessions["other"].is_over
+        late = await worker.open("afterwards")
+        await eventually(lambda: "afterwards" in handlers)
+        assert late.held
+        tasks.cancel_scope.cancel()
+    assert record(redis_client, "other")["cause"] == "left", "when its worker ended"
+
+
+class _Unprintable(Exception):  # noqa: N818 - as somebody else names it
+    """An ordinary pattern: what is not there is looked up in what is."""
+
+    def __init__(self) -> None:
+        self.data: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return self.data[name]
+
+
+class _BadNotes(Exception):  # noqa: N818
+    @property
+    def __notes__(self) -> Any:  # type: ignore[override]
+        raise ValueError("no notes")
+
+
+def _nested() -> Exception:
+    error: Exception = ValueError("the innermost")
+    for _ in range(3000):
+        error = ExceptionGroup("around it", [error])
+    return error
+
+
+odd: Any = ("file", 1, 1, 5)
+ODD_ERRORS = [
+    _Unprintable,
+    _BadNotes,
+    _nested,
+    lambda: SyntaxError("odd", odd),
+    lambda: ValueError("x" * 10**6),
+]
+
+
+@pytest.mark.parametrize("made", ODD_ERRORS)
+async def test_an_error_of_which_no_traceback_can_be_made_is_a_failed_handler(
+    url: str, redis_client: redis.Redis, made: Callable[[], Exception]
+) -> None:
+    """Its call goes to others, its neighbour goes on, and it is told in bounded length."""
+
+    async def handler(session: Session) -> None:
+        if session.id == "bad" and session.starts == 1:
+            raise made()
+        await anyio.sleep_forever()
+
+    async with Worker(url, name="a") as worker, anyio.create_task_group() as tasks:
+        bad, good = await worker.open("bad"), await worker.open("good")
+        with capture_logs() as logs:
+            tasks.start_soon(worker.serve, handler)
+            await eventually(bad.closed.is_set)
+        [told] = [line for line in logs if line["event"] == "handler_failed"]
+        assert told["exception"]
+        assert len(told["exception"]) < 20_000
+        assert good.held
+        tasks.cancel_scope.cancel()
+    assert record(redis_client, "bad")["recoveries"] == "1"
+
+
+@pytest.mark.parametrize("made", ODD_ERRORS)
+async def test_an_error_of_which_no_traceback_can_be_made_fails_an_adopter(
+    url: str, redis_client: redis.Redis, made: Callable[[], Exception]
+) -> None:
+    """What it adopted is offered to others all the same."""
+
+    async def handle(worker: Worker) -> None:
+        async for offer in worker.offers():
+            assert await offer.adopt() is not None
+            raise made()
+
+    async with Worker(url, name="a") as a, Worker(url, name="b") as b:
+        await (await a.open("call-1", b"data")).hand_back("for others")
+        task = asyncio.create_task(handle(b))
+        await eventually(task.done)
+        assert task.exception() is not None
+        await eventually(lambda: record(redis_client, "call-1")["state"] == "offered")
 
 
 async def test_what_the_code_of_offers_raised_goes_to_others(url: str, redis_client: redis.Redis) -> None:
