@@ -31,6 +31,8 @@ __all__ = ["Lookout"]
 log = structlog.get_logger()
 
 ASK_SECONDS = 0.25
+DETAIL_SECONDS = 1.0
+"""Between two questions for what is not the address: those answers are long, and a deployment may have a thousand processes."""
 SLICE_SECONDS = 0.05
 
 
@@ -203,6 +205,9 @@ class _Asker(threading.Thread):
         self._wake, self._ended, self._timeout = threading.Event(), False, timeout
         self._connection: Any = None
         self._url: StoreUrl | None = None
+        self._named: Any = None
+        self._detail: list[Any] = [None, None]
+        self._detailed_at = float("-inf")
 
     def ask_now(self, timeout: float) -> None:
         """Before its next turn; with that time limit from now on."""
@@ -232,28 +237,35 @@ class _Asker(threading.Thread):
             if self._connection is None:
                 self._url = url
                 self._connection = dial_in_a_thread(url, self._address, self._timeout, sentinel=True)
-            return _ask(self._connection, url.service)
+            return self._ask(url.service)
         except Exception as error:  # noqa: BLE001 - one that answers nonsense is one that does not know
             self._hang_up()
             return View(clock.now(), error=str(connection_error(error)))
+
+    def _ask(self, service: str) -> View:
+        """The address first: what is said of the epoch is never older than the address then."""
+        named = self._answers(("get-master-addr-by-name", service))[0]
+        if isinstance(named, Exception):
+            raise named
+        if named != self._named or clock.now() - self._detailed_at > DETAIL_SECONDS:
+            self._detail = self._answers(("MASTER", service), ("REPLICAS", service))
+            self._named, self._detailed_at = named, clock.now()
+        return view_of(clock.now(), named, *self._detail)
+
+    def _answers(self, *commands: tuple[str, str]) -> list[Any]:
+        """One each; what is not permitted, perhaps, has its error in its place."""
+        for command in commands:
+            self._connection.send_command("SENTINEL", *command, check_health=False)
+        found: list[Any] = []
+        for _ in commands:
+            try:
+                found.append(self._connection.read_response())
+            except redis.ResponseError as error:
+                found.append(error)
+        return found
 
     def _hang_up(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(Exception):  # what is closed cannot fail any more
                 connection.disconnect()
-
-
-def _ask(connection: Any, service: str) -> View:
-    """The address first: what is said of the epoch is never older than the address then."""
-    answers = []
-    for command in (("get-master-addr-by-name", service), ("MASTER", service), ("REPLICAS", service)):
-        connection.send_command("SENTINEL", *command, check_health=False)
-    for _ in range(3):
-        try:
-            answers.append(connection.read_response())
-        except redis.ResponseError as error:
-            if not answers:
-                raise  # the answer that counts
-            answers.append(error)  # not permitted, perhaps: it goes without
-    return view_of(clock.now(), *answers)
