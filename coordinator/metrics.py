@@ -26,7 +26,7 @@ LABEL_VALUES: dict[str, Sequence[str]] = {
     "handovers": ("completed", "owner_died", "timed_out", "withdrawn", OTHER),
     "dead_letters": ("broken", "expired", "max_offers", "max_recoveries", OTHER),
     "fenced_writes": ("adopt", "checkpoint", "close", "hand_over", "let_go", "release", "resumed", OTHER),
-    "holds": ("breaker", "clock", "gap", "lost_writes", "slow_judge", "start", "two_clocks", OTHER),
+    "holds": ("another_primary", "breaker", "clock", "gap", "lost_writes", "slow_judge", "start", "two_clocks", OTHER),
     "quarantined": ("detector", "entry", "instance", "letter", "member", "meta", "session", OTHER),
     "cannot_serve": ("key", "tenant", OTHER),
     "loop_errors": ("burial", "events", "gauges", "leases", "look", "sweep", "tidy", OTHER),

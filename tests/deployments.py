@@ -56,6 +56,10 @@ def tls_server() -> str:
     pytest.skip("there is no redis-server with TLS")
 
 
+SENTINEL_RIGHTS = "-@all +sentinel|get-master-addr-by-name +sentinel|master +sentinel|replicas"
+"""What a Sentinel's user needs, as the documents say."""
+
+
 @dataclass(frozen=True)
 class Secured:
     """How servers of a deployment are spoken to: by TLS alone, each with a certificate of 127.0.0.1, and with a password."""
@@ -165,7 +169,7 @@ def sentinel(secured: Secured | None = None) -> Iterator[tuple[str, Node, Node]]
         wait_until(lambda: replica.client.info("replication")["master_link_status"] == "up", 20, "the replica follows")
         login: tuple[str, ...] = ()
         if secured is not None:
-            rights = "-@all +sentinel|get-master-addr-by-name +ping +sentinel|slaves"  # the last two for the test
+            rights = f"{SENTINEL_RIGHTS} +ping +sentinel|slaves"  # the last two for the test
             user = f"user {secured.sentinel_user} on >{secured.sentinel_password} {rights}"
             login = (f"sentinel auth-pass calls {secured.password}", "user default off", user)
         watcher = Node(

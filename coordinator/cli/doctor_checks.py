@@ -154,6 +154,37 @@ async def shape(server: Server) -> Finding:
     return Finding("shape", "ok" if mode == "standalone" else "unknown", mode)
 
 
+async def replication(server: Server) -> Finding:
+    """Replicas, and whether a primary that is cut off from them goes on acknowledging what the failover then loses."""
+    if server.info.get("role") != "master":
+        return Finding("replication", "unknown", "not told", "see min-replicas-to-write on the primary")
+    replicas = int(server.info.get("connected_slaves", "0"))
+    if "min_slaves_good_slaves" in server.info:  # told only where it is set
+        return Finding("replication", "ok", f"{replicas} replicas, writes need some of them (min-replicas-to-write)")
+    if not replicas:
+        return Finding("replication", "ok", "no replicas")
+    return Finding(
+        "replication", "warn", f"{replicas} replicas, and writes need none of them (min-replicas-to-write 0)",
+        "set min-replicas-to-write 1, and min-replicas-max-lag to the seconds of writes that may be lost: a primary that was "
+        "replaced or cut off then refuses writes instead of losing them; the price: without a replica nothing is written",
+    )  # fmt: skip
+
+
+async def coverage(server: Server) -> Finding:
+    """In a Cluster: whether the failure of one shard stops the others."""
+    if server.info.get("cluster_enabled") != "1":
+        return Finding("coverage", "ok", "no cluster")
+    setting = await server.config("cluster-require-full-coverage")
+    if setting is None:
+        return Finding("coverage", "unknown", "not told", "cluster-require-full-coverage should be no")
+    if setting == "no":
+        return Finding("coverage", "ok", "a shard that fails stops no other")
+    return Finding(
+        "coverage", "warn", "a shard that fails stops all (cluster-require-full-coverage yes)",
+        "set cluster-require-full-coverage no: partitions are independent of each other",
+    )  # fmt: skip
+
+
 async def persistence(server: Server) -> Finding:
     """AOF or snapshots: without, a restart forgets every call that no worker states again."""
     advice = "switch on AOF (appendonly yes); without it a restart keeps only what living workers state again"
@@ -252,5 +283,5 @@ async def quarantine(server: Server) -> Finding:
 
 
 CHECKS: tuple[Callable[[Server], Awaitable[Finding]], ...] = (
-    latency, version, role, shape, persistence, eviction, memory, clock, stored, quarantine,
+    latency, version, role, shape, replication, coverage, persistence, eviction, memory, clock, stored, quarantine,
 )  # fmt: skip

@@ -58,6 +58,7 @@ class Daemon:
                 self.metrics,
                 by=self.id,
                 loop_lag=lambda: self.loop_lag,
+                other_primaries=self._connector.other_primaries,
             )
             for keys in (Keys(settings.prefix, p) for p in range(settings.partitions))
         ]

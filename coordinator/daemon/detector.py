@@ -39,6 +39,8 @@ BREAKER_PATIENCE = 15
 """Times ``dead_after`` after which an open mass breaker lets everybody go, room or not."""
 MOST_AWAITED = 2000
 """Of so many handovers and offers at most it is looked whether an heir waits: those with the latest leases."""
+OTHER_PRIMARY_PATIENCE = 30.0
+"""Seconds for which a replaced server that takes itself for the primary withholds deaths by silence; Sentinels need ten."""
 UNFIT_PATIENCE = 5
 """Times ``dead_after`` for which a slow coordinator withholds its judgement."""
 
@@ -76,6 +78,7 @@ class Detector:
         watched: since when each living instance's deadline stands still, as the gauges see it.
         past: what is remembered of the partition, whatever became of its data.
         unfit: why this coordinator does not judge just now, '' when it may.
+        other_primaries: returns servers that take themselves for the primary beside the one that the Sentinels name.
     """
 
     part: StorePartition
@@ -89,6 +92,9 @@ class Detector:
     watched: Mapping[str, Observation] = field(default_factory=dict)
     past: Past = field(default_factory=Past)
     unfit: str = ""
+    other_primaries: Callable[[], tuple[str, ...]] = tuple
+    _others_since: float = float("inf")
+    _others_told: bool = False
     _looked: tuple[int, float] = (0, 0.0)
     _held: str = ""
     _unfit_since: float = 0.0
@@ -173,6 +179,7 @@ class Detector:
                 breaker_min=s.breaker_min,
                 breaker_permille=round(s.breaker_share * 1000),
                 breaker_window_ms=round(s.breaker_window * 1000),
+                another_primary=self._sees_another_primary(began),
                 past=self.past,
             )
         )
@@ -180,6 +187,25 @@ class Detector:
             self.past.agree(answer.text("lineage"), answer.int("now_ms"))
             self.past.saw(answer.int("highest_epoch"))
         return answer, began, clock.now()
+
+    def _sees_another_primary(self, now: float) -> bool:
+        """Whether somebody may beat at a server that was replaced and does not know it yet; bounded, and said."""
+        others = self.other_primaries()
+        if not others:
+            self._others_since = float("inf")
+            return False
+        if self._others_since > now:
+            self._others_since, self._others_told = now, False
+            log.warning("another_primary", partition=self.part.keys.partition, servers=list(others))
+        if now - self._others_since < OTHER_PRIMARY_PATIENCE:
+            return True
+        if not self._others_told:
+            self._others_told = True
+            log.warning(
+                "declaration_in_spite_of", partition=self.part.keys.partition,
+                reason=f"{', '.join(others)} takes itself for the primary, too",
+            )  # fmt: skip
+        return False
 
     async def _more_suspects(self, until_ms: int) -> list[Suspect]:
         """Those that one look could not name, in bounded pages."""

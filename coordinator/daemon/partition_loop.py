@@ -79,10 +79,16 @@ class PartitionLoop:
         *,
         by: str,
         loop_lag: Callable[[], float] = lambda: 0.0,
+        other_primaries: Callable[[], tuple[str, ...]] = tuple,
     ) -> None:
         self.part, self.settings, self.metrics = connections.watch, settings, metrics
         self.detector = Detector(
-            connections.watch, settings, by, loop_lag, lambda reason: metrics.holds.labels(known("holds", reason)).inc()
+            connections.watch,
+            settings,
+            by,
+            loop_lag,
+            lambda reason: metrics.holds.labels(known("holds", reason)).inc(),
+            other_primaries=other_primaries,
         )
         self.burial = Burial(connections.work, settings, by, self._heirs)
         self.leases = LeaseKeeper(connections.work, settings, by)

@@ -165,11 +165,13 @@ def scan(
     breaker_min: int = 3,
     breaker_permille: int = 300,
     breaker_window_ms: int = 2000,
+    another_primary: bool = False,
     past: Past | None = None,
 ) -> Call:
     """A coordinator's look: who is silent, which graves and leases are due, whether a hold is on.
 
     ``seen_ms``, ``stepped_ms``: since that look, by the server's clock, it went so much further than the caller's own.
+    ``another_primary``: the Sentinels see another server that takes itself for the primary: nobody is declared by silence.
     ``past``: what it remembers, if anything.
     """
     return SCRIPTS["scan"].call(
@@ -187,6 +189,7 @@ def scan(
             "breaker_min": breaker_min,
             "breaker_permille": breaker_permille,
             "breaker_window_ms": breaker_window_ms,
+            "another_primary": int(another_primary),
             **_remembered(past),
         },
     )

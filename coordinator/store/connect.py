@@ -83,6 +83,10 @@ class Connector:
         """What is wrong with how certificates of servers are looked at, '' when nothing is."""
         return self._source.now().unverified
 
+    def other_primaries(self) -> tuple[str, ...]:
+        """Servers that take themselves for the primary beside the one that the Sentinels name, as these see them."""
+        return tuple(map(str, self._source.lookout.others))
+
     def executor(self, key: str) -> Executor:
         """Scripts and commands of the partition that ``key`` is in."""
         executor = Executor(Link(self._source, key, self.timeout), self._observe)
@@ -141,3 +145,4 @@ class Connector:
         """Closes every connection that was made here."""
         while self._open:
             await self._open.pop().aclose()
+        self._source.lookout.close()

@@ -13,23 +13,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import redis
-import redis.asyncio as aredis
-from redis.backoff import NoBackoff
 
 from coordinator.errors import StoreUnavailableError
-from coordinator.forked import in_a_child, let_go_of
 from coordinator.store.address import Address, slot_owner
+from coordinator.store.dial import dial, hang_up
 from coordinator.store.faults import connection_error, store_error
 from coordinator.store.pace import Pace
 from coordinator.store.packing import Packed, pack
 from coordinator.store.scripts import Argument
-from coordinator.store.url import StoreUrl
 from coordinator.store.url_source import UrlSource
 from coordinator.store.wire import Wire
 
-__all__ = ["CONNECT_TIMEOUTS", "Link", "connection_options", "leave_to_parent", "run_id_of"]
+__all__ = ["CONNECT_TIMEOUTS", "Link", "run_id_of"]
 
-CLIENT_NAME = "recovery-coordinator"
 CONNECT_TIMEOUTS = 3
 """Times the time limit that connecting may take: it needs that many round trips."""
 HANDSHAKE_SECONDS = 60.0
@@ -52,26 +48,6 @@ def run_id_of(info: Any, expected: bool = False) -> bytes:
         if line.startswith(b"run_id:"):
             return bytes(line[7:])
     return b""
-
-
-def connection_options(
-    url: StoreUrl, address: Address, timeout: float, retry: Any, *, sentinel: bool = False
-) -> dict[str, Any]:
-    """What one of redis-py's connections is made with: one to a server, or to a Sentinel."""
-    where = {"path": address.path} if address.path else {"host": address.host, "port": address.port}
-    tcp = {} if address.path else {"socket_connect_timeout": timeout, "socket_keepalive": True}
-    return {
-        **where,
-        **tcp,
-        **url.connection_options(sentinel=sentinel),
-        "socket_timeout": timeout,
-        "protocol": 2,
-        "decode_responses": False,
-        "retry": retry,
-        "client_name": None if sentinel else CLIENT_NAME,
-        "health_check_interval": 0,
-        "driver_info": None,
-    }
 
 
 class _Question:
@@ -139,10 +115,12 @@ class Link:
                 known = connection_error(error)
                 raise StoreUnavailableError(known.kind, known.detail, sent=False) from error
             self.wire, self.address = wire, address
+            if self._url.kind == "sentinel":
+                self._follow(address)
             return wire
 
     async def _make(self, address: Address) -> Wire:
-        connection = await self._open(address)
+        connection = await dial(self._url, address, HANDSHAKE_SECONDS)
         writer, connection._writer, connection._reader = connection._writer, None, None  # it is ours now
         wire = Wire(writer, self._timeout, self._pace, self._freed)
         try:
@@ -190,27 +168,17 @@ class Link:
                 raise answer
         return answers
 
-    async def _open(self, address: Address, timeout: float | None = None, *, sentinel: bool = False) -> Any:
-        kind: Any = aredis.Connection
-        if address.path:
-            kind = aredis.UnixDomainSocketConnection
-        elif self._url.tls:
-            kind = aredis.SSLConnection
-        limit = HANDSHAKE_SECONDS if timeout is None else timeout
-        retry = aredis.retry.Retry(NoBackoff(), 0)
-        connection = kind(**connection_options(self._url, address, limit, retry, sentinel=sentinel))
-        await _connected(connection)
-        return connection
-
     async def find(self) -> Address:
         """The server's address now.
 
         Raises:
-            StoreUnavailableError: no sentinel or node could tell.
+            StoreUnavailableError: no Sentinel or node could tell.
         """
         self._url = self._source.now()
         if self._url.kind == "standalone":
             return self._url.addresses[0]
+        if self._url.kind == "sentinel":
+            return await self._source.lookout.find(self._timeout)
         asked: list[str] = []
         for address in self._url.addresses:
             try:
@@ -224,42 +192,35 @@ class Link:
             asked.append(f"{address} does not know")
         raise StoreUnavailableError("cluster_down", "; ".join(asked), sent=False)
 
-    async def _ask(self, address: Address) -> Address | None:
-        sentinel = self._url.kind == "sentinel"
-        asked = ("SENTINEL", "get-master-addr-by-name", self._url.service) if sentinel else ("CLUSTER", "SLOTS")
-        connection = await self._open(address, self._timeout, sentinel=sentinel)
+    async def _ask(self, node: Address) -> Address | None:
+        connection = await dial(self._url, node, self._timeout)
         try:
-            await connection.send_command(*asked, check_health=False)
+            await connection.send_command("CLUSTER", "SLOTS", check_health=False)
             answer = await connection.read_response()
         finally:
-            await _disconnected(connection)
-        if sentinel:
-            return Address(answer[0].decode(), int(answer[1])) if answer else None
-        return slot_owner(answer, self._key, address)
+            await hang_up(connection)
+        return slot_owner(answer, self._key, node)
 
-    def close(self) -> None:
+    def _follow(self, address: Address) -> None:
+        """As soon as the Sentinels name another server than this one, the connection is closed: the next goes there."""
+        loop, lookout = asyncio.get_running_loop(), self._source.lookout
+
+        def told() -> None:
+            if lookout.address != address:
+                with contextlib.suppress(RuntimeError):  # that loop has ended
+                    loop.call_soon_threadsafe(self._moved, address)
+
+        lookout.watch(self, told)
+        told()
+
+    def _moved(self, address: Address) -> None:
+        if self.wire is not None and self.address == address:
+            self.close(f"the Sentinels name another primary than {address}")
+            self.free()
+
+    def close(self, why: str = "the connection was closed") -> None:
         """Closes the connection at once; whoever awaits an answer gets an error. The next request makes a new one."""
+        self._source.lookout.unwatch(self)
         wire, self.wire = self.wire, None
         if wire is not None:
-            wire.end(StoreUnavailableError("connection", "the connection was closed"))
-
-
-def leave_to_parent(connection: Any) -> None:
-    """In a forked child: an asyncio connection of redis-py's stays the parent's."""
-    if connection._writer is not None:
-        let_go_of(connection._writer.transport.get_extra_info("socket"))
-
-
-async def _connected(connection: Any) -> None:
-    """Connects, and leaves nothing open when that fails or is cancelled half way."""
-    in_a_child(connection, leave_to_parent)
-    try:
-        await connection.connect()
-    except BaseException:
-        await _disconnected(connection)
-        raise
-
-
-async def _disconnected(connection: Any) -> None:
-    with contextlib.suppress(Exception):  # what is closed cannot fail any more
-        await connection.disconnect(nowait=True)
+            wire.end(StoreUnavailableError("connection", why))

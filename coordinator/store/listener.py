@@ -12,7 +12,7 @@ from redis.asyncio.client import PubSub
 
 from coordinator.forked import in_a_child
 from coordinator.masking import mask_error
-from coordinator.store.link import leave_to_parent
+from coordinator.store.dial import leave_to_parent
 
 __all__ = ["Listener"]
 

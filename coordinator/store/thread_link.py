@@ -8,14 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from coordinator.errors import StoreUnavailableError
-from coordinator.forked import in_a_child, let_go_of
 from coordinator.store.address import Address, slot_owner
+from coordinator.store.dial import dial_in_a_thread
 from coordinator.store.faults import connection_error, moves_the_server, store_error
-from coordinator.store.link import connection_options, run_id_of
+from coordinator.store.link import run_id_of
 from coordinator.store.pace import allowance
 from coordinator.store.packing import Packed, pack
 from coordinator.store.url_source import UrlSource
@@ -53,6 +51,7 @@ class ThreadLink:
         self._longest = LONGEST * timeout if longest is None else longest
         self._url = source.now()
         self._connection: Any = None
+        self._address: Address | None = None
         self.on_wait = on_wait
         self.server = b""
 
@@ -64,6 +63,8 @@ class ThreadLink:
             is none.
         """
         found: list[Any] = []
+        if self._url.kind == "sentinel" and self._source.lookout.address not in (None, self._address):
+            self.close()  # the Sentinels name another one, whatever this one answers
         try:
             if self._connection is None:
                 self._connect()
@@ -86,18 +87,6 @@ class ThreadLink:
                     self.close()
         return found
 
-    def _open(self, address: Address, *, sentinel: bool = False) -> Any:
-        kind: Any = redis.Connection
-        if address.path:
-            kind = redis.UnixDomainSocketConnection
-        elif self._url.tls:
-            kind = redis.SSLConnection
-        options = connection_options(self._url, address, self._timeout, Retry(NoBackoff(), 0), sentinel=sentinel)
-        connection = kind(**options, redis_connect_func=self._greet)
-        in_a_child(connection, _leave_to_parent)
-        connection.connect()
-        return connection
-
     def _greet(self, connection: Any) -> None:
         """Connected, and about to log in: either may take nearly as long as the time limit."""
         self.on_wait()
@@ -105,7 +94,8 @@ class ThreadLink:
         self.on_wait()
 
     def _connect(self) -> None:
-        self._connection = self._open(self._find())
+        self._address = self._find()
+        self._connection = dial_in_a_thread(self._url, self._address, self._timeout, self._greet)
         found: list[Any] = []
         _Exchange(self._connection._sock, self._timeout, self._longest, self.on_wait).run(
             [pack(("INFO", "server")).to(b"")], found
@@ -117,6 +107,8 @@ class ThreadLink:
         self._url = self._source.now()
         if self._url.kind == "standalone":
             return self._url.addresses[0]
+        if self._url.kind == "sentinel":
+            return self._source.lookout.find_in_a_thread(self._timeout, self.on_wait)
         asked: list[str] = []
         for address in self._url.addresses:
             self.on_wait()
@@ -130,18 +122,14 @@ class ThreadLink:
             asked.append(f"{address} does not know")
         raise StoreUnavailableError("cluster_down", "; ".join(asked))
 
-    def _ask(self, address: Address) -> Address | None:
-        sentinel = self._url.kind == "sentinel"
-        asked = ("SENTINEL", "get-master-addr-by-name", self._url.service) if sentinel else ("CLUSTER", "SLOTS")
-        connection = self._open(address, sentinel=sentinel)
+    def _ask(self, node: Address) -> Address | None:
+        connection = dial_in_a_thread(self._url, node, self._timeout, self._greet)
         try:
-            connection.send_command(*asked, check_health=False)
+            connection.send_command("CLUSTER", "SLOTS", check_health=False)
             answer = connection.read_response()
         finally:
             connection.disconnect()
-        if sentinel:
-            return Address(answer[0].decode(), int(answer[1])) if answer else None
-        return slot_owner(answer, self._key, address)
+        return slot_owner(answer, self._key, node)
 
     def close(self) -> None:
         """Closes the connection; the next exchange makes a new one."""
@@ -149,10 +137,6 @@ class ThreadLink:
         if connection is not None:
             with contextlib.suppress(Exception):  # what is closed cannot fail any more
                 connection.disconnect()
-
-
-def _leave_to_parent(connection: Any) -> None:
-    let_go_of(connection._sock)
 
 
 class _Exchange:

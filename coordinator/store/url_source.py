@@ -7,6 +7,7 @@ from collections.abc import Callable
 import structlog
 
 from coordinator.errors import ConfigurationError
+from coordinator.store.lookout import Lookout
 from coordinator.store.url import StoreUrl, parse_url
 from coordinator.store.url_options import try_tls
 
@@ -28,6 +29,7 @@ class UrlSource:
         warn: told of a URL that leaves certificates unverified, once.
 
     Attributes:
+        lookout: knows where the primary is that Sentinels name; does nothing before it is asked.
         tells_server: whether a connection to there has learnt the run id of its server; then none goes on without.
 
     Raises:
@@ -36,6 +38,7 @@ class UrlSource:
 
     def __init__(self, url: str | Callable[[], str], warn: Callable[[StoreUrl], None] = say_in_the_log) -> None:
         self.tells_server = False
+        self.lookout = Lookout(self.now)
         self._given, self._warn = url, warn
         self._text = self._refused = self._read()
         self._url = self._usable(self._text)

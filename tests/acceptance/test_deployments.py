@@ -26,6 +26,11 @@ async def test_a_sentinel_fails_over_and_no_call_changes_hands() -> None:
                 session = await worker.open("call-1", b"data")
                 before = session.epoch
                 await eventually(lambda: not daemon.not_ready())
+                levels = {one.check: one.level for one in await examine(load(redis_url=as_user(url, "reader")))}
+                assert levels["replication"] == "warn"
+                primary.client.config_set("min-replicas-to-write", 1)
+                levels = {one.check: one.level for one in await examine(load(redis_url=as_user(url, "reader")))}
+                assert levels["replication"] == "ok"
                 primary.close()
                 await eventually(lambda: not session.held, description="in doubt")
                 await eventually(lambda: session.held, 30, "held again, by the new primary")

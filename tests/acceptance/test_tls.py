@@ -18,7 +18,8 @@ from coordinator.store.connect import Connector
 from coordinator.store.keys import Keys
 from tests.acceptance.adopting import all_adopted
 from tests.certificates import Authority
-from tests.deployments import Node, Secured, cluster, free_port, sentinel
+from tests.cli.docs_tables import ROOT
+from tests.deployments import SENTINEL_RIGHTS, Node, Secured, cluster, free_port, sentinel
 from tests.redis_users import as_user
 from tests.waiting import eventually
 
@@ -99,6 +100,11 @@ async def test_behind_a_sentinel(secured: Secured) -> None:
         assert url.startswith("rediss+sentinel://")
         good = with_login(url, secured, sentinel_password=secured.sentinel_password)
         await recovered(good)
+        connector = Connector(good)
+        await connector.executor("k").command("PING")
+        assert connector._source.lookout.named is not None
+        assert connector._source.lookout.named.epoch >= 0, "the documents' rights are enough to ask for it"
+        await connector.aclose()
         async with coordinated(good), Worker(as_user(good, "worker"), name="c", **PATIENT) as worker:
             session = await worker.open("call-after", b"data")
             primary.close()
@@ -107,6 +113,11 @@ async def test_behind_a_sentinel(secured: Secured) -> None:
             await session.checkpoint(b"more")
             key = Keys("recovery", partition_of("call-after", PARTITIONS)).session("call-after")
             assert replica.client.hget(key, "data") == b"more"
+
+
+def test_the_documents_say_what_a_sentinels_user_needs() -> None:
+    """The rights under which these tests run."""
+    assert f"`{SENTINEL_RIGHTS}`" in (ROOT / "docs/security.md").read_text()
 
 
 async def test_what_a_sentinel_refuses_is_told(secured: Secured) -> None:

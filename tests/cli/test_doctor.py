@@ -12,7 +12,7 @@ import redis
 from typer.testing import CliRunner
 
 from coordinator.cli.app import app
-from coordinator.cli.doctor_checks import Server, version
+from coordinator.cli.doctor_checks import Server, coverage, replication, version
 from coordinator.store import PROTOCOL
 from coordinator.store.keys import Keys
 
@@ -142,6 +142,41 @@ def test_a_password_is_never_shown(url: str, server: Any) -> None:
     assert "secret" not in json.dumps(findings)
 
 
+async def never(*words: Any) -> Never:
+    """A server that is not to be asked."""
+    raise AssertionError(f"asks nothing, not {words}")
+
+
+@pytest.mark.anyio
+async def test_a_replicated_primary_that_writes_alone_is_a_warning() -> None:
+    """What it acknowledges may be lost by the next failover; where writes need a replica, or there is none, all is well."""
+    server = Server(never, Keys("recovery", 0), 1, PROTOCOL)
+    for more, level in (
+        ({"connected_slaves": "2"}, "warn"),
+        ({"connected_slaves": "2", "min_slaves_good_slaves": "2"}, "ok"),
+        ({"connected_slaves": "0", "min_slaves_good_slaves": "0"}, "ok"),
+        ({"connected_slaves": "0"}, "ok"),
+        ({"role": "slave"}, "unknown"),
+    ):
+        server.info = {"role": "master", **more}
+        assert (await replication(server)).level == level, more
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("setting", "level"), [("yes", "warn"), ("no", "ok"), (None, "unknown")])
+async def test_a_cluster_that_stops_as_a_whole_is_a_warning(setting: str | None, level: str) -> None:
+    """cluster-require-full-coverage, which is on by default; where it is not told, it is not known."""
+
+    async def told(*words: Any) -> Any:
+        assert words == ("CONFIG", "GET", "cluster-require-full-coverage")
+        return [] if setting is None else [words[2].encode(), setting.encode()]
+
+    server = Server(told, Keys("recovery", 0), 1, PROTOCOL)
+    server.info = {"cluster_enabled": "1"}
+    assert (await coverage(server)).level == level
+    assert (await coverage(Server(never, Keys("recovery", 0), 1, PROTOCOL))).level == "ok"
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     ("info", "level"),
@@ -155,10 +190,6 @@ def test_a_password_is_never_shown(url: str, server: Any) -> None:
 )
 async def test_versions(info: Any, level: Any) -> None:
     """6.2 is the oldest Redis that will do; Valkey will."""
-
-    async def never(*words: Any) -> Never:
-        raise AssertionError(f"asks nothing, not {words}")
-
     server = Server(never, Keys("recovery", 0), 1, PROTOCOL)
     server.info = info
 

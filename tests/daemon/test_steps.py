@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import pytest
 import redis
+from structlog.testing import capture_logs
 
 from coordinator import ConfigurationError, StoreUnavailableError, Worker
 from coordinator.daemon.partition_loop import PartitionLoop
@@ -489,6 +490,27 @@ async def test_a_judge_that_is_slow_for_ever_judges_in_the_end(url: str, bench: 
         assert value(loop, "holds_total", reason="slow_judge") == 1
         loop.detector._unfit_since -= 11
         assert (await loop.look()).buried == ("a~1",)
+
+
+async def test_another_primary_withholds_deaths_by_silence_for_a_bounded_time(url: str, bench: Bench) -> None:
+    """As long as Sentinels see one; when they see it for too long, the dead are declared in spite of it; both are said once."""
+    others: tuple[str, ...] = ("10.0.0.1:6379",)
+    async with partition_loop(url) as loop:
+        await after_the_hold(loop, bench)
+        loop.detector.other_primaries = lambda: others
+        with capture_logs() as logs:
+            for _ in range(3):
+                assert (await loop.look()).reason == "another_primary"
+            loop.detector._others_since -= 31
+            bench.end_hold()
+            for _ in range(3):
+                assert (await loop.look()).reason == ""
+            others = ()
+            await loop.look()
+            others = ("10.0.0.2:6379",)
+            assert (await loop.look()).reason == "another_primary"
+        told = [line["event"] for line in logs if line["event"] in ("another_primary", "declaration_in_spite_of")]
+        assert told == ["another_primary", "declaration_in_spite_of", "another_primary"]
 
 
 async def test_a_clock_that_disagrees_is_told(url: str, bench: Bench) -> None:

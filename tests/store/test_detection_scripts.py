@@ -84,6 +84,32 @@ def test_the_tick_guard_holds(silent: Bench, last_scan: object, reason: str) -> 
     assert _declare(silent, 1000).word == "OK"
 
 
+def test_while_another_server_takes_itself_for_the_primary_nobody_is_declared(silent: Bench) -> None:
+    """The hold goes on with each look that says so, one event tells of it, and what changes hands is not held."""
+    events = silent.client.xlen(silent.keys.events)
+    for _ in range(3):
+        found = silent.run(
+            calls.scan(silent.keys, max_scan_gap_ms=GAP_MS, hold_ms=HOLD_MS, horizon_ms=0, another_primary=True)
+        )
+        assert (found.word, found.text("reason"), found.int("transfers_held")) == ("HELD", "another_primary", 0)
+        assert found.int("hold_until_ms") == found.int("now_ms") + HOLD_MS
+        assert _declare(silent, 1000).word == "HELD"
+    assert silent.client.xlen(silent.keys.events) == events + 1
+    silent.end_hold()
+    assert _scan(silent).word == "OK"
+    assert _declare(silent, 1000).word == "OK"
+
+
+def test_a_hold_after_lost_writes_keeps_its_reason_beside_another_primary(silent: Bench) -> None:
+    """It is the stronger one: what changes hands stays held."""
+    silent.run(calls.scan(silent.keys, max_scan_gap_ms=GAP_MS, hold_ms=HOLD_MS, horizon_ms=0))
+    silent.client.hset(silent.keys.meta, "server", "another")
+    found = silent.run(
+        calls.scan(silent.keys, max_scan_gap_ms=GAP_MS, hold_ms=HOLD_MS, horizon_ms=0, another_primary=True)
+    )
+    assert (found.text("reason"), found.int("transfers_held")) == ("lost_writes", 1)
+
+
 def test_a_clock_that_stepped_back_clamps_what_it_left_ahead(silent: Bench) -> None:
     """Deadlines of the old clock do not keep the dead alive for the length of the step."""
     now = _scan(silent).int("now_ms")

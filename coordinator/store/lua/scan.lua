@@ -18,6 +18,7 @@
 -- ARGV breaker_min     int     so many suspects at least open the mass breaker
 -- ARGV breaker_permille int    or this share of all instances, if that is more
 -- ARGV breaker_window_ms int   deaths by silence within this time count with them
+-- ARGV another_primary int     1 while the Sentinels see another server that takes itself for the primary, 0 else
 -- ARGV lineage         text    the one that the caller knew before; '' for none
 -- ARGV since_ms        int     since when it knew that one, by the server's clock of then
 -- ARGV epoch           int     highest epoch that it remembers
@@ -31,7 +32,7 @@ local server, max_scan_gap_ms, hold_ms = ARGV[1], tonumber(ARGV[2]), tonumber(AR
 local horizon_ms, limit, most_suspects, seen_ms = tonumber(ARGV[4]), ARGV[5], ARGV[6], tonumber(ARGV[7])
 local stepped_ms, due_ms, breaker_min = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
 local breaker_permille, breaker_window_ms = tonumber(ARGV[11]), tonumber(ARGV[12])
-local lineage, since_ms, epoch = ARGV[13], ARGV[14], ARGV[15]
+local another_primary, lineage, since_ms, epoch = ARGV[13] == '1', ARGV[14], ARGV[15], ARGV[16]
 
 local MOST_LATE_LOOKS, LOOKS_IN_TIME, CLOCK_TOLERANCE_MS = 5, 3, 100
 local now = now_ms()
@@ -76,6 +77,15 @@ end
 if reason and late_looks < MOST_LATE_LOOKS then
   redis.call('HSET', detector, 'late_looks', int(late_looks + 1))
   start_hold(detector, events, now, hold_ms, reason, false)
+end
+if another_primary then -- there somebody may beat still
+  d = read(detector, 'hold_until_ms', 'hold_reason')
+  local until_ms = tonumber(d.hold_until_ms) or 0
+  if until_ms > now and d.hold_reason == 'another_primary' then
+    redis.call('HSET', detector, 'hold_until_ms', int(now + hold_ms))
+  elseif until_ms < now + hold_ms / 2 then
+    start_hold(detector, events, now, hold_ms, 'another_primary', false)
+  end
 end
 if last and now < last - CLOCK_TOLERANCE_MS then -- deadlines of the old clock lie too far ahead
   for _, zset in ipairs({ instances, graves, leases }) do

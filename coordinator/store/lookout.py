@@ -1,0 +1,271 @@
+"""Where the primary is that the Sentinels name now: a process asks them, and all its connections go by that.
+
+A server that was replaced may answer for ten seconds more, so who only asks when a connection breaks stays there. Each Sentinel
+is asked four times a second by a thread of its own, so that one that hangs keeps nobody waiting, and at once when somebody
+connects. It is asked, not listened to: what it publishes would come a tenth of a second sooner, and not at all over a connection
+that something in between has dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import redis
+import structlog
+
+from coordinator import clock
+from coordinator.errors import StoreUnavailableError
+from coordinator.forked import in_a_child
+from coordinator.store.address import Address
+from coordinator.store.dial import dial_in_a_thread
+from coordinator.store.faults import connection_error
+from coordinator.store.named import Named, View, choose, view_of
+from coordinator.store.url import StoreUrl
+
+__all__ = ["Lookout"]
+
+log = structlog.get_logger()
+
+ASK_SECONDS = 0.25
+DETAIL_SECONDS = 1.0
+"""Between two questions for what is not the address: those answers are long, and a deployment may have a thousand processes."""
+SLICE_SECONDS = 0.05
+
+
+class Lookout:
+    """Asks all Sentinels of the store's URL; begins when somebody wants to know. Every method may be called from any thread.
+
+    Args:
+        source: returns the URL now.
+    """
+
+    def __init__(self, source: Callable[[], StoreUrl]) -> None:
+        self._source = source
+        self._lock = threading.Lock()
+        self._askers: dict[Address, _Asker] = {}
+        self._views: dict[Address, View] = {}
+        self._told: dict[object, Callable[[], None]] = {}
+        self._timeout = 0.5
+        self._ended = False
+        self.named: Named | None = None
+        in_a_child(self, Lookout._forked)
+
+    @property
+    def address(self) -> Address | None:
+        """Of the primary; None before anybody knew."""
+        return None if self.named is None else self.named.address
+
+    @property
+    def others(self) -> tuple[Address, ...]:
+        """Servers that still take themselves for the primary, as the Sentinels see them."""
+        return () if self.named is None else self.named.others
+
+    def watch(self, who: object, told: Callable[[], None]) -> None:
+        """From now on ``told`` is called, in the lookout's thread, after each answer of a Sentinel; quick, and raising nothing."""
+        with self._lock:
+            self._told[who] = told
+
+    def unwatch(self, who: object) -> None:
+        """Not any more. Safe to repeat."""
+        with self._lock:
+            self._told.pop(who, None)
+
+    async def find(self, timeout: float) -> Address:
+        """The primary's address, asked for anew.
+
+        Args:
+            timeout: seconds for which a Sentinel may keep one waiting.
+
+        Raises:
+            StoreUnavailableError: no Sentinel knows.
+        """
+        changed, loop, me = asyncio.Event(), asyncio.get_running_loop(), object()
+
+        def told() -> None:
+            with contextlib.suppress(RuntimeError):  # that loop has ended meanwhile
+                loop.call_soon_threadsafe(changed.set)
+
+        since = clock.now()
+        self.watch(me, told)
+        try:
+            self._ask_now(timeout)
+            while not self._settled(since, timeout):
+                changed.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(SLICE_SECONDS):
+                        await changed.wait()
+        finally:
+            self.unwatch(me)
+        return self._answer(since)
+
+    def find_in_a_thread(self, timeout: float, on_wait: Callable[[], None]) -> Address:
+        """As `find`, for a thread; ``on_wait`` is called at least every slice."""
+        changed, me = threading.Event(), object()
+        since = clock.now()
+        self.watch(me, changed.set)
+        try:
+            self._ask_now(timeout)
+            while not self._settled(since, timeout):
+                on_wait()
+                changed.wait(SLICE_SECONDS)
+                changed.clear()
+        finally:
+            self.unwatch(me)
+        return self._answer(since)
+
+    def _settled(self, since: float, timeout: float) -> bool:
+        """Whether as many Sentinels have answered as there will be in time: most of them, or all that do."""
+        url, views = self._source(), dict(self._views)
+        now = [views[one] for one in url.addresses if one in views and views[one].at >= since]
+        answers = sum(view.address is not None for view in now)
+        if 2 * answers > len(url.addresses) or len(now) == len(url.addresses):
+            return True
+        return clock.now() - since > (1 if answers else 3) * timeout
+
+    def _answer(self, since: float) -> Address:
+        named, url, views = self.named, self._source(), dict(self._views)
+        if named is not None and any(view.address is not None and view.at >= since for view in views.values()):
+            return named.address
+        asked = [
+            f"{one}: {view.error}" if view.error else f"{one} does not know"
+            for one in url.addresses
+            if (view := views.get(one, View(0.0, error="no answer in time")))
+        ]
+        raise StoreUnavailableError("cluster_down", "; ".join(asked), sent=False)
+
+    def _ask_now(self, timeout: float) -> None:
+        with self._lock:
+            if self._ended:
+                raise StoreUnavailableError("connection", "the connection was closed", sent=False)
+            self._timeout = timeout
+            self._ask_those_of_the_url()
+            for asker in self._askers.values():
+                asker.ask_now(timeout)
+
+    def _ask_those_of_the_url(self) -> None:
+        """One thread for each of them, and none for others. The lock is held."""
+        addresses = self._source().addresses
+        for address in {*self._askers} - {*addresses}:
+            self._askers.pop(address).end()
+            self._views = {one: view for one, view in self._views.items() if one != address}
+        for address in addresses:
+            asker = self._askers.get(address)
+            if asker is None or not asker.is_alive():
+                asker = self._askers[address] = _Asker(self._source, address, self._timeout, self._saw)
+                asker.start()
+
+    def close(self) -> None:
+        """Ends the threads; each when its present question has an answer, or none in time. Safe to repeat."""
+        with self._lock:
+            self._ended, self._told = True, {}
+            for asker in self._askers.values():
+                asker.end()
+
+    def _forked(self) -> None:
+        """In a child: its threads are the parent's, and so are its connections."""
+        self._lock = threading.Lock()
+        self.named = None
+        self._askers, self._views, self._told = {}, {}, {}
+
+    def _saw(self, address: Address, view: View) -> None:
+        """In the thread of one Sentinel."""
+        with self._lock:
+            if self._ended or address not in self._askers:
+                return
+            self._ask_those_of_the_url()
+            self._views = {**self._views, address: view}
+            before, self.named = self.named, choose(self._views.values(), self.named, clock.now())
+            now, told = self.named, list(self._told.values())
+        if now is not None and before is not None and now.address != before.address:
+            log.warning(
+                "primary_replaced", service=self._source().service, was=str(before.address), now=str(now.address)
+            )
+        for one in told:
+            one()
+
+
+class _Asker(threading.Thread):
+    """Asks one Sentinel, again and again over one connection.
+
+    Args:
+        source: returns the URL now.
+        timeout: seconds for which the Sentinel may keep one waiting.
+        saw: is told of each answer, or that there was none.
+    """
+
+    def __init__(
+        self, source: Callable[[], StoreUrl], address: Address, timeout: float, saw: Callable[[Address, View], None]
+    ) -> None:
+        super().__init__(name=f"sentinel-{address}", daemon=True)
+        self._source, self._address, self._saw = source, address, saw
+        self._wake, self._ended, self._timeout = threading.Event(), False, timeout
+        self._connection: Any = None
+        self._url: StoreUrl | None = None
+        self._named: Any = None
+        self._detail: list[Any] = [None, None]
+        self._detailed_at = float("-inf")
+
+    def ask_now(self, timeout: float) -> None:
+        """Before its next turn; with that time limit from now on."""
+        self._timeout = timeout
+        self._wake.set()
+
+    def end(self) -> None:
+        """After the present question."""
+        self._ended = True
+        self._wake.set()
+
+    def run(self) -> None:
+        """The thread."""
+        try:
+            while not self._ended:
+                self._wake.clear()
+                self._saw(self._address, self._look())
+                self._wake.wait(ASK_SECONDS)
+        finally:
+            self._hang_up()
+
+    def _look(self) -> View:
+        try:
+            url = self._source()
+            if url is not self._url:  # its passwords may be others
+                self._hang_up()
+            if self._connection is None:
+                self._url = url
+                self._connection = dial_in_a_thread(url, self._address, self._timeout, sentinel=True)
+            return self._ask(url.service)
+        except Exception as error:  # noqa: BLE001 - one that answers nonsense is one that does not know
+            self._hang_up()
+            return View(clock.now(), error=str(connection_error(error)))
+
+    def _ask(self, service: str) -> View:
+        """The address first: what is said of the epoch is never older than the address then."""
+        named = self._answers(("get-master-addr-by-name", service))[0]
+        if isinstance(named, Exception):
+            raise named
+        if named != self._named or clock.now() - self._detailed_at > DETAIL_SECONDS:
+            self._detail = self._answers(("MASTER", service), ("REPLICAS", service))
+            self._named, self._detailed_at = named, clock.now()
+        return view_of(clock.now(), named, *self._detail)
+
+    def _answers(self, *commands: tuple[str, str]) -> list[Any]:
+        """One each; what is not permitted, perhaps, has its error in its place."""
+        for command in commands:
+            self._connection.send_command("SENTINEL", *command, check_health=False)
+        found: list[Any] = []
+        for _ in commands:
+            try:
+                found.append(self._connection.read_response())
+            except redis.ResponseError as error:
+                found.append(error)
+        return found
+
+    def _hang_up(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(Exception):  # what is closed cannot fail any more
+                connection.disconnect()
