@@ -24,8 +24,10 @@ from coordinator.store.keys import Keys
 __all__ = ["demo"]
 
 PREFIX = "demo"
+START_LIMIT = 60.0
+"""Seconds in which all processes must have started: on a slow machine that is what takes long."""
 LIMIT = 15.0
-"""Seconds from the start within which every call must be recovered."""
+"""Seconds after the kill within which every call must be recovered."""
 CHECKPOINTS_FIRST = 3
 """Each call is checkpointed this often before anybody is killed: by the worker of the README, which stages."""
 POLL = 0.01
@@ -58,10 +60,11 @@ class Demo:
             connector = Connector(self.url, store_timeout=1.0)
             stack.push_async_callback(connector.aclose)
             executor = connector.executor(self.keys.tag)
-            with anyio.move_on_after(LIMIT):
+            with anyio.move_on_after(START_LIMIT) as limit:
                 await self._start(stack, tasks)
                 tasks.start_soon(self._follow_events, executor)
                 await self._until_busy(executor)
+                limit.deadline = anyio.current_time() + LIMIT
                 dead = await self._kill(executor)
                 while not all(call.recovered for call in dead):
                     await anyio.sleep(POLL)
@@ -196,7 +199,7 @@ def demo(
     Starts an embedded Redis, coordinators and workers as separate processes, kills one of each with SIGKILL and
     compares what the survivors were given with what was checkpointed last, byte for byte.
 
-    Exit status: 0 every call was recovered with its last data within 15 s in all; 1 not; 2 wrong usage.
+    Exit status: 0 every call was recovered with its last data within 15 s of the kill; 1 not; 2 wrong usage.
     """
     out = console(soft_wrap=True)
     run = anyio.run(_demo, _quiet if as_json else out.print, calls, workers, coordinators)

@@ -27,7 +27,6 @@ def test_demo_recovers_every_call_with_its_last_data() -> None:
     assert sorted(result["killed"].values()) == ["coordinator", "worker"]
     assert (result["calls"], result["orphaned"], result["recovered"]) == (60, 20, 20)
     assert result["undisturbed"] == 40
-    assert result["seconds"] < 15
     for call in result["recoveries"]:
         assert call["data"] in ("acknowledged", "in_flight")
         assert call["epoch_after"] > call["epoch_before"]
