@@ -182,7 +182,8 @@ async def test_a_worker_that_may_not_read_offers_says_so_once(
             bench.open("waits", "dead~1")
             bench.certify("dead~1")
             bench.claim("dead~1", ["waits"])
-            await anyio.sleep(1)
+            before = users.rejected("xreadgroup")
+            await eventually(lambda: users.rejected("xreadgroup") >= before + 3, description="it tries again and again")
             users.change("worker", "+xreadgroup")
             await eventually(lambda: adopted == ["waits"])
         assert len([line for line in logs if line["event"] == "offers_not_read"]) == 1
