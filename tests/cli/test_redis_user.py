@@ -44,7 +44,7 @@ def bench(redis_server: RedisServer, users: Users) -> Iterator[Bench]:
 def command(*words: str) -> subprocess.CompletedProcess[str]:
     """A command of the program, until it ends."""
     line = [sys.executable, "-m", "coordinator", *words]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
 
 
 def quick(*words: str) -> tuple[int, str]:
