@@ -72,6 +72,10 @@ class Users:
         """As `refusals`."""
         return refusals(self._admin)
 
+    def rejected(self, command: str) -> int:
+        """How often a command was refused before it ran, whoever asked."""
+        return int(self._admin.info("commandstats").get(f"cmdstat_{command}", {}).get("rejected_calls", 0))
+
     def close(self) -> None:
         """They are as they were."""
         self._all_anew()

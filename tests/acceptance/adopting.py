@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import anyio
-
 from coordinator import Worker
+from tests.waiting import within
 
 __all__ = ["all_adopted"]
 
@@ -14,7 +13,7 @@ __all__ = ["all_adopted"]
 async def all_adopted(heir: Worker, calls: Sequence[str]) -> None:
     """It adopts these calls, with the data that each was opened with: its own id."""
     adopted = {}
-    with anyio.fail_after(60):
+    with within(60):
         async for offer in heir.offers():
             session = await offer.adopt()
             assert session is not None

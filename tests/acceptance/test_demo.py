@@ -19,7 +19,7 @@ DEMO = [sys.executable, "-m", "coordinator", "demo"]
 @pytest.mark.timeout(90)
 def test_demo_recovers_every_call_with_its_last_data() -> None:
     """A killed worker's calls are all adopted with the data last checkpointed, though a coordinator is killed too."""
-    run = subprocess.run([*DEMO, "--json"], capture_output=True, text=True, timeout=60)
+    run = subprocess.run([*DEMO, "--json"], capture_output=True, text=True, timeout=120)
     result = json.loads(run.stdout)
 
     assert run.returncode == 0, result
@@ -37,7 +37,7 @@ def test_demo_recovers_every_call_with_its_last_data() -> None:
 @pytest.mark.timeout(90)
 def test_demo_shows_each_call() -> None:
     """Without --json each recovered call has a line, and the summary says OK."""
-    run = subprocess.run([*DEMO, "--calls", "6"], capture_output=True, text=True, timeout=60)
+    run = subprocess.run([*DEMO, "--calls", "6"], capture_output=True, text=True, timeout=120)
 
     assert run.returncode == 0, run.stdout
     assert run.stdout.count("adopted by demo-worker-") == 2

@@ -67,7 +67,7 @@ def test_a_call_is_settled_at_a_living_owner(url: str, bench: Bench, state: str,
         if owner_state == "dead":
             bench.certify(owner)
         bench.client.srem(bench.keys.owned("voice-1~1"), "call-1")
-        out, _ = process.communicate(timeout=20)
+        out, _ = process.communicate(timeout=120)
     assert process.returncode == status
     assert ("1 call is with nobody" in out) == (status == 1)
 
@@ -95,7 +95,7 @@ def test_it_tells_where_each_call_went(url: str, bench: Bench) -> None:
             bench.keys, session="call-1", instance="voice-1~1", heir="voice-2~1", epoch=epoch, pool="default"
         )
         assert bench.run(go).word == "OK"
-        out, _ = process.communicate(timeout=20)
+        out, _ = process.communicate(timeout=120)
     assert process.returncode == 0
     [row] = json.loads(out)["drains"]
     assert row["calls"] == [{"session": "call-1", "state": "active", "owner": "voice-2~1"}]

@@ -44,7 +44,7 @@ def bench(redis_server: RedisServer, users: Users) -> Iterator[Bench]:
 def command(*words: str) -> subprocess.CompletedProcess[str]:
     """A command of the program, until it ends."""
     line = [sys.executable, "-m", "coordinator", *words]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
 
 
 def quick(*words: str) -> tuple[int, str]:
@@ -182,7 +182,8 @@ async def test_a_worker_that_may_not_read_offers_says_so_once(
             bench.open("waits", "dead~1")
             bench.certify("dead~1")
             bench.claim("dead~1", ["waits"])
-            await anyio.sleep(1)
+            before = users.rejected("xreadgroup")
+            await eventually(lambda: users.rejected("xreadgroup") >= before + 3, description="it tries again and again")
             users.change("worker", "+xreadgroup")
             await eventually(lambda: adopted == ["waits"])
         assert len([line for line in logs if line["event"] == "offers_not_read"]) == 1

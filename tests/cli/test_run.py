@@ -83,7 +83,7 @@ def test_it_ends_as_asked(url: str, number: Any) -> None:
 )
 def test_wrong_settings_stop_the_start(arguments: Any, line: Any) -> None:
     """Exit status 2 and readable lines that name the value; no traceback."""
-    run = subprocess.run([*RUN, *arguments], capture_output=True, text=True, timeout=30)
+    run = subprocess.run([*RUN, *arguments], capture_output=True, text=True, timeout=120)
 
     assert run.returncode == 2
     assert line in run.stderr
@@ -95,7 +95,7 @@ def test_a_taken_port_stops_the_start(url: str) -> None:
     with running("--redis-url", url) as (_, started, _):
         port = started["http"].split(":")[1]
         run = subprocess.run(
-            [*RUN, "--redis-url", url, "--http-port", port], capture_output=True, text=True, timeout=30
+            [*RUN, "--redis-url", url, "--http-port", port], capture_output=True, text=True, timeout=120
         )
 
     assert run.returncode == 2
@@ -107,7 +107,7 @@ def test_another_number_of_partitions_stops_the_start(url: str, redis_client: re
     """The stored number of partitions counts: another is exit status 2, with both numbers."""
     with running("--redis-url", url, "--partitions", "2"):
         run = subprocess.run(
-            [*RUN, "--redis-url", url, "--partitions", "3"], capture_output=True, text=True, timeout=30
+            [*RUN, "--redis-url", url, "--partitions", "3"], capture_output=True, text=True, timeout=120
         )
     redis_client.flushall()
 
@@ -162,7 +162,7 @@ def test_whoever_reads_the_log_may_go_away(url: str) -> None:
 )
 def test_wrong_keys_stop_the_start(url: str, flags: list[str], said: str) -> None:
     """With exit status 2 and one sentence that repeats no key, although a coordinator opens no data itself."""
-    ended = subprocess.run([*RUN, "--redis-url", url, *flags], capture_output=True, text=True, timeout=30, check=False)
+    ended = subprocess.run([*RUN, "--redis-url", url, *flags], capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 2
     assert said in ended.stderr
     assert "hush" not in ended.stderr

@@ -103,7 +103,7 @@ def test_a_drain_that_nobody_takes(scene: Scene, lonely: Process) -> None:
     told = subprocess.run(
         [sys.executable, "-m", "coordinator", "drain", instance],
         env={**os.environ, "COORDINATOR_REDIS_URL": scene.server.url},
-        capture_output=True, check=False, timeout=30,
+        capture_output=True, check=False, timeout=120,
     )  # fmt: skip
     assert told.returncode == 0, told.stderr
     scene.fires("DrainOverrun")

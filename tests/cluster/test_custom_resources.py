@@ -41,7 +41,7 @@ def folder() -> Path:
 def faults(folder: Path, objects: list[dict[str, Any]]) -> list[str]:
     """A message an object; '' for a valid one."""
     command = ["node", "--input-type=module", "--eval", SCRIPT, json.dumps(objects)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     found: list[str] = json.loads(done.stdout)
     return found

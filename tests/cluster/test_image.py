@@ -33,7 +33,7 @@ def image() -> str:
 
 def podman(*arguments: str) -> str:
     done = subprocess.run(
-        [*PODMAN, *arguments], env=images.ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False
+        [*PODMAN, *arguments], env=images.ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

@@ -16,7 +16,7 @@ from coordinator.policy import Candidate, Suspect, released
 from coordinator.store import calls
 from tests.coordinating import partition_loop
 from tests.store.harness import LEASE_MS, Bench
-from tests.waiting import eventually
+from tests.waiting import eventually, within
 
 FAST: dict[str, Any] = {
     "heartbeat_interval": 0.05, "dead_after": 0.4, "max_scan_gap": 0.2, "lost_connection_after": 0, "safety_margin": 0.05,
@@ -32,7 +32,7 @@ def now_ms(bench: Bench) -> int:
 async def until_declared(loop: PartitionLoop, bench: Bench, count: int) -> list[int]:
     """Looks until so many are dead; how many were declared in each look that declared any."""
     declared: list[int] = []
-    with anyio.fail_after(30):
+    with within(30):
         while bench.client.zcard(bench.keys.graves) < count:
             found = await loop.look()
             if found.buried:

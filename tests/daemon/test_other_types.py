@@ -10,7 +10,7 @@ import pytest
 from coordinator import Session, Worker
 from coordinator.store.keys import PERMANENT, PERMANENT_WHILE, TYPES, Keys
 from tests.coordinating import coordinating
-from tests.waiting import eventually
+from tests.waiting import eventually, within
 
 KEYS = Keys("recovery", 0)
 OTHER = {"string": lambda client, key: client.set(key, "x"), "list": lambda client, key: client.rpush(key, "x")}
@@ -57,7 +57,7 @@ async def test_the_calls_of_the_dead_are_adopted(url: str, redis_client: Any, ki
         for kind in kinds:
             put(redis_client, kind, dead, other)
         await owner.end("exited", "it was killed")
-        with anyio.fail_after(20):
+        with within(20):
             await served.wait()
         wanted = {kind: {b"none", TYPES[kind].encode()} for kind in kinds}
         await eventually(lambda: all(redis_client.type(key_of(k, dead)) in types for k, types in wanted.items()))

@@ -39,7 +39,7 @@ from tests.daemon.fake_api_server import (
 )
 from tests.redis_server import RedisServer
 from tests.store.harness import Bench
-from tests.waiting import eventually
+from tests.waiting import eventually, within
 
 KEYS = Keys("recovery", 0)
 
@@ -147,7 +147,7 @@ async def test_a_pod_that_ended_is_a_certificate_and_its_call_goes_on(
     ):
         fake.put(ended(pod))
         fake.delete("voice-1")
-        with anyio.fail_after(5):
+        with within(5):
             async for offer in heir.offers():
                 assert (offer.session_id, offer.cause, offer.previous_owner) == (session_id, "exited", instance)
                 adopted = await offer.adopt()

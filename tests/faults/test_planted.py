@@ -33,7 +33,7 @@ def claimed_again_by_a_stale_coordinator(d: Deployment) -> None:
     wait_until(d.all_served, 20, "its calls are adopted")
     subprocess.run(
         [sys.executable, "-m", "tests.faults.stale_claim", d.server.url, d.ids[0][0], *d.calls[0]],
-        env=os.environ | d._environment, check=True, timeout=30,
+        env=os.environ | d._environment, check=True, timeout=120,
     )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ def found() -> dict[tuple[int, int], str]:
     pythons: dict[tuple[int, int], str] = {}
     for name in _candidates():
         try:
-            done = subprocess.run([name, "-Ic", ASK], capture_output=True, text=True, timeout=30, check=True)
+            done = subprocess.run([name, "-Ic", ASK], capture_output=True, text=True, timeout=120, check=True)
         except (OSError, subprocess.SubprocessError):
             continue  # not there, too broken to start, or without its venv module
         version, path = done.stdout.splitlines()

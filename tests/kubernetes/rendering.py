@@ -83,7 +83,7 @@ def helm(*arguments: object, values: dict[str, Any] | None = None) -> str:
     """
     command = [helm_program(), *map(str, arguments), *(["--values", "-"] if values is not None else [])]
     text = None if values is None else yaml.safe_dump(values)
-    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=120, check=False)
     if done.returncode:
         raise RefusedError(done.stderr + done.stdout)
     return done.stdout

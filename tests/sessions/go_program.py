@@ -50,7 +50,7 @@ class GoWorker:
     def run(self, *args: str, stdin: bytes = b"", fails: bool = False, zone: str = "Asia/Kolkata") -> bytes:
         """What it writes; its errors when it is to fail."""
         done = subprocess.run(
-            [self._program, *args], input=stdin, capture_output=True, env=os.environ | {"TZ": zone}, timeout=60
+            [self._program, *args], input=stdin, capture_output=True, env=os.environ | {"TZ": zone}, timeout=120
         )
         assert bool(done.returncode) == fails, done.stderr
         return done.stderr if fails else done.stdout

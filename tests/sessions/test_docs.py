@@ -23,7 +23,7 @@ def test_the_examples_run(redis_server: RedisServer, shared: redis.Redis, number
     programs = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     assert len(programs) == 2
     text = programs[number].replace("redis://localhost:6379", redis_server.url)
-    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60, env=os.environ)
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=120, env=os.environ)
     assert (done.stderr, done.returncode) == ("", 0)
     assert done.stdout.startswith(said)
 
@@ -31,7 +31,7 @@ def test_the_examples_run(redis_server: RedisServer, shared: redis.Redis, number
 def test_without_the_extra_the_error_says_what_to_install() -> None:
     """Where a package of the extra is missing, importing the store says which, and how to get it."""
     program = "import sys; sys.modules['stamina'] = None; import coordinator.sessions"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert "needs the package 'stamina': install this package with its extra sessions" in done.stderr
 
 

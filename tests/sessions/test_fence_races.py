@@ -21,6 +21,7 @@ from tests.acceptance.processes import Process
 from tests.coordinating import coordinating
 from tests.redis_server import RedisServer
 from tests.store.harness import Bench
+from tests.waiting import within
 
 WHO = ("a~1", "b~1")
 WRITES = ("save", "create", "heartbeat", "delete")
@@ -131,7 +132,7 @@ async def test_queued_saves_of_a_paused_owner(redis_server: RedisServer, shared:
             RedisStore(url) as store,
         ):
             old.send(signal.SIGSTOP)
-            with anyio.fail_after(30):
+            with within(30):
                 async for offer in new.offers():
                     call = await recover(offer, SessionManager(store))
                     break

@@ -31,7 +31,7 @@ from coordinator.sessions import (
 from coordinator.store.keys import Keys
 from tests.deployments import cluster, sentinel
 from tests.redis_server import RedisServer
-from tests.waiting import eventually
+from tests.waiting import eventually, within
 
 KEYS = Keys("recovery", 0)
 QUICK: Any = {
@@ -132,7 +132,7 @@ async def test_each_part_of_the_record_counts(
     session = await worker.open("call-1")
     values = {"owner": "b~1", "epoch": str(session.epoch + 1), "state": "closed"}
     shared.hset(KEYS.session("call-1"), field, values[field])
-    with anyio.fail_after(10), pytest.raises(FencedError):
+    with within(10), pytest.raises(FencedError):
         await store.fenced(session).save(SessionState("call-1"))
     assert shared.exists("voicesession:call-1") == 0
     assert session.lost.is_set()
@@ -171,7 +171,7 @@ async def test_after_lost_writes_saves_go_on(shared: redis.Redis, store: RedisSt
         case "server":
             shared.hset(KEYS.meta, "server", "a server before this one")
     state.add_turn("user", "still here", 10)
-    with anyio.fail_after(20):
+    with within(20):
         await manager.save(state, force=True)
     assert not session.lost.is_set()
     await eventually(lambda: session.epoch > before)
@@ -328,7 +328,7 @@ async def test_refusals_are_counted(shared: redis.Redis, store: RedisStore, work
     session = await worker.open("call-1")
     bound = manager.fenced(session)
     steal(shared, session)
-    with anyio.fail_after(10), pytest.raises(FencedError):
+    with within(10), pytest.raises(FencedError):
         await bound.save(SessionState("call-1"))
     labels = {"operation": "save", "kind": "fenced"}
     assert registry.get_sample_value("recovery_session_store_errors_total", labels) == 1

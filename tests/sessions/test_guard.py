@@ -22,7 +22,7 @@ from coordinator.sessions import (
 from coordinator.sessions import errors as e
 from coordinator.sessions.guard import Guard
 from coordinator.sessions.metrics import kind_of_error
-from tests.waiting import eventually
+from tests.waiting import eventually, within
 
 FAST = RetryRule(attempts=3, initial=0.001, most=0.002, jitter=0.0)
 
@@ -204,7 +204,7 @@ async def test_an_open_circuit_is_not_retried() -> None:
     ask, calls = failing(99)
     with pytest.raises(StoreUnavailableError):
         await breaker.run(ask)
-    with anyio.fail_after(10), pytest.raises(CircuitOpenError):
+    with within(10), pytest.raises(CircuitOpenError):
         await Guard(RetryRule(initial=3600, most=3600, timeout=7200), breaker, None).run("load", ask)
     assert len(calls) == 1
 

@@ -27,7 +27,7 @@ from coordinator.sessions import (
 from coordinator.store.keys import Keys
 from tests.coordinating import coordinating
 from tests.redis_server import RedisServer
-from tests.waiting import eventually
+from tests.waiting import eventually, within
 
 KEYS = Keys("recovery", 0)
 FAST = RetryRule(attempts=2, initial=0.001, most=0.002, jitter=0.0)
@@ -52,7 +52,7 @@ async def talk(worker: Worker, manager: SessionManager, session_id: str) -> tupl
 
 async def first(worker: Worker) -> Offer:
     """The next offer."""
-    with anyio.fail_after(20):
+    with within(20):
         async for offer in worker.offers():
             return offer
     raise AssertionError("no more offers")

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 import redis
 
@@ -18,7 +17,7 @@ from coordinator.store.keys import Keys
 from tests.redis_server import RedisServer
 from tests.sessions.go_program import GoWorker
 from tests.sidecar.conftest import Sidecar
-from tests.waiting import eventually
+from tests.waiting import eventually, within
 
 KEYS = Keys("recovery", 0)
 
@@ -56,7 +55,7 @@ def db(server: RedisServer) -> Iterator[redis.Redis]:
 
 async def adopted(worker: Worker, store: RedisStore) -> Recovered[Session]:
     """The next call that is offered, with its conversation."""
-    with anyio.fail_after(30):
+    with within(30):
         async for offer in worker.offers():
             call = await recover(offer, SessionManager(store))
             assert call is not None
@@ -137,7 +136,7 @@ async def test_a_call_that_ends_in_go_is_offered_to_nobody(
 ) -> None:
     """A Go worker says that its call ended, and exits: the record is closed, and nobody is offered it."""
     with go.watched("ended", sidecar.path) as process:
-        out, errors = process.communicate(b"\n", timeout=20)
+        out, errors = process.communicate(b"\n", timeout=120)
     assert (out, errors) == (b"ended\n", b"")
     assert db.hget(KEYS.session("ended"), "state") == b"closed"
     await eventually(lambda: not db.zcard(KEYS.instances))

@@ -26,7 +26,7 @@ class Client:
         self.instance = self.token = ""
         self._streams: list[Stream] = []
         self._http = httpx.Client(
-            transport=httpx.HTTPTransport(uds=path), base_url="http://sidecar", timeout=httpx.Timeout(20)
+            transport=httpx.HTTPTransport(uds=path), base_url="http://sidecar", timeout=httpx.Timeout(60)
         )
 
     def __call__(self, method: str, path: str, body: Any = None, **headers: str) -> httpx.Response:

@@ -156,7 +156,7 @@ def test_the_stream_as_server_sent_events(worker: Make) -> None:
     giver("POST", "/v1/sessions/sse/release")
     seen: list[dict[str, Any]] = []
     with (
-        httpx.Client(transport=httpx.HTTPTransport(uds=client.path), base_url="http://sidecar", timeout=20) as link,
+        httpx.Client(transport=httpx.HTTPTransport(uds=client.path), base_url="http://sidecar", timeout=60) as link,
         link.stream("GET", f"/v1/workers/{client.instance}/events", headers=headers) as answer,
     ):
         assert answer.headers["content-type"] == "text/event-stream"

@@ -164,7 +164,7 @@ def check(place: Place, door: str, ask: Callable[[str, str, dict[str, str]], Ans
 
 def over(transport: httpx.HTTPTransport, base: str) -> Any:
     """A client that is asked as `check` asks, and its end."""
-    client = httpx.Client(transport=transport, base_url=base, timeout=20)
+    client = httpx.Client(transport=transport, base_url=base, timeout=60)
 
     def ask(method: str, path: str, headers: dict[str, str]) -> Answer:
         answer = client.request(method, path, headers=headers)
@@ -220,7 +220,7 @@ class OtherUser(http.client.HTTPConnection):
     """Connects to a unix socket as somebody who may do so by his group."""
 
     def __init__(self, path: str) -> None:
-        super().__init__("sidecar", timeout=20)
+        super().__init__("sidecar", timeout=60)
         self._path = path
 
     def connect(self) -> None:
@@ -427,7 +427,7 @@ def test_the_port_may_be_off(server: RedisServer) -> None:
 def test_without_a_port_there_must_be_a_socket(server: RedisServer, what: str) -> None:
     """Exit status 2 and one line: nobody could reach it."""
     command = [sys.executable, "-m", "coordinator", "sidecar", "--redis-url", server.url, "--http-tcp", what]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, f"http_tcp: {what} leaves workers no way in" in done.stderr) == (2, True)
 
 

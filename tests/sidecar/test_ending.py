@@ -102,7 +102,7 @@ def test_the_hook_of_a_kubelet(leaving: Sidecar) -> None:
     """GET /prestop on its own port: only that, only with the token in a header; it answers when all is drained."""
     base = f"http://127.0.0.1:{leaving.drain_port}"
     client = Client(leaving.path)
-    with contextlib.closing(client), httpx.Client(base_url=base, timeout=20) as kubelet:
+    with contextlib.closing(client), httpx.Client(base_url=base, timeout=60) as kubelet:
         client.register("stop-1", pool="stop")
         client.stream()
         assert kubelet.get("/prestop").status_code == 401
@@ -172,7 +172,7 @@ def test_its_own_labels_are_its_workers_too(server: RedisServer, monkeypatch: py
 def instances(server: RedisServer) -> list[Any]:
     """What the command says."""
     command = [sys.executable, "-m", "coordinator", "instances", "--json", "--redis-url", server.url]
-    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout)
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout)
     return list(found["instances"] if isinstance(found, dict) else found)
 
 
@@ -186,7 +186,7 @@ def instances(server: RedisServer) -> list[Any]:
 def test_wrong_settings(server: RedisServer, flags: tuple[str, ...], message: str) -> None:
     """Exit status 2 and one line."""
     command = [sys.executable, "-m", "coordinator", "sidecar", "--redis-url", server.url, "--http-port", "0", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     assert message in done.stderr
 
@@ -196,7 +196,7 @@ def test_a_socket_in_use_is_not_taken(sidecar: Sidecar, server: RedisServer) -> 
     command = [
         sys.executable, "-m", "coordinator", "sidecar", "--redis-url", server.url, "--http-port", "0", "--http-socket", sidecar.path,
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
     assert f"another program listens on {sidecar.path}" in done.stderr
 

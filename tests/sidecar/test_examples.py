@@ -68,7 +68,7 @@ def test_a_hundred_calls_of_a_worker_in_go(sidecar: Sidecar, server: RedisServer
         written = {call: r[b"data"] for call, r in records(server, calls).items()}
         with (
             example("go", sidecar.path, server.url, "hundred-go", pool="hundred", capacity=50) as go,
-            example("python", sidecar.path, server.url, "hundred-python", pool="hundred"),
+            example("python", sidecar.path, server.url, "hundred-python", pool="hundred", capacity=50),
         ):
             wait_until(lambda: owners(server, calls) <= {"hundred-go", "hundred-python"}, 20)
             told = {line["session"]: line["data"] for line in go.wait_for("adopted", 50)}

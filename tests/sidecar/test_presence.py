@@ -171,17 +171,36 @@ def test_a_newer_stream_takes_the_place_of_an_older_one(worker: Make) -> None:
 
 def test_a_worker_that_does_not_read(worker: Make, server: RedisServer) -> None:
     """It is given no more offers than it may have in hand; others get all the rest, and after a lease those as well."""
-    deaf, other, heir = worker("deaf-1", pool="deaf"), worker("deaf-2", pool="giver"), worker("deaf-3", pool="deaf")
+    deaf, giver = worker("deaf-1", pool="deaf"), worker("deaf-2", pool="giver")
+    giver.stream().wait_for("hello")
     deaf.stream(reading=False)
+    over = threading.Event()
+    lives = threading.Thread(target=_say_alive, args=(deaf, over))
+    lives.start()
+    try:
+        _does_not_read(worker, giver, server)
+    finally:
+        over.set()
+        lives.join()
+
+
+def _say_alive(deaf: Client, over: threading.Event) -> None:
+    """What another thread of a program says, whose reader hangs."""
+    with contextlib.closing(Client(deaf.path)) as own:
+        own.token = deaf.token
+        while not over.wait(0.1):
+            own("POST", f"/v1/workers/{deaf.instance}/alive")
+
+
+def _does_not_read(worker: Make, giver: Client, server: RedisServer) -> None:
     for n in range(80):
-        assert (
-            other("PUT", f"/v1/sessions/deaf-{n}", {"recovery_data": {"x": "y" * 7000}, "pool": "deaf"}).status_code
-            == 201
-        )
-        assert other("POST", f"/v1/sessions/deaf-{n}/release").status_code == 204
+        body = {"recovery_data": {"x": "y" * 7000}, "pool": "deaf"}
+        assert giver("PUT", f"/v1/sessions/deaf-{n}", body).status_code == 201
+        assert giver("POST", f"/v1/sessions/deaf-{n}/release").status_code == 204
     client: Any = server.client()
     wait_until(lambda: client.xpending(KEYS.offers("deaf"), "workers")["pending"])
     assert client.xpending(KEYS.offers("deaf"), "workers")["pending"] <= 16
+    heir = worker("deaf-3", pool="deaf")
     stream, adopted = heir.stream(), set()
 
     def all_adopted() -> bool:

@@ -47,7 +47,7 @@ def test_what_the_readme_says_to_a_sidecar(server: RedisServer) -> None:
                 aliases.append(own)
                 continue
             done = subprocess.run(
-                ["bash"], input="\n".join([*aliases, own]), capture_output=True, text=True, timeout=30, check=True
+                ["bash"], input="\n".join([*aliases, own]), capture_output=True, text=True, timeout=120, check=True
             )
             answers.append(json.loads(done.stdout or "{}"))
         assert [len(answers), answers[1]["session"], answers[-1]] == [3, "call-1", {}]

@@ -237,7 +237,7 @@ def test_a_call_of_another_is_refused(start: Start, bench: Bench) -> None:
 def test_wrong_use(url: str, redis_client: redis.Redis, arguments: tuple[str, ...], message: str) -> None:
     """Exit status 2 and one line."""
     command = [sys.executable, "-m", "coordinator", "supervise", "--redis-url", url, "--name", "wrong", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -19,6 +19,7 @@ from coordinator.sidecar.stream import EventStream
 from coordinator.sidecar.wire import Health, Register
 from coordinator.worker.hub import Hubs
 from coordinator.worker.worker import Worker
+from tests.waiting import within
 
 pytestmark = pytest.mark.anyio
 
@@ -106,7 +107,7 @@ async def test_a_new_stream_tells_at_once_what_waited() -> None:
         if b'"event":"drain"' in sent[-1]:
             waiting.cancel_scope.cancel()
 
-    with anyio.fail_after(10):
+    with within(10):
         async with anyio.create_task_group() as waiting:
             hosted = hosted_with(_Worker(waiting, 10))
             hosted.draining(1)
@@ -164,6 +165,6 @@ async def test_a_pause_is_no_failed_health_check(monkeypatch: pytest.MonkeyPatch
     asked: list[bool | None] = []
     monkeypatch.setattr(clock, "now", lambda: now)
     monkeypatch.setattr(HealthCheck, "_ask", ask)
-    with anyio.fail_after(10):
+    with within(10):
         await HealthCheck(Health(url="http://localhost:1/", interval_ms=50, timeout_ms=1000, failures=1)).failed()
     assert asked == [True, False, False, False, None]

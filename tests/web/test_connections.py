@@ -17,7 +17,7 @@ from coordinator.web.accepting import Acceptor
 from coordinator.web.bounds import HEALTH, REQUESTS, Bounds
 from coordinator.web.connections import BoundedProtocol, Connections, address_of
 from coordinator.web.seldom import Seldom, quieten
-from tests.waiting import eventually
+from tests.waiting import eventually, within
 from tests.web.serving import ROOMS, WAITS, Link, Served, serving
 
 SLOW = b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "
@@ -280,7 +280,7 @@ async def test_a_connection_between_two_requests_has_its_time() -> None:
         assert await again.ask() == 200
         await eventually(again.is_closed)
         served.go.set()
-        with anyio.fail_after(10):
+        with within(10):
             assert await waiting._stream.receive()
 
 
@@ -411,7 +411,7 @@ async def test_accepting_goes_on_after_the_pause() -> None:
     async with serving(small()) as served:
         [acceptor] = served.server.acceptors
         acceptor._rest(OSError(errno.EMFILE, "as if"))
-        with anyio.fail_after(10):
+        with within(10):
             assert (await served.get("/"))[0] == 200
 
 

@@ -58,6 +58,8 @@ class Sent:
         known = path in (*OPEN, PAGE)
         if any(name.lower() == "origin" for name, _ in self.headers):
             return {403}
+        if sum(name.lower() == "authorization" for name, _ in self.headers) > 1 and path not in OPEN:
+            return {400}
         if path not in OPEN and not local:
             return {401}
         if path not in OPEN and self.host.partition(":")[0].lower() not in ("localhost", "127.0.0.1"):

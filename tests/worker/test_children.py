@@ -19,7 +19,7 @@ from coordinator.worker import membership
 from tests.coordinating import coordinating
 from tests.outcomes.faulty import FaultyExecutor
 from tests.store.harness import Bench
-from tests.waiting import eventually
+from tests.waiting import eventually, within
 
 KEYS = Keys("recovery", 0)
 
@@ -124,7 +124,7 @@ async def test_a_child_never_believes_beside_the_next_owner(
         taken = await way(owner, heir, session)
         await eventually(lambda: taken.held)
         assert not believed
-        with anyio.fail_after(10):
+        with within(10):
             await child.lost.wait()
         with pytest.raises(FencedError):
             await child.checkpoint(b"late")

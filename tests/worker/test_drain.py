@@ -17,7 +17,7 @@ from coordinator.store.keys import Keys
 from coordinator.worker.drain import _Progress
 from tests.coordinating import coordinating
 from tests.store.harness import Bench
-from tests.waiting import eventually
+from tests.waiting import eventually, within
 
 KEYS = Keys("recovery", 0)
 
@@ -136,7 +136,7 @@ async def test_whoever_is_told_drains(url: str, redis_client: redis.Redis) -> No
         tasks.start_soon(adopting, new, taken)
         await old.open("call-1")
         await new._members[0].part.executor.run(calls.drain(KEYS, instance=old.id, by="test", reason="rollout"))
-        with anyio.fail_after(15):
+        with within(15):
             await old.drained.wait()
         await eventually(lambda: set(taken) == {"call-1"})
         tasks.cancel_scope.cancel()

@@ -13,7 +13,7 @@ from coordinator.store.scripts import SCRIPTS
 from tests.proxy import Proxy
 from tests.redis_server import RedisServer
 from tests.store.harness import Bench
-from tests.waiting import eventually
+from tests.waiting import eventually, within
 
 KEYS = Keys("recovery", 0)
 
@@ -37,7 +37,7 @@ async def test_a_handover_whose_answer_is_lost(redis_server: RedisServer, redis_
                 proxy.lose_reply_to(SCRIPTS["let_go"].sha.encode())
                 taken = await new.adopt("call-1", wait=8)
                 assert taken is not None
-                with anyio.fail_after(10):
+                with within(10):
                     await mine.lost.wait()
                 tasks.cancel_scope.cancel()
             assert proxy.lost_replies == 1

@@ -24,7 +24,7 @@ from coordinator.store.keys import Keys
 from coordinator.store.scripts import Call
 from coordinator.worker.hub import Hubs
 from tests.store.harness import Bench
-from tests.waiting import eventually, wait_until
+from tests.waiting import eventually, wait_until, within
 from tests.worker.test_hub import Silent
 
 KEYS = Keys("recovery", 0)
@@ -369,7 +369,7 @@ async def test_belief_ends_before_the_right(
     """Nothing is held and nobody may speak when a call is given away, and `lost` is set when the exit is stated."""
     Bench(redis_client).init(hold_ms=1)
     record = Record(monkeypatch)
-    with anyio.fail_after(60):
+    with within(60):
         await way(url, record)
     assert record.sent
     assert "certify" in record.sent

@@ -15,7 +15,7 @@ from coordinator import Offer, Session, Worker, clock
 from coordinator.store.keys import Keys
 from tests.coordinating import coordinating
 from tests.store.harness import Bench
-from tests.waiting import eventually
+from tests.waiting import eventually, within
 
 KEYS = Keys("recovery", 0)
 
@@ -46,7 +46,7 @@ async def test_a_slow_program_loses_nothing(url: str, redis_client: redis.Redis)
     """Forty calls, one after the other, in a time of several leases: all adopted at the first attempt, none a dead letter."""
     bench = orphans(redis_client, 40)
     async with coordinating(url, lease=0.3, max_offers=2), Worker(url, name="a", lease=0.3, max_offers=2) as worker:
-        with anyio.fail_after(60):
+        with within(60):
             async for offer in worker.offers():
                 assert await offer.adopt() is not None
                 await anyio.sleep(0.03)  # its media
@@ -136,7 +136,7 @@ async def test_a_worker_with_room_is_asked_again(url: str, redis_client: redis.R
         await eventually(lambda: hand._stalled)
         await first.decline("too late", counts=False)
         taken = 0
-        with anyio.fail_after(20):
+        with within(20):
             async for offer in offers:
                 taken += (await offer.adopt()) is not None
                 if taken == 3:

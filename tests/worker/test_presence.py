@@ -19,7 +19,7 @@ from coordinator.worker.line import Line, SilentLineError
 from coordinator.worker.post import Post
 from tests.proxy import Proxy
 from tests.redis_server import RedisServer
-from tests.waiting import eventually
+from tests.waiting import eventually, within
 
 KEYS = Keys("recovery", 0)
 
@@ -100,7 +100,7 @@ async def test_a_listener_is_one_connection(url: str, redis_client: redis.Redis)
     await box.subscribe("a")
     await eventually(lambda: listeners(redis_client))
     redis_client.client_kill_filter(_type="pubsub")
-    with pytest.raises(redis.ConnectionError), anyio.fail_after(10):
+    with pytest.raises(redis.ConnectionError), within(10):
         while True:
             await box.get_message(timeout=0.1)
     for again in (box.ping("1"), box.subscribe("b"), box.get_message(timeout=0.1)):
@@ -231,6 +231,6 @@ async def test_a_line_without_answers_ends(monkeypatch: pytest.MonkeyPatch) -> N
         return await plain(timeout)
 
     monkeypatch.setattr(heard.box, "get_message", get_message)
-    with pytest.raises(SilentLineError), anyio.fail_after(10):
+    with pytest.raises(SilentLineError), within(10):
         await heard.line.run()
     assert turns > 10

@@ -17,7 +17,7 @@ from tests.proxy import Proxy
 from tests.records import state
 from tests.redis_server import RedisServer
 from tests.store.harness import Bench
-from tests.waiting import eventually
+from tests.waiting import eventually, within
 
 KEYS = Keys("recovery", 0)
 
@@ -37,7 +37,7 @@ async def test_a_session_that_only_the_store_lists_is_offered_to_others(
                     await offer.adopt()
                 break
             taken = None
-            with anyio.fail_after(15):
+            with within(15):
                 while taken is None:
                     taken = await a.adopt("call-1", wait=1)
             assert taken.recovery_data == b"data"
@@ -152,7 +152,7 @@ async def test_of_two_who_believe_the_higher_epoch_wins(url: str, redis_client: 
         bench.init(hold_ms=60_000)
         bench.join("b~1")
         bench.reassert("call-1", "b~1", session.epoch + 1_000_000, 0, b"newer")
-        with anyio.fail_after(10):
+        with within(10):
             await session.lost.wait()
         assert not session.held
         assert bench.record("call-1")["owner"] == "b~1"
@@ -214,6 +214,6 @@ async def test_after_too_long_a_silence_an_instance_starts_over(url: str, redis_
         worker._members[0].pulse.sent -= 10
         worker._members[0].stop_beating()  # no beat in between
         worker._members[0].resync.want("unknown", "the store does not know this instance")
-        with anyio.fail_after(10):
+        with within(10):
             await session.lost.wait()
         await eventually(lambda: worker.id != before)

@@ -17,7 +17,7 @@ from coordinator.keyring import KeyFile, KeyRing
 from coordinator.policy import LACKS_KEY
 from coordinator.store.keys import Keys
 from tests.coordinating import coordinating
-from tests.waiting import eventually
+from tests.waiting import eventually, within
 from tests.worker.test_worker import first_offer
 
 KEYS = Keys("recovery", 0)
@@ -114,7 +114,7 @@ async def test_a_key_that_arrives_is_used_at_once(url: str, redis_client: redis.
         await die(owner)
         await eventually(lambda: gave_back(redis_client) == {b"call"})
         file.write_text(f"{NEW},{OLD}")
-        with anyio.fail_after(10):
+        with within(10):
             await served.wait()
         tasks.cancel_scope.cancel()
 

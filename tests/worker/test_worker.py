@@ -29,7 +29,7 @@ from coordinator.store.keys import Keys
 from coordinator.worker.adoption import Adoption
 from tests.coordinating import coordinating
 from tests.store.harness import Bench
-from tests.waiting import eventually
+from tests.waiting import eventually, within
 
 KEYS = Keys("recovery", 0)
 
@@ -42,7 +42,7 @@ def record(client: redis.Redis, session: str) -> dict[str, str]:
 
 async def first_offer(worker: Worker) -> Offer:
     """The next offer."""
-    with anyio.fail_after(10):
+    with within(10):
         async for offer in worker.offers():
             return offer
     raise AssertionError("no offer came")
@@ -236,7 +236,7 @@ async def test_adopting_what_nobody_knows_is_none_at_once(url: str) -> None:
     """Unknown and closed sessions are not waited for."""
     async with Worker(url, name="a") as worker:
         await (await worker.open("closed")).close()
-        with anyio.fail_after(2):
+        with within(2):
             assert await worker.adopt("unknown", wait=30) is None
             assert await worker.adopt("closed", wait=30) is None
 
@@ -334,7 +334,7 @@ async def test_a_fenced_worker_starts_over_under_a_new_id(url: str) -> None:
     async with two_workers(url) as (a, b):
         session, before = await a.open("call-1"), a.id
         assert await b.certify(before, "an operator said so")
-        with anyio.fail_after(10):
+        with within(10):
             await session.lost.wait()
         assert not session.held
         assert not session.may_speak
@@ -389,7 +389,7 @@ async def test_serve_ends_each_session_as_its_handler_ends(url: str, redis_clien
         await eventually(lambda: record(redis_client, "returns")["state"] == "closed")
         await eventually(lambda: sessions["raises"].closed.is_set())
         assert await b.adopt("lost", wait=5) is not None
-        with anyio.fail_after(5):
+        with within(5):
             await cancelled.wait()
         assert not a._draining
         tasks.cancel_scope.cancel()
@@ -459,7 +459,7 @@ def test_a_program_with_a_worker_may_fork(url: str, redis_client: redis.Redis) -
         "        os.waitpid(child, 0)\n"
         "anyio.run(main)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True, timeout=120, check=True)
     assert "Error" not in done.stderr
 
 
