@@ -46,6 +46,7 @@ from coordinator.errors import ConfigurationError, InvalidIdError, InvalidValueE
 from coordinator.keyring import KeyFile, KeyRing, KeySource
 from coordinator.masking import masked
 from coordinator.printable import named
+from coordinator.store.durability import Durability
 from coordinator.store.url import parse_url
 
 __all__ = [
@@ -195,6 +196,11 @@ class Settings(BaseSettings):
         30.0, description="for a sidecar that died to be started again, before its silence counts against its workers"
     )
     store_timeout: Duration = Field(0.5, description="for which nothing may move while an answer of Redis is awaited")
+    durability: str = Field(
+        "",
+        description="`replicas:1`: an opening, an adoption, a handover and a certificate wait until so many replicas have them, for a "
+        "quarter of STORE_TIMEOUT",
+    )
     lease: Duration = Field(3.0, description="of an offer: time to read and adopt it")
 
     max_offers: int = Field(
@@ -298,6 +304,12 @@ class Settings(BaseSettings):
     def _tokens_given(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
             _check_tokens(value.get_secret_value())
+        return value
+
+    @field_validator("durability")
+    @classmethod
+    def _durability(cls, value: str) -> str:
+        Durability.parse(value)
         return value
 
     @field_validator("pool")
@@ -478,6 +490,11 @@ class Settings(BaseSettings):
         elif self._keys is None and self.encryption_keys:
             self._keys = KeyRing.parse(self.encryption_keys.get_secret_value())
         return self._keys
+
+    @property
+    def replicated(self) -> Durability:
+        """DURABILITY, read."""
+        return Durability.parse(self.durability)
 
     def current_url(self) -> str:
         """The store's URL as it stands now: read again when it was given as ``REDIS_URL_FILE``.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -146,10 +147,35 @@ class Node:
                 login |= {"username": s.sentinel_user, "password": s.sentinel_password}
         return redis.Redis(port=self.port, protocol=2, socket_timeout=2, **login)
 
+    def pause(self) -> None:
+        """It stands still, until `resume`."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """It goes on."""
+        self._process.send_signal(signal.SIGCONT)
+
     def close(self) -> None:
         """Kills it."""
         self._process.kill()
         self._process.wait()
+
+
+@contextmanager
+def replicated() -> Iterator[tuple[str, Node, Node]]:
+    """URL, primary and replica, which follows."""
+    folder, nodes = Path(tempfile.mkdtemp(prefix="rc-replicated-")), []
+    try:
+        primary = Node(folder, free_port(), 'save ""', "repl-diskless-sync-delay 0")
+        nodes.append(primary)
+        replica = Node(folder, free_port(), 'save ""', f"replicaof 127.0.0.1 {primary.port}")
+        nodes.append(replica)
+        wait_until(lambda: primary.client.wait(1, 100), 20, "the replica confirms")
+        yield f"redis://127.0.0.1:{primary.port}/0", primary, replica
+    finally:
+        for node in nodes:
+            node.close()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

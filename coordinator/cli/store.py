@@ -39,7 +39,9 @@ def connector(settings: Settings) -> Connector:
     def warn(url: StoreUrl) -> None:
         complain(f"warning: {url.shown}: {url.unverified}")
 
-    return Connector(needs_url(settings), store_timeout=settings.store_timeout, warn=warn)
+    return Connector(
+        needs_url(settings), store_timeout=settings.store_timeout, durability=settings.replicated, warn=warn
+    )
 
 
 def check_instance(named: str) -> str:

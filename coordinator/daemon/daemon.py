@@ -49,7 +49,10 @@ class Daemon:
         self.id = new_instance_id(settings.name)
         self.metrics = Metrics(registry or CollectorRegistry(), VERSION)
         self._connector = Connector(
-            settings.current_url, store_timeout=settings.store_timeout, observe=self.metrics.observe_request
+            settings.current_url,
+            store_timeout=settings.store_timeout,
+            observe=self.metrics.observe_request,
+            durability=settings.replicated,
         )
         self.loops = [
             PartitionLoop(

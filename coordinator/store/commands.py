@@ -19,7 +19,7 @@ CONTAINERS = ("XGROUP", "XINFO", "PUBSUB")
 
 TRIES: Mapping[str, tuple[Try, ...]] = {
     "scripts": (("EVALSHA", "0" * 40, "1", KEY), ("EVAL", "return 1", "1", KEY)),
-    "server": (("TIME",), ("PING",)),
+    "server": (("TIME",), ("PING",), ("WAIT", "1", "1")),
     "hashes": (
         ("HSET", KEY, "field", "1", "odd"), ("HGET", KEY, "field"), ("HMGET", KEY, "field"), ("HGETALL", KEY),
         ("HSTRLEN", KEY, "field"), ("HSCAN", KEY, "0"),

@@ -9,6 +9,7 @@ from typing import Any
 import redis.asyncio as aredis
 from redis.backoff import NoBackoff
 
+from coordinator.store.durability import NOT_ASKED_FOR, Durability
 from coordinator.store.executor import Executor, SyncExecutor
 from coordinator.store.faults import store_error
 from coordinator.store.link import Link
@@ -54,6 +55,7 @@ class Connector:
         url: see `coordinator.store.url.parse_url`; or what returns it, asked again for each connection.
         store_timeout: seconds for which nothing may move while an answer is awaited.
         observe: told of each request of an executor: its operation and its seconds on the wire.
+        durability: which replicas are waited for after a change of hands.
         warn: told of a URL that leaves certificates unverified.
 
     Attributes:
@@ -69,10 +71,11 @@ class Connector:
         *,
         store_timeout: float = 0.5,
         observe: Callable[[str, float], None] | None = None,
+        durability: Durability = NOT_ASKED_FOR,
         warn: Callable[[StoreUrl], None] = say_in_the_log,
     ) -> None:
         self._source = UrlSource(url, warn)
-        self.timeout, self._observe = store_timeout, observe
+        self.timeout, self._observe, self._durability = store_timeout, observe, durability
         self._open: list[Any] = []
 
     def describe(self) -> str:
@@ -89,7 +92,8 @@ class Connector:
 
     def executor(self, key: str) -> Executor:
         """Scripts and commands of the partition that ``key`` is in."""
-        executor = Executor(Link(self._source, key, self.timeout), self._observe)
+        link = Link(self._source, key, self.timeout)
+        executor = Executor(link, self._observe, self._durability, self.timeout)
         self._open.append(executor)
         return executor
 
@@ -106,7 +110,8 @@ class Connector:
             on_wait: called in that thread, at least every slice while it waits.
             longest: seconds that one exchange may take in all; see `ThreadLink`.
         """
-        return SyncExecutor(ThreadLink(self._source, key, self.timeout, on_wait, longest))
+        link = ThreadLink(self._source, key, self.timeout, on_wait, longest)
+        return SyncExecutor(link, self._durability, self.timeout)
 
     async def listener(self, key: str) -> aredis.Redis:
         """A client for pub/sub, for the server that holds ``key``; it raises only `redis.RedisError` and `OSError`.

@@ -15,6 +15,7 @@ import redis
 
 from coordinator.errors import CoordinatorError, StoreUnavailableError
 from coordinator.forked import in_a_child
+from coordinator.store.durability import NOT_ASKED_FOR, Confirming, Durability
 from coordinator.store.faults import ScriptError, concerns_one, is_noscript, store_error
 from coordinator.store.keys import Keys
 from coordinator.store.link import Link
@@ -34,11 +35,13 @@ PIECE = 8 * 1024
 class _Request:
     """One call or command, until its caller has the answer."""
 
-    __slots__ = ("_executor", "_texted", "future", "number", "packed", "session", "size", "what")
+    __slots__ = ("_executor", "_kept", "_texted", "durable", "future", "number", "packed", "session", "size", "what")
 
     def __init__(self, executor: Executor, what: Call | tuple[Argument, ...], future: asyncio.Future[Any]) -> None:
         self._executor, self.what, self.future = executor, what, future
         self._texted = False
+        self._kept: Answer | None = None
+        self.durable = isinstance(what, Call) and executor.durability.concerns(what)
         self.session = what.session if isinstance(what, Call) else ""
         self.number = 0
         self._pack(what.evalsha() if isinstance(what, Call) else what)
@@ -87,9 +90,23 @@ class _Request:
             self.future.set_result(answer)
         else:
             try:
-                self.future.set_result(call.parse(answer))
+                parsed = call.parse(answer)
             except Exception as error:  # noqa: BLE001 - what cannot be read concerns nobody but its caller
                 self.failed(ScriptError(f"{call.script.name}.lua answered what cannot be read: {error}"))
+                return
+            if self.durable:
+                self._kept = parsed
+            else:
+                self.future.set_result(parsed)
+
+    def confirmed(self, error: StoreUnavailableError | None) -> None:
+        """What was sent after it was answered, too: its answer counts now, or does not."""
+        if self._kept is None:
+            return  # it is sent once more, or failed
+        if error is not None:
+            self.failed(error)
+        elif not self.future.done():
+            self.future.set_result(self._kept)
 
     def unsent(self, error: StoreUnavailableError) -> None:
         """See `coordinator.store.wire.Asked`."""
@@ -101,6 +118,24 @@ class _Request:
             self.future.set_exception(error)
 
 
+class _Confirmation:
+    """Ends a batch: the answers of these requests count when the replicas have them."""
+
+    def __init__(self, confirming: Confirming, requests: Sequence[_Request]) -> None:
+        self.packed: Packed = pack(confirming.command)
+        self._confirming, self._requests = confirming, requests
+
+    def answered(self, answer: Any, seconds: float) -> None:
+        """See `coordinator.store.wire.Asked`."""
+        error = self._confirming.heard(answer)
+        for request in self._requests:
+            request.confirmed(error)
+
+    def unsent(self, error: StoreUnavailableError) -> None:
+        """See `coordinator.store.wire.Asked`."""
+        self.answered(StoreUnavailableError(error.kind, error.detail), 0.0)
+
+
 class Executor:
     """Scripts and commands of one partition over one connection.
 
@@ -110,6 +145,8 @@ class Executor:
     Args:
         link: the connection.
         observe: told of each request's operation (a script's name or a command) and its seconds on the wire.
+        durability: which replicas are waited for after a change of hands.
+        timeout: the store's time limit, in seconds.
 
     A call that is cancelled before it was sent is not sent. One that was sent may still be applied; its answer is read and
     thrown away, so that no other call gets it.
@@ -118,8 +155,15 @@ class Executor:
         known: digests of the scripts that ran on the present connection.
     """
 
-    def __init__(self, link: Link, observe: Callable[[str, float], None] | None = None) -> None:
+    def __init__(
+        self,
+        link: Link,
+        observe: Callable[[str, float], None] | None = None,
+        durability: Durability = NOT_ASKED_FOR,
+        timeout: float = 0.5,
+    ) -> None:
         self._link, self._observe = link, observe
+        self.durability, self._confirming = durability, Confirming(durability, timeout)
         link.free = self._send
         self.known: set[str] = set()
         self._waiting: Waiting[_Request] = Waiting()
@@ -235,6 +279,7 @@ class Executor:
             if (wire is None or not wire.busy) and self._connecting is None:
                 self._connecting = asyncio.get_running_loop().create_task(self._connect(), name="store-executor")
             return  # what is on its way is answered first: it may have to be sent again
+        durable: list[_Request] = []
         while (
             wire.open
             and not wire.full
@@ -242,8 +287,16 @@ class Executor:
         ):
             request.prepare(self.known)
             wire.put(request, self._link.server)
+            if request.durable:
+                durable.append(request)
             if wire.held >= PIECE:
                 wire.flush()
+        if durable:
+            confirmation = _Confirmation(self._confirming, durable)
+            if wire.open:
+                wire.put(confirmation, self._link.server, self._confirming.longest)
+            else:
+                confirmation.unsent(StoreUnavailableError("connection", "the connection was closed"))
         if wire.held and wire.open:
             wire.flush()
 
@@ -292,8 +345,9 @@ def _without_errors(answers: list[Any]) -> list[Any]:
 class SyncExecutor:
     """Scripts of one partition from a thread, over a connection of its own."""
 
-    def __init__(self, link: ThreadLink) -> None:
+    def __init__(self, link: ThreadLink, durability: Durability = NOT_ASKED_FOR, timeout: float = 0.5) -> None:
         self._link = link
+        self._durability, self._confirming = durability, Confirming(durability, timeout)
 
     @property
     def server(self) -> str:
@@ -353,6 +407,11 @@ class SyncExecutor:
             i: pack(calls[i].eval()) for i, a in found.items() if isinstance(a, redis.ResponseError) and is_noscript(a)
         }
         found |= self._exchange(unknown)
+        durable = [i for i in packed if self._durability.concerns(calls[i]) and not isinstance(found[i], Exception)]
+        if durable:
+            [answer] = self._link.exchange([pack(self._confirming.command)])
+            if (unknown_outcome := self._confirming.heard(answer)) is not None:
+                found |= dict.fromkeys(durable, unknown_outcome)
         return [_outcome(call, found[i]) for i, call in enumerate(calls)]
 
     def _exchange(self, packed: dict[int, Packed]) -> dict[int, Any]:

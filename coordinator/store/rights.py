@@ -26,7 +26,7 @@ CONNECTING = ("client|setname", "select", "cluster|slots", "acl|whoami", "info")
 """What a connection sends by itself, as rules of an ACL; INFO tells the server's run id."""
 SPOKEN = frozenset({"PUBLISH", "SUBSCRIBE"})
 """Commands whose access is to a channel."""
-OPTIONAL: tuple[Name, ...] = (("PUBSUB", "NUMSUB"),)
+OPTIONAL: tuple[Name, ...] = (("PUBSUB", "NUMSUB"), ("WAIT",))
 """Without these a program says what it does without, and goes on."""
 
 
@@ -47,7 +47,7 @@ NEEDS: Mapping[Program, Need] = {
         ),
         (
             ("HGET",), ("HGETALL",), ("HMGET",), ("PING",), ("PUBLISH",), ("SCARD",), ("SMEMBERS",), ("SUBSCRIBE",), ("TIME",),
-            ("UNSUBSCRIBE",), ("XACK",), ("XGROUP", "CREATE"), ("XREADGROUP",), ("ZRANGE",),
+            ("UNSUBSCRIBE",), ("WAIT",), ("XACK",), ("XGROUP", "CREATE"), ("XREADGROUP",), ("ZRANGE",),
         ),
     ),
     "coordinator": Need(
@@ -57,8 +57,8 @@ NEEDS: Mapping[Program, Need] = {
         ),
         (
             ("DEL",), ("EXISTS",), ("HGET",), ("HMGET",), ("HSCAN",), ("PUBLISH",), ("SCAN",), ("SCARD",), ("SISMEMBER",),
-            ("SRANDMEMBER",), ("TIME",), ("XACK",), ("XGROUP", "CREATE"), ("XGROUP", "DELCONSUMER"), ("XINFO", "CONSUMERS"), ("XLEN",),
-            ("XPENDING",), ("XRANGE",),
+            ("SRANDMEMBER",), ("TIME",), ("WAIT",), ("XACK",), ("XGROUP", "CREATE"), ("XGROUP", "DELCONSUMER"),
+            ("XINFO", "CONSUMERS"), ("XLEN",), ("XPENDING",), ("XRANGE",),
             ("XREADGROUP",), ("ZADD",), ("ZCARD",), ("ZRANGE",), ("ZRANGEBYSCORE",), ("ZREM",), ("ZSCORE",),
         ),
     ),
@@ -75,7 +75,7 @@ NEEDS: Mapping[Program, Need] = {
         ("certify", "correct", "drain", "purge", "replay"),
         (
             ("HGET",), ("HGETALL",), ("HMGET",), ("HSTRLEN",), ("PUBLISH",), ("SCAN",), ("SCARD",), ("SMEMBERS",), ("TIME",),
-            ("ZCARD",), ("ZRANGE",),
+            ("WAIT",), ("ZCARD",), ("ZRANGE",),
         ),
     ),
 }  # fmt: skip

@@ -126,7 +126,9 @@ class Hubs:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._connector = Connector(settings.current_url, store_timeout=settings.store_timeout)
+        self._connector = Connector(
+            settings.current_url, store_timeout=settings.store_timeout, durability=settings.replicated
+        )
         self.turns = 0
         self.hubs = [Hub(self._connector, Keys(settings.prefix, p), settings, self) for p in range(settings.partitions)]
 

@@ -1,0 +1,111 @@
+"""How many replicas are to have a change of hands before it counts; nothing else waits for them.
+
+Replication is asynchronous: what a primary acknowledged and no replica has is gone with it. ``WAIT`` (redis.io, "WAIT") lasts until
+so many replicas have what its connection wrote before, so one of them ends a whole batch. It makes a loss unlikely and not impossible:
+a failover may promote a replica that was not asked.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+import structlog
+
+from coordinator.errors import StoreUnavailableError
+from coordinator.store.faults import store_error
+from coordinator.store.scripts import Argument, Call
+
+__all__ = ["DURABLE", "NOT_ASKED_FOR", "Confirming", "Durability"]
+
+log = structlog.get_logger()
+
+DURABLE = frozenset({"open", "adopt", "let_go", "certify"})
+"""Scripts after which a session has another owner, or none: two would have it if that were forgotten."""
+SHARE = 0.25
+"""Of the store's time limit, for which replicas are waited for."""
+SHORT_MS = 5
+"""After replicas were waited for in vain, until they answer again: calls need not be late for those that are away."""
+_TEXT = re.compile(r"replicas:([1-9]\d?)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Durability:
+    """The setting.
+
+    Attributes:
+        replicas: that are to have it; 0: none is waited for.
+    """
+
+    replicas: int = 0
+
+    @staticmethod
+    def parse(text: str) -> Durability:
+        """``replicas:N`` with N from 1 to 99, or '' for none.
+
+        Raises:
+            ValueError: it is neither.
+        """
+        if not text:
+            return NOT_ASKED_FOR
+        match = _TEXT.fullmatch(text)
+        if match is None:
+            raise ValueError("it must be replicas:N with N from 1 to 99 (replicas:1, say), or empty")
+        return Durability(int(match[1]))
+
+    def concerns(self, call: Call) -> bool:
+        """Whether this call's answer waits for replicas."""
+        return self.replicas > 0 and call.script.name in DURABLE
+
+
+NOT_ASKED_FOR = Durability()
+
+
+class Confirming:
+    """Asks whether the replicas have what one connection wrote, and tells when they cease to, and when they do again.
+
+    Without them changes of hands go on, and are said not to be replicated: who wants them refused then has
+    ``min-replicas-to-write``.
+
+    Args:
+        timeout: the store's time limit, in seconds.
+    """
+
+    def __init__(self, durability: Durability, timeout: float) -> None:
+        self._replicas = durability.replicas
+        self._longest_ms = max(SHORT_MS, round(timeout * SHARE * 1000))
+        self._in_vain = False
+
+    @property
+    def command(self) -> tuple[Argument, ...]:
+        """Sent after what is to be replicated, over the same connection."""
+        return ("WAIT", self._replicas, SHORT_MS if self._in_vain else self._longest_ms)
+
+    @property
+    def longest(self) -> float:
+        """Seconds for which the server may keep that answer to itself."""
+        return self._longest_ms / 1000
+
+    def heard(self, answer: Any) -> StoreUnavailableError | None:
+        """Takes the answer.
+
+        Returns:
+            The error in whose place the answers of what was sent before it do not count: the connection broke, and perhaps its
+            server is gone with them.
+        """
+        if isinstance(answer, StoreUnavailableError):
+            return answer
+        error = str(store_error(answer)) if isinstance(answer, redis.ResponseError) else ""
+        count = 0 if error else int(answer)
+        in_vain = count < self._replicas
+        if in_vain and not self._in_vain:
+            log.warning(
+                "not_replicated", replicas=count, wanted=self._replicas, error=error,
+                consequence="calls that change hands now may have two owners after a failover",
+            )  # fmt: skip
+        elif self._in_vain and not in_vain:
+            log.info("replicated_again", replicas=count, wanted=self._replicas)
+        self._in_vain = in_vain
+        return None
