@@ -62,6 +62,7 @@ class Daemon:
                 by=self.id,
                 loop_lag=lambda: self.loop_lag,
                 other_primaries=self._connector.other_primaries,
+                first=lambda: self.loops[0],
             )
             for keys in (Keys(settings.prefix, p) for p in range(settings.partitions))
         ]

@@ -67,8 +67,16 @@ class Connections:
 class PartitionLoop:
     """Everything that a coordinator does in one partition.
 
+    Args:
+        connections: to its server.
+        by: id of the coordinator.
+        loop_lag: returns the seconds by which the event loop is late.
+        other_primaries: see `Detector`.
+        first: returns the loop of partition 0, which is made before the others.
+
     Attributes:
         up: whether the store answered last time.
+        prepared: whether the partition was found, or made, for a program like this.
     """
 
     def __init__(
@@ -80,6 +88,7 @@ class PartitionLoop:
         by: str,
         loop_lag: Callable[[], float] = lambda: 0.0,
         other_primaries: Callable[[], tuple[str, ...]] = tuple,
+        first: Callable[[], PartitionLoop] | None = None,
     ) -> None:
         self.part, self.settings, self.metrics = connections.watch, settings, metrics
         self.detector = Detector(
@@ -102,7 +111,8 @@ class PartitionLoop:
         self._keeping_leases = False
         self.up = False
         self._told_down = False
-        self._prepared = False
+        self.prepared = False
+        self._first = first or (lambda: self)
         self._data = "", ""
 
     def _steady(self, name: str) -> Steady:
@@ -121,12 +131,15 @@ class PartitionLoop:
                 that is too old or evicts keys, or a right that is missing.
             StoreUnavailableError: the store did not answer.
         """
-        if not self._prepared:
+        if not self.prepared:
             await check_partition(self.part, "coordinator", without_info=self.settings.without_info)
         s = self.settings
         hold_ms = round(s.dead_after * 1000)
-        await prepare(self.part, partitions=s.partitions, hold_ms=hold_ms, previous=self.detector.past.lineage)
-        self._prepared = True
+        may_make = self._first() is self or self._first().prepared
+        await prepare(
+            self.part, partitions=s.partitions, hold_ms=hold_ms, previous=self.detector.past.lineage, may_make=may_make
+        )
+        self.prepared = True
 
     async def step(self) -> float:
         """One look and all that it finds to do, one after the other.
@@ -149,7 +162,7 @@ class PartitionLoop:
         Raises:
             ConfigurationError, StoreUnavailableError: as `prepare`.
         """
-        if not self._prepared:
+        if not self.prepared:
             await self.prepare()
         with self.metrics.scan.time():
             found = await self.detector.step()

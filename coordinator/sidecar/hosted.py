@@ -9,16 +9,18 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from http import HTTPStatus
 from typing import Any, Literal
 
 import anyio
 import anyio.abc
 import structlog
 
-from coordinator.errors import FencedError, NameInUseError
+from coordinator.errors import ConfigurationError, FencedError, NameInUseError
 from coordinator.settings import Settings
 from coordinator.sidecar.hosting import Hosting
 from coordinator.sidecar.outbox import Outbox
+from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.proof import HealthCheck, ProcessMark, ProcessWatch
 from coordinator.sidecar.wire import Health, Register, shown
 from coordinator.worker.awake import move_on_after_awake
@@ -117,12 +119,14 @@ class Hosted:
         """Joins, says so, and lives until it ends or is cancelled.
 
         Raises:
-            CoordinatorError: it could not join; once it has, its end is told by ``ended``.
+            CoordinatorError, Problem: it could not join; once it has, its end is told by ``ended``.
         """
+        joining = False
         try:
             with ExitStack() as stack:
                 pid = self.asked.pid
                 process = stack.enter_context(ProcessWatch(pid, mark=self._mark)) if pid is not None else None
+                joining = True
                 async with self.worker as worker:
                     self.handle = worker.id
                     if process is not None:
@@ -140,6 +144,8 @@ class Hosted:
         except Exception as error:
             if self.handle:
                 self._end(f"the sidecar cannot go on with it: {error}")
+            elif joining and isinstance(error, ConfigurationError):  # nothing that its caller could do about
+                raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from error
             raise
         finally:
             self._watch_peer(None)

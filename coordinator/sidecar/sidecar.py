@@ -33,7 +33,7 @@ from coordinator.sidecar.prestop import PreStop
 from coordinator.sidecar.registry import Registry
 from coordinator.sidecar.server import api_server, hook_server, listen_on_path
 from coordinator.sidecar.watched import Watched
-from coordinator.store.deployment import check_partition
+from coordinator.store.deployment import check_number, check_partition
 from coordinator.store.rights import check_rights
 from coordinator.version import VERSION
 from coordinator.web.bounds import allow_many_files
@@ -81,7 +81,7 @@ class Sidecar:
         self._failures = Counter(
             "recovery_sidecar_failures", "Requests and workers that met a defect.", ["operation"], registry=self.metrics
         )
-        self._up, self._lacks = False, ""
+        self._up, self._lacks, self._differs = False, "", ""
         self.http_port = self.drain_port = 0
         self.registry: Registry
         self.watched: Watched
@@ -178,7 +178,7 @@ class Sidecar:
         """Why this process is not ready; empty when it is."""
         reasons = ["draining"] if self._draining.started else []
         reasons += [] if self._up else ["the store does not answer"]
-        reasons += [self._lacks] if self._lacks else []
+        reasons += [one for one in (self._differs, self._lacks) if one]
         reasons += [f"offers are not read: {one}" for one in self._hubs.refused]
         return reasons + ([] if self.daemon is None else [f"coordinator: {one}" for one in self.daemon.not_ready()])
 
@@ -222,35 +222,48 @@ class Sidecar:
         looked, said, rights_at = False, "", 0.0
         while True:
             try:
-                for part in self._hubs.parts:
+                await self._look_at_number()
+                for part in [] if self._differs else self._hubs.parts:  # it may lack rights for what is not there
                     if not looked:
                         await check_partition(part, "worker", without_info=self.settings.without_info)
                     await part.executor.command("HGET", part.keys.meta, "lineage")
-                if clock.now() - rights_at > RIGHTS_SECONDS:
+                looked = looked or not self._differs
+                if looked and clock.now() - rights_at > RIGHTS_SECONDS:
                     await self._look_at_rights()
                     rights_at = clock.now()
                 if said:
                     log.info("store_available", instance=self.id)
-                looked, said, self._up = True, "", True
+                said, self._up = "", True
             except StoreUnavailableError as error:
                 if error.kind != said:
                     log.warning("store_unavailable", instance=self.id, kind=error.kind, detail=error.detail)
                 said, self._up = error.kind, False
             await anyio.sleep(1.0)
 
+    async def _look_at_number(self) -> None:
+        """Partition 0 says how many there are. It may be set right here or in the store: it goes on, and says so."""
+        before = self._differs
+        try:
+            await check_number(self._hubs.parts[0], self.settings.partitions)
+            self._differs = ""
+        except ConfigurationError as error:
+            self._differs = str(error)
+        if self._differs and self._differs != before:
+            log.error("partitions_differ", instance=self.id, reason=self._differs)
+
     async def _look_at_rights(self) -> None:
         """Rights may be taken away while it runs: it goes on, and says so."""
-        before, self._lacks = self._lacks, ""
+        before, lacks = self._lacks, ""
         for part in self._hubs.parts:
             try:
                 await check_rights(part.executor, part.keys, "worker")
             except ConfigurationError as error:
-                self._lacks = str(error)
-        if self._lacks != before:
-            if self._lacks:
-                log.warning("rights_lacking", instance=self.id, reason=self._lacks)
-            else:
-                log.info("rights_are_back", instance=self.id)
+                lacks = str(error)
+        self._lacks = lacks
+        if lacks and lacks != before:
+            log.warning("rights_lacking", instance=self.id, reason=lacks)
+        elif before and not lacks:
+            log.info("rights_are_back", instance=self.id)
 
     async def _signals(self, tasks: anyio.abc.TaskGroup, *, task_status: anyio.abc.TaskStatus[anyio.Event]) -> None:
         started = anyio.Event()

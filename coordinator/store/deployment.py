@@ -13,8 +13,9 @@ from coordinator.store import PROTOCOL, calls
 from coordinator.store.executor import Executor, StorePartition
 from coordinator.store.link import run_id_of
 from coordinator.store.rights import Program, check_rights
+from coordinator.store.shapes import whole
 
-__all__ = ["OLDEST_REDIS", "check_partition", "check_server", "prepare"]
+__all__ = ["OLDEST_REDIS", "check_number", "check_partition", "check_server", "prepare"]
 
 log = structlog.get_logger()
 
@@ -85,38 +86,58 @@ async def check_server(executor: Executor, *, without_info: bool) -> bool:
     return sees
 
 
-async def prepare(part: StorePartition, *, partitions: int, hold_ms: int, previous: str) -> str:
+async def prepare(part: StorePartition, *, partitions: int, hold_ms: int, previous: str, may_make: bool = True) -> str:
     """Makes the partition, or checks that it was made for a program like this. Safe to repeat.
 
     Args:
         partitions: how many this program believes there are.
         hold_ms: length of a hold.
         previous: the lineage that the caller knew, '' for none.
+        may_make: make it where there is none. Partition 0 is made first, and says whether the number is right: a wrong one
+            leaves nothing behind in the others.
 
     Returns:
         The lineage.
 
     Raises:
         ConfigurationError: another number of partitions, or a protocol that this program does not speak.
-        StoreUnavailableError: the store did not answer.
+        StoreUnavailableError: the store did not answer, or it is not made, and is not to be made yet.
     """
     answer = await part.executor.run(
         calls.init(
             part.keys,
             partitions=partitions,
             protocol=PROTOCOL,
-            lineage=new_lineage(),
+            lineage=new_lineage() if may_make else "",
             hold_ms=hold_ms,
             previous=previous,
         )
     )
     if answer.word == "PARTITIONS":
-        raise ConfigurationError(
-            f"partitions: {partitions} is set, but this store was made with {answer.int('partitions')}; "
-            "the number is fixed at first start"
-        )
+        raise _differs(partitions, answer.int("partitions"))
+    if answer.word == "UNMADE":
+        detail = f"partition {part.keys.partition} is made after partition 0, which has not answered yet"
+        raise StoreUnavailableError("try_again", detail, sent=False)
     if answer.word == "PROTOCOL":
         raise ConfigurationError(
             f"the store speaks protocol {answer.int('protocol')}, this program {PROTOCOL} and its neighbours: update it"
         )
     return answer.text("lineage")
+
+
+async def check_number(part: StorePartition, partitions: int) -> None:
+    """Compares the number of partitions with the stored one, if there is one; makes nothing.
+
+    Raises:
+        ConfigurationError: they differ.
+        StoreUnavailableError: the store did not answer.
+    """
+    stored = await part.executor.command("HGET", part.keys.meta, "partitions")
+    if whole(stored, partitions) != partitions:
+        raise _differs(partitions, whole(stored))
+
+
+def _differs(here: int, stored: int) -> ConfigurationError:
+    return ConfigurationError(
+        f"partitions: {here} is set, but this store was made with {stored}; the number is fixed at first start"
+    )

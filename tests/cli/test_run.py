@@ -109,8 +109,10 @@ def test_another_number_of_partitions_stops_the_start(url: str, redis_client: re
         run = subprocess.run(
             [*RUN, "--redis-url", url, "--partitions", "3"], capture_output=True, text=True, timeout=120
         )
+    made = list(redis_client.scan_iter("{recovery:*}:meta"))
     redis_client.flushall()
 
+    assert sorted(made) == [b"{recovery:0}:meta", b"{recovery:1}:meta"]  # the wrong number left nothing behind
     assert run.returncode == 2
     assert "3 is set" in run.stderr
     assert "made with 2" in run.stderr

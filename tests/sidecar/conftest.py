@@ -26,9 +26,10 @@ class Sidecar:
 
     Args:
         files: that it may have open; default as many as this process.
+        ready: wait until it is.
     """
 
-    def __init__(self, server: RedisServer, *flags: str, path: str = "", files: int = 0) -> None:
+    def __init__(self, server: RedisServer, *flags: str, path: str = "", files: int = 0, ready: bool = True) -> None:
         self.server = server
         url = as_user(server.url, "coordinating-sidecar" if "--coordinate" in flags else "worker")
         self._folder = tempfile.TemporaryDirectory(prefix="rc-sidecar-")
@@ -44,7 +45,8 @@ class Sidecar:
         client = Client(self.path)
         with contextlib.closing(client):
             wait_until(self._listens, 20, "the sidecar listens")
-            wait_until(lambda: client("GET", "/readyz").status_code == 200, 20, "the sidecar is ready")
+            if ready:
+                wait_until(lambda: client("GET", "/readyz").status_code == 200, 20, "the sidecar is ready")
 
     def _started(self) -> dict[str, Any]:
         for line in self.log.read_text().splitlines():

@@ -222,6 +222,15 @@ def test_another_partition_count_is_named(bench: Bench) -> None:
     assert (answer.word, answer.int("partitions")) == ("PARTITIONS", 1)
 
 
+def test_who_may_not_make_a_partition_makes_nothing(bench: Bench) -> None:
+    """Partition 0 says first whether the number is right; until then the others are looked at and not made."""
+    asked = calls.init(bench.keys, partitions=6, protocol=1, lineage="", hold_ms=2000)
+    assert bench.run(asked).word == "UNMADE"
+    assert not bench.client.exists(bench.keys.meta)
+    bench.init()
+    assert bench.run(asked).word == "PARTITIONS"
+
+
 def test_a_protocol_two_versions_away_is_refused(bench: Bench) -> None:
     """A program works with its own version of the protocol and the neighbours, and with no other."""
     bench.init()

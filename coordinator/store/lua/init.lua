@@ -6,12 +6,13 @@
 -- ARGV server      text    run id of the server of this connection
 -- ARGV partitions  int     how many partitions the caller believes in
 -- ARGV protocol    int     version of keys and scripts that the caller speaks
--- ARGV lineage     text    a new random id, used when there is none
+-- ARGV lineage     text    a new random id, used when there is none; '' by who is not to make the partition
 -- ARGV hold_ms     int     length of a hold
 -- ARGV previous    text    lineage that the caller knew before; '' at a first start
 -- REPLY OK lineage server created protocol
 -- REPLY PARTITIONS partitions
 -- REPLY PROTOCOL protocol
+-- REPLY UNMADE
 -- RETRY safe: the second call finds what the first made.
 -- USES now read event hold
 local meta, detector, events = KEYS[1], KEYS[2], KEYS[3]
@@ -30,6 +31,9 @@ if m.lineage then
     redis.call('HSET', meta, 'hold_ms', hold_ms)
   end
   return { 'OK', 'lineage', m.lineage, 'server', m.server or '', 'created', '0', 'protocol', m.protocol }
+end
+if lineage == '' then
+  return { 'UNMADE' }
 end
 redis.call('HSET', meta, 'partitions', partitions, 'protocol', protocol, 'lineage', lineage, 'server', server,
   'epoch_floor', m.epoch_floor or '0', 'hold_ms', hold_ms)
