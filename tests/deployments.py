@@ -246,3 +246,42 @@ def cluster(secured: Secured | None = None) -> Iterator[tuple[str, list[Node]]]:
         for node in nodes:
             node.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+class MovingSlot:
+    """A slot of a cluster on its way from one node to another, as `redis-cli --cluster reshard` moves it."""
+
+    def __init__(self, nodes: list[Node], key: str) -> None:
+        self.nodes, self.slot = nodes, int(nodes[0].client.execute_command("CLUSTER", "KEYSLOT", key))
+        owned = (self.slot * 3) // 16384
+        self.source, self.target = nodes[owned], nodes[(owned + 1) % 3]
+
+    @staticmethod
+    def _id(node: Node) -> str:
+        told = node.client.execute_command("CLUSTER", "MYID")
+        return str(told.decode() if isinstance(told, bytes) else told)
+
+    def begin(self) -> None:
+        """From now on what is not at the source is asked for at the target."""
+        for node, state, other in (
+            (self.target, "IMPORTING", self.source),
+            (self.source, "MIGRATING", self.target),
+        ):
+            node.client.execute_command("CLUSTER", "SETSLOT", self.slot, state, self._id(other))
+
+    def keys(self) -> list[bytes]:
+        """Those that are still at the source."""
+        found: list[bytes] = self.source.client.execute_command("CLUSTER", "GETKEYSINSLOT", self.slot, 10_000)
+        return found
+
+    def move(self, most: int = 10_000) -> None:
+        """So many keys go over."""
+        if keys := self.keys()[:most]:
+            self.source.client.execute_command("MIGRATE", "127.0.0.1", self.target.port, "", 0, 5000, "KEYS", *keys)
+
+    def end(self) -> None:
+        """What is left goes over, and everybody is told."""
+        while self.keys():
+            self.move()
+        for node in (self.target, self.source, *self.nodes):
+            node.client.execute_command("CLUSTER", "SETSLOT", self.slot, "NODE", self._id(self.target))

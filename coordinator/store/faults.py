@@ -24,8 +24,6 @@ _KINDS: tuple[tuple[type[Exception], str], ...] = (
     (r.MasterDownError, "cluster_down"),
     (r.ClusterDownError, "cluster_down"),
     (r.MovedError, "try_again"),
-    (r.AskError, "try_again"),
-    (r.TryAgainError, "try_again"),
     (r.OutOfMemoryError, "out_of_memory"),
     (r.NoPermissionError, "permission"),
     (r.AuthenticationError, "auth"),
@@ -33,7 +31,8 @@ _KINDS: tuple[tuple[type[Exception], str], ...] = (
     (r.MaxConnectionsError, "max_clients"),
 )
 
-_CODES = {"MOVED": "try_again", "ASK": "try_again", "TRYAGAIN": "try_again"}
+_CODES = {"MOVED": "try_again"}
+_MOVING = ("ASK", "TRYAGAIN")
 """First words of an answer that is an error, where the rest may say anything."""
 
 _WORDS = (
@@ -97,6 +96,10 @@ def store_error(error: Exception, script: str = "") -> CoordinatorError:
     """
     mask_error(error)
     text = masked(str(error))
+    if isinstance(error, r.AskError | r.TryAgainError) or text.split(" ", 1)[0] in _MOVING:
+        return StoreUnavailableError(
+            "try_again", f"{text}: the slot of this partition is being moved to another server"
+        )
     for kind_of_error, kind in _KINDS:
         if isinstance(error, kind_of_error):
             return StoreUnavailableError(kind, text)
