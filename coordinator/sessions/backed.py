@@ -6,6 +6,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 
+from coordinator.bounds import check_seconds
 from coordinator.sessions.aliases import Alias, tokens
 from coordinator.sessions.backend import Backend
 from coordinator.sessions.errors import (
@@ -46,6 +47,9 @@ class BackedStore(SessionStore):
         codec: between states and bytes.
         ttl: seconds until a session expires after its last save or heartbeat, 0 for never.
         now: the clock for ``updated_at``.
+
+    Raises:
+        InvalidValueError: ``ttl`` is no number of seconds.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class BackedStore(SessionStore):
         ttl: float = DAY,
         now: Callable[[], Timestamp] = Timestamp.now,
     ) -> None:
+        check_seconds("ttl", ttl)
         self._kind, self._backend, self._codec, self._ttl, self._now = kind, backend, codec, ttl, now
         self._closed = False
 
@@ -83,6 +88,8 @@ class BackedStore(SessionStore):
             return
         self._check()
         check_id(state.id)
+        if ttl is not None:
+            check_seconds("ttl", ttl)
         if not (state.origin is not None and state.origin.ended and state.ended):
             state.updated_at = self._now()
         expected = "" if force or state.origin is None else state.origin.version

@@ -64,7 +64,7 @@ class SessionKeys:
     tenant: str = ""
 
     def __post_init__(self) -> None:
-        if len(self.prefix) > MAX_ID or has_hidden(self.prefix):
+        if not isinstance(self.prefix, str) or len(self.prefix) > MAX_ID or has_hidden(self.prefix):
             raise ConfigurationError(
                 f"a prefix of sessions has at most {MAX_ID} printable characters, not {named(self.prefix)}"
             )

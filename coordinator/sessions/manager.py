@@ -9,6 +9,8 @@ from typing import Literal
 
 import structlog
 
+from coordinator.bounds import check_seconds, check_word
+from coordinator.errors import InvalidValueError
 from coordinator.ids import ulid
 from coordinator.sessions.aliases import Alias
 from coordinator.sessions.breaker import CircuitBreaker
@@ -66,6 +68,9 @@ class SessionManager:
         metrics: where operations are counted.
         now: the clock for ages.
 
+    Raises:
+        InvalidValueError: a number or a word that breaks its rule.
+
     Its methods raise `StoreUnavailableError` when the store has not answered after all retries; each is safe to repeat.
     """
 
@@ -82,6 +87,12 @@ class SessionManager:
         metrics: StoreMetrics | None = None,
         now: Callable[[], Timestamp] = Timestamp.now,
     ) -> None:
+        for name, seconds in (("max_age", max_age), ("retention", retention)):
+            if seconds is not None:
+                check_seconds(name, seconds)
+        check_word("stale", stale, ("new", "warn"))
+        if not isinstance(max_sessions, int) or max_sessions < 0:
+            raise InvalidValueError("max_sessions", max_sessions, "a whole number from 0")
         self.store = store
         self._max_sessions, self._max_age, self._stale, self._retention = max_sessions, max_age, stale, retention
         self._metrics, self._now = metrics, now
@@ -204,8 +215,9 @@ class SessionManager:
 
         Raises:
             SessionConflictError: another writer changed it; load it, or save it with ``force``, and finish again.
+            InvalidValueError: ``retention`` is no number of seconds; nothing was written.
         """
-        keep = self._retention if retention is None else retention
+        keep = self._retention if retention is None else check_seconds("retention", retention)
         state.status = status
         await self._guard.run("save", lambda: self.store.save(state, ttl=keep or None))
         if keep == 0:

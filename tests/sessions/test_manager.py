@@ -11,7 +11,7 @@ import redis
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from coordinator.errors import StoreUnavailableError
+from coordinator.errors import ConfigurationError, InvalidValueError, StoreUnavailableError
 from coordinator.sessions import (
     Alias,
     CorruptSessionError,
@@ -334,3 +334,41 @@ async def test_what_is_started_anew_keeps_to_the_limit(bench: Bench, status: str
     await manager.delete("s2")
     assert not (await manager.restore_or_create("s1")).restored
     assert await bench.store.list_active() == ["s1"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "named"),
+    [
+        ("memory", {"ttl": "1h"}, "ttl: '1h' is not a number of seconds"),
+        ("memory", {"ttl": float("nan")}, "ttl: nan is not"),
+        ("memory", {"ttl": -1}, "ttl: -1 is not"),
+        ("redis", {"ttl": None}, "ttl: None is not"),
+        ("redis", {"prefix": 5}, "a prefix of sessions .* not 5"),
+        ("redis", {"tenant": 5}, "a tenant's name .* not 5"),
+        ("manager", {"max_age": "5"}, "max_age: '5' is not"),
+        ("manager", {"retention": -1}, "retention: -1 is not"),
+        ("manager", {"stale": "old"}, "stale: 'old' is not one of new, warn"),
+        ("manager", {"max_sessions": -1}, "max_sessions: -1 is not"),
+    ],
+)
+def test_what_breaks_its_rule_is_refused(kind: str, given: dict[str, Any], named: str) -> None:
+    """Numbers and words of a store and of a manager: one sentence that names the value and the rule."""
+    with pytest.raises((InvalidValueError, ConfigurationError), match=named):
+        match kind:
+            case "memory":
+                MemoryStore(**given)
+            case "redis":
+                RedisStore("redis://localhost:1", **given)
+            case _:
+                SessionManager(MemoryStore(), **given)
+
+
+async def test_a_session_is_not_finished_for_a_time_that_is_none() -> None:
+    """Nothing is written, and the session is under way."""
+    store = MemoryStore()
+    manager = SessionManager(store)
+    state = SessionState(id="call")
+    await manager.create(state)
+    with pytest.raises(InvalidValueError, match="retention: 'soon' is not a number of seconds"):
+        await manager.finish(state, retention="soon")  # type: ignore[arg-type]
+    assert (await manager.load("call")).status != "ended"
