@@ -71,7 +71,7 @@ demo: $(RUNS) ## kill a worker and a coordinator, watch the calls go on; install
 	$(BIN)/coordinator demo
 
 test: check ## everything: format, lint, types, layers, tests with their coverage
-	$(BIN)/python -m pytest -q -n 3 --dist loadgroup --cov --cov-report= --ignore tests/cluster tests
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup --cov --cov-report= --ignore tests/cluster tests
 
 check: $(READY) ## format, lint, types and layers only
 	$(BIN)/ruff format --check .
@@ -89,13 +89,13 @@ UVLOOP := $(ENVIRONMENTS)/uvloop
 NEWER := $(ENVIRONMENTS)/newer
 # A loop of uvloop does not let the exception of a time-out's signal through, so there a thread ends what hangs.
 environments: $(READY) ## every Python, pip and Redis here; the worker's and acceptance tests on uvloop with sniffio, and on a Python >= 3.13
-	EVERY_ENVIRONMENT=1 $(BIN)/python -m pytest -q -n 3 --dist loadgroup -rs tests/install tests/acceptance/test_other_servers.py
+	EVERY_ENVIRONMENT=1 $(BIN)/python -m pytest -q -n auto --dist loadgroup -rs tests/install tests/acceptance/test_other_servers.py
 	$(MAKE) setup VENV=$(UVLOOP) PYTHON="$(PYTHON)"
 	$(call locked,$(UVLOOP)) requirements-uvloop.lock
-	PYTHONPATH="$(CURDIR)/tests/uvloop" $(UVLOOP)/bin/python -m pytest -q -n 3 --dist loadgroup --timeout-method=thread $(WORKERS)
+	PYTHONPATH="$(CURDIR)/tests/uvloop" $(UVLOOP)/bin/python -m pytest -q -n auto --dist loadgroup --timeout-method=thread $(WORKERS)
 	@newer="$$($(BIN)/python -m tests.install.pythons 3.13)"; \
 	if [ -z "$$newer" ]; then echo "There is no Python >= 3.13 here: nothing was run on one."; else \
-	set -x; $(MAKE) setup VENV=$(NEWER) PYTHON="$$newer" && $(NEWER)/bin/python -m pytest -q -n 3 --dist loadgroup $(WORKERS); fi
+	set -x; $(MAKE) setup VENV=$(NEWER) PYTHON="$$newer" && $(NEWER)/bin/python -m pytest -q -n auto --dist loadgroup $(WORKERS); fi
 
 UV := $(ENVIRONMENTS)/uv
 LOCK = $(UV)/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 $(UPGRADE)

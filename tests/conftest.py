@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +33,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if is_traced_elsewhere(item.path.relative_to(ROOT).as_posix()):
             item.add_marker(pytest.mark.no_cover)
+
+
+LOOPS, SLOW_SECONDS = 2_000_000, 0.15
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more process than the machine has processors, since tests wait a lot; no more than those where each is slow."""
+    count = os.cpu_count() or 1
+    began = time.perf_counter()
+    for _ in range(LOOPS):
+        pass
+    return count + 1 if time.perf_counter() - began < SLOW_SECONDS else max(2, count)
+
+
+@pytest.fixture(autouse=True)
+def room(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A test that is marked ``alone`` has the machine for itself: what it looks at would differ beside others."""
+    root = tmp_path_factory.getbasetemp()
+    folder = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    alone = request.node.get_closest_marker("alone") is not None
+    kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+    with (folder / "door").open("w") as door, (folder / "room").open("w") as inside:
+        fcntl.flock(door, kind)  # whoever wants it alone keeps newcomers at the door, and is not kept waiting for ever
+        fcntl.flock(inside, kind)
+        if not alone:
+            fcntl.flock(door, fcntl.LOCK_UN)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -50,14 +50,14 @@ async def test_all_that_fall_silent_at_once_are_declared_at_once(
     plain = calls.scan
     monkeypatch.setattr(calls, "scan", lambda k, **options: plain(k, **{**options, "most_suspects": most}))
     bench = Bench(redis_client)
-    bench.init(hold_ms=400)
+    bench.init(hold_ms=2000)
     pipe = bench.client.pipeline(transaction=False)
     for n in range(1100):
         pipe.zadd(bench.keys.instances, {f"i{n}~1": now_ms(bench) + 10})
         pipe.hset(bench.keys.instance(f"i{n}~1"), mapping={"state": "alive", "name": f"i{n}", "pool": "default",
-                  "capacity": 5, "dead_after_ms": 400, "trust_ms": 350, "started_at": 1, "labels": "{}"})  # fmt: skip
+                  "capacity": 5, "dead_after_ms": 2000, "trust_ms": 1750, "started_at": 1, "labels": "{}"})  # fmt: skip
     pipe.execute()
-    async with partition_loop(url, **FAST) as loop:
+    async with partition_loop(url, lost_connection_after=0) as loop:
         await loop.look()
         bench.end_hold()
         declared = await until_declared(loop, bench, 1100)

@@ -12,13 +12,13 @@ from tests.faults.media import listen
 from tests.faults.rolling import restart_all
 
 
-@pytest.mark.timeout(300)  # twenty seconds of work, beside what else a slow machine does
+@pytest.mark.alone
 def test_a_rolling_restart_hands_every_call_over() -> None:
-    """Five workers, twenty calls each, one after the other: all handed over, none lost, none moved more than twice."""
-    rollout = restart_all(5, 20)
+    """Four workers, ten calls each, one after the other: all handed over, none lost, none moved more than twice."""
+    rollout = restart_all(4, 10)
     assert rollout.broken == []
     assert rollout.released == 0
-    assert rollout.handed_over >= 100
+    assert rollout.handed_over >= 40
     assert rollout.moves <= 2
     assert len(rollout.heard.at_moves) == rollout.handed_over
 
@@ -35,7 +35,7 @@ def test_a_rolling_restart_in_trouble_loses_nothing() -> None:
             d.kill(0)
             d.restart(0)
 
-    rollout = restart_all(4, 8, disturb=trouble)
+    rollout = restart_all(3, 6, disturb=trouble)
     assert rollout.broken == []
 
 

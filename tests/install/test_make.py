@@ -17,7 +17,7 @@ from tests.install.conftest import OLDEST_PIPS, PIPS, every
 from tests.install.pythons import PROMISED, found
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.xdist_group("install"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.xdist_group("install"), pytest.mark.timeout(600)]
 
 NEWEST_PIP = list(PIPS)[-1]
 MEGABYTES = 100

@@ -54,6 +54,11 @@ class Client:
         self._streams.append(Stream(self, answering=answering, reading=reading))
         return self._streams[-1]
 
+    @property
+    def newest(self) -> Stream:
+        """The stream that was opened last."""
+        return self._streams[-1]
+
     def close(self) -> None:
         for stream in self._streams:
             stream.close()

@@ -71,6 +71,12 @@ class Place:
         assert self._clients[-1].register(name, **fields).status_code == 201
         return self._clients[-1]
 
+    def streaming(self, name: str, **fields: Any) -> Client:
+        """A worker whose stream is open, so that it need not hurry."""
+        client = self.worker(name, **fields)
+        client.stream().wait_for("hello")
+        return client
+
     def close(self) -> None:
         for client in self._clients:
             client.close()
@@ -138,9 +144,7 @@ def ended(server: RedisServer, instance: str) -> dict[str, str]:
 def test_a_killed_sidecar_moves_no_call_twice_in_a_row(place: Callable[..., Place], server: RedisServer) -> None:
     """It is back after two seconds, and the second time after ten, as on Kubernetes: 20 workers go on under their ids and epochs."""
     here = place()
-    workers = [here.worker(f"twice-{n}", pool="twice") for n in range(20)]
-    for client in workers:
-        client.stream()
+    workers = [here.streaming(f"twice-{n}", pool="twice") for n in range(20)]
     epochs = {client.instance: client.open(f"twice-{n}", {"n": 0}) for n, client in enumerate(workers)}
 
     def crash(number: int, pause_ms: int) -> None:
@@ -172,10 +176,9 @@ def test_a_worker_that_dies_with_its_sidecar_is_found_after_the_time_of_a_restar
 ) -> None:
     """Not before, as a restarted sidecar would have had its chance; with 20 workers of one sidecar all of them."""
     here = place("--sidecar-restart", "3s")
-    workers = [here.worker(f"both-{n}", pool="both") for n in range(20)]
-    streams = [client.stream() for client in workers]
+    workers = [here.streaming(f"both-{n}", pool="both") for n in range(20)]
     for n, client in enumerate(workers):
-        streams[n].wait_for("ping")
+        client.newest.wait_for("ping")
         client.open(f"both-{n}", {})
     here.kill()
     for client in workers:
@@ -230,7 +233,7 @@ def test_a_request_is_served_before_the_stream_is_back(place: Callable[..., Plac
 
 def test_a_worker_that_wrote_once_has_time_to_open_its_stream(place: Callable[..., Place], server: RedisServer) -> None:
     """It knows only that its sidecar was away, and trusts itself for that long: it is not ended before, and then it is."""
-    here = place("--sidecar-restart", "3s")
+    here = place("--sidecar-restart", "10s")
     client = here.worker("slow-1")
     client.stream().wait_for("hello")
     client.open("slow", {})
@@ -241,7 +244,7 @@ def test_a_worker_that_wrote_once_has_time_to_open_its_stream(place: Callable[..
     assert client("POST", "/v1/sessions/slow/resumed").status_code == 204
     dead = ended(server, client.instance)
     assert (dead["cause"], dead["reason"]) == ("exited", "it never opened its stream")
-    assert int(dead["ended_at"]) >= seconds * 1000 + micros // 1000 + 2750
+    assert int(dead["ended_at"]) >= seconds * 1000 + micros // 1000 + 9750
 
 
 def test_a_worker_without_a_stream_polls_on(place: Callable[..., Place], server: RedisServer) -> None:
@@ -374,7 +377,7 @@ def test_a_successor_waits_for_what_its_predecessor_was_promised(
     place: Callable[..., Place], server: RedisServer
 ) -> None:
     """The same name behind another sidecar, as in a pod of a StatefulSet: refused to nobody, but served no earlier."""
-    here = place("--sidecar-restart", "7s")
+    here = place("--sidecar-restart", "12s")
     client = here.worker("stateful-0")
     client.stream().wait_for("ping")
     client.open("stateful", {})
@@ -383,7 +386,7 @@ def test_a_successor_waits_for_what_its_predecessor_was_promised(
     next_one = there.worker("stateful-0")
     dead = ended(server, client.instance)
     assert dead["cause"] == "succession"
-    assert int(dead["ended_at"]) - int(dead["served_until"]) >= 6750
+    assert int(dead["ended_at"]) - int(dead["served_until"]) >= 11750
     assert next_one.instance != client.instance
 
 
@@ -444,7 +447,7 @@ async def test_a_sidecar_that_fails_takes_no_call_along(server: RedisServer, tmp
     assert failed.group_contains(ZeroDivisionError)
     assert record(server, KEYS.instance(hosted.handle))["state"] == "alive"
     assert record(server, KEYS.session("fails"))["owner"] == hosted.handle
-    assert [event["event"] for event in hosted.outbox.take()] == []
+    assert {event["event"] for event in hosted.outbox.take()} <= {"held"}  # it may have been in doubt for a moment
 
 
 def test_without_time_for_a_restart_a_lost_connection_counts(place: Callable[..., Place], server: RedisServer) -> None:
