@@ -149,6 +149,10 @@ def _shown(seconds: float) -> str:
     return f"{seconds * 1000:g}ms" if seconds < 1 else f"{seconds:g}s"
 
 
+MOST_SECRET = 65536
+"""Characters of a file with a secret: a device or a pipe may have no end."""
+
+
 class Settings(BaseSettings):
     """Everything that can be set; the names are those of the environment in lower case, without the prefix."""
 
@@ -632,14 +636,17 @@ def _secret_in(path: Path) -> str:
         ConfigurationError: it cannot be read, or is empty. The path is not repeated: it may be the secret, in the wrong variable.
     """
     try:
-        text = path.read_text(encoding="utf-8").strip()
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MOST_SECRET + 1)
     except OSError as error:
         raise ConfigurationError(f"the file that it names cannot be read: {error.strerror}") from None
     except ValueError:
         raise ConfigurationError("the file that it names cannot be read: it is not UTF-8") from None
-    if not text:
+    if len(text) > MOST_SECRET:
+        raise ConfigurationError(f"the file that it names is longer than {MOST_SECRET:,} characters")
+    if not text.strip():
         raise ConfigurationError("the file that it names is empty")
-    return text
+    return text.strip()
 
 
 def from_file() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from coordinator.errors import CoordinatorError, StoreUnavailableError
 from coordinator.store import calls
 from coordinator.store.executor import StorePartition
 from coordinator.store.faults import NoGroupError, concerns_one
-from coordinator.store.shapes import instance_id, session_id, text, whole
+from coordinator.store.shapes import instance_id, score, session_id, text, whole
 
 __all__ = ["Tidier", "text_of"]
 
@@ -32,6 +32,8 @@ MOST_SET_ASIDE = 1000
 MOST_MS = round(MOST_SECONDS * 1000)
 LONG_MS = 60_000
 """What an instance gets that does not say how long it may be silent."""
+SLACK_MS = 1000
+"""By which a time may lie ahead of what was asked for: a beat that comes between two looks, and a clock that is set."""
 IDLE_MS = 3_600_000
 """A consumer of events that has not read for so long belongs to a coordinator that is gone."""
 
@@ -79,7 +81,7 @@ class Tidier:
         pieces += [partial(self._index, index) for index in INDEXES]
         pieces += [partial(self._due, "graves", instance_id), partial(self._due, "leases", session_id)]
         pieces += [partial(self._never_due, index) for index in ("instances", "graves", "leases")]
-        pieces += [self._quarantine, self._offers, self._readers_of_events]
+        pieces += [self._not_due_for_too_long, self._quarantine, self._offers, self._readers_of_events]
         for piece in pieces:
             try:
                 await piece()
@@ -141,8 +143,7 @@ class Tidier:
         """
         keys, run = self.part.keys, self.part.executor
         key = f"{keys.tag}:{index}"
-        seconds, _ = await run.command("TIME")
-        now_ms = int(seconds) * 1000
+        now_ms = await self._now_ms()
         found = await run.command("ZRANGEBYSCORE", key, f"({now_ms + MOST_MS}", "+inf", "LIMIT", 0, COUNT)
         for member in found:
             wait_ms = 0
@@ -150,6 +151,28 @@ class Tidier:
                 wait_ms = whole(await run.command("HGET", keys.instance(name), "dead_after_ms"), LONG_MS)
             await run.command("ZADD", key, "XX", "LT", now_ms + wait_ms, member)  # unless it has a time by now
             log.warning("time_repaired", index=index, member=text(member), partition=keys.partition)
+
+    async def _not_due_for_too_long(self) -> None:
+        """Instances that have longer to beat than they asked for: nobody gave them that time, and they would never be dead.
+
+        One that lives gives itself the right time with its next beat.
+        """
+        keys, run = self.part.keys, self.part.executor
+        now_ms = await self._now_ms()
+        found = await run.command("ZRANGE", keys.instances, 0, COUNT - 1, "REV", "WITHSCORES")
+        late = [
+            (raw, score(at)) for raw, at in zip(found[::2], found[1::2], strict=True) if score(at) > now_ms + SLACK_MS
+        ]
+        asked = await run.outcomes([("HGET", keys.instance(text(raw)), "dead_after_ms") for raw, _ in late])
+        for (raw, at), told in zip(late, asked, strict=True):
+            due_ms = now_ms + whole(told, LONG_MS)
+            if at > due_ms + SLACK_MS and instance_id(raw):
+                await run.command("ZADD", keys.instances, "XX", "LT", due_ms, raw)
+                log.warning("time_repaired", index="instances", member=text(raw), partition=keys.partition)
+
+    async def _now_ms(self) -> int:
+        seconds, micros = await self.part.executor.command("TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
 
     async def _set_aside(self, key: str, members: Sequence[bytes]) -> int:
         index = key.removeprefix(f"{self.part.keys.tag}:")

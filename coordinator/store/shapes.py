@@ -33,6 +33,10 @@ MOST_DIGITS = 16
 """Of a whole number: Lua has 53 bits."""
 MOST_EPOCH_DIGITS = 14
 """Of an epoch, which follows the clock: scripts let none of the year 4822 or later lift another (``epoch_of`` in read.lua)."""
+MOST_SPAN_DIGITS = 12
+"""Of a length of time: thirty years. It is added to times, and what comes of that must be one."""
+MOST_TIME_DIGITS = 14
+"""Of a time, likewise."""
 MOST_ROLL_DIGITS = 18
 """Of a roll, which Redis itself adds up in 64."""
 
@@ -90,13 +94,14 @@ def _are_wanted(value: bytes) -> bool:
 
 _WHOLE = Shape("a whole number", _matches(rf"[0-9]{{1,{MOST_DIGITS}}}"), "^%d+$", MOST_DIGITS)
 _EPOCH = Shape("an epoch", _matches(rf"[0-9]{{1,{MOST_EPOCH_DIGITS}}}"), "^%d+$", MOST_EPOCH_DIGITS)
-_TIME = Shape("a time in ms", _matches(rf"-?[0-9]{{1,{MOST_DIGITS - 1}}}"), "^%-?%d+$", MOST_DIGITS)
+_TIME = Shape("a time in ms", _matches(rf"-?[0-9]{{1,{MOST_TIME_DIGITS}}}"), "^%-?%d+$", MOST_TIME_DIGITS + 1)
+_SPAN = Shape("a length of time in ms", _matches(rf"[0-9]{{1,{MOST_SPAN_DIGITS}}}"), "^%d+$", MOST_SPAN_DIGITS)
 _ROLL = Shape("a roll", _matches(rf"-?[0-9]{{1,{MOST_ROLL_DIGITS}}}"), "^%-?%d+$", MOST_ROLL_DIGITS + 1)
 _FLAG = Shape("0 or 1", _one_of("0", "1"))
 _INSTANCE = Shape("an instance id", _matches(r"[A-Za-z0-9._~-]{1,128}"), "^[%w%._~%-]+$", 128)
 _SESSION_ID = Shape("a session id", _matches(r"[!-z|~]{1,256}"))
 _NAME = Shape("a name", _matches(r"[A-Za-z0-9._-]{1,63}"), "^[%w%._%-]+$", 63)
-_ENTRY = Shape("the id of an entry", _matches(r"[0-9]{1,20}-[0-9]{1,20}"), "^%d+%-%d+$")
+_ENTRY = Shape("the id of an entry", _matches(r"(?=.{3,32}\Z)[0-9]{1,16}-[0-9]{1,16}"), "^%d+%-%d+$", 32)
 _TEXT = Shape("text", _is_text)
 _ENCODING = Shape("an encoding", _matches(r"json|bytes|sealed:[0-9]{1,3}:[!-~]{1,128}"))  # of sealed data any version
 _LABELS = Shape("a JSON object of texts", _are_labels)
@@ -112,8 +117,8 @@ SESSION: Mapping[str, Shape] = {
     "owner": _INSTANCE, "previous_owner": _INSTANCE, "heir": _INSTANCE,
     "epoch": _EPOCH, "checkpoint": _WHOLE, "offers": _WHOLE, "recoveries": _WHOLE,
     "opened_at": _TIME, "updated_at": _TIME, "orphaned_at": _TIME, "adopted_at": _TIME, "lease_until": _TIME,
-    "evidence_at": _TIME, "served_until": _TIME, "held_before_ms": _WHOLE, "dead_lettered_at": _TIME, "closed_at": _TIME,
-    "child_until": _TIME, "children_stop_until": _TIME, "apart": _WHOLE, "probation_ms": _WHOLE, "accepted_at": _TIME,
+    "evidence_at": _TIME, "served_until": _TIME, "held_before_ms": _SPAN, "dead_lettered_at": _TIME, "closed_at": _TIME,
+    "child_until": _TIME, "children_stop_until": _TIME, "apart": _WHOLE, "probation_ms": _SPAN, "accepted_at": _TIME,
     "resumed_epoch": _WHOLE, "renewed_from": _WHOLE, "attempt_of_writer": _WHOLE,
     "anew": _FLAG, "planned": _FLAG,
     "pool": _NAME, "offer_id": _ENTRY,
@@ -123,19 +128,19 @@ SESSION: Mapping[str, Shape] = {
 INSTANCE: Mapping[str, Shape] = {
     "state": _state(*InstanceState),
     "name": _NAME, "pool": _NAME,
-    "capacity": _WHOLE, "owned": _WHOLE, "loop_lag": _WHOLE, "started_at": _TIME, "ended_at": _TIME, "dead_after_ms": _WHOLE,
-    "trust_ms": _WHOLE, "drain_until": _TIME, "evidence_at": _TIME, "served_until": _TIME, "blamed_from_ms": _TIME,
-    "apart": _WHOLE, "probation_ms": _WHOLE, "kept_apart": _WHOLE, "died_with": _WHOLE,
+    "capacity": _WHOLE, "owned": _WHOLE, "loop_lag": _WHOLE, "started_at": _TIME, "ended_at": _TIME, "dead_after_ms": _SPAN,
+    "trust_ms": _SPAN, "drain_until": _TIME, "evidence_at": _TIME, "served_until": _TIME, "blamed_from_ms": _TIME,
+    "apart": _WHOLE, "probation_ms": _SPAN, "kept_apart": _WHOLE, "died_with": _WHOLE,
     "roll": _ROLL, "asked": _WHOLE, "presence": _FLAG,
     "cause": _TEXT, "by": _TEXT, "reason": _TEXT, "address": _TEXT, "convict": _TEXT, "tenant": _TEXT,
     "labels": _LABELS,
 }  # fmt: skip
 META: Mapping[str, Shape] = {
-    "partitions": _WHOLE, "protocol": _WHOLE, "epoch_floor": _EPOCH, "epoch_highest": _EPOCH, "hold_ms": _WHOLE,
+    "partitions": _WHOLE, "protocol": _WHOLE, "epoch_floor": _EPOCH, "epoch_highest": _EPOCH, "hold_ms": _SPAN,
     "lost_at_ms": _TIME, "last_drain_ms": _TIME, "rollout_since_ms": _TIME,
 }  # fmt: skip
 DETECTOR: Mapping[str, Shape] = {
-    "last_scan_ms": _TIME, "hold_started_ms": _TIME, "hold_until_ms": _TIME, "held_total_ms": _WHOLE, "stepped_at_ms": _TIME,
+    "last_scan_ms": _TIME, "hold_started_ms": _TIME, "hold_until_ms": _TIME, "held_total_ms": _SPAN, "stepped_at_ms": _TIME,
     "transfers_held_until_ms": _TIME, "breaker_since_ms": _TIME, "silent_since_ms": _TIME, "silent_now": _WHOLE,
     "silent_before": _WHOLE, "late_looks": _WHOLE, "looks_in_time": _WHOLE, "hold_reason": _TEXT,
 }  # fmt: skip

@@ -48,7 +48,7 @@ DANGEROUS = (
     "FUNCTION FLUSH", "SAVE", "BGSAVE", "BGREWRITEAOF", "SHUTDOWN", "MONITOR", "ACL LIST", "ACL SETUSER voice on",
     "ACL GETUSER default", "CLIENT LIST", "CLIENT KILL TYPE normal", "CLIENT PAUSE 1", "CLUSTER RESET", "CLUSTER NODES",
     "REPLICAOF NO ONE", "SWAPDB 0 1", "MIGRATE h 1 k 0 1", "MODULE LIST", "SLOWLOG GET", "LATENCY RESET", "PSUBSCRIBE *",
-    "PUBSUB CHANNELS", "RANDOMKEY", "WAIT 0 0", "DUMP {recovery:0}:meta", "MOVE {recovery:0}:meta 1", "SORT {recovery:0}:meta",
+    "PUBSUB CHANNELS", "RANDOMKEY", "DUMP {recovery:0}:meta", "MOVE {recovery:0}:meta 1", "SORT {recovery:0}:meta",
     "OBJECT HELP", "MEMORY DOCTOR",
 )  # fmt: skip
 """What an administrator does, what stops a server or others, and what nobody here needs."""

@@ -26,7 +26,7 @@ MUTATIONS = {
     "a claim leaves the index": ("claim", "redis.call('SREM', owned, unpack(removed))", ""),
     "a claim forgets its leases": ("claim", "redis.call('ZADD', leases, unpack(leased))", ""),
     "a claim takes the sessions of others": ("claim", "if r.owner ~= grave or", "if"),
-    "an epoch stands still": ("claim", "epoch_of(stored) + 1,", "0, (function() now = 0; return 0 end)(),"),
+    "an epoch stands still": ("claim", "own_epoch(stored) + 1,", "0, (function() now = 0; return 0 end)(),"),
     "an owner lets go to the dead": (
         "let_go",
         "if read_instance(heir, 'state', 'roll').state ~= 'alive' then",

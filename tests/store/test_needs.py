@@ -25,11 +25,11 @@ FILES: dict[Program, tuple[str, ...]] = {
     "operator": (*LOOKS, "cli/drain.py", "cli/certify.py"),
 }
 LISTENS: dict[Program, set[Name]] = {
-    "worker": {("SUBSCRIBE",), ("UNSUBSCRIBE",), ("PUBLISH",)},
-    "coordinator": {("PUBLISH",)},
-    "operator": {("PUBLISH",)},
+    "worker": {("SUBSCRIBE",), ("UNSUBSCRIBE",), ("PUBLISH",), ("WAIT",)},
+    "coordinator": {("PUBLISH",), ("WAIT",)},
+    "operator": {("PUBLISH",), ("WAIT",)},
 }
-"""What redis-py's pub/sub sends, and what scripts say on channels."""
+"""What redis-py's pub/sub sends, what scripts say on channels, and what follows a script that DURABILITY concerns."""
 ASKED_WHERE_PERMITTED: set[Name] = {("CONFIG",), ("CLUSTER",), ("INFO",)}
 """What `doctor` goes on without, and INFO, which each connection asks for."""
 HTTP: set[Name] = {("GET",)}

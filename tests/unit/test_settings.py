@@ -199,6 +199,7 @@ def test_a_file_without_a_secret_is_refused(name: str, tmp_path: Path, monkeypat
     (tmp_path / "bytes").write_bytes(b"\xff")
     for path, said in (
         (str(tmp_path / "empty"), "is empty"),
+        ("/dev/zero", "is longer than 65,536 characters"),
         (str(tmp_path / "bytes"), "cannot be read: it is not UTF-8"),
         (str(tmp_path), "cannot be read: Is a directory"),
         ("hush", "cannot be read: No such file"),

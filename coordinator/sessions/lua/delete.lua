@@ -11,7 +11,7 @@
 -- REPLY RESYNC
 -- REPLY UNKNOWN
 -- RETRY safe: a repetition answers GONE.
--- USES now read event hold fence
+-- USES now read stream event hold fence
 local session, active = KEYS[1], KEYS[2]
 local id = ARGV[1]
 

@@ -17,7 +17,7 @@
 -- REPLY RESYNC
 -- REPLY UNKNOWN
 -- RETRY safe: the same time is written again.
--- USES now read event hold fence header store
+-- USES now read stream event hold fence header store
 local session, active = KEYS[1], KEYS[2]
 local id, updated_at, ttl_ms = ARGV[1], ARGV[2], ARGV[3]
 

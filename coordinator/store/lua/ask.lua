@@ -24,7 +24,7 @@
 -- REPLY FENCED cause
 -- REPLY UNKNOWN
 -- RETRY safe: asks again, and the lease begins anew.
--- USES now read event hold tell
+-- USES now read stream event hold tell
 local meta, detector, leases, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local heir, owner, session, mailbox = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local server, id, heir_id, owner_id, request, lease_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])

@@ -25,7 +25,7 @@
 -- REPLY UNKNOWN server lineage
 -- REPLY FENCED cause
 -- RETRY safe: a repeated beat moves the deadline again, as a later one would.
--- USES now read event hold
+-- USES now read stream event hold
 local meta, detector, instances, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local instance, owned, mailbox = KEYS[5], KEYS[6], KEYS[7]
 local server, id, dead_after_ms, seen_server, lineage = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]

@@ -17,7 +17,7 @@
 -- REPLY ALREADY cause
 -- REPLY UNKNOWN
 -- RETRY safe: written once, a second call answers ALREADY.
--- USES now read event hold bury
+-- USES now read stream event hold bury
 local meta, detector, instances, graves, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local instance, owned = KEYS[6], KEYS[7]
 local server, id, cause, by, reason, fenced_ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]

@@ -20,7 +20,7 @@
 -- REPLY RESYNC
 -- REPLY UNKNOWN
 -- RETRY safe: the same sequence and attempt of the same writer answers OK and changes nothing.
--- USES now read event hold
+-- USES now read stream event hold
 local meta, detector, events, instance, session = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local server, id, owner, epoch, sequence = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local writer, attempt, data, encoding = ARGV[6], ARGV[7], ARGV[8], ARGV[9]

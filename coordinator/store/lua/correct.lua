@@ -14,7 +14,7 @@
 -- REPLY NO_RECORD
 -- REPLY LIVES state
 -- RETRY safe: a second call answers GONE.
--- USES now event
+-- USES now stream event
 local events, quarantine, kept, kept_key, record = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local member, kind = ARGV[2], ARGV[3]
 local FIRST_ARG = 3

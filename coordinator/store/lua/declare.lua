@@ -22,7 +22,7 @@
 -- REPLY ALREADY cause
 -- REPLY UNKNOWN
 -- RETRY safe: death is one-way, a second call answers ALREADY.
--- USES now read event hold bury breaker
+-- USES now read stream event hold bury breaker
 local meta, detector, instances, graves, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local instance, owned, mailbox = KEYS[6], KEYS[7], KEYS[8]
 local server, id, deadline_ms, max_scan_gap_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])

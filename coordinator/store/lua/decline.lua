@@ -27,7 +27,7 @@
 -- REPLY HELD
 -- REPLY FENCED cause
 -- RETRY safe: the epoch has moved on, a second call answers GONE.
--- USES now read epoch event hold offer dead_letter
+-- USES now read epoch stream event hold offer dead_letter
 local meta, detector, leases, orphans, dead_letters = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local events, instance, session, offers = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local server, id, decliner, epoch, reason, counts = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
@@ -49,7 +49,7 @@ if r.state == 'handing_over' and r.epoch == epoch and (r.heir or '') == '' then 
   redis.call('ZADD', leases, int(now + lease_ms), id)
   drop_entry(offers, r.offer_id)
   r.offers, r.cause, r.previous_owner, r.orphaned_at, r.restarted_since = '1', 'handover', r.owner, int(now), restarted_since
-  redis.call('HSET', session, 'offer_id', write_entry(offers, id, r, inline_bytes), 'lease_until', int(now + lease_ms))
+  redis.call('HSET', session, 'offer_id', write_entry(offers, id, r, now, inline_bytes), 'lease_until', int(now + lease_ms))
   return { 'OK', 'epoch', r.epoch }
 end
 if r.state ~= 'offered' or r.epoch ~= epoch then

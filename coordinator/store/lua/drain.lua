@@ -15,7 +15,7 @@
 -- REPLY ALREADY owned
 -- REPLY GONE
 -- RETRY safe: a second call answers ALREADY.
--- USES now read event hold tell
+-- USES now read stream event hold tell
 local meta, detector, events, instance, owned, mailbox = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local ROLLOUT_GAP_MS = 600000
 local server, id, by, reason, timeout_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])

@@ -29,7 +29,7 @@
 -- REPLY GONE
 -- REPLY HELD
 -- RETRY safe: the lease has moved on, a second call answers EARLY.
--- USES now read epoch event hold offer dead_letter
+-- USES now read epoch stream event hold offer dead_letter
 local meta, detector, leases, orphans, dead_letters = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local events, session, offers = KEYS[6], KEYS[7], KEYS[8]
 local server, id, pool, holder, lease_ms, max_offers = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -102,7 +102,12 @@ if not delivered then
     return { 'EXTENDED' } -- no worker had room
   end
   drop_entry(offers, r.offer_id) -- whoever it was delivered to was taken out of the group, and nobody else would get it
-  redis.call('HSET', session, 'offer_id', write_entry(offers, id, r, inline_bytes))
+  local entry = write_entry(offers, id, r, now, inline_bytes)
+  if passed(entry) then -- somebody set the group ahead of all that is written: who begins anew reads it
+    redis.call('DEL', offers)
+    entry = write_entry(offers, id, r, now, inline_bytes)
+  end
+  redis.call('HSET', session, 'offer_id', entry)
   return { 'REWRITTEN' }
 end
 drop_entry(offers, r.offer_id)

@@ -19,7 +19,7 @@
 -- REPLY HELD
 -- REPLY UNKNOWN
 -- RETRY safe: an offer that stands is not written again.
--- USES now read epoch event hold offer
+-- USES now read epoch stream event hold offer
 local meta, detector, leases, events, instance = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local session, offers = KEYS[6], KEYS[7]
 local server, id, owner, epoch, lease_ms, inline_bytes = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -47,7 +47,7 @@ end
 redis.call('ZADD', leases, int(now + lease_ms), id)
 r.offers, r.cause, r.previous_owner, r.orphaned_at = '1', 'handover', owner, int(now)
 r.restarted_since = redis.call('HGET', meta, 'rollout_since_ms')
-local offer_id = write_entry(offers, id, r, inline_bytes)
+local offer_id = write_entry(offers, id, r, now, inline_bytes)
 redis.call('HSET', session, 'state', 'handing_over', 'heir', '', 'heir_request', '', 'offer_id', offer_id,
   'lease_holder', owner, 'lease_until', int(now + lease_ms))
 return { 'OK', 'heir', '' }

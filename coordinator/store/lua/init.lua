@@ -14,7 +14,7 @@
 -- REPLY PROTOCOL protocol
 -- REPLY UNMADE
 -- RETRY safe: the second call finds what the first made.
--- USES now read event hold
+-- USES now read stream event hold
 local meta, detector, events = KEYS[1], KEYS[2], KEYS[3]
 local server, partitions, protocol, lineage, hold_ms, previous = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 

@@ -31,7 +31,7 @@
 -- REPLY FENCED cause
 -- REPLY UNKNOWN
 -- RETRY safe: the id is the request; a second call answers OK again.
--- USES now read event hold bury
+-- USES now read stream event hold bury
 local meta, detector, instances, graves, events, names = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local instance, older = KEYS[7], KEYS[8]
 local server, id, name, pool, capacity, labels = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]

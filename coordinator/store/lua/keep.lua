@@ -13,7 +13,7 @@
 -- REPLY OK kept
 -- REPLY FENCED cause
 -- RETRY safe: the lease begins anew again.
--- USES now read event hold
+-- USES now read stream event hold
 local meta, detector, leases, events, instance = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local FIRST_KEY = 5
 local server, reader, lease_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])

@@ -27,7 +27,7 @@
 -- REPLY FENCED cause
 -- REPLY UNKNOWN
 -- RETRY safe: the same request gets the same epoch again.
--- USES now read epoch event hold roll again
+-- USES now read epoch stream event hold roll again
 local meta, detector, events, instance, owned, session = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local letter, dead_letters = KEYS[7], KEYS[8]
 local server, id, owner, request, floor = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]

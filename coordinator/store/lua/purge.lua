@@ -10,7 +10,7 @@
 -- REPLY OK
 -- REPLY GONE state
 -- RETRY safe: the second call finds it closed and answers GONE.
--- USES now read event
+-- USES now read stream event
 local dead_letters, events, session = KEYS[1], KEYS[2], KEYS[3]
 local id, closed_ttl_ms, member = ARGV[2], ARGV[3], ARGV[4]
 

@@ -15,7 +15,7 @@
 -- REPLY FENCED cause
 -- REPLY UNKNOWN
 -- RETRY safe: the second call gets the epoch of the first.
--- USES now read epoch event hold roll
+-- USES now read epoch stream event hold roll
 local meta, detector, events, instance, session = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local server, id, owner, epoch = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 

@@ -19,7 +19,7 @@
 -- REPLY GONE
 -- REPLY HELD
 -- RETRY safe: a second call finds nothing to repair.
--- USES now read event hold
+-- USES now read stream event hold
 local meta, detector, instances, graves, leases = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local orphans, dead_letters, events = KEYS[6], KEYS[7], KEYS[8]
 local session, instance, owned = KEYS[9], KEYS[10], KEYS[11]

@@ -20,7 +20,7 @@
 -- REPLY GONE state
 -- REPLY HELD
 -- RETRY safe: the second call finds it offered and answers GONE.
--- USES now read epoch event hold offer
+-- USES now read epoch stream event hold offer
 local meta, detector, leases, orphans, dead_letters = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local events, session, offers, letter = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local server, id, holder, lease_ms, inline_bytes = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])

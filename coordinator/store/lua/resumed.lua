@@ -14,7 +14,7 @@
 -- REPLY RESYNC
 -- REPLY UNKNOWN
 -- RETRY safe: counted once an epoch.
--- USES now read event hold
+-- USES now read stream event hold
 local meta, detector, events, instance, session = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local server, id, owner, epoch = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 

@@ -26,7 +26,7 @@
 -- REPLY HELD now_ms reason hold_until_ms transfers_held next_ms lineage suspects graves leases breaker_since_ms highest_epoch
 -- REPLY UNKNOWN
 -- RETRY safe: it reads, and keeps the time of the last look.
--- USES now read event hold breaker
+-- USES now read stream event hold breaker
 local meta, detector, instances, graves, leases, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local server, max_scan_gap_ms, hold_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local horizon_ms, limit, most_suspects, seen_ms = tonumber(ARGV[4]), ARGV[5], ARGV[6], tonumber(ARGV[7])

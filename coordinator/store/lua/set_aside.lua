@@ -28,7 +28,7 @@
 -- REPLY HELD
 -- REPLY GONE
 -- RETRY safe: a second call answers GONE.
--- USES now read epoch event hold dead_letter quarantine
+-- USES now read epoch stream event hold dead_letter quarantine
 local meta, detector, events, quarantine, kept, kept_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local instances, graves, leases, orphans, dead_letters = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local record, owner, owned = KEYS[12], KEYS[13], KEYS[14]

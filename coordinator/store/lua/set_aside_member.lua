@@ -13,7 +13,7 @@
 -- REPLY OK
 -- REPLY GONE
 -- RETRY safe: a second call answers GONE.
--- USES now event quarantine
+-- USES now stream event quarantine
 local events, quarantine, kept, index = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local member, raw, name, ttl_ms = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local FIRST_ARG = 5

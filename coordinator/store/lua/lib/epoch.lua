@@ -3,16 +3,22 @@
 
 -- An epoch above the clock is remembered: of the others the clock itself says that they may have been given.
 local function note_epoch(meta, m, epoch, now)
-  if epoch > now and epoch > epoch_of(m.epoch_highest) then
+  if epoch > now and epoch_of(epoch) > epoch_of(m.epoch_highest) then
     m.epoch_highest = int(epoch)
     redis.call('HSET', meta, 'epoch_highest', m.epoch_highest)
   end
 end
 
+-- A session's own last epoch, however absurd: the next one is above it, and lifts no other.
+local function own_epoch(value)
+  local epoch = tonumber(value or nil) or 0
+  return epoch < 1000000000000000 and epoch or 0 -- nor what is no number at all
+end
+
 -- The next epoch of a session.
 local function next_epoch(meta, m, stored, seen, now)
   local epoch = math.max(
-    epoch_of(stored) + 1,
+    own_epoch(stored) + 1,
     epoch_of(seen) + 1,
     now,
     epoch_of(m.epoch_floor) + 1

@@ -4,17 +4,17 @@
 local function drop_entry(offers, offer_id)
   if offer_id and offer_id ~= '' then
     redis.pcall('XACK', offers, 'workers', offer_id) -- the group may be missing
-    redis.call('XDEL', offers, offer_id)
+    redis.pcall('XDEL', offers, offer_id) -- what is no id that Redis takes is in no stream
   end
 end
 
-local function write_entry(offers, id, r, inline_bytes)
+local function write_entry(offers, id, r, now, inline_bytes)
   local data = r.data or ''
   local name = 'data'
   if #data > inline_bytes then
     name, data = 'data_bytes', int(#data)
   end
-  return redis.call('XADD', offers, '*', 'session', id, 'epoch', r.epoch, 'attempt', r.offers or '1', 'cause', r.cause or '',
+  return add_entry(offers, now, 'session', id, 'epoch', r.epoch, 'attempt', r.offers or '1', 'cause', r.cause or '',
     'previous_owner', r.previous_owner or '', 'pool', r.pool, 'orphaned_at', r.orphaned_at or '',
     'encoding', r.encoding or '', 'requires', r.requires or '', 'tenant', r.tenant or '', 'restarted_since', r.restarted_since or '',
     'apart', r.apart or '0', 'probation_ms', r.probation_ms or '0', 'room', r.room or '0', 'died_with', r.died_with or '0',
@@ -24,7 +24,7 @@ end
 -- r: epoch (new), offers (attempt), cause, previous_owner, pool, orphaned_at, data; the record gets the rest from the caller.
 -- later: its turn has not come: it is adoptable by id, and has its entry when the lease ends.
 local function write_offer(key, offers, id, r, now, lease_ms, inline_bytes, holder, later)
-  r.offer_id = later and '' or write_entry(offers, id, r, inline_bytes)
+  r.offer_id = later and '' or write_entry(offers, id, r, now, inline_bytes)
   redis.call('HSET', key, 'state', 'offered', 'owner', '', 'epoch', r.epoch, 'offers', r.offers, 'cause', r.cause or '',
     'previous_owner', r.previous_owner or '', 'orphaned_at', r.orphaned_at or int(now), 'offer_id', r.offer_id, 'heir', '',
     'lease_holder', holder, 'lease_until', int(now + lease_ms))

@@ -1,0 +1,31 @@
+-- stream.lua: entries of streams. Their ids follow the clock; one that somebody wrote far ahead leaves no room for others, or keeps them behind
+-- itself for good. Such a stream is begun anew: offers are written again when their leases end, and events are for people.
+local FAR_AHEAD_MS = 86400000
+
+local function is_spoilt(entry, now)
+  if type(entry) == 'table' then
+    return entry.err and (string.find(entry.err, 'exhausted the last possible ID', 1, true)
+      or string.find(entry.err, 'equal or smaller than the target stream top item', 1, true))
+  end
+  return tonumber(string.match(entry, '^%d+')) > now + FAR_AHEAD_MS
+end
+
+local function add_entry(stream, now, ...)
+  local entry = redis.pcall('XADD', stream, '*', ...)
+  if is_spoilt(entry, now) then
+    redis.call('DEL', stream)
+  elseif type(entry) == 'string' then
+    return entry
+  end
+  return redis.call('XADD', stream, '*', ...)
+end
+
+local function add_bounded(stream, now, ...)
+  local entry = redis.pcall('XADD', stream, 'MAXLEN', '~', 10000, '*', ...)
+  if is_spoilt(entry, now) then
+    redis.call('DEL', stream)
+  elseif type(entry) == 'string' then
+    return entry
+  end
+  return redis.call('XADD', stream, 'MAXLEN', '~', 10000, '*', ...)
+end
