@@ -9,7 +9,6 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from http import HTTPStatus
 from typing import Any, Literal
 
 import anyio
@@ -20,7 +19,7 @@ from coordinator.errors import ConfigurationError, FencedError, NameInUseError
 from coordinator.settings import Settings
 from coordinator.sidecar.hosting import Hosting
 from coordinator.sidecar.outbox import Outbox
-from coordinator.sidecar.problems import Problem
+from coordinator.sidecar.problems import SetUpWronglyError
 from coordinator.sidecar.proof import HealthCheck, ProcessMark, ProcessWatch
 from coordinator.sidecar.wire import Health, Register, shown
 from coordinator.worker.awake import move_on_after_awake
@@ -119,7 +118,7 @@ class Hosted:
         """Joins, says so, and lives until it ends or is cancelled.
 
         Raises:
-            CoordinatorError, Problem: it could not join; once it has, its end is told by ``ended``.
+            CoordinatorError: it could not join; once it has, its end is told by ``ended``.
         """
         joining = False
         try:
@@ -145,7 +144,7 @@ class Hosted:
             if self.handle:
                 self._end(f"the sidecar cannot go on with it: {error}")
             elif joining and isinstance(error, ConfigurationError):  # nothing that its caller could do about
-                raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from error
+                raise SetUpWronglyError(str(error)) from error
             raise
         finally:
             self._watch_peer(None)

@@ -24,10 +24,14 @@ from coordinator.errors import (
 )
 from coordinator.printable import printable
 
-__all__ = ["MEDIA_TYPE", "Problem", "problem_of"]
+__all__ = ["MEDIA_TYPE", "Problem", "SetUpWronglyError", "problem_of"]
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 1
+
+
+class SetUpWronglyError(ConfigurationError):
+    """Settings or Redis do not fit the sidecar itself: nothing that its caller could do about."""
 
 
 class Problem(Exception):  # noqa: N818 - the name of the thing in its RFC
@@ -67,6 +71,7 @@ _STATUSES: dict[type[CoordinatorError], HTTPStatus] = {
     InvalidIdError: HTTPStatus.UNPROCESSABLE_ENTITY,
     InvalidValueError: HTTPStatus.UNPROCESSABLE_ENTITY,
     ConfigurationError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    SetUpWronglyError: HTTPStatus.SERVICE_UNAVAILABLE,
     DrainingError: HTTPStatus.CONFLICT,
     NameInUseError: HTTPStatus.CONFLICT,
 }
