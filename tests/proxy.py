@@ -29,11 +29,13 @@ class Proxy:
 
     Attributes:
         deaf: from now on, whoever subscribes hears nothing on that connection.
+        calm: no connection ends by itself, as long as it is true.
     """
 
     def __init__(self, target: str, *, delay: float = 0.0, jitter: float = 0.0, reset: float = 0.0) -> None:
         self._target = target
         self._delay, self._jitter, self._reset = delay, jitter, reset
+        self.calm = False
         self._travelling: list[tuple[float, int, socket.socket, bytes]] = []
         self._order = itertools.count()
         self._last: dict[socket.socket, float] = {}
@@ -163,7 +165,7 @@ class Proxy:
             for mark in [m for m in self._marks if m in data]:
                 self._marks.remove(mark)
                 self._doomed.add(peer)
-        elif self._reset and self._chance.random() < self._reset:
+        elif self._reset and not self.calm and self._chance.random() < self._reset:
             self._drop(sock)
             return
         if self._delay:

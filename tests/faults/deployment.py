@@ -79,6 +79,14 @@ class Deployment:
 
     def __enter__(self) -> Deployment:
         self.client = redis.Redis(unix_socket_path=self.server.path, protocol=2, socket_timeout=30)
+        try:
+            self._start()
+        except BaseException:  # nothing of it stays
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _start(self) -> None:
         workers, _, coordinators = self._counts
         for _ in range(coordinators):
             self.start_coordinator()
@@ -86,7 +94,6 @@ class Deployment:
             self._wait_ready(n, process)
         wait_until(self.all_served, 30, "every call is served")
         wait_until(self._no_hold, 30, "the hold at the start is over")
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -85,7 +85,10 @@ def run(fault: Fault, seconds: float) -> Outcome:
         if fault.through is not None:
             proxy = fault.through(server.path)
             stack.callback(proxy.close)
+            proxy.calm = True  # a worker that does not reach its store as it starts ends, and is started again
         d = stack.enter_context(Deployment(server=server, worker_url=proxy.url if proxy else "", proxy=proxy))
+        if proxy is not None:
+            proxy.calm = False
         before = {n: list(ids) for n, ids in d.ids.items()}
         fault.run(d, seconds)
         if fault.forgets:

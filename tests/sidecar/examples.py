@@ -144,5 +144,7 @@ def start(
     """The same, without waiting."""
     if language == "python":
         program = [sys.executable, str(EXAMPLES / "python" / "worker.py"), name, *calls]
-        return Process(program=program, COORDINATOR_REDIS_URL=url, COORDINATOR_POOL=pool)
+        return Process(
+            program=program, COORDINATOR_REDIS_URL=url, COORDINATOR_POOL=pool, COORDINATOR_CAPACITY=str(capacity)
+        )
     return ExampleWorker(language, name, *calls, socket=socket, pool=pool, capacity=capacity)

@@ -165,6 +165,7 @@ def test_its_own_labels_are_its_workers_too(server: RedisServer, monkeypatch: py
     monkeypatch.setenv("COORDINATOR_LABELS", "pod_uid=the-uid,zone=a")
     with contextlib.closing(Sidecar(server)) as labelled, contextlib.closing(Client(labelled.path)) as client:
         client.register("labelled-1", labels={"zone": "b"})
+        client.stream().wait_for("hello")
         [row] = [row for row in instances(server) if row["name"] == "labelled-1"]
         assert row["labels"] == {"pod_uid": "the-uid", "zone": "b"}
 
