@@ -253,6 +253,16 @@ class Detector:
             return []
         return [suspect for suspect, listeners in zip(doubtful, told[1::2], strict=True) if int(listeners) == 0]
 
+    async def _leave_out_who_never_lived(self, suspects: list[str]) -> None:
+        """Members of the index without a record were counted, too: the breaker is judged anew without them."""
+        keys, run = self.part.keys, self.part.executor
+        there = await run.commands([("EXISTS", keys.instance(one)) for one in suspects])
+        ghosts = [one for one, exists in zip(suspects, there, strict=True) if not exists]
+        for first in range(0, len(ghosts), calls.BATCH):
+            await run.run(
+                calls.prune(keys, index="instances", members=ghosts[first : first + calls.BATCH], counted=True)
+            )
+
     async def _released(
         self, dead: dict[Suspect, str], now_ms: int, since_ms: int, suspects: set[str]
     ) -> dict[Suspect, str]:
@@ -261,6 +271,7 @@ class Detector:
         if self._breaker_told != since_ms:
             self._breaker_told = since_ms
             log.error("mass_breaker_opened", partition=self.part.keys.partition, suspects=len(suspects))
+            await self._leave_out_who_never_lived(sorted(suspects))
         open_for = (now_ms - since_ms) / 1000
         if open_for < s.dead_after or not dead:
             return {}

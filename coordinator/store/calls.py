@@ -947,8 +947,8 @@ def forget(k: Keys, *, names: Sequence[str], instances: Sequence[str]) -> Call:
     )
 
 
-def prune(k: Keys, *, index: Index, members: Sequence[str]) -> Call:
-    """Members (ids) leave an index into which their records do not belong."""
+def prune(k: Keys, *, index: Index, members: Sequence[str], counted: bool = False) -> Call:
+    """Members (ids) leave an index into which their records do not belong. ``counted``: the mass breaker has just opened by them."""
     key, states = {
         "instances": (k.instances, "alive draining"),
         "orphans": (k.orphans, "offered"),
@@ -956,7 +956,10 @@ def prune(k: Keys, *, index: Index, members: Sequence[str]) -> Call:
     }[index]
     record = {"instances": k.instance, "orphans": k.session, "dead_letters": k.dead_letter}[index]
     return SCRIPTS["prune"].call(
-        {"index": key}, {"server": SERVER, "states": states}, [record(member) for member in members], members
+        {"index": key, "detector": k.detector},
+        {"server": SERVER, "states": states, "counted": int(counted)},
+        [record(member) for member in members],
+        members,
     )
 
 

@@ -194,3 +194,22 @@ async def test_graves_wait_for_their_turn_and_not_for_a_look(
         loop._start_work(tasks, Look(1, 0, graves=graves))  # found again meanwhile: nobody is emptied twice at a time
         await eventually(lambda: set(emptied) == set(graves) and not loop._burying)
     assert most == MOST_BURIALS
+
+
+async def test_who_never_lived_opens_no_breaker(url: str, redis_client: redis.Redis) -> None:
+    """Members without a record, and a count of deaths that cannot be: one that is silent is declared without being confirmed."""
+    bench = Bench(redis_client)
+    bench.init(hold_ms=400)
+    for n in range(10):
+        bench.join(f"v{n}~1", dead_after_ms=400 if n == 0 else 3_600_000)
+    async with partition_loop(url, dead_after=3600, max_scan_gap=60, lost_connection_after=0) as loop:
+        await loop.look()
+        bench.end_hold()
+        for _ in range(3):
+            await loop.slow_step()  # it learns how long each is given
+        for n in range(8):
+            bench.client.zadd(bench.keys.instances, {f"ghost{n}~1": now_ms(bench) - 500})
+        absurd = {"silent_now": "9999999999999999", "silent_since_ms": str(now_ms(bench))}
+        bench.client.hset(bench.keys.detector, mapping=absurd)
+        await until_declared(loop, bench, 1)
+    assert bench.members(bench.keys.graves) == {"v0~1"}

@@ -1,16 +1,18 @@
 -- prune.lua: takes members out of an index that their records do not belong into (any more).
 --
 -- KEYS index    ZSET  instances, orphans or dead letters
+-- KEYS detector HASH  the mass breaker
 -- KEYS *records HASH  the record of each member
 -- ARGV server   text  run id of the server of this connection
 -- ARGV states   text  states of records that belong into the index, with blanks between them
+-- ARGV counted  int   1: the mass breaker has just opened and counted them; it is judged anew without what is pruned
 -- ARGV *members text  instance or session ids
 -- REPLY OK pruned
 -- RETRY safe: a second call finds nothing to take out.
 -- USES now
-local index = KEYS[1]
-local states = ARGV[2]
-local FIRST_KEY, FIRST_ARG = 1, 2
+local index, detector = KEYS[1], KEYS[2]
+local states, counted = ARGV[2], ARGV[3]
+local FIRST_KEY, FIRST_ARG = 2, 3
 
 local pruned = 0
 for i = FIRST_KEY + 1, #KEYS do
@@ -19,5 +21,8 @@ for i = FIRST_KEY + 1, #KEYS do
   if type(state) ~= 'table' and not (state and string.find(' ' .. states .. ' ', ' ' .. state .. ' ', 1, true)) then
     pruned = pruned + redis.call('ZREM', index, ARGV[FIRST_ARG + i - FIRST_KEY])
   end
+end
+if pruned > 0 and counted == '1' then
+  redis.call('HSET', detector, 'breaker_since_ms', '0')
 end
 return { 'OK', 'pruned', int(pruned) }

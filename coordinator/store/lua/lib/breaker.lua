@@ -13,12 +13,18 @@ local function count_silent_death(detector, now, window_ms)
   end
 end
 
+-- More than there can be instances were never counted.
+local function counted(value)
+  local count = tonumber(value or nil) or 0
+  return count >= 0 and count < 1000000 and count or 0
+end
+
 local function silent_deaths(d, now, window_ms)
   local since = tonumber(d.silent_since_ms) or 0
   if since > now or now - since >= 2 * window_ms then
     return 0
   end
-  local current, before = tonumber(d.silent_now) or 0, tonumber(d.silent_before) or 0
+  local current, before = counted(d.silent_now), counted(d.silent_before)
   return now - since < window_ms and current + before or current
 end
 
