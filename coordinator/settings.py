@@ -203,7 +203,7 @@ class Settings(BaseSettings):
     durability: str = Field(
         "",
         description="`replicas:1`: an opening, an adoption, a handover and a certificate wait until so many replicas have them, for a "
-        "quarter of STORE_TIMEOUT",
+        "quarter of STORE_TIMEOUT at most; then they go on, and `not_replicated` is logged",
     )
     lease: Duration = Field(3.0, description="of an offer: time to read and adopt it")
 

@@ -38,7 +38,7 @@ async def examine(settings: Settings, user_for: UserFor | None = None) -> list[F
         first, *others = (
             connections.executor(Keys(settings.prefix, n).tag).command for n in range(settings.partitions)
         )
-        server = Server(first, keys, settings.partitions, PROTOCOL, others)
+        server = Server(first, keys, settings.partitions, PROTOCOL, others, settings.replicated.replicas)
         try:
             await server.command("TIME")  # which every program may ask for
             findings = [Finding("reachable", "ok", connections.describe())]

@@ -58,11 +58,19 @@ class Server:
     Args:
         command: asks the server that holds the first partition.
         others: those of the other partitions, in order.
+        wanted: replicas that DURABILITY waits for.
     """
 
     def __init__(
-        self, command: Command, keys: Keys, partitions: int, protocol: int, others: Sequence[Command] = ()
+        self,
+        command: Command,
+        keys: Keys,
+        partitions: int,
+        protocol: int,
+        others: Sequence[Command] = (),
+        wanted: int = 0,
     ) -> None:
+        self.wanted = wanted
         self.command = command
         self.commands = [command, *others]
         self.keys = keys
@@ -159,6 +167,11 @@ async def replication(server: Server) -> Finding:
     if server.info.get("role") != "master":
         return Finding("replication", "unknown", "not told", "see min-replicas-to-write on the primary")
     replicas = int(server.info.get("connected_slaves", "0"))
+    if replicas < server.wanted:
+        return Finding(
+            "replication", "warn", f"DURABILITY waits for {server.wanted} replicas, and there are {replicas}",
+            "calls change hands without being replicated, and programs log not_replicated: add replicas, or unset it",
+        )  # fmt: skip
     if "min_slaves_good_slaves" in server.info:  # told only where it is set
         return Finding("replication", "ok", f"{replicas} replicas, writes need some of them (min-replicas-to-write)")
     if not replicas:

@@ -102,7 +102,7 @@ def show(
     """
     one = anyio.run(_show, settings, what)
     if one is None:
-        complain(f"nothing is set aside under {what}")
+        complain(f"nothing is set aside under {what}: names are those that `quarantine list` shows, such as session:ID")
         return NEGATIVE
     fields = {field: _shown(value, data=data, name=field) for field, value in sorted(one.fields.items())}
     key = "" if fields else Keys(settings.prefix, one.partition).set_aside_key(one.member)

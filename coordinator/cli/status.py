@@ -117,7 +117,8 @@ def status(
 
 def _watch(look: Callable[[], Awaitable[list[Row]]], every: float, as_json: bool) -> int:
     """Looks again and again, through times without the store, until it is interrupted."""
-    with nullcontext() if as_json else Live(console=console(), auto_refresh=False) as live:
+    screen = console()
+    with nullcontext() if as_json else Live(console=screen, auto_refresh=False) as live:
         try:
             while True:
                 try:
@@ -128,6 +129,7 @@ def _watch(look: Callable[[], Awaitable[list[Row]]], every: float, as_json: bool
                     print_json({"partitions": rows, "unavailable": away or None}, lines=True)
                 else:
                     shown = coloured(f"the store is not available ({away})", "red") if away else _status_table(rows)
+                    screen.make_room(shown)
                     live.update(shown, refresh=True)
                 time.sleep(every)
         except KeyboardInterrupt:

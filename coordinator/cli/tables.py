@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.measure import Measurement
 from rich.segment import Segment
 from rich.table import Table
@@ -31,6 +31,8 @@ MOST_UNFOLDED = 32
 MOST_WORD = 64
 """Characters of a word that is never folded; session ids have 256 at most."""
 MOST_WIDTH = 10_000
+SLACK = 1
+"""Of the least width of a table: Rich measures the padding that it leaves out at the edge (15.0)."""
 
 
 class Writer(Console):
@@ -41,10 +43,15 @@ class Writer(Console):
         is wider, and its lines go on in the next.
         """
         for one in objects:
+            self.make_room(one)
+        super().print(*(printable(one) if isinstance(one, str) else one for one in objects), **options)
+
+    def make_room(self, shown: RenderableType) -> None:
+        """The console is as wide as its tables, alone or in a group, have to be."""
+        for one in shown.renderables if isinstance(shown, Group) else [shown]:
             if isinstance(one, Table):
                 least = Measurement.get(self, self.options.update(max_width=MOST_WIDTH), one).minimum
-                self.width = max(self.width, least)
-        super().print(*(printable(one) if isinstance(one, str) else one for one in objects), **options)
+                self.width = max(self.width, least + SLACK)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """As Rich does, segment by segment; those that move the cursor of a progress bar are Rich's own."""

@@ -160,6 +160,10 @@ async def test_a_replicated_primary_that_writes_alone_is_a_warning() -> None:
     ):
         server.info = {"role": "master", **more}
         assert (await replication(server)).level == level, more
+    waits = Server(never, Keys("recovery", 0), 1, PROTOCOL, wanted=2)
+    for count, level in (("1", "warn"), ("2", "ok")):
+        waits.info = {"role": "master", "connected_slaves": count, "min_slaves_good_slaves": count}
+        assert (await replication(waits)).level == level, count
 
 
 @pytest.mark.anyio

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from rich.console import Group
 
 from coordinator.cli.tables import _writer, table
 
@@ -24,3 +25,17 @@ def test_sentences_are_folded_where_there_is_little_room(capsys: pytest.CaptureF
     """A narrow terminal has room for a table with one long text."""
     _writer(width=60).print(table(("check", "advice"), [("persistence", f"{REASON}, {REASON}, {REASON}")]))
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 60
+
+
+ADVICE = "set maxmemory below the machine's memory: better refused writes than a killed server"
+
+
+@pytest.mark.parametrize("width", range(20, 120, 7))
+@pytest.mark.parametrize("grouped", [False, True], ids=["alone", "in-a-group"])
+def test_no_letter_is_lost_at_an_edge(capsys: pytest.CaptureFixture[str], width: int, grouped: bool) -> None:
+    """At every width each word of a sentence and each column stand there whole, also where notes follow the table."""
+    columns = ("check", "level", "found", "advice", "hold", "protocol")
+    made = table(columns, [("maxmemory", "warn", "no limit", ADVICE, "another_primary", 1)])
+    _writer(width=width).print(Group(made, "a note") if grouped else made)
+    said = capsys.readouterr().out.split()
+    assert {*columns, "another_primary", *ADVICE.split()} <= {*said}

@@ -1,6 +1,6 @@
 -- event.lua: what happened, for counters, logs and people; bounded, and never read by the protocol itself.
 local function event(events, kind, now, ...)
-  add_bounded(events, now, 'type', kind, 'at', int(now), ...)
+  append(events, now, 'MAXLEN', '~', 10000, '*', 'type', kind, 'at', int(now), ...)
 end
 
 -- A refusal must reach the caller also when memory is full.

@@ -14,7 +14,7 @@ local function write_entry(offers, id, r, now, inline_bytes)
   if #data > inline_bytes then
     name, data = 'data_bytes', int(#data)
   end
-  return add_entry(offers, now, 'session', id, 'epoch', r.epoch, 'attempt', r.offers or '1', 'cause', r.cause or '',
+  return append(offers, now, '*', 'session', id, 'epoch', r.epoch, 'attempt', r.offers or '1', 'cause', r.cause or '',
     'previous_owner', r.previous_owner or '', 'pool', r.pool, 'orphaned_at', r.orphaned_at or '',
     'encoding', r.encoding or '', 'requires', r.requires or '', 'tenant', r.tenant or '', 'restarted_since', r.restarted_since or '',
     'apart', r.apart or '0', 'probation_ms', r.probation_ms or '0', 'room', r.room or '0', 'died_with', r.died_with or '0',

@@ -10,22 +10,13 @@ local function is_spoilt(entry, now)
   return tonumber(string.match(entry, '^%d+')) > now + FAR_AHEAD_MS
 end
 
-local function add_entry(stream, now, ...)
-  local entry = redis.pcall('XADD', stream, '*', ...)
+-- What follows the stream are the words of XADD, from its options on.
+local function append(stream, now, ...)
+  local entry = redis.pcall('XADD', stream, ...)
   if is_spoilt(entry, now) then
     redis.call('DEL', stream)
   elseif type(entry) == 'string' then
     return entry
   end
-  return redis.call('XADD', stream, '*', ...)
-end
-
-local function add_bounded(stream, now, ...)
-  local entry = redis.pcall('XADD', stream, 'MAXLEN', '~', 10000, '*', ...)
-  if is_spoilt(entry, now) then
-    redis.call('DEL', stream)
-  elseif type(entry) == 'string' then
-    return entry
-  end
-  return redis.call('XADD', stream, 'MAXLEN', '~', 10000, '*', ...)
+  return redis.call('XADD', stream, ...)
 end
