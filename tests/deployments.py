@@ -22,12 +22,12 @@ from typing import Any
 import pytest
 import redis
 
-from coordinator.embedded import find_server
 from tests.certificates import Authority
+from tests.redis_server import server_path
 from tests.redis_users import config_lines
 from tests.waiting import wait_until
 
-PARTITIONS = 3
+PARTITIONS = 6
 """Of which the users may use the keys."""
 
 
@@ -108,21 +108,16 @@ class Node:
         self.folder.mkdir()
         config = self.folder / "node.conf"
         config.write_text("\n".join(options))
-        self._process = subprocess.Popen(
-            [
-                tls_server() if secured else find_server(),
-                str(config),
-                *listen,
-                "--bind",
-                "127.0.0.1",
-                "--dir",
-                str(self.folder),
-                *mode,
-            ],
-            stdout=subprocess.DEVNULL,
-        )
+        program = tls_server() if secured else server_path()
+        self._command = [program, str(config), *listen, "--bind", "127.0.0.1", "--dir", str(self.folder), *mode]
+        self.stands_still = False
+        self.start()
+
+    def start(self) -> None:
+        """Starts it, at first or again, with the files and the configuration that it has by now."""
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
         try:
-            wait_until(self._answers, description=f"the server on port {port} answers")
+            wait_until(self._answers, description=f"the server on port {self.port} answers")
         except BaseException:
             self.close()
             raise
@@ -130,8 +125,13 @@ class Node:
     def _answers(self) -> bool:
         try:
             return bool(self.client.ping())
-        except redis.ConnectionError:
+        except (redis.ConnectionError, redis.BusyLoadingError):
             return False
+
+    @property
+    def answers(self) -> bool:
+        """Whether it runs, and does not stand still."""
+        return self._process.poll() is None and not self.stands_still
 
     @property
     def client(self) -> Any:
@@ -149,16 +149,19 @@ class Node:
 
     def pause(self) -> None:
         """It stands still, until `resume`."""
+        self.stands_still = True
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         """It goes on."""
         self._process.send_signal(signal.SIGCONT)
+        self.stands_still = False
 
     def close(self) -> None:
         """Kills it."""
         self._process.kill()
         self._process.wait()
+        self.stands_still = False
 
 
 def confirms_a_write(primary: Node) -> bool:
@@ -256,12 +259,17 @@ def cluster(secured: Secured | None = None) -> Iterator[tuple[str, list[Node]]]:
 
 
 class MovingSlot:
-    """A slot of a cluster on its way from one node to another, as `redis-cli --cluster reshard` moves it."""
+    """A slot of a cluster on its way from one node to another, as `redis-cli --cluster reshard` moves it.
+
+    Args:
+        nodes: its primaries, in the order in which they share the slots.
+        key: one of the slot.
+    """
 
     def __init__(self, nodes: list[Node], key: str) -> None:
         self.nodes, self.slot = nodes, int(nodes[0].client.execute_command("CLUSTER", "KEYSLOT", key))
-        owned = (self.slot * 3) // 16384
-        self.source, self.target = nodes[owned], nodes[(owned + 1) % 3]
+        owned = (self.slot * len(nodes)) // 16384
+        self.source, self.target = nodes[owned], nodes[(owned + 1) % len(nodes)]
 
     @staticmethod
     def _id(node: Node) -> str:

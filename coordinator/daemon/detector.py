@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -31,7 +31,7 @@ from coordinator.store.past import Past
 from coordinator.store.scripts import Answer
 from coordinator.store.shapes import instance_id, score, session_id
 
-__all__ = ["Detector", "Look"]
+__all__ = ["Detector", "Look", "no_others"]
 
 log = structlog.get_logger()
 
@@ -66,6 +66,11 @@ class Look:
     known: bool = True
 
 
+async def no_others() -> tuple[str, ...]:
+    """Where nobody names primaries."""
+    return ()
+
+
 @dataclass(slots=True)
 class Detector:
     """Remembers what it saw of each suspect, on this process's own clock.
@@ -92,7 +97,7 @@ class Detector:
     watched: Mapping[str, Observation] = field(default_factory=dict)
     past: Past = field(default_factory=Past)
     unfit: str = ""
-    other_primaries: Callable[[], tuple[str, ...]] = tuple
+    other_primaries: Callable[[], Awaitable[tuple[str, ...]]] = no_others
     _others_since: float = float("inf")
     _others_told: bool = False
     _looked: tuple[int, float] = (0, 0.0)
@@ -166,7 +171,9 @@ class Detector:
         self, horizon_ms: int, due_ms: int, stepped: tuple[int, int] = (0, 0)
     ) -> tuple[Answer, float, float]:
         """The answer of one scan, and when it was asked for and came, by this process's own clock."""
-        s, began = self.settings, clock.now()
+        s = self.settings
+        another_primary = await self._sees_another_primary()
+        began = clock.now()
         answer = await self.part.executor.run(
             calls.scan(
                 self.part.keys,
@@ -179,7 +186,7 @@ class Detector:
                 breaker_min=s.breaker_min,
                 breaker_permille=round(s.breaker_share * 1000),
                 breaker_window_ms=round(s.breaker_window * 1000),
-                another_primary=self._sees_another_primary(began),
+                another_primary=another_primary,
                 past=self.past,
             )
         )
@@ -188,9 +195,9 @@ class Detector:
             self.past.saw(answer.int("highest_epoch"))
         return answer, began, clock.now()
 
-    def _sees_another_primary(self, now: float) -> bool:
+    async def _sees_another_primary(self) -> bool:
         """Whether somebody may beat at a server that was replaced and does not know it yet; bounded, and said."""
-        others = self.other_primaries()
+        others, now = await self.other_primaries(), clock.now()
         if not others:
             self._others_since = float("inf")
             return False

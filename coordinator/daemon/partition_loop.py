@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import anyio
@@ -17,7 +17,7 @@ import structlog
 
 from coordinator import clock
 from coordinator.daemon.burial import Burial
-from coordinator.daemon.detector import Detector, Look
+from coordinator.daemon.detector import Detector, Look, no_others
 from coordinator.daemon.events import EventReader
 from coordinator.daemon.gauges import PartitionGauges
 from coordinator.daemon.lease_keeper import LeaseKeeper
@@ -87,7 +87,7 @@ class PartitionLoop:
         *,
         by: str,
         loop_lag: Callable[[], float] = lambda: 0.0,
-        other_primaries: Callable[[], tuple[str, ...]] = tuple,
+        other_primaries: Callable[[], Awaitable[tuple[str, ...]]] = no_others,
         first: Callable[[], PartitionLoop] | None = None,
     ) -> None:
         self.part, self.settings, self.metrics = connections.watch, settings, metrics

@@ -12,6 +12,7 @@ from redis.backoff import NoBackoff
 from coordinator.store.durability import NOT_ASKED_FOR, Durability
 from coordinator.store.executor import Executor, SyncExecutor
 from coordinator.store.faults import store_error
+from coordinator.store.former import FormerPrimaries
 from coordinator.store.link import Link
 from coordinator.store.listener import Listener
 from coordinator.store.scripts import Argument
@@ -77,6 +78,7 @@ class Connector:
         self._source = UrlSource(url, warn)
         self.timeout, self._observe, self._durability = store_timeout, observe, durability
         self._open: list[Any] = []
+        self._former = FormerPrimaries(self._source)
 
     def describe(self) -> str:
         """The URL without user, password and options."""
@@ -86,9 +88,9 @@ class Connector:
         """What is wrong with how certificates of servers are looked at, '' when nothing is."""
         return self._source.now().unverified
 
-    def other_primaries(self) -> tuple[str, ...]:
-        """Servers that take themselves for the primary beside the one that the Sentinels name, as these see them."""
-        return tuple(map(str, self._source.lookout.others))
+    async def other_primaries(self) -> tuple[str, ...]:
+        """Servers that take themselves for the primary beside the one that the Sentinels name."""
+        return tuple(map(str, await self._former.still()))
 
     def executor(self, key: str) -> Executor:
         """Scripts and commands of the partition that ``key`` is in."""
@@ -150,4 +152,5 @@ class Connector:
         """Closes every connection that was made here."""
         while self._open:
             await self._open.pop().aclose()
+        await self._former.aclose()
         self._source.lookout.close()

@@ -495,9 +495,13 @@ async def test_a_judge_that_is_slow_for_ever_judges_in_the_end(url: str, bench: 
 async def test_another_primary_withholds_deaths_by_silence_for_a_bounded_time(url: str, bench: Bench) -> None:
     """As long as Sentinels see one; when they see it for too long, the dead are declared in spite of it; both are said once."""
     others: tuple[str, ...] = ("10.0.0.1:6379",)
+
+    async def seen() -> tuple[str, ...]:
+        return others
+
     async with partition_loop(url) as loop:
         await after_the_hold(loop, bench)
-        loop.detector.other_primaries = lambda: others
+        loop.detector.other_primaries = seen
         with capture_logs() as logs:
             for _ in range(3):
                 assert (await loop.look()).reason == "another_primary"

@@ -1,4 +1,4 @@
-"""A Redis, coordinators and workers as real processes, with their history."""
+"""A store, coordinators and workers as real processes, with their history."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import json
 import os
 import signal
 import tempfile
+import threading
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import redis
 
+from coordinator.ids import partition_of
 from coordinator.store.keys import Keys
 from tests.acceptance.processes import Process
 from tests.faults.history import Recorder, check, read
+from tests.faults.places import OneServer, Place, keys_of
 from tests.leaks import leaked_keys
 from tests.proxy import Proxy
 from tests.redis_server import RedisServer
@@ -38,6 +41,7 @@ class Deployment:
         proxy: that is there, if any.
         code: folder with another copy of the package ``coordinator`` to run.
         server: the Redis; default one of its own without persistence.
+        place: where the store lives instead.
         environment: of the workers.
         named: calls of single workers, by number, instead of ``calls``.
     """
@@ -55,13 +59,15 @@ class Deployment:
         proxy: Proxy | None = None,
         code: str = "",
         server: RedisServer | None = None,
+        place: Place | None = None,
         environment: dict[str, str] | None = None,
         named: dict[int, list[str]] | None = None,
     ) -> None:
         self._each, self._counts = each, (workers, calls, coordinators)
-        self._settings = {"capacity": capacity, **(settings or {})}
-        self.server = server or RedisServer()
-        self._worker_url, self.proxy = worker_url or self.server.url, proxy
+        self._server = None if place is not None else server or RedisServer()
+        self.place: Place = place if self._server is None else OneServer(self._server)  # type: ignore[assignment]
+        self._settings = {"capacity": capacity, "partitions": self.place.partitions, **(settings or {})}
+        self._worker_url, self.proxy = worker_url or self.place.url("worker"), proxy
         self._environment, self._named = dict(environment or {}), named or {}
         if code:
             # that folder before the checkout, and neither the working directory before both
@@ -74,11 +80,23 @@ class Deployment:
         self.coordinators: list[Process] = []
         self.ids: dict[int, list[str]] = {}
         self.calls: dict[int, list[str]] = {}
-        self.client: Any = None
+        self.starts: list[str] = []
         self._dead: set[int] = set()
+        self._ended = threading.Event()
+        self._starting: list[threading.Thread] = []
+
+    @property
+    def server(self) -> RedisServer:
+        """The one server, where there is one."""
+        assert self._server is not None
+        return self._server
+
+    @property
+    def client(self) -> Any:
+        """Of the server that holds partition 0 now."""
+        return self.place.client(0)
 
     def __enter__(self) -> Deployment:
-        self.client = redis.Redis(unix_socket_path=self.server.path, protocol=2, socket_timeout=30)
         try:
             self._start()
         except BaseException:  # nothing of it stays
@@ -93,24 +111,35 @@ class Deployment:
         for n, process in enumerate([self._begin_worker(n) for n in range(workers)]):  # they start side by side
             self._wait_ready(n, process)
         wait_until(self.all_served, 30, "every call is served")
-        wait_until(self._no_hold, 30, "the hold at the start is over")
+        wait_until(self.no_hold, 30, "the hold at the start is over")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._ended.set()
+        for thread in self._starting:
+            thread.join()
         for process in (*self.workers, *self.coordinators):
             if process.alive:
                 process.send(signal.SIGCONT)
             process.close()
         self.recorder.close()
-        self.client.close()
-        self.server.close()
+        self.place.close()
         self._folder.cleanup()
 
     def start_coordinator(self) -> Process:
         """One more coordinator."""
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in self._settings.items()]
-        arguments = ["run", "--redis-url", self.server.url, "--http-port", "0", "--log-level", "error", *flags]
+        arguments = [
+            "run",
+            "--redis-url",
+            self.place.url("coordinator"),
+            "--http-port",
+            "0",
+            "--log-level",
+            "error",
+            *flags,
+        ]
         process = Process("coordinator", *arguments, **self._environment)
         self.coordinators.append(process)
         return process
@@ -118,6 +147,27 @@ class Deployment:
     def start_worker(self, number: int, *, empty: bool = False, dies_at: str = "") -> Process:
         """One more worker process, ready; ``dies_at``: see tests/faults/worker.py."""
         return self._wait_ready(number, self._begin_worker(number, empty=empty, dies_at=dies_at))
+
+    def start_worker_soon(self, number: int) -> None:
+        """One more worker process, started again as long as it ends before it is ready, as whoever starts programs does.
+
+        Why it ended is kept in ``starts``.
+        """
+
+        def begin() -> None:
+            while not self._ended.is_set():
+                process = self._begin_worker(number)
+                while process.alive and not process.told("ready") and not self._ended.is_set():
+                    self._ended.wait(0.02)
+                if told := process.told("ready"):
+                    self.ids[number] = [one for line in told for one in line["ids"]]
+                    return
+                self.starts.append((process.errors().strip().splitlines() or [""])[-1])
+                self.workers.remove(process)
+                process.close()
+
+        self._starting.append(threading.Thread(target=begin))
+        self._starting[-1].start()
 
     def _begin_worker(self, number: int, *, empty: bool = False, dies_at: str = "") -> Process:
         names = [f"w{number}-{k}" for k in range(self._each)]
@@ -136,13 +186,36 @@ class Deployment:
         return process
 
     def _wait_ready(self, number: int, process: Process) -> Process:
-        self.ids[number] = [line["id"] for line in process.wait_for("ready", self._each, 60)]
+        self.ids[number] = [one for line in process.wait_for("ready", self._each, 60) for one in line["ids"]]
         return process
 
-    def _no_hold(self) -> bool:
-        last, until = self.client.hmget(KEYS.detector, "last_scan_ms", "hold_until_ms")
-        seconds, _ = self.client.time()
-        return last is not None and int(until or 0) < seconds * 1000
+    def no_hold(self) -> bool:
+        """Every partition is looked at, and its hold at the start is over."""
+        for partition in range(self.place.partitions):
+            client = self.place.client(partition)
+            last, until = client.hmget(keys_of(partition).detector, "last_scan_ms", "hold_until_ms")
+            seconds, _ = client.time()
+            if last is None or int(until or 0) >= seconds * 1000:
+                return False
+        return True
+
+    def keys(self, call: str) -> Keys:
+        """Of the partition in which a call lies."""
+        return keys_of(partition_of(call, self.place.partitions))
+
+    def records(self, calls: Iterable[str], *fields: str) -> dict[str, list[str]]:
+        """Fields of calls' records, as stored now; '' for what is not there."""
+        by_partition = defaultdict(list)
+        for call in calls:
+            by_partition[partition_of(call, self.place.partitions)].append(call)
+        found = {}
+        for partition, some in by_partition.items():
+            pipe = self.place.client(partition).pipeline(transaction=False)
+            for call in some:
+                pipe.hmget(keys_of(partition).session(call), *fields)
+            for call, row in zip(some, pipe.execute(), strict=True):
+                found[call] = [(value or b"").decode() for value in row]
+        return found
 
     @property
     def every_call(self) -> list[str]:
@@ -151,14 +224,8 @@ class Deployment:
 
     def owners(self) -> dict[str, tuple[str, str]]:
         """Session -> state and owner, as stored."""
-        pipe = self.client.pipeline(transaction=False)
-        for call in self.every_call:
-            pipe.hmget(KEYS.session(call), "state", "owner")
-        rows = pipe.execute()
-        return {
-            call: ((state or b"").decode(), (owner or b"").decode())
-            for call, (state, owner) in zip(self.every_call, rows, strict=True)
-        }
+        found = self.records(self.every_call, "state", "owner")
+        return {call: (state, owner) for call, (state, owner) in found.items()}
 
     def all_served(self) -> bool:
         """Every call has a living owner."""
@@ -197,20 +264,23 @@ class Deployment:
         """From now on it is right to declare these dead."""
         self.recorder.write("expected", instances=[i for n in numbers for i in self.ids[n]])
 
-    def finish(self, timeout: float = 40.0) -> list[str]:
+    def finish(self, timeout: float = 40.0, *, unreplicated: float = 0.0) -> list[str]:
         """Waits until every call is served or given up on, and reads the history.
+
+        Args:
+            unreplicated: as of `check`.
 
         Returns:
             The promises that were broken.
         """
         wait_until(self.quiet, timeout, "every call is served or given up on")
         wait_until(self._everybody_ticked(50), 20, "everybody ticked for a second, with what it believes to hold")
-        leaked = [f"a key that would stay for ever: {key}" for key in leaked_keys(self.client)]
-        for call in self.every_call:
-            found = self.client.hmget(KEYS.session(call), "state", "owner", "epoch", "reason")
-            state, owner, epoch, reason = ((value or b"").decode() for value in found)
+        servers = {id(client): client for client in map(self.place.client, range(self.place.partitions))}
+        leaked = [f"a key that would stay for ever: {key}" for one in servers.values() for key in leaked_keys(one)]
+        for call, row in self.records(self.every_call, "state", "owner", "epoch", "reason").items():
+            state, owner, epoch, reason = row
             self.recorder.write("final", session=call, state=state, owner=owner, epoch=int(epoch or 0), reason=reason)
-        return [*check(read(self.path)), *leaked]
+        return [*check(read(self.path), unreplicated=unreplicated), *leaked]
 
     def _everybody_ticked(self, times: int) -> Callable[[], bool]:
         """Asks whether each living worker wrote so many lines of media since now."""
@@ -239,6 +309,8 @@ class Deployment:
             owners = self.owners()
         except redis.RedisError:
             return False
+        if any(thread.is_alive() for thread in self._starting):
+            return False
         served = all(
             state in ("closed", "dead_lettered") or (state == "active" and owner not in gone)
             for state, owner in owners.values()
@@ -255,7 +327,7 @@ class Deployment:
         if not self.quiet():
             return False
         try:
-            stored = {call: self.client.hget(KEYS.session(call), "data") for call in known}
+            stored = {call: data for call, (data,) in self.records(known, "data").items()}
         except redis.RedisError:
             return False
         return all(data and json.loads(data)["sequence"] >= known[call] for call, data in stored.items())

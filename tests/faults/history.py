@@ -27,7 +27,7 @@ from typing import Any
 
 from coordinator import clock
 
-__all__ = ["Recorder", "check", "read"]
+__all__ = ["Recorder", "check", "longest_without", "lost_writes", "read", "takeovers"]
 
 Line = dict[str, Any]
 
@@ -62,8 +62,12 @@ def read(path: str | Path, *, last_bytes: int = 0) -> list[Line]:
     return sorted(lines, key=lambda line: float(line["at"]))
 
 
-def check(history: Sequence[Line]) -> list[str]:
+def check(history: Sequence[Line], *, unreplicated: float = 0.0) -> list[str]:
     """Every promise that the history breaks, in words; empty when it keeps all.
+
+    Args:
+        unreplicated: seconds of acknowledged writes that may be lost with an owner that was killed (`lost_writes` has how many
+            were): what its primary had not sent to a replica before that was made primary.
 
     G1  no write is accepted that was sent after a higher epoch was granted; no two hold a session at once
     G2  at the end every session is served by a handler of a living owner, or closed, or a dead letter with a reason
@@ -83,7 +87,7 @@ def check(history: Sequence[Line]) -> list[str]:
         *_nothing_lost(kinds, grants),
         *_epochs_rise(grants),
         *_no_false_deaths(kinds),
-        *_data(kinds, grants),
+        *_data(kinds, grants, unreplicated),
     ]
 
 
@@ -173,7 +177,8 @@ def _owners(grants: list[Line]) -> dict[tuple[str, int], str]:
     return found
 
 
-def _data(kinds: dict[str, list[Line]], grants: dict[str, list[Line]]) -> Iterable[str]:
+def _data(kinds: dict[str, list[Line]], grants: dict[str, list[Line]], unreplicated: float) -> Iterable[str]:
+    killed = {instance for line in kinds["killed"] for instance in line["instances"]}
     writes: dict[str, list[Line]] = defaultdict(list)
     for line in kinds["checkpoint"]:
         writes[line["session"]].append(line)
@@ -192,5 +197,53 @@ def _data(kinds: dict[str, list[Line]], grants: dict[str, list[Line]]) -> Iterab
             right = {last["data"]} if last else set(opened[-1:])
             # stated again after lost writes, a write may count although it was never acknowledged
             right |= {w["data"] for w in before if w["answer"] != "ok" and (not last or w["sent"] >= last["sent"])}
+            if last and grant["previous"] in killed:
+                right |= {w["data"] for w in known if last["at"] - w["at"] < unreplicated}
             if grant["data"] not in right:
                 yield f"G7: {session} was adopted with {grant['data']!r}, last acknowledged was {sorted(right)!r}"
+
+
+def lost_writes(history: Sequence[Line]) -> list[float]:
+    """For each adopted session whose last acknowledged writes its adopter did not get: the seconds between that and the last."""
+    lost = []
+    for grant in history:
+        if grant["kind"] != "grant" or grant["how"] != "adopted":
+            continue
+        known = [
+            line
+            for line in history
+            if line["kind"] == "checkpoint" and line["session"] == grant["session"]
+            if line["answer"] == "ok" and line["epoch"] < grant["epoch"]
+        ]
+        at = [line["at"] for line in known if line["data"] == grant["data"]]
+        if at and at[-1] < known[-1]["at"]:
+            lost.append(known[-1]["at"] - at[-1])
+    return lost
+
+
+def takeovers(history: Sequence[Line], instances: Iterable[str], calls: Iterable[str]) -> list[float]:
+    """Seconds from the kill of these to the adoption of each of these calls, where they had them."""
+    died = {instance: line["at"] for line in history if line["kind"] == "killed" for instance in line["instances"]}
+    owners, wanted = {*instances}, {*calls}
+    return [
+        line["at"] - died[line["previous"]]
+        for line in history
+        if line["kind"] == "grant" and line["how"] == "adopted"
+        if line["previous"] in owners and line["session"] in wanted
+    ]
+
+
+def longest_without(history: Sequence[Line], right: str, until: float) -> float:
+    """The longest time for which an owner that stayed the same served a call without a right, ``held`` or ``speaks``."""
+    moved = {line["session"] for line in history if line["kind"] == "grant" and line["how"] == "adopted"}
+    since: dict[str, float] = {}
+    longest = 0.0
+    for line in history:
+        if line["kind"] != "media" or line["at"] > until:
+            continue
+        for call in line["served"].keys() - moved:
+            if call in line[right]:
+                since.pop(call, None)
+            else:
+                longest = max(longest, line["at"] - since.setdefault(call, line["at"]))
+    return longest

@@ -153,11 +153,16 @@ class Watched:
             await anyio.sleep(0.05)
 
 
+def ids(worker: Worker) -> list[str]:
+    """Of a worker in every partition."""
+    return [member.instance for member in worker._members]
+
+
 def watch(recorder: Recorder) -> None:
     """Every worker of this process is watched from now on: beats, openings, adoptions, writes, handlers."""
     watched: dict[Worker, Watched] = {}
     plain_beat, plain_enter, plain_open, plain_serve = Heart.beat, Worker.__aenter__, Worker.open, Worker.serve
-    plain_adopt, plain_write, plain_stage = Offer.adopt, Session._write, Session.stage
+    plain_adopt, plain_write, plain_stage, plain_leave = Offer.adopt, Session._write, Session.stage, Worker.__aexit__
 
     def of(member: Any) -> Watched:
         return next(one for worker, one in watched.items() if member in worker._members)
@@ -176,6 +181,11 @@ def watch(recorder: Recorder) -> None:
         worker.start(mine.rogue)
         return entered
 
+    async def leave(worker: Worker, kind: type[BaseException] | None, *rest: Any) -> None:
+        if kind is not None:  # it ends itself, and says so to the coordinators
+            recorder.write("expected", instances=ids(worker))
+        await plain_leave(worker, kind, *rest)
+
     async def open_(worker: Worker, session_id: str, *args: Any, **options: Any) -> Session:
         sent = clock.now()
         session = await plain_open(worker, session_id, *args, **options)
@@ -183,7 +193,9 @@ def watch(recorder: Recorder) -> None:
         return session
 
     async def serve(worker: Worker, handler: Any, **options: Any) -> None:
-        os.write(1, json.dumps({"what": "ready", "name": worker.name, "id": worker.id}).encode() + b"\n")
+        os.write(
+            1, json.dumps({"what": "ready", "name": worker.name, "id": worker.id, "ids": ids(worker)}).encode() + b"\n"
+        )
         mine = watched[worker]
         if os.environ.get("SERVES") == "offers":
             await _serve_offers(worker, mine.handler(handler), **options)
@@ -227,7 +239,7 @@ def watch(recorder: Recorder) -> None:
 
     for kind, name, wrapper in (
         (Heart, "beat", beat), (Worker, "__aenter__", enter), (Worker, "open", open_), (Worker, "serve", serve),
-        (Offer, "adopt", adopt), (Session, "_write", write), (Session, "stage", stage),
+        (Offer, "adopt", adopt), (Session, "_write", write), (Session, "stage", stage), (Worker, "__aexit__", leave),
     ):  # fmt: skip
         setattr(kind, name, wrapper)
 
