@@ -272,7 +272,8 @@ class MovingSlot:
         self.source, self.target = nodes[owned], nodes[(owned + 1) % len(nodes)]
 
     @staticmethod
-    def _id(node: Node) -> str:
+    def id_of(node: Node) -> str:
+        """By which the cluster knows it."""
         told = node.client.execute_command("CLUSTER", "MYID")
         return str(told.decode() if isinstance(told, bytes) else told)
 
@@ -282,7 +283,7 @@ class MovingSlot:
             (self.target, "IMPORTING", self.source),
             (self.source, "MIGRATING", self.target),
         ):
-            node.client.execute_command("CLUSTER", "SETSLOT", self.slot, state, self._id(other))
+            node.client.execute_command("CLUSTER", "SETSLOT", self.slot, state, self.id_of(other))
 
     def keys(self) -> list[bytes]:
         """Those that are still at the source."""
@@ -299,4 +300,4 @@ class MovingSlot:
         while self.keys():
             self.move()
         for node in (self.target, self.source, *self.nodes):
-            node.client.execute_command("CLUSTER", "SETSLOT", self.slot, "NODE", self._id(self.target))
+            node.client.execute_command("CLUSTER", "SETSLOT", self.slot, "NODE", self.id_of(self.target))

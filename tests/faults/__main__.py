@@ -10,6 +10,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from tests.faults.evidence import Lag, behind_a_sidecar, certificates, kills
 from tests.faults.faults import FAULTS
 from tests.faults.killers import kill_from_within
 from tests.faults.mass import lose
+from tests.faults.matrix import MEANWHILE, move
+from tests.faults.matrix import rows as move_rows
 from tests.faults.rolling import restart_all
 from tests.faults.runs import missing, run
 from tests.faults.sidecars import rows as behind_sidecars
@@ -29,6 +32,7 @@ from tests.faults.slow_heir import take_over
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "faults.md"
 CALLERS = DOCUMENT.with_name("sidecar.md")
+SIDE_BY_SIDE = 2
 PROFILES = ("fast", "default", "safe")
 
 
@@ -96,6 +100,42 @@ def _faults() -> tuple[str, bool]:
             _say(str(row))
     head = ("fault", "length", "promises", "longest doubt of a living owner", "kill as it ends, to adopted")
     return _table(head, rows), good
+
+
+def _moves() -> tuple[str, bool]:
+    good, made = True, []
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:  # most of the time they wait
+        for where, one in move_rows():
+            made.append((where, one, [pool.submit(move, where, one, meanwhile) for meanwhile in MEANWHILE]))
+        rows = []
+        for where, one, runs in made:
+            seen = [run.result() for run in runs]
+            ran = [outcome for outcome in seen if outcome is not None]
+            if not ran:
+                rows.append([where, one.name, "this server cannot", *"-----"])
+                continue
+            broken = [line for outcome in ran for line in outcome.broken]
+            good &= not broken
+            lost = [seconds for outcome in ran for seconds in outcome.lost]
+            rows.append(
+                [
+                    where, one.name, "all kept" if not broken else "; ".join(broken),
+                    " / ".join(f"{outcome.doubt:.1f}" for outcome in ran) + " s",
+                    _longest([outcome.silent for outcome in ran]), _longest(ran[-1].meanwhile),
+                    f"{len(lost)}, {_longest(lost)}" if lost else "none",
+                    _longest([seconds for outcome in ran for seconds in outcome.afterwards]),
+                ]
+            )  # fmt: skip
+            _say(str(rows[-1]))
+    head = (
+        "the store", "what happens", "promises", "longest doubt (nobody / newcomers / a death)", "not allowed to speak",
+        "dies meanwhile, to adopted", "calls that lost data with it", "killed afterwards, to adopted",
+    )  # fmt: skip
+    return _table(head, rows), good
+
+
+def _longest(seconds: Sequence[float]) -> str:
+    return f"{max(seconds, default=0.0):.1f} s"
 
 
 def _mass() -> tuple[str, bool]:
@@ -220,9 +260,17 @@ def _sidecars() -> tuple[str, bool]:
 
 
 TABLES: dict[str, Callable[[], tuple[str, bool]]] = {
-    "evidence": _evidence, "faults": _faults, "sidecars": _sidecars, "mass": _mass, "silent": _silent, "killers": _killers,
-    "slow": _slow, "rollout": _rollout, "callers": _callers,
-}  # fmt: skip
+    "evidence": _evidence,
+    "faults": _faults,
+    "moves": _moves,
+    "sidecars": _sidecars,
+    "mass": _mass,
+    "silent": _silent,
+    "killers": _killers,
+    "slow": _slow,
+    "rollout": _rollout,
+    "callers": _callers,
+}
 
 
 def main(*arguments: str) -> int:

@@ -165,6 +165,17 @@ def slot_moves(place: Place, meanwhile: Meanwhile) -> None:
     slot.end()
 
 
+def slot_moves_at_once(place: Place, meanwhile: Meanwhile) -> None:
+    """The slot of partition 0 goes over to another shard in one step, as Valkey 9 can."""
+    assert isinstance(place, ClusterPlace)
+    slot = MovingSlot(place.primaries(), keys_of(0).tag)
+    number = str(slot.slot)
+    source = place.ask(slot.source)
+    source.execute_command("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", number, number, "NODE", slot.id_of(slot.target))
+    meanwhile()
+    wait_until(lambda: place.primary() is slot.target, 30, "the other shard has it")
+
+
 def all_upgraded(place: Place, meanwhile: Meanwhile) -> None:
     """Every server is restarted, replicas first; each primary hands over before its turn."""
     if isinstance(place, Alone):
@@ -217,12 +228,14 @@ class Move:
     Attributes:
         unreplicated: seconds of acknowledged writes that may go with an owner that is killed meanwhile.
         where: kinds of places in which it can happen.
+        needs: a command of the server, which not all have.
     """
 
     name: str
     run: Callable[[Place, Meanwhile], None]
     where: tuple[type, ...]
     unreplicated: float = 0.0
+    needs: str = ""
 
 
 ANYWHERE = (Alone, SentinelPlace, ClusterPlace)
@@ -238,6 +251,7 @@ MOVES = (
     Move("a Sentinel hangs, the primary is killed", watcher_hangs, (SentinelPlace,), 1.0),
     Move("a primary of others stands still for 12 s", another_shard_hangs, (ClusterPlace,), 1.0),
     Move("the slot moves to another shard", slot_moves, (ClusterPlace,)),
+    Move("the slot moves in one step", slot_moves_at_once, (ClusterPlace,), 1.0, "CLUSTER|MIGRATESLOTS"),
     Move("all servers are upgraded", all_upgraded, ANYWHERE, 2.0),
 )
 

@@ -120,6 +120,14 @@ class _Nodes:
             self._found[partition] = time.monotonic(), node
         return node
 
+    def knows(self, command: str) -> bool:
+        """Whether the servers have a command, written as ``CONTAINER|PART``."""
+        try:
+            told = self.ask(self.nodes[0]).execute_command("COMMAND", "INFO", command)
+        except redis.RedisError:
+            return False
+        return bool(told) and None not in (told if isinstance(told, list) else told.values())
+
     def is_primary(self, node: Node) -> bool:
         """Whether a server takes itself for one."""
         return node.answers and bool(self.ask(node).role()[0] == b"master")

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import os
-import select
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,50 +15,38 @@ import redis
 
 from coordinator.store.keys import Keys
 from tests.waiting import wait_until
+from tests.worker.program import Program
 
 KEYS = Keys("recovery", 0)
 PROGRAM = Path(__file__).with_name("forking_process.py")
 
 
-class Program:
-    """The process, and what it and its child say."""
+class Family(Program):
+    """The process, and its child."""
 
     def __init__(self, url: str, kind: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), url, kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        self.child, self.errors = 0, ""
+        super().__init__(PROGRAM, url, kind)
+        self.child = 0
 
-    def hears(self, who: str) -> dict[str, Any]:
-        """The next line, which is of this one."""
-        assert self.process.stdout is not None
-        assert select.select([self.process.stdout], [], [], 30)[0], f"the {who} says nothing"
-        found: dict[str, Any] = json.loads(self.process.stdout.readline())
-        assert found["who"] == who
-        if who == "child":
+    def hears(self, *who: str) -> dict[str, Any]:
+        """The next line, which is of one of these."""
+        found = super().hears(*who)
+        if "child" in who:
             self.child = found["pid"]
         return found
 
-    def go_on(self) -> None:
-        """The program takes its next step."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-
 
 @contextlib.contextmanager
-def program(url: str, kind: str) -> Iterator[Program]:
+def program(url: str, kind: str) -> Iterator[Family]:
     """Until the end of the block."""
-    made = Program(url, kind)
+    made = Family(url, kind)
     try:
         yield made
     finally:
-        made.process.kill()
         with contextlib.suppress(ProcessLookupError):
             if made.child:
                 os.kill(made.child, signal.SIGKILL)
-        _, made.errors = made.process.communicate()
+        made.close()
 
 
 def connections(client: Any) -> set[str]:

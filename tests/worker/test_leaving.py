@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import select
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -25,6 +21,7 @@ from coordinator.store.scripts import Call
 from coordinator.worker.hub import Hubs
 from tests.store.harness import Bench
 from tests.waiting import eventually, wait_until, within
+from tests.worker.program import Program
 from tests.worker.test_hub import Silent
 
 KEYS = Keys("recovery", 0)
@@ -121,37 +118,12 @@ async def _divides() -> None:
 # -- never left --------------------------------------------------------------------------------------------------------
 
 
-class Program:
-    """`leaving_process`, and what it says."""
-
-    def __init__(self, url: str, mode: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), url, mode], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
-
-    def hears(self, *who: str) -> dict[str, Any]:
-        """The next line, which is of one of these."""
-        assert self.process.stdout is not None
-        assert select.select([self.process.stdout], [], [], 30)[0], f"it says nothing, and {who} was expected"
-        found: dict[str, Any] = json.loads(self.process.stdout.readline())
-        assert found["who"] in who
-        return found
-
-    def believes(self) -> dict[str, Any]:
-        """Asks."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        return self.hears("asked")
-
-
 @pytest.mark.parametrize(
     ("mode", "cause"), [("cleaned-up", "left"), ("closed", "exited"), ("thread", "exited"), ("exit", "exited")]
 )
 def test_a_block_that_is_never_left(url: str, redis_client: redis.Redis, mode: str, cause: str) -> None:
     """Nothing is held any more, then the exit is stated: by the clean-up of the event loop, else by the thread that beats."""
-    made = Program(url, mode)
+    made = Program(PROGRAM, url, mode)
     try:
         instance = made.hears("ready")["id"]
         said = made.hears("certify", "release")
@@ -162,10 +134,10 @@ def test_a_block_that_is_never_left(url: str, redis_client: redis.Redis, mode: s
         assert said["lost"] or mode == "cleaned-up"
         wait_until(lambda: how_it_ended(redis_client, instance) == cause)
         if mode != "exit":
-            assert not made.believes()["held"]
+            made.go_on()
+            assert not made.hears("asked")["held"]
     finally:
-        made.process.kill()
-        made.process.communicate()
+        made.close()
 
 
 # -- every way out -----------------------------------------------------------------------------------------------------
