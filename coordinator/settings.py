@@ -167,7 +167,8 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = Field(None, description="the store; unset: an embedded Redis, for trying out")
     prefix: str = Field("recovery", description="what all keys begin with", pattern=_PREFIX)
     without_info: bool = Field(
-        False, description="start although the Redis user may not run `INFO`: lost writes cannot be seen then"
+        False,
+        description="start although the Redis user may not run `INFO`: lost writes cannot be seen then, nor lost connections",
     )
     partitions: int = Field(1, ge=1, le=256, description="independent groups of keys; fixed at first start")
 

@@ -22,18 +22,27 @@ class Proxy:
     cut. ``forget_listeners`` is something in between that forgets connections.
 
     Args:
-        target: the server's socket.
+        target: the server's socket; or its port on loopback: then this is on a port of loopback, too.
         delay: seconds that bytes travel, each way.
         jitter: seconds by which that varies, up and down.
         reset: share of answers that end their connection instead.
+        idle: seconds after which a connection without a byte carries nothing more; nobody is told.
 
     Attributes:
         deaf: from now on, whoever subscribes hears nothing on that connection.
         calm: no connection ends by itself, as long as it is true.
     """
 
-    def __init__(self, target: str, *, delay: float = 0.0, jitter: float = 0.0, reset: float = 0.0) -> None:
-        self._target = target
+    def __init__(
+        self,
+        target: str | int,
+        *,
+        delay: float = 0.0,
+        jitter: float = 0.0,
+        reset: float = 0.0,
+        idle: float = 0.0,
+    ) -> None:
+        self._target, self._idle = target, idle
         self._delay, self._jitter, self._reset = delay, jitter, reset
         self.calm = False
         self._travelling: list[tuple[float, int, socket.socket, bytes]] = []
@@ -42,7 +51,6 @@ class Proxy:
         self._chance = random.Random(1)
         self._directory = tempfile.TemporaryDirectory(prefix="rc-proxy-")
         self.path = str(Path(self._directory.name) / "proxy.sock")
-        self.url = f"unix://{self.path}"
         self.lost_replies = 0
         self._open = threading.Event()
         self._open.set()
@@ -58,9 +66,17 @@ class Proxy:
         self._peer: dict[socket.socket, socket.socket] = {}
         self._clients: set[socket.socket] = set()
         self._selector = selectors.DefaultSelector()
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(self.path)
+        if isinstance(target, str):
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._listener.bind(self.path)
+            self.url = f"unix://{self.path}"
+        else:
+            self._listener = socket.socket()
+            self._listener.bind(("127.0.0.1", 0))
+            self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
         self._listener.listen(128)
+        self._moves: list[str | int] = []
+        self._heard: dict[socket.socket, float] = {}
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -91,6 +107,10 @@ class Proxy:
         """
         self._forget.append(server_told)
 
+    def lead_to(self, target: str | int) -> None:
+        """From now on to another server; all connections end."""
+        self._moves.append(target)
+
     def close(self) -> None:
         """Ends all connections."""
         self._ended = True
@@ -108,6 +128,11 @@ class Proxy:
             self._arrive()
             while self._forget:
                 self._forget_now(server_told=self._forget.pop())
+            while self._moves:
+                self._target = self._moves.pop(0)
+                for client in [*self._clients]:
+                    self._drop(client)
+            self._forget_idle()
             for key, _ in ready:
                 if key.fileobj is self._listener:
                     self._accept()
@@ -116,14 +141,15 @@ class Proxy:
 
     def _accept(self) -> None:
         client, _ = self._listener.accept()
-        server = socket.socket(socket.AF_UNIX)
+        server = socket.socket(socket.AF_UNIX if isinstance(self._target, str) else socket.AF_INET)
         try:
-            server.connect(self._target)
+            server.connect(self._target if isinstance(self._target, str) else ("127.0.0.1", self._target))
         except OSError:
             client.close()
             return
         self._peer[client], self._peer[server] = server, client
         self._clients.add(client)
+        self._heard[client] = time.monotonic()
         for sock in (client, server):
             self._selector.register(sock, selectors.EVENT_READ)
 
@@ -133,8 +159,18 @@ class Proxy:
             if server_told:
                 self._peer[client].shutdown(socket.SHUT_RDWR)
 
+    def _forget_idle(self) -> None:
+        if not self._idle:
+            return
+        for client, heard in self._heard.items():
+            if time.monotonic() - heard > self._idle:
+                self._forgotten |= {client, self._peer[client]}
+
     def _pass(self, sock: socket.socket) -> None:
         peer = self._peer[sock]
+        for end in (sock, peer):
+            if end in self._heard:
+                self._heard[end] = time.monotonic()
         try:
             data = sock.recv(65536)
         except OSError:
@@ -194,6 +230,7 @@ class Proxy:
                 self._selector.unregister(end)
             self._peer.pop(end, None)
             self._last.pop(end, None)
+            self._heard.pop(end, None)
             self._clients.discard(end)
             self._doomed.discard(end)
             self._listeners.discard(end)

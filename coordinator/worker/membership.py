@@ -351,7 +351,7 @@ class Membership:
         if answer.word == "OK":
             self._mismatches = 0
             self.past.now_ms = answer.int("now_ms")
-            if beat.roll.presence and answer.text("presence") == "0":
+            if beat.roll.presence and answer.text("presence") == "0" and answer.text("server"):
                 self.mailbox.missing()
             if answer.text("state") == "draining":
                 self.told_to_drain()

@@ -1,6 +1,6 @@
 """``python -m tests.faults [--write] [NAME…]``: what each kind of fault takes, as tables; `TABLES` has their names.
 
-With ``--write`` they replace the tables of docs/faults.md. All of them take some half an hour.
+With ``--write`` they replace the tables of docs/faults.md. All of them take more than an hour.
 """
 
 from __future__ import annotations

@@ -66,7 +66,12 @@ class Deployment:
         self._each, self._counts = each, (workers, calls, coordinators)
         self._server = None if place is not None else server or RedisServer()
         self.place: Place = place if self._server is None else OneServer(self._server)  # type: ignore[assignment]
-        self._settings = {"capacity": capacity, "partitions": self.place.partitions, **(settings or {})}
+        self._settings = {
+            "capacity": capacity,
+            "partitions": self.place.partitions,
+            **self.place.settings,
+            **(settings or {}),
+        }
         self._worker_url, self.proxy = worker_url or self.place.url("worker"), proxy
         self._environment, self._named = dict(environment or {}), named or {}
         if code:

@@ -224,7 +224,7 @@ def lost_writes(history: Sequence[Line]) -> list[float]:
 def takeovers(history: Sequence[Line], instances: Iterable[str], calls: Iterable[str]) -> list[float]:
     """Seconds from the kill of these to the adoption of each of these calls, where they had them."""
     died = {instance: line["at"] for line in history if line["kind"] == "killed" for instance in line["instances"]}
-    owners, wanted = {*instances}, {*calls}
+    owners, wanted = {*instances} & died.keys(), {*calls}
     return [
         line["at"] - died[line["previous"]]
         for line in history

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import redis
 
 from tests.deployments import MovingSlot, Node
-from tests.faults.places import Alone, ClusterPlace, Place, Replicated, SentinelPlace, keys_of
+from tests.faults.places import Alone, ClusterPlace, ManagedPlace, Place, Replicated, SentinelPlace, keys_of
 from tests.waiting import wait_until
 
 __all__ = ["MOVES", "PLACES", "Move"]
@@ -238,8 +238,8 @@ class Move:
     needs: str = ""
 
 
-ANYWHERE = (Alone, SentinelPlace, ClusterPlace)
-REPLICATED = (SentinelPlace, ClusterPlace)
+ANYWHERE = (Alone, ManagedPlace, SentinelPlace, ClusterPlace)
+REPLICATED = (ManagedPlace, SentinelPlace, ClusterPlace)
 
 MOVES = (
     Move("the primary is killed", killed, ANYWHERE, 1.0),
@@ -257,12 +257,14 @@ MOVES = (
 
 PLACES: dict[str, Callable[[], Place]] = {
     "one server": Alone,
+    "one endpoint": ManagedPlace,
     "Sentinel": SentinelPlace,
     "Cluster, 1 partition": lambda: ClusterPlace(1),
     "Cluster, 6 partitions": lambda: ClusterPlace(6),
 }
 KIND_OF: dict[str, type] = {
     "one server": Alone,
+    "one endpoint": ManagedPlace,
     "Sentinel": SentinelPlace,
     "Cluster, 1 partition": ClusterPlace,
     "Cluster, 6 partitions": ClusterPlace,

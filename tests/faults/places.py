@@ -5,23 +5,26 @@ Each knows which server is the primary now, as its own members say, and not as t
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import redis
 
 from coordinator.store.keys import Keys
 from tests.deployments import Node, free_port
+from tests.proxy import Proxy
 from tests.redis_server import RedisServer
 from tests.redis_users import as_user
 from tests.waiting import wait_until
 
-__all__ = ["Alone", "ClusterPlace", "OneServer", "Place", "Replicated", "SentinelPlace", "keys_of"]
+__all__ = ["Alone", "ClusterPlace", "ManagedPlace", "OneServer", "Place", "Replicated", "SentinelPlace", "keys_of"]
 
 APPEND = ("appendonly yes", "appendfsync always", 'save ""', "repl-diskless-sync-delay 0", "repl-diskless-sync yes")
 """Whoever is killed comes back with its data."""
@@ -39,9 +42,11 @@ class Place(Protocol):
 
     Attributes:
         partitions: into which the store is divided.
+        settings: of the programs that use it.
     """
 
     partitions: int
+    settings: ClassVar[dict[str, Any]]
 
     def url(self, program: str) -> str:
         """By which a program reaches it: ``worker`` or ``coordinator``."""
@@ -57,6 +62,7 @@ class OneServer:
     """A server on a unix socket."""
 
     partitions = 1
+    settings: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, server: RedisServer) -> None:
         self._server = server
@@ -80,6 +86,7 @@ class _Nodes:
     """Servers with TCP ports in a folder of their own, each with one client."""
 
     partitions = 1
+    settings: ClassVar[dict[str, Any]] = {}
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="rc-place-"))
@@ -256,6 +263,83 @@ class SentinelPlace(Replicated):
         """Kills them all."""
         for node in self.sentinels:
             node.close()
+        super().close()
+
+
+class ManagedPlace(Replicated):
+    """One endpoint in front of a primary with two replicas, as a provider sells it.
+
+    Whoever is connected when another server takes over loses its connection; one that says nothing for four seconds carries nothing
+    more. No program may use INFO or CONFIG. A server that does not answer is replaced after two seconds.
+    """
+
+    settings: ClassVar[dict[str, Any]] = {"without_info": True}
+
+    def _start(self) -> None:
+        self._target = Node(self.folder, free_port(), *APPEND)
+        self.nodes.append(self._target)
+        for _ in range(2):
+            self.nodes.append(Node(self.folder, free_port(), *APPEND, f"replicaof 127.0.0.1 {self._target.port}"))
+        for node in self.nodes:
+            for user in ("worker", "coordinator"):
+                self.ask(node).execute_command("ACL", "SETUSER", user, "-info", "-config")
+            self.ask(node).config_rewrite()  # it has the same users when it is started again
+        self.wait_for_replicas(self._target, 2)
+        self._endpoint = Proxy(self._target.port, idle=4.0)
+        self._ended = threading.Event()
+        self._provider = threading.Thread(target=self._provide)
+        self._provider.start()
+
+    def url(self, program: str) -> str:
+        """Names the endpoint; with that program's user."""
+        return as_user(self._endpoint.url, program)
+
+    def _named(self, partition: int) -> Node | None:
+        return self._target
+
+    def _provide(self) -> None:
+        """Replaces a primary that does not answer, and has whoever is back follow the primary of today."""
+        silent_since = None
+        while not self._ended.wait(0.1):
+            if self._target.answers:
+                silent_since = None
+            elif silent_since is None:
+                silent_since = time.monotonic()
+            elif time.monotonic() - silent_since > 2.0:
+                self._replace()
+            with contextlib.suppress(redis.RedisError):
+                for node in self.nodes:
+                    if node is not self._target and self._target.answers and self.is_primary(node):
+                        self.ask(node).replicaof("127.0.0.1", self._target.port)
+
+    def _replace(self) -> None:
+        def offset(node: Node) -> int:
+            return int(self.ask(node).info("replication")["slave_repl_offset"])
+
+        best = max([node for node in self.nodes if node is not self._target and node.answers], key=offset)
+        self.ask(best).replicaof("NO", "ONE")
+        for node in self.nodes:
+            if node is not best and node.answers:
+                self.ask(node).replicaof("127.0.0.1", best.port)
+        self._target = best
+        self._found.clear()
+        self._endpoint.lead_to(best.port)
+
+    def fail_over(self, partition: int = 0) -> None:
+        """The former primary takes no writes any more, and has none that its successor has not."""
+        former = self._target
+        self.ask(former).client_pause(1000, all=False)
+        wait_until(
+            lambda: len({self.ask(node).info("replication")["master_repl_offset"] for node in self.nodes}) == 1, 10
+        )
+        self._replace()
+
+    def close(self) -> None:
+        """Ends all of it."""
+        if hasattr(self, "_provider"):
+            self._ended.set()
+            self._provider.join()
+            self._endpoint.close()
         super().close()
 
 

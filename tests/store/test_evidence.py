@@ -114,6 +114,14 @@ def test_a_presence_that_the_server_does_not_know_is_none(silent: Bench) -> None
     assert silent.client.hget(silent.keys.instance("a~1"), "presence") == b"0"
 
 
+def test_without_a_run_id_nobody_is_present(silent: Bench) -> None:
+    """A record that was replicated says who was present at another server: where that cannot be told, silence decides."""
+    silent.server_id = ""
+    with listening(silent):
+        assert _beat(silent, presence=True) == "0"
+    assert _declare_lost(silent, 1100) == "ALIVE"
+
+
 def test_who_may_not_ask_who_listens_is_believed(silent: Bench) -> None:
     """Without the right to `PUBSUB` a beat is answered as ever, and what it says of its presence stands."""
     silent.client.acl_setuser(

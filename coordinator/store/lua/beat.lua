@@ -18,7 +18,7 @@
 --                            which epochs; '' when it cannot say just now
 -- ARGV loop_lag_ms   int     how far its event loop is behind
 -- ARGV wedged_after_ms int   a loop that is so far behind stands still; 0 for never
--- ARGV presence      text    1 while it believes that its presence connection is up; counts if this server knows of one
+-- ARGV presence      text    1 while it believes that its presence connection is up; counts if this server knows of one, and has a run id
 -- REPLY OK server lineage now_ms asked state presence
 -- REPLY RESYNC server lineage held owned
 -- REPLY WEDGED
@@ -45,7 +45,9 @@ local wedged = wedged_after_ms > 0 and tonumber(loop_lag_ms) >= wedged_after_ms
 if not wedged then
   redis.call('ZADD', instances, int(now + dead_after_ms), id)
 end
-if presence == '1' then -- what something in between dropped in silence, or another server has, nobody can lose here
+if presence == '1' and server == '' then -- nobody could tell it from one at a server that was replaced
+  presence = '0'
+elseif presence == '1' then -- what something in between dropped in silence, or another server has, nobody can lose here
   local heard = redis.pcall('PUBSUB', 'NUMSUB', mailbox)
   if not heard.err and tonumber(heard[2]) == 0 then
     presence = '0'
