@@ -14,7 +14,9 @@ from pathlib import Path
 from tests.cluster import images
 from tests.redis_server import bundled_server
 
-__all__ = ["missing_means", "server"]
+__all__ = ["KINDS", "missing_means", "server"]
+
+KINDS = ("redis-6.2", "redis-server", "valkey-server", "valkey-9")
 
 KEPT = Path.home() / ".cache/recovery-coordinator/servers"
 LIBRARIES = "usr/lib/x86_64-linux-gnu"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from pathlib import Path
 import anyio
 
 from coordinator.cli.figures import percentile
+from tests import other_servers
 from tests.callers.kills import kill_workers
 from tests.faults.evidence import Lag, behind_a_sidecar, certificates, kills
 from tests.faults.faults import FAULTS
@@ -33,6 +35,7 @@ from tests.faults.slow_heir import take_over
 DOCUMENT = Path(__file__).parents[2] / "docs" / "faults.md"
 CALLERS = DOCUMENT.with_name("sidecar.md")
 SIDE_BY_SIDE = 2
+OF_OTHER_SERVERS = ("Sentinel", "Cluster, 6 partitions")
 PROFILES = ("fast", "default", "safe")
 
 
@@ -132,6 +135,31 @@ def _moves() -> tuple[str, bool]:
         "dies meanwhile, to adopted", "calls that lost data with it", "killed afterwards, to adopted",
     )  # fmt: skip
     return _table(head, rows), good
+
+
+def _servers() -> tuple[str, bool]:
+    good, names = True, list[str]()
+    lines = [(where, one) for where, one in move_rows() if where in OF_OTHER_SERVERS]
+    cells: list[list[str]] = [[where, one.name] for where, one in lines]
+    for kind in other_servers.KINDS:
+        if why := other_servers.missing_means(kind):
+            _say(f"{kind}: {why}")
+            continue
+        program = other_servers.server(kind)
+        version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
+        names.append(f"{version.split()[0]} {version.partition('v=')[2].split()[0]}")
+        os.environ["TEST_REDIS_SERVER"] = program
+        with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+            for cell, seen in zip(
+                cells, pool.map(lambda row: move(row[0], row[1], "a worker dies"), lines), strict=True
+            ):
+                broken = [] if seen is None else seen.broken
+                good &= not broken
+                said = "cannot" if seen is None else "; ".join(broken) or f"all kept, {seen.doubt:.1f} s"
+                cell.append(said)
+                _say(f"{names[-1]}: {cell[0]}, {cell[1]}: {said}")
+        del os.environ["TEST_REDIS_SERVER"]
+    return _table(("the store", "what happens", *names), cells), good
 
 
 def _longest(seconds: Sequence[float]) -> str:
@@ -263,6 +291,7 @@ TABLES: dict[str, Callable[[], tuple[str, bool]]] = {
     "evidence": _evidence,
     "faults": _faults,
     "moves": _moves,
+    "servers": _servers,
     "sidecars": _sidecars,
     "mass": _mass,
     "silent": _silent,

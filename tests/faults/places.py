@@ -344,16 +344,22 @@ class ManagedPlace(Replicated):
 
 
 class ClusterPlace(Replicated):
-    """Three shards of two servers each, which find a primary down after two seconds."""
+    """Three shards of two servers each, which find a primary down after two seconds.
+
+    Args:
+        partitions: into which the store is divided.
+        coverage: whether a shard that is down stops the others, as by default.
+    """
 
     shards = 3
 
-    def __init__(self, partitions: int) -> None:
-        self.partitions = partitions
+    def __init__(self, partitions: int, *, coverage: bool = True) -> None:
+        self.partitions, self._coverage = partitions, "yes" if coverage else "no"
         super().__init__()
 
     def _start(self) -> None:
-        options = (*APPEND, "cluster-enabled yes", "cluster-node-timeout 2000")
+        coverage = f"cluster-require-full-coverage {self._coverage}"
+        options = (*APPEND, "cluster-enabled yes", "cluster-node-timeout 2000", coverage)
         for _ in range(2 * self.shards):
             self.nodes.append(Node(self.folder, free_port(below=55536), *options))
         primaries = self.nodes[: self.shards]
