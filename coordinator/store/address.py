@@ -10,6 +10,10 @@ from redis.crc import key_slot
 __all__ = ["Address", "slot_owner"]
 
 
+UNKNOWN = ("", "?")
+"""What a node writes in the place of a host that it does not know, or that clients are to know themselves."""
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """One server: a host and port, or the path of a unix socket."""
@@ -34,5 +38,5 @@ def slot_owner(slots: list[list[Any]], key: str, asked: Address) -> Address | No
     for first, last, primary, *_ in slots:
         if first <= slot <= last:
             host = (primary[0] or b"").decode()
-            return Address(host or asked.host, int(primary[1]))
+            return Address(asked.host if host in UNKNOWN else host, int(primary[1]))
     return None
