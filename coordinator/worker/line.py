@@ -6,7 +6,7 @@ asked for a sign of life again and again, and when there is a doubt. Only time i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import anyio
@@ -80,26 +80,21 @@ class Line:
             self._wanted, self._pinged_at = self._pings + 1, float("-inf")
             self._tell_doubted()
 
-    async def subscribe(self, channels: Sequence[str]) -> None:
-        """Listens to these too, once the server has confirmed it.
+    async def listen_to(self, channels: Collection[str]) -> None:
+        """Listens to these, each once the server has confirmed it, and to no others. Not to be called twice at once.
 
         Raises:
             redis.RedisError, OSError: the connection is over.
         """
-        for first in range(0, len(channels), BATCH):
-            some = channels[first : first + BATCH]
+        asked, wanted = self._confirmed | self._subscribing.keys(), {*channels}
+        for some in _batches([*asked - wanted]):
+            self._confirmed.difference_update(some)
+            for channel in some:
+                self._subscribing.pop(channel, None)
+            await self._send(self._box.unsubscribe, *some)
+        for some in _batches([channel for channel in channels if channel not in asked]):
             self._subscribing.update((channel, len(channel)) for channel in some)
             await self._send(self._box.subscribe, *some)
-
-    async def unsubscribe(self, channel: str) -> None:
-        """Listens to this one no more.
-
-        Raises:
-            redis.RedisError, OSError: the connection is over.
-        """
-        self._confirmed.discard(channel)
-        self._subscribing.pop(channel, None)
-        await self._send(self._box.unsubscribe, channel)
 
     async def _send(self, command: Any, *arguments: str) -> None:
         with anyio.fail_after(max(1.0, 3 * self._limit)):  # else a line that takes nothing keeps us for ever
@@ -148,3 +143,8 @@ class Line:
         elif kind == "subscribe" and self._subscribing.pop(channel, None) is not None:
             self._confirmed.add(channel)
             self._tell_confirmed(channel)
+
+
+def _batches(channels: list[str]) -> Iterator[list[str]]:
+    for first in range(0, len(channels), BATCH):
+        yield channels[first : first + BATCH]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -17,6 +16,7 @@ from coordinator.policy import backoff
 from coordinator.store.connect import Connector
 from coordinator.store.faults import connection_error
 from coordinator.store.link import CONNECT_TIMEOUTS
+from coordinator.worker.bell import Bell
 from coordinator.worker.line import Line, SilentLineError
 
 if TYPE_CHECKING:
@@ -48,13 +48,14 @@ class Post:
         self._told = False
         self._some = anyio.Event()
         self._tasks: anyio.abc.TaskGroup | None = None
+        self._changed = Bell()
+        self._changing = anyio.CancelScope()
 
     def add(self, channel: str, mailbox: Mailbox) -> None:
         """Listens for this one too."""
         self._mailboxes[channel] = mailbox
         self._some.set()
-        if self._line is not None and self._tasks is not None:
-            self._tasks.start_soon(self._change, self._line.subscribe, [channel])
+        self._changed.ring()
 
     def remove(self, channel: str) -> None:
         """Not for this one any more."""
@@ -63,13 +64,20 @@ class Post:
             mailbox.listening(False)
         if self._listening is not None and not self._mailboxes:
             self._listening.cancel()
-        elif self._line is not None and self._tasks is not None:
-            self._tasks.start_soon(self._change, self._line.unsubscribe, channel)
+        else:
+            self._changed.ring()
 
-    @staticmethod
-    async def _change(change: Callable[[Any], Awaitable[None]], what: str | list[str]) -> None:
-        with contextlib.suppress(redis.RedisError, OSError):  # whoever listens finds that out too, and begins again
-            await change(what)
+    async def _change_for_ever(self) -> None:
+        """The line of now listens to the channels of now."""
+        while True:
+            await self._changed.rung()
+            if self._line is None:
+                continue
+            with anyio.CancelScope() as self._changing:
+                with contextlib.suppress(
+                    redis.RedisError, OSError
+                ):  # whoever listens finds that out too, and begins again
+                    await self._line.listen_to(list(self._mailboxes))
 
     def doubt(self) -> None:
         """Something happened after which nobody may count as present by this connection until the server answers on it."""
@@ -84,6 +92,7 @@ class Post:
     async def run(self) -> None:
         """Listens until cancelled."""
         async with anyio.create_task_group() as self._tasks:
+            self._tasks.start_soon(self._change_for_ever)
             try:
                 while True:
                     try:
@@ -124,12 +133,13 @@ class Post:
         limit = self._connector.timeout
         line = Line(box, limit, take=self._take, confirmed=self._confirmed, doubted=self._look)
         self._line = line
-        self._tasks.start_soon(self._change, line.subscribe, list(self._mailboxes))
+        self._changed.ring()
         try:
             with anyio.CancelScope() as self._listening:
                 await line.run()
         finally:
             self._line = self._listening = None
+            self._changing.cancel()
             self._look()
         if self._mailboxes:
             raise _MissingError("the server knows nothing of this connection")

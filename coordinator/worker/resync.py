@@ -128,7 +128,9 @@ class Resync:
         for session in sessions:
             session.unsure = True
         await _many(sessions, self._reassert)
-        await _many(sessions, lambda session: self._renew(session, undecided[session]))
+        for first in sessions[:1]:  # it waits for the end of the hold alone
+            await self._renew(first, undecided[first])
+        await _many(sessions[1:], lambda session: self._renew(session, undecided[session]))
 
     async def _renew(self, session: Session, undecided: object | None) -> None:
         """Takes over the epoch that the store gives it now, or that it gave it before in an answer that was lost."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterator
 from typing import Any
@@ -150,6 +151,9 @@ class Box:
     async def subscribe(self, *channels: str) -> None:
         self.sent.append(("subscribe", *channels))
 
+    async def unsubscribe(self, *channels: str) -> None:
+        self.sent.append(("unsubscribe", *channels))
+
     async def ping(self, text: str) -> None:
         self.sent.append(("ping", text))
 
@@ -185,11 +189,38 @@ class Heard:
             tasks.cancel_scope.cancel()
 
 
+async def test_a_line_listens_to_what_is_wanted_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked for already is not asked for again; what is wanted no more counts no more, whatever comes late."""
+    heard = Heard(monkeypatch)
+    box, line = heard.box, heard.line
+    await line.listen_to(["a", "b"])
+    box.confirm("a")
+    await heard.until(lambda: line.counts("a"))
+    await line.listen_to(["b", "c"])
+    asked = [one for one in box.sent if one[0] != "ping"]
+    assert asked == [("subscribe", "a", "b"), ("unsubscribe", "a"), ("subscribe", "c")]
+    box.confirm("a")
+    box.confirm("b")
+    await heard.until(lambda: line.counts("b"))
+    assert not line.counts("a")
+    assert not line.is_whole
+
+
+async def test_a_worker_that_goes_leaves_no_work_behind(url: str) -> None:
+    """Two workers of a process, one of which is given up with its event loop: nothing was begun that nobody will do."""
+    async with Worker(url, name="a") as first, Worker(url, name="b") as second:
+        await eventually(lambda: first._members[0].mailbox.subscribed and second._members[0].mailbox.subscribed)
+        post = first._members[0].hub.post
+        before = asyncio.all_tasks()
+        post.remove(first._members[0].part.keys.mailbox(first.id))
+        assert asyncio.all_tasks() == before
+
+
 async def test_a_pause_of_the_process_is_a_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
     """After this process stood still nothing counts until the server has answered a question that came after."""
     heard = Heard(monkeypatch)
     box, line = heard.box, heard.line
-    await line.subscribe(["a"])
+    await line.listen_to(["a"])
     box.confirm("a")
     await heard.until(lambda: line.counts("a"))
     box.seconds = 60.0
@@ -206,7 +237,7 @@ async def test_an_answer_from_before_a_doubt_does_not_end_it(monkeypatch: pytest
     """The answer to an older question says nothing of the time since."""
     heard = Heard(monkeypatch)
     box, line = heard.box, heard.line
-    await line.subscribe(["a"])
+    await line.listen_to(["a"])
     box.confirm("a")
     box.seconds = 0.0
     await heard.until(lambda: line.counts("a") and box.sent[-1][0] == "ping")
