@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from functools import partial
 
 import anyio
 import anyio.abc
@@ -61,7 +62,7 @@ class Daemon:
                 self.metrics,
                 by=self.id,
                 loop_lag=lambda: self.loop_lag,
-                other_primaries=self._connector.other_primaries,
+                other_primaries=partial(self._connector.other_primaries, keys.instances),
                 first=lambda: self.loops[0],
             )
             for keys in (Keys(settings.prefix, p) for p in range(settings.partitions))

@@ -83,7 +83,8 @@ class Detector:
         watched: since when each living instance's deadline stands still, as the gauges see it.
         past: what is remembered of the partition, whatever became of its data.
         unfit: why this coordinator does not judge just now, '' when it may.
-        other_primaries: returns servers that take themselves for the primary beside the one that the Sentinels name.
+        other_primaries: returns servers that take themselves for the primary beside the one that the Sentinels name, and where
+            somebody beats.
     """
 
     part: StorePartition

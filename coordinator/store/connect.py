@@ -88,9 +88,13 @@ class Connector:
         """What is wrong with how certificates of servers are looked at, '' when nothing is."""
         return self._source.now().unverified
 
-    async def other_primaries(self) -> tuple[str, ...]:
-        """Servers that take themselves for the primary beside the one that the Sentinels name."""
-        return tuple(map(str, await self._former.still()))
+    async def other_primaries(self, instances: str) -> tuple[str, ...]:
+        """Servers that take themselves for the primary beside the one that the Sentinels name, and where somebody beats.
+
+        Args:
+            instances: key of the partition's index of heartbeats.
+        """
+        return tuple(map(str, await self._former.heard_from(instances)))
 
     def executor(self, key: str) -> Executor:
         """Scripts and commands of the partition that ``key`` is in."""

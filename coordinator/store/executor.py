@@ -275,7 +275,7 @@ class Executor:
         if self._closed or not len(self._waiting):
             return
         wire = self._link.wire
-        if wire is None or not wire.open:
+        if wire is None or not self._link.open:
             if (wire is None or not wire.busy) and self._connecting is None:
                 self._connecting = asyncio.get_running_loop().create_task(self._connect(), name="store-executor")
             return  # what is on its way is answered first: it may have to be sent again

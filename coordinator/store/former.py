@@ -1,18 +1,24 @@
-"""Servers that Sentinels took for primaries when they last looked, which may be ten seconds ago: each is asked itself."""
+"""Servers that Sentinels took for primaries when they last looked, which may be ten seconds ago: each is asked itself.
+
+One at which nobody beats withholds nothing: whoever is silent here is silent there too. That is so within seconds, since all go to the
+primary that is named, and at once where a server is back that was away.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from coordinator import clock
 from coordinator.store.address import Address
 from coordinator.store.dial import dial, hang_up
+from coordinator.store.shapes import score
 from coordinator.store.url_source import UrlSource
 
 __all__ = ["FormerPrimaries"]
 
-ASK_SECONDS = 1.0
-"""Between two questions to one server."""
+ASK_SECONDS = 0.5
+"""Between two questions to one server: less than the shortest time for which a beat counts."""
 TIMEOUT_SECONDS = 0.25
 
 
@@ -25,31 +31,44 @@ class FormerPrimaries:
 
     def __init__(self, source: UrlSource) -> None:
         self._source = source
-        self._asked: dict[Address, tuple[float, asyncio.Task[bool]]] = {}
+        self._asked: dict[tuple[Address, str], tuple[float, asyncio.Task[bool]]] = {}
 
-    async def still(self) -> tuple[Address, ...]:
-        """Those that take themselves for the primary beside the one that the Sentinels name. Safe to call side by side."""
+    async def heard_from(self, instances: str) -> tuple[Address, ...]:
+        """Those, beside the one that the Sentinels name, that take themselves for the primary, and where somebody beats.
+
+        Args:
+            instances: key of the partition's index of heartbeats.
+
+        Safe to call side by side.
+        """
         others, now = self._source.lookout.others, clock.now()
-        self._asked = {one: asked for one, asked in self._asked.items() if one in others}
+        self._asked = {key: asked for key, asked in self._asked.items() if key[0] in others}
         for one in others:
-            if one not in self._asked or now - self._asked[one][0] > ASK_SECONDS:
-                self._asked[one] = now, asyncio.create_task(self._is_replica(one))
-        questions = [self._asked[one][1] for one in others]
-        replica = await asyncio.gather(*map(asyncio.shield, questions))
-        return tuple(one for one, is_one in zip(others, replica, strict=True) if not is_one)
+            if (one, instances) not in self._asked or now - self._asked[one, instances][0] > ASK_SECONDS:
+                self._asked[one, instances] = now, asyncio.create_task(self._matters(one, instances))
+        questions = [self._asked[one, instances][1] for one in others]
+        matter = await asyncio.gather(*map(asyncio.shield, questions))
+        return tuple(one for one, matters in zip(others, matter, strict=True) if matters)
 
-    async def _is_replica(self, address: Address) -> bool:
-        """Whether it says so itself."""
+    async def _matters(self, address: Address, instances: str) -> bool:
+        """Whether it is a primary at which somebody's time has not run out, or does not say."""
         try:
             connection = await dial(self._source.now(), address, TIMEOUT_SECONDS)
             try:
-                await connection.send_command("INFO", "replication")
-                told = await connection.read_response()
+                told: list[Any] = []
+                # HELLO tells the role to whoever may not use INFO, too
+                for command in (("HELLO", "2"), ("TIME",), ("ZRANGE", instances, "-1", "-1", "WITHSCORES")):
+                    await connection.send_command(*command)
+                    told.append(await connection.read_response())
             finally:
                 await hang_up(connection)
+            hello, (seconds, micros), latest = told
+            if hello[hello.index(b"role") + 1] != b"master":
+                return False
+            now_ms = int(seconds) * 1000 + int(micros) // 1000
+            return bool(latest) and not 0 < score(latest[1]) <= now_ms  # what is no time hides those before it
         except Exception:  # noqa: BLE001 - whatever it is, nothing was said
-            return False
-        return isinstance(told, bytes) and b"role:slave" in told.split()
+            return True
 
     async def aclose(self) -> None:
         """Asks no more. Safe to repeat."""

@@ -14,10 +14,12 @@ from typing import Any
 
 import redis
 
+from coordinator import clock
 from coordinator.errors import StoreUnavailableError
 from coordinator.store.address import Address, slot_owner
 from coordinator.store.dial import dial, hang_up
 from coordinator.store.faults import connection_error, store_error
+from coordinator.store.lookout import SURE_SECONDS
 from coordinator.store.pace import Pace
 from coordinator.store.packing import Packed, pack
 from coordinator.store.scripts import Argument
@@ -88,11 +90,17 @@ class Link:
         self.wire: Wire | None = None
         self.server = b""
         self.address: Address | None = None
+        self._believed_until = float("-inf")
 
     @property
     def open(self) -> bool:
         """Whether there is a connection on which requests may be put."""
-        return self.wire is not None and self.wire.open
+        return self.wire is not None and self.wire.open and self._is_sure
+
+    @property
+    def _is_sure(self) -> bool:
+        """Whether its server is still the one: a process that stood still asks the Sentinels before it trusts it again."""
+        return self._url.kind != "sentinel" or self._source.lookout.is_sure or clock.now() < self._believed_until
 
     async def connect(self) -> Wire:
         """The connection; made now unless it is there.
@@ -101,6 +109,12 @@ class Link:
             StoreUnavailableError: it could not be made; nothing was sent.
         """
         async with self._connecting:
+            if self.wire is not None and self.wire.open and not self._is_sure:
+                with contextlib.suppress(StoreUnavailableError):  # where none answers, the server of before is the best
+                    await self._source.lookout.find(self._timeout)
+                if self.address != self._source.lookout.address:
+                    self.close("the Sentinels name another primary")
+                self._believed_until = clock.now() + SURE_SECONDS
             if self.wire is not None and self.wire.open:
                 return self.wire
             self.close()

@@ -26,7 +26,7 @@ from coordinator.store.faults import connection_error
 from coordinator.store.named import Named, View, choose, view_of
 from coordinator.store.url import StoreUrl
 
-__all__ = ["Lookout"]
+__all__ = ["SURE_SECONDS", "Lookout"]
 
 log = structlog.get_logger()
 
@@ -34,6 +34,8 @@ ASK_SECONDS = 0.25
 DETAIL_SECONDS = 1.0
 """Between two questions for what is not the address: those answers are long, and a deployment may have a thousand processes."""
 SLICE_SECONDS = 0.05
+SURE_SECONDS = 1.0
+"""So long after most Sentinels were asked what they said is relied upon: less than the silence of which anybody dies."""
 
 
 class Lookout:
@@ -52,7 +54,13 @@ class Lookout:
         self._timeout = 0.5
         self._ended = False
         self.named: Named | None = None
+        self._sure_until = float("-inf")
         in_a_child(self, Lookout._forked)
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether most Sentinels were asked within a second, whatever became of it: not after this process stood still."""
+        return clock.now() < self._sure_until
 
     @property
     def address(self) -> Address | None:
@@ -168,7 +176,7 @@ class Lookout:
     def _forked(self) -> None:
         """In a child: its threads are the parent's, and so are its connections."""
         self._lock = threading.Lock()
-        self.named = None
+        self.named, self._sure_until = None, float("-inf")
         self._askers, self._views, self._told = {}, {}, {}
 
     def _saw(self, address: Address, view: View) -> None:
@@ -178,6 +186,10 @@ class Lookout:
                 return
             self._ask_those_of_the_url()
             self._views = {**self._views, address: view}
+            asked = sorted((one.at for one in self._views.values()), reverse=True)
+            most = len(self._askers) // 2
+            if len(asked) > most:
+                self._sure_until = asked[most] + SURE_SECONDS
             before, self.named = self.named, choose(self._views.values(), self.named, clock.now())
             now, told = self.named, list(self._told.values())
         if now is not None and before is not None and now.address != before.address:
@@ -230,19 +242,21 @@ class _Asker(threading.Thread):
             self._hang_up()
 
     def _look(self) -> View:
+        asked_at = clock.now()  # an answer may have waited here while this process stood still
         try:
             url = self._source()
             if url is not self._url:  # its passwords may be others
                 self._hang_up()
             if self._connection is None:
                 self._url = url
-                self._connection = dial_in_a_thread(url, self._address, self._timeout, sentinel=True)
-            return self._ask(url.service)
+                timeout = min(self._timeout, SURE_SECONDS / 2)  # one that hangs is asked again while that lasts
+                self._connection = dial_in_a_thread(url, self._address, timeout, sentinel=True)
+            return self._ask(url.service, asked_at)
         except Exception as error:  # noqa: BLE001 - one that answers nonsense is one that does not know
             self._hang_up()
-            return View(clock.now(), error=str(connection_error(error)))
+            return View(asked_at, error=str(connection_error(error)))
 
-    def _ask(self, service: str) -> View:
+    def _ask(self, service: str, asked_at: float) -> View:
         """The address first: what is said of the epoch is never older than the address then."""
         named = self._answers(("get-master-addr-by-name", service))[0]
         if isinstance(named, Exception):
@@ -250,7 +264,7 @@ class _Asker(threading.Thread):
         if named != self._named or clock.now() - self._detailed_at > DETAIL_SECONDS:
             self._detail = self._answers(("MASTER", service), ("REPLICAS", service))
             self._named, self._detailed_at = named, clock.now()
-        return view_of(clock.now(), named, *self._detail)
+        return view_of(asked_at, named, *self._detail)
 
     def _answers(self, *commands: tuple[str, str]) -> list[Any]:
         """One each; what is not permitted, perhaps, has its error in its place."""

@@ -29,7 +29,7 @@ class View:
     """What one Sentinel said.
 
     Attributes:
-        at: when, by this process's clock.
+        at: when it was asked, by this process's clock.
         address: of the primary; None where it does not know, or did not answer.
         epoch: of its configuration; `UNKNOWN_EPOCH` where it would not say.
         others: servers that it reaches, lists as replicas, and that say of themselves that they are primaries.

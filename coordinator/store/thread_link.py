@@ -63,8 +63,8 @@ class ThreadLink:
             is none.
         """
         found: list[Any] = []
-        if self._url.kind == "sentinel" and self._source.lookout.address not in (None, self._address):
-            self.close()  # the Sentinels name another one, whatever this one answers
+        if self._url.kind == "sentinel" and self._connection is not None:
+            self._follow()
         try:
             if self._connection is None:
                 self._connect()
@@ -92,6 +92,15 @@ class ThreadLink:
         self.on_wait()
         connection.on_connect()
         self.on_wait()
+
+    def _follow(self) -> None:
+        """Leaves a server when the Sentinels name another one, whatever this one answers; after a pause they are asked first."""
+        lookout = self._source.lookout
+        if not lookout.is_sure:
+            with contextlib.suppress(StoreUnavailableError):  # where none answers, the server of before is the best
+                lookout.find_in_a_thread(self._timeout, self.on_wait)
+        if lookout.address not in (None, self._address):
+            self.close()
 
     def _connect(self) -> None:
         self._address = self._find()

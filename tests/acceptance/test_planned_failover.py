@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from coordinator import Session, Worker
 from coordinator.daemon.daemon import Daemon
 from coordinator.settings import load
 from coordinator.store.keys import Keys
+from tests.acceptance.processes import coordinator, worker
 from tests.deployments import Node, free_port
 from tests.redis_users import as_user
 from tests.store.fake_sentinel import FakeSentinel
@@ -49,6 +51,12 @@ class Deployment:
             {"ip": "127.0.0.1", "port": str(self.former.port), "flags": "slave", "role-reported": "master"}
         ]
         self._sentinel.epoch, self._sentinel.address = 2, ("127.0.0.1", self.new.port)
+
+    def beats_at_the_former(self) -> bool:
+        """Somebody beats there who has not heard of the new one, once; returns True."""
+        seconds, _ = self.former.client.time()
+        self.former.client.zadd(KEYS.instances, {"older~1": (seconds + 2) * 1000})
+        return True
 
     def demote(self) -> None:
         """The former primary is a replica now; a Sentinel looks every ten seconds, and has not seen it yet."""
@@ -93,7 +101,7 @@ async def all_written(sessions: list[Session], at: Node) -> None:
 async def test_nobody_stays_at_the_former_primary(tmp_path: Path) -> None:
     """Workers and coordinators go to the new one while the former still takes writes; others start meanwhile; no call moves.
 
-    As long as it does, deaths by silence are withheld, and said to be.
+    As long as somebody beats there, deaths by silence are withheld, and said to be.
     """
     with deployed(tmp_path) as here:
         new: Any = here.new.client
@@ -114,10 +122,12 @@ async def test_nobody_stays_at_the_former_primary(tmp_path: Path) -> None:
                     await eventually(lambda: all(session.held for session in sessions), 60, "held again")
                     assert all(session.may_speak and not session.lost.is_set() for session in sessions)
                     await all_written(sessions, here.new)
-                    await eventually(lambda: hold(here.new) == b"another_primary", 60)
+                    await eventually(lambda: here.beats_at_the_former() and hold(here.new) == b"another_primary", 5)
+                    await eventually(lambda: hold(here.new) == b"", 5, "nobody beats there any more")
                     assert role(here.former) == "master"
+                    await eventually(lambda: here.beats_at_the_former() and hold(here.new) == b"another_primary", 5)
                     here.demote()
-                    await eventually(lambda: hold(here.new) == b"", 5, "the hold has ended, whatever the Sentinel says")
+                    await eventually(lambda: hold(here.new) == b"", 5, "it is a replica, whatever the Sentinel says")
                     await eventually(lambda: not any(daemon.not_ready() for daemon in daemons), 60)
                     owners: Any = {new.hget(KEYS.session(session.id), "owner") for session in sessions}
                     assert [owner.partition(b"~")[0] for owner in owners] == [b"a"]
@@ -126,3 +136,25 @@ async def test_nobody_stays_at_the_former_primary(tmp_path: Path) -> None:
                     await all_written(sessions, here.new)
                 assert all(session.held for session in sessions)
             tasks.cancel_scope.cancel()
+
+
+def test_who_stood_still_over_a_switch_asks_first(tmp_path: Path) -> None:
+    """A worker is dead at the new primary when it goes on: it does not beat at the former, which would believe it."""
+    with deployed(tmp_path) as here, coordinator(here.url), worker(here.url, "a", "call", mode="watch") as process:
+        one = here.former.client.hget(KEYS.session("call"), "owner").decode()
+        before = here.former.client.zscore(KEYS.instances, one)
+        wait_until(lambda: here.former.client.zscore(KEYS.instances, one) > before, 20, "it beats")
+        wait_until(lambda: hold(here.former) == b"", 20, "the hold at the start is over")
+        process.send(signal.SIGSTOP)
+        wait_until(
+            lambda: Path(f"/proc/{process.pid}/stat").read_text().rpartition(") ")[2][0] == "T", 10, "it stands still"
+        )
+        here.former.client.ping()
+        here.former.client.wait(1, 5000)
+        last = here.former.client.zscore(KEYS.instances, one)
+        here.switch()
+        wait_until(lambda: here.new.client.hget(KEYS.instance(one), "state") == b"dead", 30, "it is declared dead")
+        process.send(signal.SIGCONT)
+        wait_until(lambda: process.told("standing")[-1]["lost"], 20, "it knows")
+        assert here.former.client.zscore(KEYS.instances, one) == last
+        assert role(here.former) == "master"
