@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from coordinator.store import calls
+from coordinator.store.scripts import Answer
 from tests.store.harness import Bench
 
 OWNER, OTHER = "w1~1", "w2~1"
@@ -168,6 +169,43 @@ def test_a_write_above_the_stored_epoch_is_resync_never_fenced(served: Bench) ->
     assert served.checkpoint("s", OWNER, epoch, 5, b"x").word == "RESYNC"
     assert served.close("s", OWNER, epoch).word == "RESYNC"
     assert served.release("s", OWNER, epoch).word == "RESYNC"
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda b, who, e: b.checkpoint("s", who, e, 9, b"x"),
+        lambda b, who, e: b.close("s", who, e),
+        lambda b, who, e: b.release("s", who, e),
+        lambda b, who, e: b.run(calls.resumed(b.keys, session="s", instance=who, epoch=e)),
+        lambda b, who, e: b.run(
+            calls.let_go(b.keys, session="s", instance=who, heir=OTHER, epoch=e, pool="default", data=None)
+        ),
+        lambda b, who, e: b.run(
+            calls.hand_over(b.keys, session="s", instance=who, epoch=e, pool="default", lease_ms=1)
+        ),
+    ],
+    ids=["checkpoint", "close", "release", "resumed", "let_go", "hand_over"],
+)  # fmt: skip
+def test_an_owner_under_its_own_older_epoch_is_nobody_that_was_fenced(
+    served: Bench, write: Callable[[Bench, str, int], Answer]
+) -> None:
+    """What was on its way while its epoch was renewed is refused, and told nobody; another's is an event for all to see."""
+    epoch = _epoch(served)
+    served.server_id = "promoted"
+    served.beat(OWNER)
+    assert served.reassert("s", OWNER, epoch, 1, b"two").word == "OK"
+    served.end_hold()
+    assert served.run(calls.renew(served.keys, session="s", instance=OWNER, epoch=epoch)).word == "OK"
+
+    def refusals() -> int:
+        return sum(fields[b"type"] == b"fenced" for _, fields in served.client.xrange(served.keys.events))
+
+    answer = write(served, OWNER, epoch)
+    assert (answer.word, answer.int("epoch")) == ("FENCED", _epoch(served))
+    assert refusals() == 0
+    assert write(served, OTHER, epoch).word == "FENCED"
+    assert refusals() == 1
 
 
 def test_a_known_death_is_stated_again(served: Bench) -> None:

@@ -35,12 +35,12 @@ end
 if not state then
   return { 'UNKNOWN' }
 end
-local r = read_session(session, 'state', 'owner', 'epoch', 'checkpoint', 'anew', 'writer', 'attempt_of_writer')
+local r = read_session(session, 'state', 'owner', 'epoch', 'renewed_from', 'checkpoint', 'anew', 'writer', 'attempt_of_writer')
 if held or not r.state or tonumber(r.epoch) < tonumber(epoch) then
   return { 'RESYNC' }
 end
 if r.owner ~= owner or r.epoch ~= epoch or (r.state ~= 'active' and r.state ~= 'handing_over') then
-  event_of_refusal(events, now, 'checkpoint', id, owner, epoch)
+  event_of_refusal(events, now, 'checkpoint', id, owner, epoch, r)
   return { 'FENCED', 'scope', 'session', 'owner', r.owner or '', 'epoch', r.epoch, 'state', r.state }
 end
 if r.anew == '1' then

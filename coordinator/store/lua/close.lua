@@ -36,12 +36,12 @@ end
 if not state then
   return { 'UNKNOWN' }
 end
-local r = read_session(session, 'state', 'owner', 'epoch', 'anew', 'offer_id', 'opened_at', 'children', 'child_until')
+local r = read_session(session, 'state', 'owner', 'epoch', 'renewed_from', 'anew', 'offer_id', 'opened_at', 'children', 'child_until')
 if held or not r.state or tonumber(r.epoch) < tonumber(epoch) then
   return { 'RESYNC' }
 end
 if r.owner ~= owner or r.epoch ~= epoch then
-  event_of_refusal(events, now, 'close', id, owner, epoch)
+  event_of_refusal(events, now, 'close', id, owner, epoch, r)
   return { 'FENCED', 'scope', 'session', 'owner', r.owner or '', 'epoch', r.epoch, 'state', r.state }
 end
 if r.state == 'closed' then

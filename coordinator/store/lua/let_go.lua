@@ -46,7 +46,7 @@ if state == 'dead' then
 elseif not state then
   return { 'UNKNOWN' }
 end
-local r = read_session(session, 'state', 'owner', 'epoch', 'heir', 'heir_request', 'anew', 'checkpoint', 'offer_id',
+local r = read_session(session, 'state', 'owner', 'epoch', 'renewed_from', 'heir', 'heir_request', 'anew', 'checkpoint', 'offer_id',
   'let_go_epoch', 'let_go_by', 'accepted_at', 'lease_until', 'recoveries', 'children', 'child_until')
 if r.let_go_by == owner_id and r.let_go_epoch == epoch then
   return { 'OK', 'epoch', r.epoch }
@@ -55,7 +55,7 @@ elseif held then
 elseif not r.state or tonumber(r.epoch) < tonumber(epoch) or r.anew == '1' then
   return { 'RESYNC' }
 elseif r.owner ~= owner_id or r.epoch ~= epoch then
-  event_of_refusal(events, now, 'let_go', id, owner_id, epoch)
+  event_of_refusal(events, now, 'let_go', id, owner_id, epoch, r)
   return { 'FENCED', 'scope', 'session', 'owner', r.owner or '', 'epoch', r.epoch, 'state', r.state }
 elseif r.state ~= 'handing_over' or r.heir ~= heir_id then
   return { 'GONE', 'state', r.state }

@@ -55,7 +55,7 @@ end
 if not state then
   return { 'UNKNOWN' }
 end
-local r = read_session(session, 'state', 'requires', 'tenant', 'owner', 'epoch', 'pool', 'data', 'encoding', 'checkpoint', 'orphanings', 'offer_id', 'anew',
+local r = read_session(session, 'state', 'requires', 'tenant', 'owner', 'epoch', 'renewed_from', 'pool', 'data', 'encoding', 'checkpoint', 'orphanings', 'offer_id', 'anew',
   'request', 'previous_owner', 'orphaned_at', 'adopted_at', 'children', 'child_until')
 if r.request == request and r.previous_owner == owner then
   if r.state == 'offered' then
@@ -71,7 +71,7 @@ if not r.state or tonumber(r.epoch) < tonumber(epoch) or r.anew == '1' then
   return { 'RESYNC' }
 end
 if r.owner ~= owner or r.epoch ~= epoch or (r.state ~= 'active' and r.state ~= 'handing_over') then
-  event_of_refusal(events, now, 'release', id, owner, epoch)
+  event_of_refusal(events, now, 'release', id, owner, epoch, r)
   return { 'FENCED', 'scope', 'session', 'owner', r.owner or '', 'epoch', r.epoch, 'state', r.state }
 end
 local left_ms = children_left_ms(session, id, r, now)

@@ -17,11 +17,11 @@ local function fence(first_key, first_arg, operation, id)
   elseif not state then
     return { 'UNKNOWN' }
   end
-  local r = read(record, 'state', 'owner', 'epoch', 'anew')
+  local r = read(record, 'state', 'owner', 'epoch', 'anew', 'renewed_from')
   if held or not r.state or tonumber(r.epoch) < tonumber(epoch) then
     return { 'RESYNC' }
   elseif r.owner ~= owner or r.epoch ~= epoch or (r.state ~= 'active' and r.state ~= 'handing_over') then
-    event_of_refusal(events, now, operation, id, owner, epoch)
+    event_of_refusal(events, now, operation, id, owner, epoch, r)
     return { 'FENCED', 'scope', 'session', 'owner', r.owner or '', 'epoch', r.epoch, 'state', r.state }
   elseif r.anew == '1' then
     return { 'RESYNC' }

@@ -3,8 +3,12 @@ local function event(events, kind, now, ...)
   append(events, now, 'MAXLEN', '~', 10000, '*', 'type', kind, 'at', int(now), ...)
 end
 
--- A refusal must reach the caller also when memory is full.
-local function event_of_refusal(events, now, operation, session, instance, epoch)
+-- A refusal must reach the caller also when memory is full. An owner whose own epoch was renewed meanwhile is told the new one, and is
+-- nobody that writes for a call that others have: `record` shows it.
+local function event_of_refusal(events, now, operation, session, instance, epoch, record)
+  if record and record.owner == instance and record.renewed_from == epoch then
+    return
+  end
   redis.pcall('XADD', events, 'MAXLEN', '~', 10000, '*', 'type', 'fenced', 'at', int(now),
     'operation', operation, 'session', session, 'instance', instance, 'epoch', epoch)
 end
