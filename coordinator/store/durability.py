@@ -14,6 +14,7 @@ from typing import Any
 import redis
 import structlog
 
+from coordinator import clock
 from coordinator.errors import StoreUnavailableError
 from coordinator.store.faults import store_error
 from coordinator.store.scripts import Argument, Call
@@ -26,8 +27,8 @@ DURABLE = frozenset({"open", "adopt", "let_go", "certify"})
 """Scripts after which a session has another owner, or none: two would have it if that were forgotten."""
 SHARE = 0.25
 """Of the store's time limit, for which replicas are waited for."""
-SHORT_MS = 5
-"""After replicas were waited for in vain, until they answer again: calls need not be late for those that are away."""
+TRY_AGAIN_SECONDS = 2.0
+"""After replicas were waited for in vain nobody waits for so long: calls need not be late for those that are away."""
 _TEXT = re.compile(r"replicas:([1-9]\d?)", re.ASCII)
 
 
@@ -75,13 +76,19 @@ class Confirming:
 
     def __init__(self, durability: Durability, timeout: float) -> None:
         self._replicas = durability.replicas
-        self._longest_ms = max(SHORT_MS, round(timeout * SHARE * 1000))
+        self._longest_ms = max(1, round(timeout * SHARE * 1000))
+        self._in_vain_until = float("-inf")
         self._in_vain = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether replicas are waited for just now: not again and again when they do not answer."""
+        return clock.now() >= self._in_vain_until
 
     @property
     def command(self) -> tuple[Argument, ...]:
         """Sent after what is to be replicated, over the same connection."""
-        return ("WAIT", self._replicas, SHORT_MS if self._in_vain else self._longest_ms)
+        return ("WAIT", self._replicas, self._longest_ms)
 
     @property
     def longest(self) -> float:
@@ -108,4 +115,5 @@ class Confirming:
         elif self._in_vain and not in_vain:
             log.info("replicated_again", replicas=count, wanted=self._replicas)
         self._in_vain = in_vain
+        self._in_vain_until = clock.now() + TRY_AGAIN_SECONDS if in_vain else float("-inf")
         return None

@@ -35,13 +35,26 @@ PIECE = 8 * 1024
 class _Request:
     """One call or command, until its caller has the answer."""
 
-    __slots__ = ("_executor", "_kept", "_texted", "durable", "future", "number", "packed", "session", "size", "what")
+    __slots__ = (
+        "_executor",
+        "_kept",
+        "_texted",
+        "durable",
+        "future",
+        "held_back",
+        "number",
+        "packed",
+        "session",
+        "size",
+        "what",
+    )
 
     def __init__(self, executor: Executor, what: Call | tuple[Argument, ...], future: asyncio.Future[Any]) -> None:
         self._executor, self.what, self.future = executor, what, future
         self._texted = False
         self._kept: Answer | None = None
         self.durable = isinstance(what, Call) and executor.durability.concerns(what)
+        self.held_back = False
         self.session = what.session if isinstance(what, Call) else ""
         self.number = 0
         self._pack(what.evalsha() if isinstance(what, Call) else what)
@@ -94,7 +107,7 @@ class _Request:
             except Exception as error:  # noqa: BLE001 - what cannot be read concerns nobody but its caller
                 self.failed(ScriptError(f"{call.script.name}.lua answered what cannot be read: {error}"))
                 return
-            if self.durable:
+            if self.held_back:
                 self._kept = parsed
             else:
                 self.future.set_result(parsed)
@@ -279,15 +292,16 @@ class Executor:
             if (wire is None or not wire.busy) and self._connecting is None:
                 self._connecting = asyncio.get_running_loop().create_task(self._connect(), name="store-executor")
             return  # what is on its way is answered first: it may have to be sent again
-        durable: list[_Request] = []
+        durable, waits = list[_Request](), self._confirming.waits
         while (
             wire.open
             and not wire.full
             and (request := self._waiting.take(wire.room, only=not wire.large_away)) is not None
         ):
             request.prepare(self.known)
+            request.held_back = request.durable and waits
             wire.put(request, self._link.server)
-            if request.durable:
+            if request.held_back:
                 durable.append(request)
             if wire.held >= PIECE:
                 wire.flush()
@@ -408,7 +422,7 @@ class SyncExecutor:
         }
         found |= self._exchange(unknown)
         durable = [i for i in packed if self._durability.concerns(calls[i]) and not isinstance(found[i], Exception)]
-        if durable:
+        if durable and self._confirming.waits:
             [answer] = self._link.exchange([pack(self._confirming.command)])
             if (unknown_outcome := self._confirming.heard(answer)) is not None:
                 found |= dict.fromkeys(durable, unknown_outcome)

@@ -194,7 +194,7 @@ class Link:
         if self._url.kind == "sentinel":
             return await self._source.lookout.find(self._timeout)
         asked: list[str] = []
-        for address in self._url.addresses:
+        for address in self._source.nodes():
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUTS * self._timeout):
                     found = await self._ask(address)

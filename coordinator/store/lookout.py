@@ -55,6 +55,7 @@ class Lookout:
         self._ended = False
         self.named: Named | None = None
         self._sure_until = float("-inf")
+        self._relied_on: Address | None = None
         in_a_child(self, Lookout._forked)
 
     @property
@@ -83,13 +84,13 @@ class Lookout:
             self._told.pop(who, None)
 
     async def find(self, timeout: float) -> Address:
-        """The primary's address, asked for anew.
+        """The primary's address, asked for anew; the one that was named last where no Sentinel answers any more.
 
         Args:
             timeout: seconds for which a Sentinel may keep one waiting.
 
         Raises:
-            StoreUnavailableError: no Sentinel knows.
+            StoreUnavailableError: no Sentinel knows, and none ever did.
         """
         changed, loop, me = asyncio.Event(), asyncio.get_running_loop(), object()
 
@@ -136,7 +137,13 @@ class Lookout:
 
     def _answer(self, since: float) -> Address:
         named, url, views = self.named, self._source(), dict(self._views)
-        if named is not None and any(view.address is not None and view.at >= since for view in views.values()):
+        told = any(view.address is not None and view.at >= since for view in views.values())
+        if told:
+            self._relied_on = None
+        elif named is not None and named.address != self._relied_on:
+            self._relied_on = named.address
+            log.warning("sentinels_silent", service=url.service, goes_on_with=str(named.address))
+        if named is not None:  # where none of them contradicts, the one of before
             return named.address
         asked = [
             f"{one}: {view.error}" if view.error else f"{one} does not know"

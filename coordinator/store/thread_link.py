@@ -119,7 +119,7 @@ class ThreadLink:
         if self._url.kind == "sentinel":
             return self._source.lookout.find_in_a_thread(self._timeout, self.on_wait)
         asked: list[str] = []
-        for address in self._url.addresses:
+        for address in self._source.nodes():
             self.on_wait()
             try:
                 found = self._ask(address)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import structlog
 
 from coordinator.errors import ConfigurationError
+from coordinator.store.address import Address
 from coordinator.store.lookout import Lookout
 from coordinator.store.url import StoreUrl, parse_url
 from coordinator.store.url_options import try_tls
@@ -39,9 +41,19 @@ class UrlSource:
     def __init__(self, url: str | Callable[[], str], warn: Callable[[StoreUrl], None] = say_in_the_log) -> None:
         self.tells_server = False
         self.lookout = Lookout(self.now)
+        self._turns = itertools.count()
         self._given, self._warn = url, warn
         self._text = self._refused = self._read()
         self._url = self._usable(self._text)
+
+    def nodes(self) -> tuple[Address, ...]:
+        """Of a Cluster, to be asked one after the other; each time another one first.
+
+        One that is cut off from the rest does not know who has replaced whom, and answers all the same.
+        """
+        addresses = self._url.addresses
+        first = next(self._turns) % len(addresses)
+        return addresses[first:] + addresses[:first]
 
     def _read(self) -> str:
         return self._given if isinstance(self._given, str) else self._given()

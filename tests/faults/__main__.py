@@ -24,7 +24,7 @@ from tests.faults.evidence import Lag, behind_a_sidecar, certificates, kills
 from tests.faults.faults import FAULTS
 from tests.faults.killers import kill_from_within
 from tests.faults.mass import lose
-from tests.faults.matrix import MEANWHILE, move
+from tests.faults.matrix import MEANWHILE, tried
 from tests.faults.matrix import rows as move_rows
 from tests.faults.rolling import restart_all
 from tests.faults.runs import missing, run
@@ -109,7 +109,7 @@ def _moves() -> tuple[str, bool]:
     good, made = True, []
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:  # most of the time they wait
         for where, one in move_rows():
-            made.append((where, one, [pool.submit(move, where, one, meanwhile) for meanwhile in MEANWHILE]))
+            made.append((where, one, [pool.submit(tried, where, one, meanwhile) for meanwhile in MEANWHILE]))
         rows = []
         for where, one, runs in made:
             seen = [run.result() for run in runs]
@@ -151,7 +151,7 @@ def _servers() -> tuple[str, bool]:
         os.environ["TEST_REDIS_SERVER"] = program
         with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
             for cell, seen in zip(
-                cells, pool.map(lambda row: move(row[0], row[1], "a worker dies"), lines), strict=True
+                cells, pool.map(lambda row: tried(row[0], row[1], "a worker dies"), lines), strict=True
             ):
                 broken = [] if seen is None else seen.broken
                 good &= not broken

@@ -214,7 +214,9 @@ def _hands_over(place: ClusterPlace, former: Node) -> None:
 
 def _restarted(place: Place, node: Node, meanwhile: Meanwhile = lambda: None) -> None:
     assert isinstance(place, Alone | Replicated)
-    with contextlib.suppress(redis.ConnectionError):
+    with contextlib.suppress(
+        redis.RedisError
+    ):  # it ends, or would rather not, for its file is being rewritten: then it is killed
         place.ask(node).shutdown()
     node.close()
     meanwhile()

@@ -90,7 +90,7 @@ async def test_a_batch_waits_once(pair: tuple[str, Node, Node]) -> None:
 
 async def test_replicas_that_are_away_keep_nobody(pair: tuple[str, Node, Node]) -> None:
     """It goes on, and is said once; and said again when they are back."""
-    url, _, replica = pair
+    url, primary, replica = pair
     replica.pause()
     try:
         with structlog.testing.capture_logs() as logs:
@@ -98,6 +98,9 @@ async def test_replicas_that_are_away_keep_nobody(pair: tuple[str, Node, Node]) 
                 for n in range(5):
                     await worker.open(f"call-{n}", b"")
                 assert [one["replicas"] for one in logs if one["event"] == "not_replicated"] == [0]
+                before = waits(primary)
+                await worker.open("at-once", b"")
+                assert waits(primary) == before, "nobody waits again and again for who is away"
                 replica.resume()
 
                 async def confirmed() -> bool:
@@ -105,6 +108,9 @@ async def test_replicas_that_are_away_keep_nobody(pair: tuple[str, Node, Node]) 
                     return any(one["event"] == "replicated_again" for one in logs)
 
                 await eventually(confirmed)
+                before = waits(primary)
+                await worker.open("confirmed", b"")
+                assert waits(primary) == before + 1
     finally:
         replica.resume()
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import anyio
 import pytest
+from structlog.testing import capture_logs
 
 from coordinator.errors import StoreUnavailableError
 from coordinator.store.address import Address
@@ -179,3 +180,39 @@ async def test_every_connection_moves_while_the_former_server_still_answers(
         sentinel.close()
         for server in servers:
             server.close()
+
+
+async def test_where_no_sentinel_answers_the_last_that_was_named_is_it(
+    three: list[FakeSentinel], lookout: Lookout
+) -> None:
+    """They are gone, and the primary lives: whoever has to connect anew goes there, and that is said once."""
+    assert await lookout.find(0.5) == Address(*ONE)
+    for one in three:
+        one.silent = True
+    with capture_logs() as logs:
+        for _ in range(2):
+            assert await lookout.find(0.1) == Address(*ONE)
+    assert [line["goes_on_with"] for line in logs if line["event"] == "sentinels_silent"] == ["127.0.0.1:1001"]
+
+
+async def test_a_sentinel_that_knows_no_primary_any_more_is_no_contradiction(
+    three: list[FakeSentinel], lookout: Lookout
+) -> None:
+    """It was set up anew, or reset: the one that was named last is still the best that there is."""
+    assert await lookout.find(0.5) == Address(*ONE)
+    for one in three:
+        one.address = None
+    assert await lookout.find(0.5) == Address(*ONE)
+
+
+def test_what_was_asked_counts_for_a_second(three: list[FakeSentinel], lookout: Lookout) -> None:
+    """Nobody was asked yet; most were; most answer no more, and are asked all the same."""
+    assert not lookout.is_sure
+    lookout.find_in_a_thread(0.5, lambda: None)
+    wait_until(lambda: lookout.is_sure)
+    for one in three:
+        one.silent = True
+    before = lookout.address
+    wait_until(lambda: all(view.error for view in lookout._views.values()))
+    assert lookout.is_sure, "whatever became of it"
+    assert lookout.address == before
