@@ -78,12 +78,16 @@ class Daemon:
         self._stopping = False
 
     def not_ready(self) -> list[str]:
-        """Why this process is not ready; empty when it is."""
+        """Why this process is not ready; empty when it is.
+
+        A partition whose server does not answer is not looked after by anybody; the others are, so that is told by its metric.
+        """
         reasons = ["stopping"] if self._stopping else []
+        none_answers = not any(loop.up for loop in self.loops)
         return reasons + [
             f"partition {n}: {reason}"
             for n, loop in enumerate(self.loops)
-            for reason in ([] if loop.up else ["the store does not answer"]) + loop.troubles
+            for reason in (["the store does not answer"] if none_answers else []) + loop.troubles
         ]
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[int] = anyio.TASK_STATUS_IGNORED) -> None:

@@ -34,6 +34,7 @@ from coordinator.sidecar.registry import Registry
 from coordinator.sidecar.server import api_server, hook_server, listen_on_path
 from coordinator.sidecar.watched import Watched
 from coordinator.store.deployment import check_number, check_partition
+from coordinator.store.executor import StorePartition
 from coordinator.store.rights import check_rights
 from coordinator.version import VERSION
 from coordinator.web.bounds import allow_many_files
@@ -216,28 +217,47 @@ class Sidecar:
     async def _look_at_store(self) -> None:
         """Until cancelled; when the store answers for the first time its rights are looked at.
 
+        A partition that does not answer is told, and is the matter of its own calls: only when none does nothing can be done.
+
         Raises:
             ConfigurationError: the server or the rights will not do.
         """
-        looked, said, rights_at = False, "", 0.0
+        looked, said = set[int](), dict[int, str]()
+        rights_at = 0.0
         while True:
-            try:
-                await self._look_at_number()
-                for part in [] if self._differs else self._hubs.parts:  # it may lack rights for what is not there
-                    if not looked:
+            rights_due = clock.now() - rights_at > RIGHTS_SECONDS
+            away: dict[int, StoreUnavailableError] = {}
+            lacks = ""
+            for part in self._hubs.parts:
+                try:
+                    if part is self._hubs.parts[0]:
+                        await self._look_at_number()
+                    if self._differs:  # it may lack rights for what is not there
+                        break
+                    if part.keys.partition not in looked:
                         await check_partition(part, "worker", without_info=self.settings.without_info)
+                        looked.add(part.keys.partition)
                     await part.executor.command("HGET", part.keys.meta, "lineage")
-                looked = looked or not self._differs
-                if looked and clock.now() - rights_at > RIGHTS_SECONDS:
-                    await self._look_at_rights()
-                    rights_at = clock.now()
-                if said:
-                    log.info("store_available", instance=self.id)
-                said, self._up = "", True
-            except StoreUnavailableError as error:
-                if error.kind != said:
-                    log.warning("store_unavailable", instance=self.id, kind=error.kind, detail=error.detail)
-                said, self._up = error.kind, False
+                    if rights_due:
+                        lacks = await self._lacks_in(part) or lacks
+                except StoreUnavailableError as error:
+                    away[part.keys.partition] = error
+            if rights_due and not away and not self._differs:
+                self._tell_of_rights(lacks)
+                rights_at = clock.now()
+            self._up = len(away) < len(self._hubs.parts)
+            for partition, fault in away.items():
+                if said.get(partition) != fault.kind:
+                    log.warning(
+                        "store_unavailable",
+                        instance=self.id,
+                        partition=partition,
+                        kind=fault.kind,
+                        detail=fault.detail,
+                    )
+            for partition in said.keys() - away.keys():
+                log.info("store_available", instance=self.id, partition=partition)
+            said = {partition: fault.kind for partition, fault in away.items()}
             await anyio.sleep(1.0)
 
     async def _look_at_number(self) -> None:
@@ -251,15 +271,17 @@ class Sidecar:
         if self._differs and self._differs != before:
             log.error("partitions_differ", instance=self.id, reason=self._differs)
 
-    async def _look_at_rights(self) -> None:
+    async def _lacks_in(self, part: StorePartition) -> str:
+        """Which rights are missing there, '' for none."""
+        try:
+            await check_rights(part.executor, part.keys, "worker")
+        except ConfigurationError as error:
+            return str(error)
+        return ""
+
+    def _tell_of_rights(self, lacks: str) -> None:
         """Rights may be taken away while it runs: it goes on, and says so."""
-        before, lacks = self._lacks, ""
-        for part in self._hubs.parts:
-            try:
-                await check_rights(part.executor, part.keys, "worker")
-            except ConfigurationError as error:
-                lacks = str(error)
-        self._lacks = lacks
+        before, self._lacks = self._lacks, lacks
         if lacks and lacks != before:
             log.warning("rights_lacking", instance=self.id, reason=lacks)
         elif before and not lacks:

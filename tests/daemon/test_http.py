@@ -103,6 +103,14 @@ async def test_health_and_readiness_follow_the_process_and_the_store() -> None:
         server.close()
 
 
+async def test_one_partition_that_does_not_answer_is_its_own_matter(url: str) -> None:
+    """A coordinator that looks after the others is ready; when none answers each is named."""
+    daemon = Daemon(load(redis_url=url, http_port=0, partitions=2))
+    for up in (True, False):
+        daemon.loops[1].up = up
+        assert daemon.not_ready() == ([] if up else [f"partition {n}: the store does not answer" for n in (0, 1)])
+
+
 async def test_every_documented_metric_is_exported_and_every_exported_one_documented(url: str) -> None:
     """The table of the README and /metrics have the same names; those of pods are exported with pod events only."""
     daemon = Daemon(load(redis_url=url, http_port=0))

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from coordinator.ids import partition_of
 from tests.faults.deployment import Deployment
 from tests.faults.places import ClusterPlace, keys_of
+from tests.sidecar.client import Client
+from tests.sidecar.conftest import Sidecar
 from tests.waiting import wait_until
 
 
 def test_the_dead_of_other_shards_are_found_meanwhile() -> None:
-    """Two servers are away for as long as it takes: elsewhere a worker's calls are adopted, without a hold; then those here, too."""
+    """Two servers are away for as long as it takes: elsewhere a worker's calls are adopted, without a hold; then those here, too.
+
+    Nobody is taken out of service for it: coordinators and sidecars stay ready.
+    """
     place = ClusterPlace(6, coverage=False)
-    with Deployment(place=place, calls=12) as d:
+    with (
+        Deployment(place=place, calls=12) as d,
+        contextlib.closing(Sidecar(place.url("worker"), "--partitions", "6")) as sidecar,
+        contextlib.closing(Client(sidecar.path)) as client,
+    ):
         primary = place.primary()
         down = [primary, *place.replicas(primary)]
         there = {n for n in range(6) if place.primary(n) is primary}
@@ -29,6 +40,8 @@ def test_the_dead_of_other_shards_are_found_meanwhile() -> None:
 
         wait_until(lambda: adopted(elsewhere), 20, "the calls of other shards are adopted")
         assert not any(node.answers for node in down)
+        wait_until(lambda: sidecar.log.read_text().count('"store_unavailable"') == len(there), 20, "the sidecar tells")
+        assert client("GET", "/readyz").status_code == 200
         for partition in {*range(6)} - there:
             held = [fields[b"reason"] for _, fields in place.client(partition).xrange(keys_of(partition).events)
                     if fields[b"type"] == b"hold"]  # fmt: skip

@@ -25,13 +25,16 @@ class Sidecar:
     """The process, where it listens, and the server that it uses, as its own user.
 
     Args:
+        server: or its URL.
         files: that it may have open; default as many as this process.
         ready: wait until it is.
     """
 
-    def __init__(self, server: RedisServer, *flags: str, path: str = "", files: int = 0, ready: bool = True) -> None:
-        self.server = server
-        url = as_user(server.url, "coordinating-sidecar" if "--coordinate" in flags else "worker")
+    def __init__(
+        self, server: RedisServer | str, *flags: str, path: str = "", files: int = 0, ready: bool = True
+    ) -> None:
+        store = server if isinstance(server, str) else server.url
+        url = as_user(store, "coordinating-sidecar" if "--coordinate" in flags else "worker")
         self._folder = tempfile.TemporaryDirectory(prefix="rc-sidecar-")
         self.path = path or str(Path(self._folder.name) / "sidecar.sock")
         self.log = Path(self._folder.name) / "log"
