@@ -6,9 +6,10 @@ from typing import Annotated
 
 import anyio
 import typer
+from rich.text import Text
 
 from coordinator.cli.doctor_acl import print_users
-from coordinator.cli.doctor_checks import CHECKS, Finding, Server, refused
+from coordinator.cli.doctor_checks import OF_EACH_SERVER, OF_THE_STORE, Check, Finding, Server, refused, worst
 from coordinator.cli.doctor_rights import UserFor, check_rights
 from coordinator.cli.options import NEGATIVE, OK, STORE_AWAY, with_settings
 from coordinator.cli.store import connector
@@ -20,6 +21,16 @@ from coordinator.store.keys import Keys
 
 __all__ = ["doctor", "examine"]
 
+ADVICE = {
+    "no_replicas": "the primary has too few replicas that are in time (min-replicas-to-write): start them, or see their link to it",
+    "out_of_memory": "the server is full: raise maxmemory; until then nobody is declared dead",
+    "read_only": "this is a replica: name the primary, or the Sentinels (redis+sentinel://)",
+    "try_again": "the slot of a partition is being moved: see that the move ends (CLUSTER NODES shows it)",
+    "cluster_down": "see CLUSTER INFO at the nodes, or that the Sentinels run and know the service",
+    "loading": "the server reads its data in: wait until it has",
+    "permission": "see the user in REDIS_URL and what it may: coordinator doctor --acl prints what programs need",
+}
+"""By the kind of the error."""
 COLOURS = {"ok": "green", "warn": "yellow", "unknown": "yellow", "fail": "red"}
 
 
@@ -35,30 +46,61 @@ async def examine(settings: Settings, user_for: UserFor | None = None) -> list[F
     connections = connector(settings)
     keys = Keys(settings.prefix, 0)
     try:
-        first, *others = (
-            connections.executor(Keys(settings.prefix, n).tag).command for n in range(settings.partitions)
+        commands = [connections.executor(Keys(settings.prefix, n).tag).command for n in range(settings.partitions)]
+        findings, servers, away = (
+            [Finding("reachable", "ok", connections.describe())],
+            dict[str, Server](),
+            list[Finding](),
         )
-        server = Server(first, keys, settings.partitions, PROTOCOL, others, settings.replicated.replicas)
+        if why := connections.unverified():
+            findings.append(Finding("tls", "warn", why, "name the authority with ssl_ca_certs, and verify"))
+        for partition, command in enumerate(commands):
+            server = Server(
+                command, keys, settings.partitions, PROTOCOL, commands[1:], settings.replicated.replicas,
+                without_info=settings.without_info, holds=[partition],
+            )  # fmt: skip
+            try:
+                await command("TIME")  # which every program may ask for
+                no_info = await server.read_info()
+            except StoreUnavailableError as error:
+                away.append(_unreachable(connections.describe(), partition, settings.partitions, error))
+                continue
+            findings += [no_info] if no_info and not servers else []
+            known = servers.setdefault(server.info.get("run_id", ""), server)
+            if known is not server:
+                known.holds.append(partition)
+        if not servers:
+            return away
         try:
-            await server.command("TIME")  # which every program may ask for
-            findings = [Finding("reachable", "ok", connections.describe())]
-            if why := connections.unverified():
-                findings.append(Finding("tls", "warn", why, "name the authority with ssl_ca_certs, and verify"))
-            no_info = await server.read_info()
-            findings += [no_info] if no_info else []
-            for check in CHECKS:
-                try:
-                    findings.append(await check(server))
-                except StoreUnavailableError as error:
-                    if not refused(error):
-                        raise
-                    findings.append(Finding(check.__name__, "unknown", error.detail, "not told; check it by hand"))
-            return [*findings, *await check_rights(server, user_for)]
+            for check in OF_EACH_SERVER:
+                findings.append(worst([(server, await _found(check, server)) for server in servers.values()]))
+            if away:  # the rest asks all partitions
+                return [*away, *findings[1:]]
+            first = next(iter(servers.values()))
+            findings += [await _found(check, first) for check in OF_THE_STORE]
+            return [*findings, *await check_rights(first, user_for)]
         except StoreUnavailableError as error:
-            advice = "see REDIS_URL, the network, the password and the server's log"
-            return [Finding("reachable", "fail", f"{connections.describe()}: {error.kind}: {error.detail}", advice)]
+            return [_unreachable(connections.describe(), 0, 1, error)]
     finally:
         await connections.aclose()
+
+
+def _unreachable(url: str, partition: int, partitions: int, error: StoreUnavailableError) -> Finding:
+    where = url + (f", partition {partition}" if partitions > 1 else "")
+    advice = ADVICE.get(error.kind, "see REDIS_URL, the network, the password and the server's log")
+    if error.detail.startswith("MOVED"):
+        advice = "this is a node of a Cluster: use redis+cluster://host:port,..."
+    return Finding("reachable", "fail", f"{where}: {error.kind}: {error.detail}", advice)
+
+
+async def _found(check: Check, server: Server) -> Finding:
+    """What a check found; what the server refuses to tell is unknown."""
+    try:
+        return await check(server)
+    except StoreUnavailableError as error:
+        if not refused(error):
+            raise
+        return Finding(check.__name__, "unknown", error.detail, "not told; check it by hand")
 
 
 @with_settings()
@@ -84,11 +126,7 @@ def doctor(
     if as_json:
         print_json({"fit": not failed, "findings": [finding.as_data() for finding in findings]})
     else:
-        rows = [
-            (f.check, coloured(f.level, COLOURS[f.level]), f.found, "the line below" if f.is_line else f.advice)
-            for f in findings
-        ]
-        console().print(table(("check", "", "found", "what to do"), rows))
+        console().print(table(("", "check", "found, and what to do"), map(_row, findings)))
         for line in dict.fromkeys(f.advice for f in findings if f.is_line):
             console(soft_wrap=True).print(line)  # whole, to be copied
         console().print(
@@ -99,3 +137,12 @@ def doctor(
     if any(finding.check == "reachable" for finding in failed):
         return STORE_AWAY
     return NEGATIVE if failed else OK
+
+
+def _row(finding: Finding) -> tuple[Text, str, Text]:
+    """Level, check, and both sentences below each other: a terminal may have 80 columns."""
+    told = coloured(finding.found)
+    if finding.advice:
+        told.append("\n")
+        told.append(coloured("-> " + ("the line below" if finding.is_line else finding.advice)))
+    return coloured(finding.level, COLOURS[finding.level]), finding.check, told

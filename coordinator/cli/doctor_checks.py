@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from coordinator.cli.figures import percentile
@@ -15,7 +15,7 @@ from coordinator.errors import StoreUnavailableError
 from coordinator.store.deployment import OLDEST_REDIS
 from coordinator.store.keys import Keys
 
-__all__ = ["CHECKS", "Command", "Finding", "Server", "refused"]
+__all__ = ["OF_EACH_SERVER", "OF_THE_STORE", "Check", "Command", "Finding", "Server", "refused", "worst"]
 
 Level = Literal["ok", "warn", "fail", "unknown"]
 Command = Callable[..., Awaitable[Any]]
@@ -59,6 +59,10 @@ class Server:
         command: asks the server that holds the first partition.
         others: those of the other partitions, in order.
         wanted: replicas that DURABILITY waits for.
+        without_info: `INFO` may be forbidden.
+
+    Attributes:
+        holds: partitions that lie there.
     """
 
     def __init__(
@@ -69,8 +73,12 @@ class Server:
         protocol: int,
         others: Sequence[Command] = (),
         wanted: int = 0,
+        *,
+        without_info: bool = False,
+        holds: Sequence[int] = (0,),
     ) -> None:
-        self.wanted = wanted
+        self.wanted, self.holds = wanted, list(holds)
+        self._without_info = without_info
         self.command = command
         self.commands = [command, *others]
         self.keys = keys
@@ -85,6 +93,8 @@ class Server:
         except StoreUnavailableError as error:
             if not refused(error):
                 raise
+            if self._without_info:
+                return Finding("INFO", "warn", f"{error.detail}; WITHOUT_INFO accepts that", "see WITHOUT_INFO")
             return Finding(
                 "INFO", "fail", error.detail, "allow INFO: a failover is noticed by the run id that it tells"
             )
@@ -295,6 +305,19 @@ async def quarantine(server: Server) -> Finding:
     )
 
 
-CHECKS: tuple[Callable[[Server], Awaitable[Finding]], ...] = (
-    latency, version, role, shape, replication, coverage, persistence, eviction, memory, clock, stored, quarantine,
+Check = Callable[[Server], Awaitable[Finding]]
+OF_EACH_SERVER: tuple[Check, ...] = (
+    latency, version, role, shape, replication, coverage, persistence, eviction, memory, clock,
 )  # fmt: skip
+OF_THE_STORE: tuple[Check, ...] = (stored, quarantine)
+GRAVITY: dict[Level, int] = {"ok": 0, "unknown": 1, "warn": 2, "fail": 3}
+
+
+def worst(found: Sequence[tuple[Server, Finding]]) -> Finding:
+    """What is told of a check at several servers: the gravest finding, and of which partitions' servers it is."""
+    gravest = max((finding for _, finding in found), key=lambda finding: GRAVITY[finding.level])
+    same = [server for server, finding in found if finding.level == gravest.level]
+    if len(same) == len(found):
+        return gravest
+    where = ", ".join(str(n) for server in same for n in server.holds)
+    return replace(gravest, found=f"{gravest.found} (the server of partition {where})")

@@ -12,9 +12,14 @@ import redis
 from typer.testing import CliRunner
 
 from coordinator.cli.app import app
+from coordinator.cli.doctor import examine
 from coordinator.cli.doctor_checks import Server, coverage, replication, version
+from coordinator.cli.tables import Writer
+from coordinator.settings import load
 from coordinator.store import PROTOCOL
 from coordinator.store.keys import Keys
+from tests.deployments import MovingSlot, Node, cluster
+from tests.waiting import eventually
 
 
 def doctor(url: str, *args: str) -> tuple[int, dict[str, dict[str, str]]]:
@@ -140,6 +145,65 @@ def test_a_password_is_never_shown(url: str, server: Any) -> None:
     _, findings = doctor(as_user(server, url, "+@all"))
 
     assert "secret" not in json.dumps(findings)
+
+
+def test_what_is_accepted_does_not_fail(url: str, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """INFO is forbidden, and WITHOUT_INFO says that this is known: programs start, so it is a warning."""
+    monkeypatch.setenv("COORDINATOR_WITHOUT_INFO", "true")
+    _, findings = doctor(as_user(server, url, "+@all", "-info"))
+
+    assert findings["INFO"]["level"] == "warn"
+    assert "WITHOUT_INFO" in findings["INFO"]["found"]
+
+
+def test_every_line_fits_a_terminal_of_80_columns(url: str, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What to do stands below what was found, and nothing is cut off."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("coordinator.cli.doctor.console", lambda **options: Writer(width=80, highlight=False))
+    said = CliRunner().invoke(app, ["doctor", "--redis-url", url]).stdout
+
+    assert max(map(len, said.splitlines())) <= 80
+    assert "-> switch on AOF" in said
+    assert "keeps only what living workers state again" in " ".join(said.split())
+
+
+@pytest.mark.anyio
+async def test_each_server_of_a_cluster_is_looked_at() -> None:
+    """One of three evicts, and one is no better known: the gravest is told, and of which partitions' server it is."""
+    with cluster() as (url, nodes):
+        owner = MovingSlot(nodes, Keys("recovery", 2).tag).source
+        owner.client.config_set("maxmemory-policy", "allkeys-lru")
+        found = {one.check: one for one in await examine(load(redis_url=url, partitions=3))}
+        assert (found["eviction"].level, "(the server of partition" in found["eviction"].found) == ("fail", True)
+        assert "2" in found["eviction"].found.partition("partition")[2]
+        for node in nodes:
+            node.client.config_set("cluster-require-full-coverage", "no")
+        owner.close()
+        await eventually(lambda: others_see_it_gone(nodes, owner), 30)
+        away = await examine(load(redis_url=url, partitions=3))
+        assert [one.found for one in away if one.level == "fail"] == [
+            one.found for one in away if one.check == "reachable"
+        ]
+        assert all("partition" in one.found for one in away if one.check == "reachable")
+        assert "eviction" in {one.check for one in away}, "the others are looked at all the same"
+
+
+def others_see_it_gone(nodes: list[Node], gone: Node) -> bool:
+    """Its neighbours have taken it for failed."""
+    told = [node.client.execute_command("CLUSTER NODES") for node in nodes if node is not gone]
+    return all("fail" in str(rows) and "fail?" not in str(rows) for rows in told)
+
+
+def test_what_the_server_refuses_is_advised_by_its_kind(url: str, server: Any) -> None:
+    """A primary without the replicas that it needs is no matter of the network or the password."""
+    server.config_set("min-replicas-to-write", 1)
+    try:
+        status, findings = doctor(url)
+    finally:
+        server.config_set("min-replicas-to-write", 0)
+
+    assert status == 3
+    assert "min-replicas-to-write" in findings["reachable"]["advice"]
 
 
 async def never(*words: Any) -> Never:
