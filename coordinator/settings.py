@@ -164,7 +164,11 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,  # pydantic's own messages would repeat all values, secrets too
     )
 
-    redis_url: SecretStr | None = Field(None, description="the store; unset: an embedded Redis, for trying out")
+    redis_url: SecretStr | None = Field(
+        None,
+        description="the store: `redis://`, `rediss://`, `unix://`, `redis+sentinel://host:port,…/service/db`, "
+        "`redis+cluster://host:port,…` (`docs/security.md`); unset: an embedded Redis, for trying out",
+    )
     prefix: str = Field("recovery", description="what all keys begin with", pattern=_PREFIX)
     without_info: bool = Field(
         False,

@@ -182,9 +182,9 @@ def _data(kinds: dict[str, list[Line]], grants: dict[str, list[Line]], unreplica
     writes: dict[str, list[Line]] = defaultdict(list)
     for line in kinds["checkpoint"]:
         writes[line["session"]].append(line)
-    answered = {(line["session"], line["data"]) for line in kinds["checkpoint"]}
-    for line in kinds["sending"]:
-        if (line["session"], line["data"]) not in answered:  # its process was killed meanwhile
+    answered = {(line["session"], line["epoch"], line["data"]) for line in kinds["checkpoint"]}
+    for line in kinds["sending"]:  # after a loss an heir writes again what was written before
+        if (line["session"], line["epoch"], line["data"]) not in answered:  # its process was killed meanwhile
             writes[line["session"]].append({**line, "sent": line["at"], "answer": "unknown"})
     for session, lines in grants.items():
         for grant in lines:
@@ -206,14 +206,18 @@ def _data(kinds: dict[str, list[Line]], grants: dict[str, list[Line]], unreplica
 def lost_writes(history: Sequence[Line]) -> list[float]:
     """For each adopted session whose last acknowledged writes its adopter did not get: the seconds between that and the last."""
     lost = []
+    owned_since: dict[str, int] = {}
     for grant in history:
-        if grant["kind"] != "grant" or grant["how"] != "adopted":
+        if grant["kind"] != "grant" or grant["how"] == "renewed":
+            continue
+        since, owned_since[grant["session"]] = owned_since.get(grant["session"], 0), grant["epoch"]
+        if grant["how"] != "adopted":
             continue
         known = [
             line
             for line in history
             if line["kind"] == "checkpoint" and line["session"] == grant["session"]
-            if line["answer"] == "ok" and line["epoch"] < grant["epoch"]
+            if line["answer"] == "ok" and since <= line["epoch"] < grant["epoch"]
         ]
         at = [line["at"] for line in known if line["data"] == grant["data"]]
         if at and at[-1] < known[-1]["at"]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.history import check
+from tests.faults.history import check, longest_without, lost_writes, takeovers
 
 A, B = "a~1", "b~1"
 
@@ -41,7 +41,7 @@ def final(at: float = 10.0, state: str = "active", epoch: int = 2, reason: str =
 
 
 OPENED = grant(1.0, 1, "opened", previous="", cause="", instance=A)
-KILLED = {"kind": "killed", "instances": [A], "at": 3.0}
+KILLED: dict[str, Any] = {"kind": "killed", "instances": [A], "at": 3.0}
 GOOD = [OPENED, write(2.0, 1), KILLED, grant(5.0, 2, instance=B), media(9.9, 2), final()]
 
 
@@ -98,3 +98,43 @@ def test_a_write_under_way_may_count_or_not(data: str) -> None:
     """The adopter may get the last acknowledged data, or what was under way when the owner died."""
     sending = {"kind": "sending", "session": "s", "epoch": 1, "data": "in flight", "at": 2.9}
     assert check([OPENED, write(2.0, 1), sending, KILLED, grant(5.0, 2, data=data), media(9.9, 2), final()]) == []
+
+
+LOSSY = [
+    OPENED,
+    write(2.0, 1, "y"),
+    write(2.5, 1, "z"),
+    KILLED,
+    grant(5.0, 2, data="y", instance=B),
+    media(9.9, 2),
+    final(),
+]
+
+
+@pytest.mark.parametrize(("unreplicated", "kept"), [(0.0, False), (0.4, False), (0.6, True)])
+def test_what_no_replica_had_may_go_with_its_owner(unreplicated: float, kept: bool) -> None:
+    """So much of it, and no more; how much it was is told."""
+    assert (check(LOSSY, unreplicated=unreplicated) == []) == kept
+    assert lost_writes(LOSSY) == [0.5]
+    living = [line for line in LOSSY if line["kind"] != "killed"]
+    assert any(line.startswith("G7") for line in check(living, unreplicated=9.0)), "its owner states it again"
+
+
+def test_an_heir_writes_again_what_was_lost() -> None:
+    """Its own last write may have been under way, whoever wrote the same before it."""
+    own = {"kind": "sending", "session": "s", "epoch": 2, "data": "z", "at": 6.0}
+    killed = {"kind": "killed", "instances": [B], "at": 7.0}
+    again = grant(8.0, 3, data="z", previous=B, instance="c~1")
+    history = [*LOSSY[:-2], own, killed, again, media(9.9, 3), final(epoch=3)]
+    assert check(history, unreplicated=0.6) == []
+    assert lost_writes(history) == [0.5]
+
+
+def test_times_are_told() -> None:
+    """From a kill to the adoption of each call, and for how long an owner that stayed the same went without a right."""
+    assert takeovers(LOSSY, [A], ["s"]) == [5.0 - KILLED["at"]]
+    assert takeovers(LOSSY, [B], ["s"]) == []
+    held, doubtful = media(2.0, 1), {**media(3.0, 1), "held": {}}
+    ticks = [held, doubtful, {**doubtful, "at": 4.5}, {**held, "at": 5.0}, {**doubtful, "at": 6.0}]
+    assert longest_without([OPENED, *ticks], "held", 9.0) == 1.5
+    assert longest_without([OPENED, *ticks], "speaks", 9.0) == 0.0
