@@ -14,7 +14,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
 
-from coordinator.cli.options import NEGATIVE, OK, with_settings
+from coordinator.cli.options import NEGATIVE, OK, STORE_AWAY, with_settings
 from coordinator.cli.store import partition_for, partitions
 from coordinator.cli.tables import clock, coloured, complain, console, print_json, print_some, seconds, table
 from coordinator.errors import KeyUnknownError, SealBrokenError, StoreUnavailableError
@@ -39,9 +39,31 @@ UNSHOWN = frozenset({"request", "heir_request"})
 TEXTS = frozenset({"pool", "tenant", "requires", "reason", "orphanings"})
 
 
-async def _of_all(settings: Settings, ask: Callable[[StorePartition], Awaitable[Any]]) -> list[Any]:
+async def _of_all(
+    settings: Settings, ask: Callable[[StorePartition], Awaitable[Any]]
+) -> tuple[list[Any], dict[int, str]]:
+    """What each partition answers, and which did not, and why.
+
+    Raises:
+        StoreUnavailableError: none did.
+    """
+    answers, away = list[Any](), dict[int, str]()
     async with partitions(settings) as parts:
-        return [await ask(part) for part in parts]
+        for part in parts:
+            try:
+                answers.append(await ask(part))
+            except StoreUnavailableError as error:
+                away[part.keys.partition] = f"{error.kind}: {error.detail}"
+                if len(away) == len(parts):
+                    raise
+    return answers, away
+
+
+def _status_of(away: dict[int, str]) -> int:
+    """Says which partitions were left out; the exit status."""
+    for partition, why in away.items():
+        complain(f"partition {partition} does not answer ({why}): nothing of it is shown")
+    return STORE_AWAY if away else OK
 
 
 def _summed_up(seen: Overview) -> Row:
@@ -98,37 +120,40 @@ def status(
 
     With --watch it goes on while the store is away, until it is interrupted; with --json one document a line.
 
-    Exit status: 0 answered; 1 no coordinator ever ran here; 2 wrong usage or settings; 3 the store is not available.
+    Exit status: 0 answered; 1 no coordinator ever ran here; 2 wrong usage or settings; 3 the store, or a part of it, is not available.
     """
 
-    async def look() -> list[Row]:
-        return [_summed_up(seen) for seen in await _of_all(settings, reads.overview)]
+    async def look() -> tuple[list[Row], dict[int, str]]:
+        answers, away = await _of_all(settings, reads.overview)
+        return [_summed_up(seen) for seen in answers], away
 
     if watch:
         return _watch(look, every, as_json)
-    rows = anyio.run(look)
+    rows, away = anyio.run(look)
     started = all(row["started"] for row in rows)
     if as_json:
-        print_json({"started": started, "partitions": rows})
+        print_json({"started": started, "partitions": rows, "unavailable": away})
     else:
         console().print(_status_table(rows))
-    return OK if started else NEGATIVE
+    return _status_of(away) or (OK if started else NEGATIVE)
 
 
-def _watch(look: Callable[[], Awaitable[list[Row]]], every: float, as_json: bool) -> int:
+def _watch(look: Callable[[], Awaitable[tuple[list[Row], dict[int, str]]]], every: float, as_json: bool) -> int:
     """Looks again and again, through times without the store, until it is interrupted."""
     screen = console()
     with nullcontext() if as_json else Live(console=screen, auto_refresh=False) as live:
         try:
             while True:
                 try:
-                    rows, away = anyio.run(look), ""
+                    rows, parts_away = anyio.run(look)
+                    away = "; ".join(f"partition {n}: {why}" for n, why in parts_away.items())
                 except StoreUnavailableError as error:
                     rows, away = [], f"{error.kind}: {error.detail}"
                 if live is None:
                     print_json({"partitions": rows, "unavailable": away or None}, lines=True)
                 else:
-                    shown = coloured(f"the store is not available ({away})", "red") if away else _status_table(rows)
+                    notes = [coloured(f"the store is not available ({away})", "red")] if away else []
+                    shown = Group(*([_status_table(rows)] if rows else []), *notes)
                     screen.make_room(shown)
                     live.update(shown, refresh=True)
                 time.sleep(every)
@@ -140,12 +165,13 @@ def _watch(look: Callable[[], Awaitable[list[Row]]], every: float, as_json: bool
 def instances(settings: Settings, as_json: Json = False) -> int:
     """Instances: the living, and the dead whose calls are not all claimed yet; the fullest first.
 
-    Exit status: 0 answered; 2 wrong usage or settings; 3 the store is not available.
+    Exit status: 0 answered; 2 wrong usage or settings; 3 the store, or a part of it, is not available.
     """
-    rows = [row for part in anyio.run(_of_all, settings, reads.instances) for row in part]
+    answers, away = anyio.run(_of_all, settings, reads.instances)
+    rows = [row for part in answers for row in part]
     if as_json:
-        print_json({"instances": [row.as_dict() for row in rows]})
-        return OK
+        print_json({"instances": [row.as_dict() for row in rows], "unavailable": away})
+        return _status_of(away)
     columns = (
         "instance",
         "partition",
@@ -168,7 +194,7 @@ def instances(settings: Settings, as_json: Json = False) -> int:
         for row in rows
     )  # fmt: skip
     console().print(table(columns, shown))
-    return OK
+    return _status_of(away)
 
 
 @with_settings()
@@ -180,18 +206,19 @@ def sessions(
 ) -> int:
     """Session records, newest first, without their recovery data.
 
-    Exit status: 0 answered; 2 wrong usage or settings; 3 the store is not available.
+    Exit status: 0 answered; 2 wrong usage or settings; 3 the store, or a part of it, is not available.
     """
 
     async def ask(part: StorePartition) -> list[SessionRow]:
         return [row async for row in reads.sessions(part, state)]
 
-    found: list[SessionRow] = [row for part in anyio.run(_of_all, settings, ask) for row in part]
+    answers, away = anyio.run(_of_all, settings, ask)
+    found: list[SessionRow] = [row for part in answers for row in part]
     found.sort(key=lambda row: (-row.opened_at, row.id))
     rows = found[:limit]
     if as_json:
-        print_json({"found": len(found), "sessions": [row.as_dict() for row in rows]})
-        return OK
+        print_json({"found": len(found), "sessions": [row.as_dict() for row in rows], "unavailable": away})
+        return _status_of(away)
     columns = (
         "session",
         "state",
@@ -213,7 +240,7 @@ def sessions(
         for row in rows
     ]  # fmt: skip
     print_some(columns, shown, len(found))
-    return OK
+    return _status_of(away)
 
 
 async def read_record(settings: Settings, session_id: str, *, data: bool, letter_epoch: str = "") -> Row | None:
@@ -274,7 +301,7 @@ def session(
 ) -> int:
     """One session's record.
 
-    Exit status: 0 found; 1 not found; 2 wrong usage or settings; 3 the store is not available.
+    Exit status: 0 found; 1 not found; 2 wrong usage or settings; 3 the store, or a part of it, is not available.
     """
 
     row = anyio.run(partial(read_record, settings, session_id, data=data))

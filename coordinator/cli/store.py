@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from coordinator import bounds
 from coordinator.cli.tables import complain
-from coordinator.errors import ConfigurationError, InvalidIdError
+from coordinator.errors import ConfigurationError, InvalidIdError, StoreUnavailableError
 from coordinator.ids import check_session_id, partition_of
 from coordinator.settings import Settings
 from coordinator.store.connect import Connector
@@ -83,7 +83,7 @@ async def partitions(settings: Settings) -> AsyncIterator[list[StorePartition]]:
     try:
         all_keys = [Keys(settings.prefix, p) for p in range(settings.partitions)]
         parts = [StorePartition(keys, connections.executor(keys.tag)) for keys in all_keys]
-        stored = await parts[0].executor.command("HGET", all_keys[0].meta, "partitions")
+        stored = await _number(parts)
         if stored is not None and int(stored) != settings.partitions:
             raise ConfigurationError(
                 f"partitions is {settings.partitions}, but this deployment was made with {int(stored)}: "
@@ -92,6 +92,19 @@ async def partitions(settings: Settings) -> AsyncIterator[list[StorePartition]]:
         yield parts
     finally:
         await connections.aclose()
+
+
+async def _number(parts: list[StorePartition]) -> bytes | None:
+    """How many partitions the store was made with, as the first that answers says; None when it was not made."""
+    for part in parts:
+        try:
+            found: bytes | None = await part.executor.command("HGET", part.keys.meta, "partitions")
+        except StoreUnavailableError:
+            if part is parts[-1]:
+                raise
+            continue
+        return found
+    return None
 
 
 def partition_for(parts: list[StorePartition], session_id: str) -> StorePartition:

@@ -48,10 +48,12 @@ class Writer(Console):
 
     def make_room(self, shown: RenderableType) -> None:
         """The console is as wide as its tables, alone or in a group, have to be."""
-        for one in shown.renderables if isinstance(shown, Group) else [shown]:
-            if isinstance(one, Table):
-                least = Measurement.get(self, self.options.update(max_width=MOST_WIDTH), one).minimum
-                self.width = max(self.width, least + SLACK)
+        if isinstance(shown, Group):
+            for one in shown.renderables:
+                self.make_room(one)
+        elif isinstance(shown, Table):
+            least = Measurement.get(self, self.options.update(max_width=MOST_WIDTH), shown).minimum
+            self.width = max(self.width, least + SLACK)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """As Rich does, segment by segment; those that move the cursor of a progress bar are Rich's own."""

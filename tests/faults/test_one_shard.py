@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import subprocess
+import sys
 
 from coordinator.ids import partition_of
 from tests.faults.deployment import Deployment
@@ -46,6 +49,14 @@ def test_the_dead_of_other_shards_are_found_meanwhile() -> None:
             held = [fields[b"reason"] for _, fields in place.client(partition).xrange(keys_of(partition).events)
                     if fields[b"type"] == b"hold"]  # fmt: skip
             assert held == [b"start"]
+        told = subprocess.run(
+            [sys.executable, "-m", "coordinator", "status", "--json", "--partitions", "6", "--redis-url", place.url("reader")],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        shown = json.loads(told.stdout)
+        assert told.returncode == 3
+        assert {row["partition"] for row in shown["partitions"]} == {*range(6)} - there
+        assert {int(partition) for partition in shown["unavailable"]} == there
         for node in down:
             node.start()
         wait_until(place.is_well, 60, "the cluster is well")
