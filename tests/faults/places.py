@@ -130,10 +130,9 @@ class _Nodes:
     def knows(self, command: str) -> bool:
         """Whether the servers have a command, written as ``CONTAINER|PART``."""
         try:
-            told = self.ask(self.nodes[0]).execute_command("COMMAND", "INFO", command)
-        except redis.RedisError:
+            return bool(self.ask(self.nodes[0]).execute_command("COMMAND", "INFO", command))
+        except (redis.RedisError, TypeError):  # the latter is how redis-py reads that there is none
             return False
-        return bool(told) and None not in (told if isinstance(told, list) else told.values())
 
     def is_primary(self, node: Node) -> bool:
         """Whether a server takes itself for one."""
