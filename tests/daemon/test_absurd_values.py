@@ -113,7 +113,7 @@ async def test_an_epoch_near_the_largest_never_falls(url: str, redis_client: Any
         epochs[session.id].append(session.epoch)
         await session.lost.wait()
 
-    async with coordinating(url), anyio.create_task_group() as tasks:
+    async with coordinating(url, max_recoveries=100), anyio.create_task_group() as tasks:
         first = Worker(url, name="w0")
         async with first:
             for call in epochs:
