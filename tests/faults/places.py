@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,7 +83,7 @@ class OneServer:
         self._server.close()
 
 
-class _Nodes:
+class _Nodes(ABC):
     """Servers with TCP ports in a folder of their own, each with one client."""
 
     partitions = 1
@@ -99,12 +100,13 @@ class _Nodes:
             self.close()
             raise
 
+    @abstractmethod
     def _start(self) -> None:
-        raise NotImplementedError
+        """Begins all servers."""
 
+    @abstractmethod
     def _named(self, partition: int) -> Node | None:
         """Which server the members say is the primary."""
-        raise NotImplementedError
 
     def ask(self, node: Node) -> Any:
         """Its client."""
@@ -193,9 +195,9 @@ class Replicated(_Nodes):
             return False
         return bool(role[0] == b"slave" and role[3] == b"connected")
 
+    @abstractmethod
     def fail_over(self, partition: int = 0) -> None:
         """As an operator asks for it; returns as soon as another primary is named."""
-        raise NotImplementedError
 
     def replaced(self, former: Node, partition: int = 0) -> bool:
         """Whether another primary than this one is named, and takes itself for it."""
