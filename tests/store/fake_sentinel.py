@@ -6,7 +6,7 @@ import socketserver
 import threading
 from typing import Any
 
-__all__ = ["FakeSentinel"]
+__all__ = ["FakeSentinel", "read_command"]
 
 
 class FakeSentinel:
@@ -31,7 +31,7 @@ class FakeSentinel:
 
         class Handler(socketserver.StreamRequestHandler):
             def handle(self) -> None:
-                while (words := _command(self.rfile)) is not None:
+                while (words := read_command(self.rfile)) is not None:
                     if not sentinel.silent:
                         self.wfile.write(sentinel._answer([word.upper() for word in words]))
 
@@ -67,7 +67,7 @@ def _array(words: list[str]) -> bytes:
     return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word.encode()) for word in words)
 
 
-def _command(rfile: Any) -> list[str] | None:
+def read_command(rfile: Any) -> list[str] | None:
     head = rfile.readline()
     if not head.startswith(b"*"):
         return None
