@@ -301,17 +301,16 @@ def the_dead_let_go_of_nothing(bench: Bench) -> None:
     assert bench.record("s")["owner"] == A
 
 
-ANEW = " or r.anew == '1'"
-ANEW_ALONE = "if r.anew == '1' then"
+ANEW = "if r.anew == '1' then"
 DRAINS = "if me.state == 'draining' then"
 LIVES = "if read_instance(heir, 'state', 'roll').state ~= 'alive' then"
 
 RULES = (
-    Rule(stated_again_it_is_not_let_go, "let_go", ANEW),
-    Rule(stated_again_it_is_not_closed, "close", ANEW_ALONE, "if false then"),
-    Rule(stated_again_it_is_not_released, "release", ANEW),
-    Rule(stated_again_it_is_not_written, "checkpoint", ANEW_ALONE, "if false then"),
-    Rule(stated_again_it_is_not_handed_over, "hand_over", ANEW),
+    Rule(stated_again_it_is_not_let_go, "let_go", ANEW, "if false then"),
+    Rule(stated_again_it_is_not_closed, "close", ANEW, "if false then"),
+    Rule(stated_again_it_is_not_released, "release", ANEW, "if false then"),
+    Rule(stated_again_it_is_not_written, "checkpoint", ANEW, "if false then"),
+    Rule(stated_again_it_is_not_handed_over, "hand_over", ANEW, "if false then"),
     Rule(nothing_is_written_during_a_hold, "checkpoint", "if held or ", "if "),
     Rule(nothing_is_closed_during_a_hold, "close", "if held or ", "if "),
     Rule(nothing_is_handed_over_during_a_hold, "hand_over", "elseif held then", "elseif false then"),

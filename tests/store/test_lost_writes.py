@@ -28,6 +28,21 @@ def _epoch(bench: Bench) -> int:
     return int(bench.record("s")["epoch"])
 
 
+Write = Callable[[Bench, str, int], Answer]
+WRITES: dict[str, Write] = {
+    "checkpoint": lambda b, who, e: b.checkpoint("s", who, e, 9, b"x"),
+    "close": lambda b, who, e: b.close("s", who, e),
+    "release": lambda b, who, e: b.release("s", who, e),
+    "resumed": lambda b, who, e: b.run(calls.resumed(b.keys, session="s", instance=who, epoch=e)),
+    "let_go": lambda b, who, e: b.run(
+        calls.let_go(b.keys, session="s", instance=who, heir=OTHER, epoch=e, pool="default", data=None)
+    ),
+    "hand_over": lambda b, who, e: b.run(
+        calls.hand_over(b.keys, session="s", instance=who, epoch=e, pool="default", lease_ms=1)
+    ),
+}  # fmt: skip
+
+
 def test_the_first_connection_to_another_server_starts_a_hold(served: Bench) -> None:
     """A run id that differs from the stored one holds transfers, says why, and lifts the floor of the epochs."""
     floor_before = int(served.client.hget(served.keys.meta, "epoch_floor"))
@@ -171,25 +186,34 @@ def test_a_write_above_the_stored_epoch_is_resync_never_fenced(served: Bench) ->
     assert served.release("s", OWNER, epoch).word == "RESYNC"
 
 
-@pytest.mark.parametrize(
-    "write",
-    [
-        lambda b, who, e: b.checkpoint("s", who, e, 9, b"x"),
-        lambda b, who, e: b.close("s", who, e),
-        lambda b, who, e: b.release("s", who, e),
-        lambda b, who, e: b.run(calls.resumed(b.keys, session="s", instance=who, epoch=e)),
-        lambda b, who, e: b.run(
-            calls.let_go(b.keys, session="s", instance=who, heir=OTHER, epoch=e, pool="default", data=None)
-        ),
-        lambda b, who, e: b.run(
-            calls.hand_over(b.keys, session="s", instance=who, epoch=e, pool="default", lease_ms=1)
-        ),
-    ],
-    ids=["checkpoint", "close", "release", "resumed", "let_go", "hand_over"],
-)  # fmt: skip
-def test_an_owner_under_its_own_older_epoch_is_nobody_that_was_fenced(
-    served: Bench, write: Callable[[Bench, str, int], Answer]
-) -> None:
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_who_lost_a_call_is_told_so_before_its_new_owner_is_renewed(served: Bench, write: Write) -> None:
+    """Another stated it under a higher epoch, and has no new one yet: who had it before is refused for good, for all to see."""
+    epoch = _epoch(served)
+    served.server_id = "promoted"
+    served.beat(OWNER)
+    assert served.reassert("s", OTHER, epoch + 5, 3, b"newer", rival=OWNER).word == "OK"
+    served.end_hold()
+
+    answer = write(served, OWNER, epoch)
+    assert (answer.word, answer.text("owner"), answer.int("epoch")) == ("FENCED", OTHER, epoch + 5)
+    refused = [fields for _, fields in served.client.xrange(served.keys.events) if fields[b"type"] == b"fenced"]
+    assert [fields[b"instance"].decode() for fields in refused] == [OWNER]
+    assert served.record("s")["data"] == "newer"
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_what_was_stated_again_is_renewed_before_any_write(served: Bench, write: Write) -> None:
+    """Its owner is told RESYNC, whatever it writes, and the record stays as it was stated."""
+    epoch = _epoch(served)
+    assert served.reassert("s", OWNER, epoch, 1, b"two").word == "OK"
+    before = served.record("s")
+    assert write(served, OWNER, epoch).word == "RESYNC"
+    assert served.record("s") == before
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_an_owner_under_its_own_older_epoch_is_nobody_that_was_fenced(served: Bench, write: Write) -> None:
     """What was on its way while its epoch was renewed is refused, and told nobody; another's is an event for all to see."""
     epoch = _epoch(served)
     served.server_id = "promoted"

@@ -36,11 +36,13 @@ elseif held then
   return { 'HELD' }
 end
 local r = read_session(session, 'state', 'owner', 'epoch', 'renewed_from', 'pool', 'data', 'encoding', 'anew', 'heir', 'offer_id', 'requires', 'tenant')
-if not r.state or tonumber(r.epoch) < tonumber(epoch) or r.anew == '1' then
+if not r.state or tonumber(r.epoch) < tonumber(epoch) then
   return { 'RESYNC' }
 elseif r.owner ~= owner or r.epoch ~= epoch or (r.state ~= 'active' and r.state ~= 'handing_over') then
   event_of_refusal(events, now, 'hand_over', id, owner, epoch, r)
   return { 'FENCED', 'scope', 'session', 'owner', r.owner or '', 'epoch', r.epoch, 'state', r.state }
+elseif r.anew == '1' then
+  return { 'RESYNC' }
 elseif r.state == 'handing_over' then
   return { 'OK', 'heir', r.heir or '' }
 end

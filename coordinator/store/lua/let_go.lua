@@ -52,11 +52,13 @@ if r.let_go_by == owner_id and r.let_go_epoch == epoch then
   return { 'OK', 'epoch', r.epoch }
 elseif held then
   return { 'HELD' }
-elseif not r.state or tonumber(r.epoch) < tonumber(epoch) or r.anew == '1' then
+elseif not r.state or tonumber(r.epoch) < tonumber(epoch) then
   return { 'RESYNC' }
 elseif r.owner ~= owner_id or r.epoch ~= epoch then
   event_of_refusal(events, now, 'let_go', id, owner_id, epoch, r)
   return { 'FENCED', 'scope', 'session', 'owner', r.owner or '', 'epoch', r.epoch, 'state', r.state }
+elseif r.anew == '1' then
+  return { 'RESYNC' }
 elseif r.state ~= 'handing_over' or r.heir ~= heir_id then
   return { 'GONE', 'state', r.state }
 end

@@ -67,12 +67,15 @@ end
 if held then
   return { 'HELD' }
 end
-if not r.state or tonumber(r.epoch) < tonumber(epoch) or r.anew == '1' then
+if not r.state or tonumber(r.epoch) < tonumber(epoch) then
   return { 'RESYNC' }
 end
 if r.owner ~= owner or r.epoch ~= epoch or (r.state ~= 'active' and r.state ~= 'handing_over') then
   event_of_refusal(events, now, 'release', id, owner, epoch, r)
   return { 'FENCED', 'scope', 'session', 'owner', r.owner or '', 'epoch', r.epoch, 'state', r.state }
+end
+if r.anew == '1' then
+  return { 'RESYNC' }
 end
 local left_ms = children_left_ms(session, id, r, now)
 if left_ms > 0 then

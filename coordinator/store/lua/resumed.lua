@@ -27,12 +27,14 @@ if state == 'dead' then
 elseif not state then
   return { 'UNKNOWN' }
 end
-local r = read_session(session, 'state', 'owner', 'epoch', 'renewed_from', 'cause', 'evidence_at', 'resumed_epoch', 'resume_ms')
+local r = read_session(session, 'state', 'owner', 'epoch', 'renewed_from', 'anew', 'cause', 'evidence_at', 'resumed_epoch', 'resume_ms')
 if held or not r.state or tonumber(r.epoch) < tonumber(epoch) then
   return { 'RESYNC' }
 elseif r.owner ~= owner or r.epoch ~= epoch or (r.state ~= 'active' and r.state ~= 'handing_over') then
   event_of_refusal(events, now, 'resumed', id, owner, epoch, r)
   return { 'FENCED', 'scope', 'session', 'owner', r.owner or '', 'epoch', r.epoch, 'state', r.state }
+elseif r.anew == '1' then
+  return { 'RESYNC' }
 elseif r.resumed_epoch == epoch then
   return { 'OK', 'resume_ms', r.resume_ms or '0' }
 end
