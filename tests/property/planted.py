@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from coordinator.store import calls
-from coordinator.store.scripts import SCRIPTS
+from coordinator.store.scripts import SCRIPTS, Script
 
-__all__ = ["EXAMPLES", "SEEDS", "plant", "run"]
+__all__ = ["EXAMPLES", "SEEDS", "mutant", "plant", "run"]
 
 EXAMPLES = 10
 """Of one seed. Many seeds with few examples each find a bug far sooner than many examples of one."""
@@ -22,15 +22,19 @@ SEEDS = 150
 """What a bug may take: a thousand and a half of examples in all."""
 
 
+def mutant(script: Script, old: str, new: str) -> Script:
+    """The script with another text in place of the old one, which must be there."""
+    text = script.source.decode()
+    assert old in text, f"{script.name}.lua has no {old!r}"
+    source = text.replace(old, new).encode()
+    return replace(script, source=source, sha=hashlib.sha1(source, usedforsecurity=False).hexdigest())
+
+
 def plant(monkeypatch: pytest.MonkeyPatch, changes: Mapping[str, tuple[str, str]]) -> None:
     """Changes scripts for this test: name -> old text, which must be there, and new text."""
     mutants = dict(SCRIPTS)
     for name, (old, new) in changes.items():
-        text = SCRIPTS[name].source.decode()
-        assert old in text, f"{name}.lua has no {old!r}"
-        source = text.replace(old, new).encode()
-        sha = hashlib.sha1(source, usedforsecurity=False).hexdigest()
-        mutants[name] = replace(SCRIPTS[name], source=source, sha=sha)
+        mutants[name] = mutant(SCRIPTS[name], old, new)
     monkeypatch.setattr(calls, "SCRIPTS", MappingProxyType(mutants))
 
 

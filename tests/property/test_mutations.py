@@ -1,14 +1,17 @@
-"""A rule taken out of a script on purpose: the state machine must notice each."""
+"""A rule taken out of a script on purpose: the state machine must notice each; and of the owner's check, the tests of every writer."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, replace
 
 import pytest
 import redis
 
 from tests.property import planted
 from tests.property.test_state_machine import ProtocolMachine
+from tests.store.harness import Bench
+from tests.store.writers import REASONS, WRITERS, Writer, asked, check_owner, check_refusal
 
 STEPS = 50
 
@@ -82,3 +85,63 @@ def test_a_planted_mutation_is_noticed(mutation: str, monkeypatch: pytest.Monkey
 def test_without_a_mutation_nothing_is_noticed() -> None:
     """What finds them finds nothing in the scripts as they are."""
     planted.run(Machine, STEPS, sorted(set(FOUND.values())))
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A rule of ``owner.lua`` or ``refuse.lua`` that is not there.
+
+    Attributes:
+        old, new: its text, and what stands in its place.
+        noticed: in the refusals for this reason.
+        unnoticed: writers that do not have the rule, or not from there.
+    """
+
+    old: str
+    new: str
+    noticed: str
+    unnoticed: tuple[str, ...] = ()
+
+
+NOT_TRUST = ("trust",)  # it permits to believe for a moment, and knows neither lost writes nor events
+ANSWER_HELD = ("hand_over", "let_go", "release")  # before the owner's check
+OWNERS_CHECK = {
+    "another owner counts": Mutation("if r.owner ~= owner or", "if", "another owner"),
+    "another epoch counts": Mutation("or r.epoch ~= epoch or", "or", "a newer epoch of the same owner"),
+    "an older epoch of the same owner counts": Mutation(
+        " or r.epoch ~= epoch", " or tonumber(r.epoch) < tonumber(epoch)", "a newer epoch of the same owner"
+    ),
+    "what its owner no longer has counts": Mutation(
+        "(state ~= 'active' and state ~= 'handing_over' and state ~= ended)", "false", "it is a dead letter"
+    ),
+    "what was handed to others counts": Mutation("and state ~= ended", "and state ~= 'offered'", "it is offered"),
+    "a dead instance counts": Mutation("elseif state == 'dead' then", "elseif false then", "its owner is dead"),
+    "an unknown instance counts": Mutation("if not state then\n    return 'unknown'", "if false then", "its owner is unknown"),
+    "what the store forgot fences the writer": Mutation(
+        "not r.state or tonumber(r.epoch) < tonumber(epoch) then", "not r.state then", "the store has an older epoch", NOT_TRUST
+    ),
+    "a hold holds nobody": Mutation(
+        "elseif held or why == 'behind'", "elseif why == 'behind'", "there is a hold", (*NOT_TRUST, *ANSWER_HELD)
+    ),
+    "what was stated again is written at once": Mutation(
+        "elseif r.anew == '1' then", "elseif false then", "it was stated again", NOT_TRUST
+    ),
+    "a refusal is told nobody": Mutation(
+        "event_of_refusal(events, now, operation, id, owner, epoch, r)", "", "another owner", NOT_TRUST
+    ),
+}  # fmt: skip
+NOTICED = [(m, writer) for m, rule in OWNERS_CHECK.items() for writer in WRITERS if writer.name not in rule.unnoticed]
+
+
+@pytest.mark.parametrize(("mutation", "writer"), NOTICED, ids=[f"{m}-{w.name}" for m, w in NOTICED])
+def test_each_writer_notices_a_rule_taken_out_of_the_owner_s_check(
+    redis_client: redis.Redis, mutation: str, writer: Writer
+) -> None:
+    """The tests of each that has the check fail by themselves, while it still lets the owner through."""
+    rule, bench = OWNERS_CHECK[mutation], Bench(redis_client)
+    mutant = replace(writer, script=planted.mutant(writer.script, rule.old, rule.new))
+    [reason] = [one for one in REASONS if one.name == rule.noticed and asked(writer, one)]
+    check_owner(bench, mutant)
+    with pytest.raises(AssertionError):
+        check_refusal(bench, mutant, reason)
+    redis_client.flushall()

@@ -311,9 +311,9 @@ RULES = (
     Rule(stated_again_it_is_not_released, "release", ANEW, "if false then"),
     Rule(stated_again_it_is_not_written, "checkpoint", ANEW, "if false then"),
     Rule(stated_again_it_is_not_handed_over, "hand_over", ANEW, "if false then"),
-    Rule(nothing_is_written_during_a_hold, "checkpoint", "if held or ", "if "),
-    Rule(nothing_is_closed_during_a_hold, "close", "if held or ", "if "),
-    Rule(nothing_is_handed_over_during_a_hold, "hand_over", "elseif held then", "elseif false then"),
+    Rule(nothing_is_written_during_a_hold, "checkpoint", "if held or why", "if why"),
+    Rule(nothing_is_closed_during_a_hold, "close", "if held or why", "if why"),
+    Rule(nothing_is_handed_over_during_a_hold, "hand_over", "if held then\n  return { 'HELD' }", "if false then\n  return { 'HELD' }"),
     Rule(transfers_go_on_when_the_clock_stepped_back, "open", " and ends <= now + hold_length_ms(m)"),
     Rule(a_hold_ends_when_the_clock_stepped_back, "scan", "if ends > now + 2 *", "if false and ends > now + 2 *"),
     Rule(

@@ -19,14 +19,14 @@
 -- REPLY RESYNC
 -- REPLY UNKNOWN
 -- RETRY safe: the session that is there has this version, which is OK; nobody is told EXISTS of its own creation.
--- USES now read stream event hold fence header store
+-- USES now read stream event hold owner refuse fence header store
 local session, active = KEYS[1], KEYS[2]
 local id, value, ttl_ms, listed = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
 local version, limit = ARGV[5], tonumber(ARGV[6])
 
-local refusal = fence(3, 7, 'session_create', id)
-if refusal then
-  return refusal
+local refused = fence(3, 7, 'session_create', id)
+if refused then
+  return refused
 end
 local problem = fits(session, active)
 if problem then

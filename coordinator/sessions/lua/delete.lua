@@ -11,13 +11,13 @@
 -- REPLY RESYNC
 -- REPLY UNKNOWN
 -- RETRY safe: a repetition answers GONE.
--- USES now read stream event hold fence
+-- USES now read stream event hold owner refuse fence
 local session, active = KEYS[1], KEYS[2]
 local id = ARGV[1]
 
-local refusal = fence(3, 2, 'session_delete', id)
-if refusal then
-  return refusal
+local refused = fence(3, 2, 'session_delete', id)
+if refused then
+  return refused
 end
 local removed = redis.call('DEL', session)
 if redis.call('TYPE', active).ok == 'set' then

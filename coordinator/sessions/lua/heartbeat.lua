@@ -17,13 +17,13 @@
 -- REPLY RESYNC
 -- REPLY UNKNOWN
 -- RETRY safe: the same time is written again.
--- USES now read stream event hold fence header store
+-- USES now read stream event hold owner refuse fence header store
 local session, active = KEYS[1], KEYS[2]
 local id, updated_at, ttl_ms = ARGV[1], ARGV[2], ARGV[3]
 
-local refusal = fence(3, 4, 'session_heartbeat', id)
-if refusal then
-  return refusal
+local refused = fence(3, 4, 'session_heartbeat', id)
+if refused then
+  return refused
 end
 local problem = fits(session, active)
 if problem then

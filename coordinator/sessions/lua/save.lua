@@ -23,14 +23,14 @@
 -- REPLY RESYNC
 -- REPLY UNKNOWN
 -- RETRY safe: what is stored has the new version already: it is written again, and told as SAME.
--- USES now read stream event hold fence header store
+-- USES now read stream event hold owner refuse fence header store
 local session, active = KEYS[1], KEYS[2]
 local id, value, ttl_ms, listed = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
 local expected, version, seen, limit = ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[8])
 
-local refusal = fence(3, 9, 'session_save', id)
-if refusal then
-  return refusal
+local refused = fence(3, 9, 'session_save', id)
+if refused then
+  return refused
 end
 local problem = fits(session, active)
 if problem then

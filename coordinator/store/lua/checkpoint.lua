@@ -20,7 +20,7 @@
 -- REPLY RESYNC
 -- REPLY UNKNOWN
 -- RETRY safe: the same sequence and attempt of the same writer answers OK and changes nothing.
--- USES now read stream event hold
+-- USES now read stream event hold owner refuse
 local meta, detector, events, instance, session = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local server, id, owner, epoch, sequence = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local writer, attempt, data, encoding = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
@@ -28,23 +28,14 @@ local writer, attempt, data, encoding = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 local now = now_ms()
 local _, held = guard(meta, detector, events, now, server)
 local state = read_instance(instance, 'state').state
-if state == 'dead' then
-  event_of_refusal(events, now, 'checkpoint', id, owner, epoch)
-  return { 'FENCED', 'scope', 'instance', 'owner', '', 'epoch', '', 'state', '' }
-end
-if not state then
-  return { 'UNKNOWN' }
+local refused = refuse(state, nil, held, events, now, 'checkpoint', id, owner, epoch)
+if refused then
+  return refused
 end
 local r = read_session(session, 'state', 'owner', 'epoch', 'renewed_from', 'checkpoint', 'anew', 'writer', 'attempt_of_writer')
-if held or not r.state or tonumber(r.epoch) < tonumber(epoch) then
-  return { 'RESYNC' }
-end
-if r.owner ~= owner or r.epoch ~= epoch or (r.state ~= 'active' and r.state ~= 'handing_over') then
-  event_of_refusal(events, now, 'checkpoint', id, owner, epoch, r)
-  return { 'FENCED', 'scope', 'session', 'owner', r.owner or '', 'epoch', r.epoch, 'state', r.state }
-end
-if r.anew == '1' then
-  return { 'RESYNC' }
+refused = refuse(state, r, held, events, now, 'checkpoint', id, owner, epoch)
+if refused then
+  return refused
 end
 local stored = tonumber(r.checkpoint) or 0
 local last_writer = r.writer or ''

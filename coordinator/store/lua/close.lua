@@ -21,7 +21,7 @@
 -- REPLY RESYNC
 -- REPLY UNKNOWN
 -- RETRY safe: a closed record of the same owner and epoch answers OK.
--- USES now read stream event hold offer roll tell children
+-- USES now read stream event hold owner refuse offer roll tell children
 local meta, detector, leases, orphans, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local instance, owned, session, offers, blamed = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local server, id, owner, epoch, closed_ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -29,26 +29,17 @@ local server, id, owner, epoch, closed_ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[
 local now = now_ms()
 local m, held = guard(meta, detector, events, now, server)
 local state = read_instance(instance, 'state', 'roll').state
-if state == 'dead' then
-  event_of_refusal(events, now, 'close', id, owner, epoch)
-  return { 'FENCED', 'scope', 'instance', 'owner', '', 'epoch', '', 'state', '' }
-end
-if not state then
-  return { 'UNKNOWN' }
+local refused = refuse(state, nil, held, events, now, 'close', id, owner, epoch)
+if refused then
+  return refused
 end
 local r = read_session(session, 'state', 'owner', 'epoch', 'renewed_from', 'anew', 'offer_id', 'opened_at', 'children', 'child_until')
-if held or not r.state or tonumber(r.epoch) < tonumber(epoch) then
-  return { 'RESYNC' }
-end
-if r.owner ~= owner or r.epoch ~= epoch then
-  event_of_refusal(events, now, 'close', id, owner, epoch, r)
-  return { 'FENCED', 'scope', 'session', 'owner', r.owner or '', 'epoch', r.epoch, 'state', r.state }
+refused = refuse(state, r, held, events, now, 'close', id, owner, epoch, 'closed')
+if refused then
+  return refused
 end
 if r.state == 'closed' then
   return { 'OK' }
-end
-if r.anew == '1' then
-  return { 'RESYNC' }
 end
 local left_ms = children_left_ms(session, id, r, now)
 if left_ms > 0 then

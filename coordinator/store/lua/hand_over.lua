@@ -19,31 +19,27 @@
 -- REPLY HELD
 -- REPLY UNKNOWN
 -- RETRY safe: an offer that stands is not written again.
--- USES now read epoch stream event hold offer
+-- USES now read stream event hold owner refuse offer
 local meta, detector, leases, events, instance = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local session, offers = KEYS[6], KEYS[7]
 local server, id, owner, epoch, lease_ms, inline_bytes = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 
 local now = now_ms()
 local _, held = guard(meta, detector, events, now, server)
-local me = read_instance(instance, 'state')
-if me.state == 'dead' then
-  event_of_refusal(events, now, 'hand_over', id, owner, epoch)
-  return { 'FENCED', 'scope', 'instance', 'owner', '', 'epoch', '', 'state', '' }
-elseif not me.state then
-  return { 'UNKNOWN' }
-elseif held then
+local state = read_instance(instance, 'state').state
+local refused = refuse(state, nil, held, events, now, 'hand_over', id, owner, epoch)
+if refused then
+  return refused
+end
+if held then
   return { 'HELD' }
 end
 local r = read_session(session, 'state', 'owner', 'epoch', 'renewed_from', 'pool', 'data', 'encoding', 'anew', 'heir', 'offer_id', 'requires', 'tenant')
-if not r.state or tonumber(r.epoch) < tonumber(epoch) then
-  return { 'RESYNC' }
-elseif r.owner ~= owner or r.epoch ~= epoch or (r.state ~= 'active' and r.state ~= 'handing_over') then
-  event_of_refusal(events, now, 'hand_over', id, owner, epoch, r)
-  return { 'FENCED', 'scope', 'session', 'owner', r.owner or '', 'epoch', r.epoch, 'state', r.state }
-elseif r.anew == '1' then
-  return { 'RESYNC' }
-elseif r.state == 'handing_over' then
+refused = refuse(state, r, held, events, now, 'hand_over', id, owner, epoch)
+if refused then
+  return refused
+end
+if r.state == 'handing_over' then
   return { 'OK', 'heir', r.heir or '' }
 end
 redis.call('ZADD', leases, int(now + lease_ms), id)

@@ -30,7 +30,7 @@
 -- REPLY HELD
 -- REPLY UNKNOWN
 -- RETRY safe: a second call of the same epoch answers OK again.
--- USES now read epoch stream event hold offer roll tell children
+-- USES now read epoch stream event hold owner refuse offer roll tell children
 local meta, detector, leases, events, instance = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local owned, heir, heir_owned, session, offers, mailbox = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local blamed, heir_blamed = KEYS[12], KEYS[13]
@@ -40,11 +40,9 @@ local sequence, data, encoding, unserved_ms = tonumber(ARGV[6]), ARGV[7], ARGV[8
 local now = now_ms()
 local m, held = guard(meta, detector, events, now, server)
 local state = read_instance(instance, 'state', 'roll').state
-if state == 'dead' then
-  event_of_refusal(events, now, 'let_go', id, owner_id, epoch)
-  return { 'FENCED', 'scope', 'instance', 'owner', '', 'epoch', '', 'state', '' }
-elseif not state then
-  return { 'UNKNOWN' }
+local refused = refuse(state, nil, held, events, now, 'let_go', id, owner_id, epoch)
+if refused then
+  return refused
 end
 local r = read_session(session, 'state', 'owner', 'epoch', 'renewed_from', 'heir', 'heir_request', 'anew', 'checkpoint', 'offer_id',
   'let_go_epoch', 'let_go_by', 'accepted_at', 'lease_until', 'recoveries', 'children', 'child_until')
@@ -52,14 +50,12 @@ if r.let_go_by == owner_id and r.let_go_epoch == epoch then
   return { 'OK', 'epoch', r.epoch }
 elseif held then
   return { 'HELD' }
-elseif not r.state or tonumber(r.epoch) < tonumber(epoch) then
-  return { 'RESYNC' }
-elseif r.owner ~= owner_id or r.epoch ~= epoch then
-  event_of_refusal(events, now, 'let_go', id, owner_id, epoch, r)
-  return { 'FENCED', 'scope', 'session', 'owner', r.owner or '', 'epoch', r.epoch, 'state', r.state }
-elseif r.anew == '1' then
-  return { 'RESYNC' }
-elseif r.state ~= 'handing_over' or r.heir ~= heir_id then
+end
+refused = refuse(state, r, held, events, now, 'let_go', id, owner_id, epoch, 'closed')
+if refused then
+  return refused
+end
+if r.state ~= 'handing_over' or r.heir ~= heir_id then
   return { 'GONE', 'state', r.state }
 end
 if (tonumber(r.lease_until) or 0) < now then

@@ -36,7 +36,7 @@
 -- REPLY HELD
 -- REPLY UNKNOWN
 -- RETRY safe: the same request gets the same answer while the offer stands.
--- USES now read epoch stream event hold offer dead_letter roll tell children
+-- USES now read epoch stream event hold owner refuse offer dead_letter roll tell children
 local meta, detector, leases, orphans, dead_letters = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local events, instance, owned, session, offers, blamed = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local server, id, owner, epoch, request, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
@@ -48,12 +48,9 @@ local RETURNED_MS = 10000
 local now = now_ms()
 local m, held = guard(meta, detector, events, now, server)
 local state = read_instance(instance, 'state', 'roll').state
-if state == 'dead' then
-  event_of_refusal(events, now, 'release', id, owner, epoch)
-  return { 'FENCED', 'scope', 'instance', 'owner', '', 'epoch', '', 'state', '' }
-end
-if not state then
-  return { 'UNKNOWN' }
+local refused = refuse(state, nil, held, events, now, 'release', id, owner, epoch)
+if refused then
+  return refused
 end
 local r = read_session(session, 'state', 'requires', 'tenant', 'owner', 'epoch', 'renewed_from', 'pool', 'data', 'encoding', 'checkpoint', 'orphanings', 'offer_id', 'anew',
   'request', 'previous_owner', 'orphaned_at', 'adopted_at', 'children', 'child_until')
@@ -67,15 +64,9 @@ end
 if held then
   return { 'HELD' }
 end
-if not r.state or tonumber(r.epoch) < tonumber(epoch) then
-  return { 'RESYNC' }
-end
-if r.owner ~= owner or r.epoch ~= epoch or (r.state ~= 'active' and r.state ~= 'handing_over') then
-  event_of_refusal(events, now, 'release', id, owner, epoch, r)
-  return { 'FENCED', 'scope', 'session', 'owner', r.owner or '', 'epoch', r.epoch, 'state', r.state }
-end
-if r.anew == '1' then
-  return { 'RESYNC' }
+refused = refuse(state, r, held, events, now, 'release', id, owner, epoch)
+if refused then
+  return refused
 end
 local left_ms = children_left_ms(session, id, r, now)
 if left_ms > 0 then

@@ -14,28 +14,23 @@
 -- REPLY RESYNC
 -- REPLY UNKNOWN
 -- RETRY safe: counted once an epoch.
--- USES now read stream event hold
+-- USES now read stream event hold owner refuse
 local meta, detector, events, instance, session = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local server, id, owner, epoch = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 local now = now_ms()
 local _, held = guard(meta, detector, events, now, server)
 local state = read_instance(instance, 'state').state
-if state == 'dead' then
-  event_of_refusal(events, now, 'resumed', id, owner, epoch)
-  return { 'FENCED', 'scope', 'instance', 'owner', '', 'epoch', '', 'state', '' }
-elseif not state then
-  return { 'UNKNOWN' }
+local refused = refuse(state, nil, held, events, now, 'resumed', id, owner, epoch)
+if refused then
+  return refused
 end
 local r = read_session(session, 'state', 'owner', 'epoch', 'renewed_from', 'anew', 'cause', 'evidence_at', 'resumed_epoch', 'resume_ms')
-if held or not r.state or tonumber(r.epoch) < tonumber(epoch) then
-  return { 'RESYNC' }
-elseif r.owner ~= owner or r.epoch ~= epoch or (r.state ~= 'active' and r.state ~= 'handing_over') then
-  event_of_refusal(events, now, 'resumed', id, owner, epoch, r)
-  return { 'FENCED', 'scope', 'session', 'owner', r.owner or '', 'epoch', r.epoch, 'state', r.state }
-elseif r.anew == '1' then
-  return { 'RESYNC' }
-elseif r.resumed_epoch == epoch then
+refused = refuse(state, r, held, events, now, 'resumed', id, owner, epoch)
+if refused then
+  return refused
+end
+if r.resumed_epoch == epoch then
   return { 'OK', 'resume_ms', r.resume_ms or '0' }
 end
 local resume_ms = int(math.max(0, now - (tonumber(r.evidence_at) or now)))

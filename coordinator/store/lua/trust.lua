@@ -13,7 +13,7 @@
 -- REPLY STOP
 -- REPLY FENCED
 -- RETRY safe: permits it again.
--- USES now read tell children
+-- USES now read owner tell children
 local instances, instance, session, mailbox = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local owner, epoch, belief_ms = ARGV[2], ARGV[3], tonumber(ARGV[4])
 
@@ -21,8 +21,7 @@ local now = now_ms()
 local me = read_instance(instance, 'state', 'dead_after_ms')
 local r = read_session(session, 'state', 'owner', 'epoch', 'children', 'child_until', 'children_stop_until',
   'children_stop_epoch')
-if not me.state or me.state == 'dead' or r.owner ~= owner or r.epoch ~= epoch
-  or (r.state ~= 'active' and r.state ~= 'handing_over') then
+if objection(me.state, r, owner, epoch) then
   return { 'FENCED' }
 end
 local stopped = r.children_stop_epoch == epoch and tonumber(r.children_stop_until) or 0
