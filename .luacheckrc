@@ -1,4 +1,5 @@
--- The scripts are put together from parts (see the USES line of each header), so names of one file are used in another.
+-- The scripts are put together from parts (see the USES line of each header), so names of one file are used in another. What is ignored
+-- here for that is looked for in the scripts as they are loaded, by tests/store/test_lint.py.
 std = "lua51"
 read_globals = { "KEYS", "ARGV", "redis" }
 globals = {}

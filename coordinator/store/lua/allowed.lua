@@ -36,7 +36,7 @@ local function which(words)
 end
 
 -- Nothing when it is permitted. What the server does not know is not judged.
-local function refusal(words)
+local function lacking(words)
   if not redis.acl_check_cmd then
     return told(words)
   end
@@ -50,7 +50,7 @@ for i = FIRST_ARG + 1, #ARGV do
   for word in string.gmatch(ARGV[i], '[^\n]+') do
     words[#words + 1] = word
   end
-  local what = refusal(words)
+  local what = lacking(words)
   if what then
     refused[#refused + 1] = int(i - FIRST_ARG - 1) .. ' ' .. what
   end

@@ -63,12 +63,12 @@ if there ~= wanted then
   note()
   return { 'OK', 'done', 'moved' }
 end
-local broken, essential = {}, false
+local faulty, essential = {}, false
 for i = FIRST_ARG + 1, #ARGV, 2 do
   if (redis.call('HGET', record, ARGV[i]) or '') ~= ARGV[i + 1] then
     return { 'GONE' } -- it was written anew meanwhile
   end
-  broken[ARGV[i]] = true
+  faulty[ARGV[i]] = true
   essential = essential or ESSENTIAL[ARGV[i]] == true
 end
 local function get(key, field)
@@ -78,7 +78,7 @@ local m, held
 if kind == 'session' or kind == 'letter' then -- meta and detector are read here, and may be what is broken
   m, held = guard(meta, detector, events, now, server)
 end
-local state = broken.state and '' or get(record, 'state')
+local state = faulty.state and '' or get(record, 'state')
 local ended = state == 'closed' or state == 'dead_lettered'
 local lives = false
 if kind == 'session' and owner_id ~= '' and not ended and state ~= 'offered' then
@@ -95,7 +95,7 @@ local all = redis.call('HGETALL', record)
 for i = 1, #all, 2 do
   redis.call('HSET', kept, 'raw:' .. all[i], all[i + 1])
 end
-for field in pairs(broken) do
+for field in pairs(faulty) do
   if field ~= 'data' then
     redis.call('HDEL', record, field)
   end
@@ -104,19 +104,19 @@ local done = 'mended'
 if kind == 'session' and lives and essential then -- below every epoch, so that its owner states it again
   local pool = get(owner, 'pool')
   redis.call('HSET', record, 'state', state == '' and 'active' or state, 'owner', owner_id, 'epoch', '0', 'checkpoint', '0')
-  if broken.pool then
+  if faulty.pool then
     redis.call('HSET', record, 'pool', pool == '' and 'default' or pool)
   end
   redis.call('HDEL', owner, 'roll')
   done = 'left_to_owner'
 elseif kind == 'session' or kind == 'letter' then
-  if broken.epoch then
+  if faulty.epoch then
     redis.call('HSET', record, 'epoch', next_epoch(meta, m, '0', '0', now))
   end
-  if broken.pool then
+  if faulty.pool then
     redis.call('HSET', record, 'pool', 'default')
   end
-  if broken.encoding or (broken.data and string.sub(get(record, 'encoding'), 1, 7) ~= 'sealed:') then
+  if faulty.encoding or (faulty.data and string.sub(get(record, 'encoding'), 1, 7) ~= 'sealed:') then
     redis.call('HSET', record, 'encoding', 'bytes')
   end
   if gives_up then
@@ -127,10 +127,10 @@ elseif kind == 'session' or kind == 'letter' then
     done = 'dead_lettered'
   end
 elseif kind == 'instance' then
-  if broken.pool then
+  if faulty.pool then
     redis.call('HSET', record, 'pool', 'default')
   end
-  if broken.state then
+  if faulty.state then
     local buried = redis.pcall('ZSCORE', graves, name)
     local beats = redis.pcall('ZSCORE', instances, name)
     state = type(buried) == 'string' and 'dead' or type(beats) == 'string' and 'alive' or ''
@@ -143,7 +143,7 @@ elseif kind == 'instance' then
   if state == 'alive' or state == 'draining' then
     redis.call('HSET', record, 'incomplete', '1') -- at its next beat it registers again, with all that it says of itself
   end
-elseif kind == 'meta' and (broken.partitions or broken.protocol) then
+elseif kind == 'meta' and (faulty.partitions or faulty.protocol) then
   redis.call('HDEL', record, 'lineage', 'partitions', 'protocol') -- it is made anew, as after a wipe
 end
 note()

@@ -1,16 +1,16 @@
 -- now.lua: the one clock of the protocol, the server's, read once by each script.
-local present = nil
+local present_ms = nil
 local present_text = nil
 local function now_ms()
   local t = redis.call('TIME')
-  present = t[1] * 1000 + math.floor(t[2] / 1000)
+  present_ms = t[1] * 1000 + math.floor(t[2] / 1000)
   present_text = nil
-  return present
+  return present_ms
 end
 
 -- Lua prints large numbers as 1.79e+12; Redis must get decimal digits. Mostly it is the present time that is written.
 local function int(n)
-  if n ~= present then
+  if n ~= present_ms then
     return string.format('%d', n)
   end
   present_text = present_text or string.format('%d', n)
