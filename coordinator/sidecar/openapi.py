@@ -11,14 +11,12 @@ from pydantic.json_schema import models_json_schema
 
 from coordinator.sidecar import wire
 from coordinator.sidecar.callers import Caller
-from coordinator.sidecar.operations import ALONE, IDEMPOTENCY_KEY, TRUST, WORKER_TOKEN, Operation, Parameter, Table
+from coordinator.sidecar.operations import IDEMPOTENCY_KEY, WORKER_TOKEN, Answer, Operation, Parameter, Table
 from coordinator.sidecar.problems import MEDIA_TYPE
 from coordinator.version import VERSION
 
 __all__ = ["document"]
 
-TRUST_TEXT = "for how long the worker may rely on what it owns, from the sending of the request"
-ALONE_TEXT = "the same for when the sidecar does not answer any more: time for it to be started again"
 SESSION_ID = {"type": "string", "minLength": 1, "maxLength": 256, "pattern": "^[!-z|~]+$"}
 EVERYWHERE = (
     HTTPStatus.BAD_REQUEST,
@@ -96,7 +94,7 @@ def document(table: Table, *, worker_token_optional: bool = False) -> dict[str, 
 
 def _models(table: Table) -> dict[str, list[type[BaseModel]]]:
     asked = {o.body for o in table.operations if o.body is not None}
-    answered = {model for o in table.operations for model, _ in o.answers.values() if model is not None}
+    answered = {answer.model for o in table.operations for answer in o.answers.values() if answer.model is not None}
     return {
         "validation": sorted(asked, key=lambda m: m.__name__),
         "serialization": sorted({*answered, wire.ProblemDocument}, key=lambda m: m.__name__),
@@ -125,6 +123,20 @@ def _security(callers: Caller, *, optional: bool) -> list[dict[str, list[str]]]:
     return [OPEN, *found] if optional and callers.is_worker else found
 
 
+def _answer(answer: Answer) -> dict[str, Any]:
+    found: dict[str, Any] = {"description": answer.text}
+    if answer.model is not None:
+        found["content"] = _reference(answer.model)
+    if answer.media_types:
+        found["content"] = {media_type: {"schema": {"type": "string"}} for media_type in answer.media_types}
+    if answer.headers:
+        found["headers"] = {
+            name: {"description": text, "schema": {"type": "integer", "minimum": 0}}
+            for name, text in answer.headers.items()
+        }
+    return found
+
+
 def _operation(operation: Operation, *, optional: bool) -> dict[str, Any]:
     in_path = [
         {
@@ -143,23 +155,12 @@ def _operation(operation: Operation, *, optional: bool) -> dict[str, Any]:
         problems |= {HTTPStatus.PRECONDITION_REQUIRED}
     if operation.changes:
         problems |= {HTTPStatus.UNPROCESSABLE_ENTITY}
-    answers = {
-        str(int(status)): {"description": text, **({"content": _reference(model)} if model else {})}
-        for status, (model, text) in sorted(operation.answers.items())
-    }
+    answers = {str(int(status)): _answer(answer) for status, answer in sorted(operation.answers.items())}
     for status in sorted(problems):
         answers.setdefault(
             str(int(status)),
             {"description": status.phrase, "content": _reference(wire.ProblemDocument, MEDIA_TYPE)},
         )
-    if operation.name == "events":
-        text = {"schema": {"type": "string"}}
-        answers["200"]["content"] = {"application/x-ndjson": text, "text/event-stream": text}
-    if operation.name == "alive":
-        answers["204"]["headers"] = {
-            name: {"description": text, "schema": {"type": "integer", "minimum": 0}}
-            for name, text in ((TRUST, TRUST_TEXT), (ALONE, ALONE_TEXT))
-        }
     needed = any(field.is_required() for field in operation.body.model_fields.values()) if operation.body else False
     body = {"requestBody": {"required": needed, "content": _reference(operation.body)}} if operation.body else {}
     return {

@@ -1,12 +1,17 @@
-"""The table of operations: from it requests find their handler, and the OpenAPI document is made."""
+"""Operations and their table: from it requests find their handler, and the OpenAPI document is made.
+
+A handler carries its route: `operation` declares it where the handler is written.
+"""
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import urllib.parse
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -14,7 +19,6 @@ from pydantic import BaseModel, ValidationError
 
 from coordinator.bounds import MOST_DEPTH, is_nested_deeper
 from coordinator.printable import named
-from coordinator.settings import parse_duration
 from coordinator.sidecar.callers import Asker, Caller
 from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.wire import BASE64, RULES
@@ -23,11 +27,10 @@ if TYPE_CHECKING:
     from coordinator.sidecar.hosted import Hosted
     from coordinator.worker.session import Session
 
-__all__ = ["Call", "Operation", "Parameter", "Reply", "Stream", "Table"]
+__all__ = ["Answer", "Call", "Operation", "Parameter", "Reply", "Stream", "Table", "operation"]
 
 M = TypeVar("M", bound=BaseModel)
 
-MOST_WAIT_SECONDS = 60.0
 MOST_DIGITS = 64
 """Of a whole number: those that anybody means have fewer, and the time that reading takes grows with their square."""
 
@@ -47,22 +50,6 @@ class Parameter:
     required: bool = False
 
 
-def _wait(text: str) -> float:
-    return min(parse_duration(text), MOST_WAIT_SECONDS)
-
-
-def _count(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= 100:
-        raise ValueError(f"{text!r} is not a count from 1 to 100")
-    return int(text)
-
-
-def _flag(text: str) -> bool:
-    if text not in ("0", "1", "true", "false"):
-        raise ValueError(f"{text!r} is neither 0 nor 1")
-    return text in ("1", "true")
-
-
 def _epoch(text: str) -> int:
     found = re.fullmatch(r'"([0-9]{1,16})"', text)
     if not found:
@@ -76,16 +63,6 @@ def _key(text: str) -> str:
     return text
 
 
-WAIT = Parameter(
-    "wait",
-    "how long to wait, such as 25s or 250ms; at most 60s",
-    {"type": "string", "pattern": r"^([0-9]{1,5}ms|[0-9]{1,2}(\.[0-9]{1,3})?s?)$"},
-    _wait,
-)
-MAX = Parameter("max", "most offers", {"type": "integer", "minimum": 1, "maximum": 100}, _count)
-UNTIL_DONE = Parameter(
-    "wait", "1: answer when it is done", {"type": "string", "enum": ["0", "1", "true", "false"]}, _flag
-)
 IF_MATCH = Parameter(
     "If-Match",
     "the epoch under which the session is owned",
@@ -106,12 +83,6 @@ WORKER_TOKEN = Parameter(
     {"type": "string", "pattern": "^[!-~]{1,128}$"},
     _key,
 )
-
-
-TRUST = "Trust-Ms"
-"""Header of an answer: for how long the worker may rely on what it owns."""
-ALONE = "Alone-Ms"
-"""The same for when its sidecar does not answer any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +145,29 @@ Handler = Callable[[Call], Awaitable[Reply | Stream]]
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """One of the answers of an operation, as the document describes it.
+
+    Attributes:
+        text: what it means.
+        model: of its body, None when it has none or one that is no JSON.
+        headers: of their names what they say; their values are whole numbers.
+        media_types: of a body that is text.
+    """
+
+    text: str
+    model: type[BaseModel] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    media_types: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Operation:
     """One method of one path.
 
     Attributes:
+        text: what it does, as the document says it.
         callers: who may call it; there is no default.
-        answers: status -> model of the body, or None, and what it means.
         problems: statuses of the problems that it may answer, beside those that all have.
         body: model of the request's body; an empty body counts as an empty object unless it is needed.
         takes_up: which workers that the path names, and that lived behind another sidecar, are taken up by it: none, those
@@ -192,7 +180,7 @@ class Operation:
     text: str
     callers: Caller
     handler: Handler
-    answers: Mapping[HTTPStatus, tuple[type[BaseModel] | None, str]]
+    answers: Mapping[HTTPStatus, Answer]
     problems: tuple[HTTPStatus, ...] = ()
     body: type[BaseModel] | None = None
     query: tuple[Parameter, ...] = ()
@@ -205,6 +193,43 @@ class Operation:
         return self.method != "GET"
 
 
+H = TypeVar("H", bound=Callable[..., Awaitable[Reply | Stream]])
+
+
+def operation(
+    route: str,
+    *,
+    callers: Caller,
+    answers: Mapping[HTTPStatus, Answer],
+    problems: tuple[HTTPStatus, ...] = (),
+    body: type[BaseModel] | None = None,
+    query: tuple[Parameter, ...] = (),
+    headers: tuple[Parameter, ...] = (),
+    takes_up: Literal["none", "expected", "all"] = "expected",
+) -> Callable[[H], H]:
+    """Makes a method the handler of an operation, which has its name; its docstring is what the document says of it.
+
+    Args:
+        route: method and path, as in ``GET /v1/sessions/{id}``.
+        callers, answers, problems, body, query, headers, takes_up: see `Operation`.
+    """
+    method, template = route.split(" ")
+
+    def declare(handler: H) -> H:
+        text = inspect.cleandoc(handler.__doc__ or handler.__name__).removesuffix(".")
+        declared = partial(
+            Operation, method, template, handler.__name__, text[0].lower() + text[1:], callers, answers=answers,
+            problems=problems, body=body, query=query, headers=headers, takes_up=takes_up,
+        )  # fmt: skip
+        setattr(handler, _DECLARED, declared)
+        return handler
+
+    return declare
+
+
+_DECLARED = "declared_operation"
+
+
 class Table:
     """All operations."""
 
@@ -212,14 +237,32 @@ class Table:
         self.operations: list[Operation] = []
         self._paths: dict[str, re.Pattern[str]] = {}
 
+    @classmethod
+    def of(cls, *routes: object) -> Table:
+        """The operations whose handlers are methods of these, in the order in which they are written.
+
+        Raises:
+            ValueError: as `add`.
+        """
+        table = cls()
+        for one in routes:
+            for name, handler in vars(type(one)).items():
+                if (declared := getattr(handler, _DECLARED, None)) is not None:
+                    table.add(declared(handler=getattr(one, name)))
+        return table
+
     def add(self, operation: Operation) -> None:
         """One more.
 
         Raises:
-            ValueError: nobody may call it.
+            ValueError: nobody may call it, or another one has its name or its route.
         """
+        route = f"{operation.method} {operation.template}"
         if not operation.callers:
-            raise ValueError(f"{operation.method} {operation.template}: say who may call it")
+            raise ValueError(f"{route}: say who may call it")
+        for other in self.operations:
+            if other.name == operation.name or f"{other.method} {other.template}" == route:
+                raise ValueError(f"{route} {operation.name}: there is {other.name} already")
         self.operations.append(operation)
         pattern = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", operation.template)
         self._paths[operation.template] = re.compile(pattern)

@@ -22,7 +22,7 @@ from coordinator.errors import ConfigurationError, StoreUnavailableError, first_
 from coordinator.ids import new_instance_id
 from coordinator.settings import Settings
 from coordinator.sidecar.access import Access
-from coordinator.sidecar.api import Api
+from coordinator.sidecar.api import table_of
 from coordinator.sidecar.dispatch import Dispatcher
 from coordinator.sidecar.draining import Draining
 from coordinator.sidecar.gate import Gate
@@ -185,7 +185,9 @@ class Sidecar:
 
     def _application(self) -> Any:
         announced = self._parent.announced if self._parent is not None else None
-        api = Api(self.settings, self.registry, self._draining, self.watched, self._hubs.parts, self.id, announced)
+        table = table_of(
+            self.settings, self.registry, self._draining, self.watched, self._hubs.parts, self.id, announced
+        )
         workers = Gauge("recovery_sidecar_workers", "Workers that this sidecar stands for.", registry=self.metrics)
         workers.set_function(lambda: len(self.registry.workers))
         watched = Gauge(
@@ -195,14 +197,14 @@ class Sidecar:
         )
         watched.set_function(lambda: len(self.watched))
         rest = application(self.metrics, self.not_ready, lambda: self.daemon.views() if self.daemon else [])
-        openapi = document(api.table, worker_token_optional=self.settings.worker_token_optional)
+        openapi = document(table, worker_token_optional=self.settings.worker_token_optional)
 
         async def served(_: Any) -> JSONResponse:
             return JSONResponse(openapi)
 
         rest.router.routes.append(Route("/openapi.json", served))
         access = Access(self.settings)
-        return Dispatcher(api.table, access, Gate(access, self.registry), rest, self._most_body, self._failures)
+        return Dispatcher(table, access, Gate(access, self.registry), rest, self._most_body, self._failures)
 
     @property
     def _most_body(self) -> int:

@@ -1,0 +1,42 @@
+"""What operations of several files answer of a session."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from coordinator.sidecar import wire
+from coordinator.sidecar.operations import Reply
+from coordinator.sidecar.problems import Problem
+from coordinator.worker.session import Session
+
+__all__ = ["ended", "not_known", "owned", "with_epoch"]
+
+ENDED = ("closed", "dead_lettered")
+
+
+def owned(session: Session) -> wire.Owned:
+    """A session, for the worker that owns it."""
+    return wire.Owned(
+        session=session.id, epoch=session.epoch, held=session.held, may_speak=session.may_speak,
+        recovered=session.recovered, planned=session.planned, checkpoint=session.sequence, pool=session.pool,
+        tenant=session.tenant, gap_ms=round(session.gap * 1000), data_age_ms=round(session.data_age * 1000),
+        previous_owner=session.previous_owner, cause=session.cause, attempt=session.attempt,
+        **wire.shown(session.raw_data, session.encoding),
+    )  # fmt: skip
+
+
+def with_epoch(status: HTTPStatus, session: Session) -> Reply:
+    """The same as a whole answer, with the epoch as its ETag."""
+    return Reply(status, owned(session), {"ETag": f'"{session.epoch}"'})
+
+
+def not_known(session_id: str) -> Problem:
+    """404: there is no record of it."""
+    return Problem(HTTPStatus.NOT_FOUND, f"session {session_id!r} is not known")
+
+
+def ended(session_id: str, state: str) -> Problem | None:
+    """410 for a session whose state is a last one, None for any other."""
+    if state not in ENDED:
+        return None
+    return Problem(HTTPStatus.GONE, f"session {session_id!r} is {state}", state=state)

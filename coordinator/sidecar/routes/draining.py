@@ -1,0 +1,55 @@
+"""The drain of everything that the sidecar stands for."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from coordinator.settings import Settings
+from coordinator.sidecar import wire
+from coordinator.sidecar.callers import Caller
+from coordinator.sidecar.draining import Draining
+from coordinator.sidecar.operations import Answer, Call, Parameter, Reply, operation
+
+__all__ = ["DrainRoutes"]
+
+OK, ACCEPTED = HTTPStatus.OK, HTTPStatus.ACCEPTED
+
+
+def _flag(text: str) -> bool:
+    if text not in ("0", "1", "true", "false"):
+        raise ValueError(f"{text!r} is neither 0 nor 1")
+    return text in ("1", "true")
+
+
+UNTIL_DONE = Parameter(
+    "wait", "1: answer when it is done", {"type": "string", "enum": ["0", "1", "true", "false"]}, _flag
+)
+
+
+class DrainRoutes:
+    """Operations on the one drain."""
+
+    def __init__(self, settings: Settings, draining: Draining) -> None:
+        self._settings, self._draining = settings, draining
+
+    @operation(
+        "POST /v1/drain",
+        callers=Caller.ADMINISTRATOR,
+        body=wire.Drain,
+        query=(UNTIL_DONE,),
+        answers={OK: Answer("done", wire.Drained), ACCEPTED: Answer("under way", wire.Drained)},
+    )
+    async def drain(self, call: Call) -> Reply:
+        """Hands over what all workers here own."""
+        body = call.read(wire.Drain)
+        timeout = self._settings.drain_timeout if body.timeout_ms is None else body.timeout_ms / 1000
+        self._draining.start(timeout, body.reason or "asked for")
+        if call.query.get(UNTIL_DONE.name):
+            await self._draining.done()
+            return Reply(OK, self._draining.progress())
+        return Reply(ACCEPTED, self._draining.progress())
+
+    @operation("GET /v1/drain", callers=Caller.ADMINISTRATOR, answers={OK: Answer("so far", wire.Drained)})
+    async def drain_progress(self, call: Call) -> Reply:
+        """How far that is."""
+        return Reply(OK, self._draining.progress())

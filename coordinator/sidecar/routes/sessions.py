@@ -1,0 +1,188 @@
+"""Sessions: opened, looked up, checkpointed, given up and closed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from http import HTTPStatus
+
+from coordinator.errors import TenantError
+from coordinator.ids import check_session_id
+from coordinator.settings import Settings
+from coordinator.sidecar import wire
+from coordinator.sidecar.callers import Caller
+from coordinator.sidecar.operations import IF_MATCH, IF_MATCH_OPTIONAL, Answer, Call, Reply, operation
+from coordinator.sidecar.problems import Problem
+from coordinator.sidecar.routes.answers import ended, not_known, with_epoch
+from coordinator.store import reads
+from coordinator.store.executor import StorePartition
+from coordinator.store.shapes import requires_of, whole
+from coordinator.store.shapes import text as text_of
+from coordinator.worker.sealer import Place, Sealer
+
+__all__ = ["SessionRoutes"]
+
+OK, CREATED, NO_CONTENT = HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.NO_CONTENT
+NOT_FOUND, CONFLICT, GONE = HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.GONE
+FENCED = HTTPStatus.PRECONDITION_FAILED
+
+
+class SessionRoutes:
+    """Operations on sessions.
+
+    Args:
+        part_of: says in which partition a session is.
+    """
+
+    def __init__(self, settings: Settings, part_of: Callable[[str], StorePartition]) -> None:
+        self._part_of = part_of
+        self._sealer = Sealer.of(settings)
+
+    @operation(
+        "PUT /v1/sessions/{id}",
+        callers=Caller.WORKER,
+        body=wire.Open,
+        answers={
+            CREATED: Answer("opened", wire.Owned),
+            OK: Answer("its own already: nothing was changed, its data neither", wire.Owned),
+        },
+        problems=(CONFLICT, FENCED),
+    )
+    async def open(self, call: Call) -> Reply:
+        """Opens a session."""
+        body, session_id = call.read(wire.Open), check_session_id(call.path["id"])
+        worker = call.worker.worker
+        before = worker.owned(session_id)
+        data = wire.data_of(body)
+        session = await worker.open(
+            session_id, b"" if data is None else data, pool=body.pool, tenant=body.tenant, requires=body.requires
+        )
+        return with_epoch(OK if before is session else CREATED, session)
+
+    @operation(
+        "GET /v1/sessions/{id}",
+        callers=Caller.OWNER | Caller.ADMINISTRATOR,
+        answers={OK: Answer("it", wire.Record)},
+        problems=(NOT_FOUND,),
+    )
+    async def record(self, call: Call) -> Reply:
+        """The record of a session."""
+        session_id = check_session_id(call.path["id"])
+        found = await reads.record(self._part_of(session_id), session_id)
+        if found is None:
+            raise not_known(session_id)
+        said = {name: text_of(value) for name, value in found.items() if name != "data"}
+        place = Place(session_id, said.get("tenant", ""), whole(found.get("epoch")))
+        data = self._sealer.open_own(place, found.get("data", b""), said.get("encoding", ""))
+        body = wire.Record(
+            session=session_id, state=said.get("state", ""), owner=said.get("owner", ""), epoch=whole(found.get("epoch")),
+            pool=said.get("pool", ""), tenant=said.get("tenant", ""), requires=list(requires_of(found.get("requires"))),
+            checkpoint=whole(found.get("checkpoint")), cause=said.get("cause", ""),
+            opened_at_ms=whole(found.get("opened_at")), updated_at_ms=whole(found.get("updated_at")),
+            **wire.shown(*data),
+        )  # fmt: skip
+        return Reply(OK, body, {"ETag": f'"{body.epoch}"'})
+
+    @operation(
+        "DELETE /v1/sessions/{id}",
+        callers=Caller.OWNER,
+        headers=(IF_MATCH,),
+        answers={NO_CONTENT: Answer("closed")},
+        problems=(FENCED,),
+    )
+    async def close(self, call: Call) -> Reply:
+        """Closes a session: the call ended."""
+        await call.own_session.close()
+        return Reply(NO_CONTENT)
+
+    @operation(
+        "GET /v1/sessions/{id}/owner",
+        callers=Caller.WORKER | Caller.ADMINISTRATOR,
+        answers={OK: Answer("its owner", wire.Owner)},
+        problems=(NOT_FOUND, GONE),
+    )
+    async def owner(self, call: Call) -> Reply:
+        """Where a session lives, so that its caller can be sent there."""
+        session_id = check_session_id(call.path["id"])
+        part = self._part_of(session_id)
+        state, owner, tenant = await part.executor.command(
+            "HMGET", part.keys.session(session_id), "state", "owner", "tenant"
+        )
+        if state is None:
+            raise not_known(session_id)
+        if call.asker.worker is not None and call.asker.worker.worker.settings.tenant not in ("", text_of(tenant)):
+            raise TenantError(session_id)
+        words = text_of(state)
+        if (over := ended(session_id, words)) is not None:
+            raise over
+        if not owner:
+            raise Problem(NOT_FOUND, f"session {session_id!r} is {words} and has no owner", state=words)
+        life, address = await part.executor.command("HMGET", part.keys.instance(text_of(owner)), "state", "address")
+        if life == b"dead":
+            raise Problem(NOT_FOUND, f"the owner of session {session_id!r} is dead", state=words)
+        body = wire.Owner(session=session_id, state=words, instance=text_of(owner), address=text_of(address))
+        return Reply(OK, body)
+
+    @operation(
+        "PUT /v1/sessions/{id}/checkpoint",
+        callers=Caller.OWNER,
+        body=wire.Checkpoint,
+        headers=(IF_MATCH,),
+        answers={NO_CONTENT: Answer("written")},
+        problems=(FENCED, CONFLICT),
+    )
+    async def checkpoint(self, call: Call) -> Reply:
+        """Writes newer recovery data."""
+        body, session = call.read(wire.Checkpoint), call.own_session
+        data = wire.data_of(body)
+        if data is None:
+            raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "a checkpoint needs recovery_data or recovery_data_base64")
+        written = await session.checkpoint_numbered(data, body.sequence)
+        if not written and body.sequence is not None and body.sequence < session.sequence:
+            raise Problem(
+                CONFLICT, f"checkpoint {body.sequence} is older than {session.sequence}, which is written",
+                sequence=session.sequence,
+            )  # fmt: skip
+        return Reply(NO_CONTENT, headers={"ETag": f'"{session.epoch}"'})
+
+    @operation(
+        "POST /v1/sessions/{id}/release",
+        callers=Caller.OWNER,
+        body=wire.Release,
+        headers=(IF_MATCH_OPTIONAL,),
+        answers={NO_CONTENT: Answer("on offer")},
+        problems=(FENCED,),
+    )
+    async def release(self, call: Call) -> Reply:
+        """Gives a session up, for others."""
+        await call.own_session.release(call.read(wire.Release).reason)
+        return Reply(NO_CONTENT)
+
+    @operation(
+        "POST /v1/sessions/{id}/resumed",
+        callers=Caller.OWNER,
+        headers=(IF_MATCH_OPTIONAL,),
+        answers={NO_CONTENT: Answer("noted")},
+        problems=(FENCED,),
+    )
+    async def resumed(self, call: Call) -> Reply:
+        """Media is up again."""
+        await call.own_session.resumed()
+        return Reply(NO_CONTENT)
+
+    @operation(
+        "POST /v1/sessions/{id}/let-go",
+        callers=Caller.OWNER,
+        body=wire.LetGo,
+        headers=(IF_MATCH_OPTIONAL,),
+        answers={NO_CONTENT: Answer("the heir may speak")},
+        problems=(FENCED, CONFLICT),
+    )
+    async def let_go(self, call: Call) -> Reply:
+        """Answers `letting_go`: the worker has stopped speaking."""
+        hosted, session = call.worker, call.own_session
+        data = wire.data_of(call.read(wire.LetGo))
+        if data is not None:
+            session.stage(data)
+        if not hosted.let_go(session.id):
+            raise Problem(CONFLICT, f"nobody asked {hosted.handle} to let go of {session.id!r}")
+        return Reply(NO_CONTENT)

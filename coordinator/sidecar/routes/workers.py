@@ -1,0 +1,126 @@
+"""Workers: how they register, show that they live, and are told what happens."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+from coordinator.settings import Settings
+from coordinator.sidecar import wire
+from coordinator.sidecar.callers import Caller
+from coordinator.sidecar.hosted import hash_of
+from coordinator.sidecar.operations import Answer, Call, Reply, Stream, operation
+from coordinator.sidecar.problems import Problem
+from coordinator.sidecar.registry import Registry
+from coordinator.sidecar.routes.answers import owned
+from coordinator.sidecar.server import peer_process, peer_uid, when_closed
+from coordinator.sidecar.stream import EventStream
+from coordinator.sidecar.watched import Watched
+
+__all__ = ["WorkerRoutes"]
+
+OK, CREATED, NO_CONTENT = HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.NO_CONTENT
+NOT_FOUND, CONFLICT, GONE = HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.GONE
+TOO_MANY_REQUESTS = HTTPStatus.TOO_MANY_REQUESTS
+
+LINES, SERVER_SENT = "application/x-ndjson", "text/event-stream"
+TRUST = "Trust-Ms"
+"""Header of an answer: for how long the worker may rely on what it owns."""
+ALONE = "Alone-Ms"
+"""The same for when its sidecar does not answer any more."""
+TRUST_HEADERS = {
+    TRUST: "for how long the worker may rely on what it owns, from the sending of the request",
+    ALONE: "the same for when the sidecar does not answer any more: time for it to be started again",
+}
+
+
+class WorkerRoutes:
+    """Operations on workers.
+
+    Args:
+        announced: awaited when a worker that beats for itself has announced itself.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        watched: Watched,
+        announced: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self._settings, self._registry, self._watched, self._announced = settings, registry, watched, announced
+
+    @operation(
+        "POST /v1/workers",
+        callers=Caller.ANYONE,
+        body=wire.Register,
+        answers={CREATED: Answer("registered", wire.Registered)},
+        problems=(CONFLICT, TOO_MANY_REQUESTS),
+    )
+    async def register(self, call: Call) -> Reply:
+        """Registers a worker."""
+        hosted = await self._registry.register(call.read(wire.Register), by_user=peer_uid(call.scope))
+        gone: list[bool] = []
+        when_closed(call.scope, lambda: gone.append(True))
+        if gone:  # it waited for its name in vain, as far as it knows: nobody has the token
+            await hosted.withdraw("whoever registered it has gone away")
+            raise Problem(HTTPStatus.REQUEST_TIMEOUT, "the client went away")
+        s = self._settings
+        body = wire.Registered(
+            instance=hosted.handle, worker_token=hosted.token, heartbeat_ms=round(s.heartbeat_interval * 1000),
+            answer_within_ms=round(s.wedged_after * 1000), grace_ms=round(s.trust_window * 1000),
+        )  # fmt: skip
+        return Reply(CREATED, body, {"Location": f"/v1/workers/{hosted.handle}"})
+
+    @operation(
+        "GET /v1/workers/{instance}/events",
+        callers=Caller.WORKER,
+        answers={OK: Answer("one event a line, or server-sent events if asked for", media_types=(LINES, SERVER_SENT))},
+        problems=(NOT_FOUND, GONE, CONFLICT),
+        takes_up="all",
+    )
+    async def events(self, call: Call) -> Stream:
+        """Kept open: the worker's presence, and what it is told, as it happens."""
+        accepts = b" ".join(value for name, value in call.scope["headers"] if name == b"accept")
+        return EventStream(call.worker, server_sent=SERVER_SENT.encode() in accepts, scope=call.scope)
+
+    @operation(
+        "POST /v1/workers/{instance}/alive",
+        callers=Caller.WORKER,
+        body=wire.Alive,
+        answers={NO_CONTENT: Answer("noted", headers=TRUST_HEADERS)},
+        problems=(NOT_FOUND, GONE),
+        takes_up="none",
+    )
+    async def alive(self, call: Call) -> Reply:
+        """Answers a ping of the stream."""
+        call.worker.alive()
+        return Reply(NO_CONTENT, headers={TRUST: str(call.worker.trust_ms), ALONE: str(call.worker.alone_ms)})
+
+    @operation(
+        "GET /v1/workers/{instance}/sessions",
+        callers=Caller.WORKER | Caller.ADMINISTRATOR,
+        answers={OK: Answer("all", wire.Sessions)},
+        problems=(NOT_FOUND, GONE),
+    )
+    async def sessions(self, call: Call) -> Reply:
+        """What a worker owns."""
+        hosted = call.worker
+        return Reply(OK, wire.Sessions(instance=hosted.handle, sessions=[owned(s) for s in hosted.worker.sessions]))
+
+    @operation(
+        "POST /v1/watched",
+        callers=Caller.PROCESS,
+        body=wire.Watch,
+        answers={NO_CONTENT: Answer("watched, and no more than that: the instances need not be registered yet")},
+        problems=(CONFLICT, TOO_MANY_REQUESTS),
+    )
+    async def watch(self, call: Call) -> Reply:
+        """Has the end of the asking process stated for instances that beat for themselves; over the unix socket."""
+        process = peer_process(call.scope)
+        if process is None:
+            raise Problem(HTTPStatus.FORBIDDEN, "the asking process cannot be seen: ask over the unix socket")
+        self._watched.announce(hash_of(call.asker.token), call.read(wire.Watch).instances, process)
+        if self._announced is not None:
+            await self._announced()
+        return Reply(NO_CONTENT)
