@@ -11,8 +11,6 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from coordinator import clock, failpoints
-from coordinator.daemon.access import Access, Guarded
-from coordinator.daemon.http import application
 from coordinator.daemon.partition_loop import Connections, PartitionLoop
 from coordinator.daemon.pods import PodEvents
 from coordinator.errors import first_error
@@ -24,8 +22,10 @@ from coordinator.store.connect import Connector
 from coordinator.store.executor import StorePartition
 from coordinator.store.keys import Keys
 from coordinator.version import VERSION
+from coordinator.web.access import Access, Guarded
 from coordinator.web.bounds import allow_many_files
 from coordinator.web.server import HttpServer, listen
+from coordinator.web.status import application
 
 __all__ = ["Daemon"]
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from coordinator.daemon.access import Access as AnyAccess
-from coordinator.daemon.access import headers_of
 from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.server import peer_uid
+from coordinator.web.access import Access as AnyAccess
+from coordinator.web.access import headers_of
 
 __all__ = ["Access", "headers_of"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import urllib.parse
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -13,7 +13,6 @@ import anyio
 import structlog
 from prometheus_client import Counter
 
-from coordinator.daemon.access import OPEN_TO_ALL
 from coordinator.errors import CoordinatorError
 from coordinator.printable import told, trace
 from coordinator.sidecar.access import Access, headers_of
@@ -32,16 +31,14 @@ from coordinator.sidecar.operations import (
 )
 from coordinator.sidecar.problems import MEDIA_TYPE, Problem, problem_of
 from coordinator.sidecar.server import kind_of, peer_uid, when_closed
+from coordinator.web.access import OPEN_TO_ALL
 from coordinator.web.connections import LISTENER, Connections
+from coordinator.web.gate import Receive, Scope, Send
 from coordinator.web.seldom import Seldom
 
-__all__ = ["Dispatcher", "Receive", "Scope", "Send"]
+__all__ = ["Dispatcher"]
 
 log = structlog.get_logger()
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 MOST_QUERY_BYTES = 2048
 MOST_HEAD_BYTES = 16 * 1024

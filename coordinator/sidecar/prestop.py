@@ -9,9 +9,9 @@ from typing import Any
 
 from coordinator.settings import Settings
 from coordinator.sidecar.access import Access, headers_of
-from coordinator.sidecar.dispatch import Receive, Scope, Send
 from coordinator.sidecar.draining import Draining
 from coordinator.sidecar.problems import MEDIA_TYPE, Problem
+from coordinator.web.gate import Receive, Scope, Send
 
 __all__ = ["PreStop"]
 

@@ -23,10 +23,11 @@ from coordinator.errors import (
     TenantError,
 )
 from coordinator.printable import printable
+from coordinator.web.gate import PROBLEM
 
 __all__ = ["MEDIA_TYPE", "Problem", "SetUpWronglyError", "problem_of"]
 
-MEDIA_TYPE = "application/problem+json"
+MEDIA_TYPE = PROBLEM
 RETRY_AFTER_SECONDS = 1
 
 

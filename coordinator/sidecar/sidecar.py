@@ -17,7 +17,6 @@ from starlette.routing import Route
 
 from coordinator import clock
 from coordinator.daemon.daemon import Daemon
-from coordinator.daemon.http import application
 from coordinator.errors import ConfigurationError, StoreUnavailableError, first_error
 from coordinator.ids import new_instance_id
 from coordinator.settings import Settings
@@ -39,6 +38,7 @@ from coordinator.store.rights import check_rights
 from coordinator.version import VERSION
 from coordinator.web.bounds import allow_many_files
 from coordinator.web.server import HttpServer, listen
+from coordinator.web.status import application
 from coordinator.worker.hub import Hubs
 
 __all__ = ["Parent", "Sidecar"]

@@ -1,1 +1,1 @@
-"""HTTP for whatever listens: one way to accept, one set of bounds, one gate. It knows nothing of sessions and workers."""
+"""HTTP as daemon and sidecar both serve it: one way to accept, one set of bounds, one gate, one rule of access, one status page."""

@@ -9,14 +9,15 @@ from typing import Any
 
 from coordinator.web.connections import LISTENER, Connections
 
-__all__ = ["Gate", "KindOf", "Receive", "Scope", "Send"]
+__all__ = ["PROBLEM", "Gate", "KindOf", "Receive", "Scope", "Send"]
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 KindOf = Callable[[Scope], str]
 
-PROBLEM = b"application/problem+json"
+PROBLEM = "application/problem+json"
+"""Media type of whatever is answered in place of what was asked for (RFC 9457)."""
 RETRY_AFTER_SECONDS = b"1"
 CLOSE = (b"connection", b"close")
 
@@ -92,7 +93,7 @@ async def _answer(send: Send, status: HTTPStatus, detail: str, more: tuple[tuple
     document = {"type": "about:blank", "title": status.phrase, "status": int(status), "detail": detail}
     text = json.dumps(document, separators=(",", ":")).encode() + b"\n"
     headers = [
-        (b"content-type", PROBLEM),
+        (b"content-type", PROBLEM.encode()),
         (b"content-length", str(len(text)).encode()),
         (b"cache-control", b"no-store"),
     ]

@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 
 from coordinator.cli.app import app
 from coordinator.cli.tables import coloured, complain, console, table
-from coordinator.daemon.http import _page
 from coordinator.store import reads
+from coordinator.web.status import _page
 from tests.hostile import EVIL, hidden_in
 from tests.store.harness import Bench
 

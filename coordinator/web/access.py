@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from coordinator.settings import Settings
+from coordinator.web.gate import PROBLEM, Receive, Scope, Send
 
 __all__ = ["OPEN_TO_ALL", "Access", "Guarded", "Refusal", "headers_of"]
 
@@ -18,7 +19,6 @@ OPEN_TO_ALL = ("/healthz", "/readyz", "/metrics")
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 # No other address of 127/8: proxies beside a program pass strangers on from there (Istio's from 127.0.0.6).
 LOCAL_ADDRESSES = frozenset({ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1")})
-MEDIA_TYPE = "application/problem+json"
 
 
 class Refusal(NamedTuple):
@@ -114,10 +114,10 @@ class Access:
 class Guarded:
     """An ASGI application in front of another: health and metrics for everybody, the rest for whom `Access` lets in."""
 
-    def __init__(self, app: Callable[..., Awaitable[None]], access: Access) -> None:
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], access: Access) -> None:
         self._app, self._access = app, access
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request of ASGI."""
         refused = None
         if scope["type"] == "http" and scope["path"] not in OPEN_TO_ALL:
@@ -129,7 +129,7 @@ class Guarded:
             "type": "about:blank", "title": refused.status.phrase, "status": int(refused.status), "detail": refused.detail,
         }  # fmt: skip
         body = json.dumps(document).encode() + b"\n"
-        headers = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), **refused.headers}
+        headers = {"Content-Type": PROBLEM, "Content-Length": str(len(body)), **refused.headers}
         lines = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": int(refused.status), "headers": lines})
         await send({"type": "http.response.body", "body": body})
