@@ -214,7 +214,7 @@ class Sidecar:
         while True:
             await anyio.sleep(self.settings.heartbeat_interval)
             for hosted in self.registry.workers:
-                hosted.tick()
+                hosted.presence.tick()
 
     async def _look_at_store(self) -> None:
         """Until cancelled; when the store answers for the first time its rights are looked at.

@@ -43,29 +43,29 @@ class EventStream:
         hosted, outbox = self._hosted, self._hosted.outbox
         media_type = b"text/event-stream" if self._server_sent else b"application/x-ndjson"
         headers = [(b"content-type", media_type), (b"cache-control", b"no-store")]
-        with hosted.attached():
+        with hosted.presence.attached():
             hosted.take_stream(self, peer_process(self._scope))
             outbox.wake = self._wake
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             hello = {
                 "event": "hello",
                 "instance": hosted.handle,
-                **hosted.trust,
+                **hosted.presence.trust,
                 "sessions": sorted(s.id for s in hosted.worker.sessions),
                 "draining": hosted.worker.is_draining,
             }
             await self._write(send, [hello])
-            while not self._closed and hosted.is_stream(self):
+            while not self._closed and hosted.presence.is_stream(self):
                 await self._woken.wait()
                 self._woken = anyio.Event()
-                if not hosted.is_stream(self):
+                if not hosted.presence.is_stream(self):
                     await self._write(send, [{"event": "replaced"}])
                     break
                 while not self._closed and (events := outbox.take()):
                     await self._write(send, events)
                 if hosted.is_over and not outbox:
                     break
-            hosted.leave_stream(self)
+            hosted.presence.leave_stream(self)
         if not self._closed:
             await send({"type": "http.response.body", "body": b""})
 

@@ -65,7 +65,7 @@ class OfferRoutes:
         """Offers, for workers without the stream."""
         hosted = call.worker
         found = await hosted.poll(call.query.get(WAIT.name, 0.0), call.query.get(MAX.name, 10))
-        offered = [wire.Offered(session=offer.session_id, **hosted.describe(offer)) for offer in found]
+        offered = [wire.Offered(session=offer.session_id, **hosted.handovers.describe(offer)) for offer in found]
         return Reply(OK, wire.Offers(offers=offered))
 
     @operation(
@@ -79,11 +79,11 @@ class OfferRoutes:
     async def adopt(self, call: Call) -> Reply:
         """Becomes the owner of an orphan, or takes over a call whose caller came here."""
         hosted, session_id = call.worker, check_session_id(call.path["id"])
-        offer, wait = hosted.offer_of(session_id), call.query.get(WAIT.name)
+        offer, wait = hosted.handovers.offer_of(session_id), call.query.get(WAIT.name)
         session = hosted.worker.owned(session_id)
         if session is None and offer is not None:
             session = await offer.adopt()
-            hosted.answered(session_id)
+            hosted.handovers.answered(session_id)
         if session is None and (offer is None or wait is not None):
             session = await hosted.worker.adopt(session_id, wait or 0.0)
         if session is None:
@@ -113,7 +113,7 @@ class OfferRoutes:
         body = call.read(wire.Decline)
         hosted, offer = self._offer(call)
         await offer.decline(body.reason, counts=body.counts)
-        hosted.answered(offer.session_id)
+        hosted.handovers.answered(offer.session_id)
         return Reply(NO_CONTENT)
 
     @operation(
@@ -126,13 +126,13 @@ class OfferRoutes:
         """Leaves an offered session adoptable by its id for one lease."""
         hosted, offer = self._offer(call)
         await offer.delegate()
-        hosted.answered(offer.session_id)
+        hosted.handovers.answered(offer.session_id)
         return Reply(NO_CONTENT)
 
     @staticmethod
     def _offer(call: Call) -> tuple[Hosted, Offer]:
         hosted, session_id = call.worker, check_session_id(call.path["id"])
-        offer = hosted.offer_of(session_id)
+        offer = hosted.handovers.offer_of(session_id)
         if offer is None:
             raise Problem(NOT_FOUND, f"{hosted.handle} has no offer of session {session_id!r}")
         return hosted, offer

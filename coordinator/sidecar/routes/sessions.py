@@ -183,6 +183,6 @@ class SessionRoutes:
         data = wire.data_of(call.read(wire.LetGo))
         if data is not None:
             session.stage(data)
-        if not hosted.let_go(session.id):
+        if not hosted.handovers.let_go(session.id):
             raise Problem(CONFLICT, f"nobody asked {hosted.handle} to let go of {session.id!r}")
         return Reply(NO_CONTENT)

@@ -94,8 +94,9 @@ class WorkerRoutes:
     )
     async def alive(self, call: Call) -> Reply:
         """Answers a ping of the stream."""
-        call.worker.alive()
-        return Reply(NO_CONTENT, headers={TRUST: str(call.worker.trust_ms), ALONE: str(call.worker.alone_ms)})
+        presence = call.worker.presence
+        presence.alive()
+        return Reply(NO_CONTENT, headers={TRUST: str(presence.trust_ms), ALONE: str(presence.alone_ms)})
 
     @operation(
         "GET /v1/workers/{instance}/sessions",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import patch
 
 import anyio
 import anyio.abc
@@ -46,8 +47,9 @@ class _Worker:
 
 def hosted_with(worker: _Worker) -> Hosted:
     """That stands for this one."""
-    hosted = Hosted(Settings.for_worker("redis://nowhere"), cast(Hubs, None), Register(name="w"))  # type: ignore[call-arg]
-    hosted.worker, hosted.handle = cast(Worker, worker), "w~1"
+    with patch.object(Worker, "hosted", return_value=worker):
+        hosted = Hosted(Settings.for_worker("redis://nowhere"), cast(Hubs, None), Register(name="w"))  # type: ignore[call-arg]
+    hosted.handle = "w~1"
     return hosted
 
 
@@ -57,9 +59,9 @@ async def test_who_comes_back_in_the_same_moment_is_not_ended() -> None:
         async with anyio.create_task_group() as waiting:
             worker = _Worker(waiting, 0.01)
             hosted = hosted_with(worker)
-            with hosted.attached():
+            with hosted.presence.attached():
                 pass
-            second.enter_context(hosted.attached())
+            second.enter_context(hosted.presence.attached())
         proven, hosted.ended = hosted.is_proven, "the test ends"
     assert worker.ends == []
     assert proven
@@ -69,7 +71,7 @@ async def test_who_does_not_come_back_is_ended() -> None:
     """The last stream or poll ended, and none is opened within the grace."""
     async with anyio.create_task_group() as waiting:
         worker = _Worker(waiting, 0.01)
-        with hosted_with(worker).attached():
+        with hosted_with(worker).presence.attached():
             pass
     assert worker.ends == ["its stream ended"]
 
@@ -110,7 +112,7 @@ async def test_a_new_stream_tells_at_once_what_waited() -> None:
     with within(10):
         async with anyio.create_task_group() as waiting:
             hosted = hosted_with(_Worker(waiting, 10))
-            hosted.draining(1)
+            hosted.handovers.draining(1)
             await EventStream(hosted, server_sent=False, scope={"state": {}})(send)
     assert b'"hello"' in sent[1]
     assert sent[2] == b'{"event":"drain","timeout_ms":1000}\n'
@@ -128,7 +130,7 @@ async def test_a_stream_that_ended_before_it_began_replaces_none() -> None:
 
         late = EventStream(hosted, server_sent=False, scope={"state": {"recovery.gone": True}})
         await late(send)
-        assert hosted.is_stream(good)
+        assert hosted.presence.is_stream(good)
         waiting.cancel_scope.cancel()
 
 
@@ -145,7 +147,7 @@ async def test_a_pause_is_no_end_of_a_stream(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(anyio, "sleep", sleep)
     async with anyio.create_task_group() as waiting:
         worker = _Worker(waiting, 1.0)
-        with hosted_with(worker).attached():
+        with hosted_with(worker).presence.attached():
             pass
     assert worker.ends == ["its stream ended"]
     assert slept == pytest.approx(1.1)

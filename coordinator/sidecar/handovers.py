@@ -1,0 +1,151 @@
+"""What comes to a worker and what goes from it: the library tells, the worker is told on its stream, and answers."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+
+from coordinator.sidecar.outbox import Outbox
+from coordinator.sidecar.wire import shown
+from coordinator.worker.awake import move_on_after_awake
+from coordinator.worker.offer import Offer
+from coordinator.worker.session import Session
+
+__all__ = ["Handovers"]
+
+LETTING_GO_SECONDS = 1.0
+"""For a worker that lets go itself to do so; then the sidecar does."""
+
+
+class Handovers:
+    """Offers to one registered worker, and what becomes of its sessions; the library's `Host`.
+
+    Args:
+        outbox: where the worker is told.
+        ended: says whether its life is over.
+        has_stream: says whether what is told now is read.
+        lets_go: the worker answers when it is to let go of a session.
+    """
+
+    def __init__(
+        self, outbox: Outbox, *, ended: Callable[[], bool], has_stream: Callable[[], bool], lets_go: bool
+    ) -> None:
+        self._outbox, self._ended, self._has_stream, self._lets_go = outbox, ended, has_stream, lets_go
+        self._offers: OrderedDict[str, Offer] = OrderedDict()
+        self._undelivered: set[str] = set()
+        self._arrived: anyio.Event | None = None
+        self._letting_go: dict[str, anyio.Event] = {}
+
+    # -- offers --------------------------------------------------------------------------------------------------------
+
+    def offered(self, offer: Offer) -> None:
+        """The library read an offer."""
+        self._offers = OrderedDict((s, o) for s, o in self._offers.items() if o.in_hand)
+        self._offers[offer.session_id] = offer
+        if self._has_stream():
+            self._tell_offer(offer)
+        else:
+            self._undelivered.add(offer.session_id)
+        if self._arrived is not None:
+            arrived, self._arrived = self._arrived, None
+            arrived.set()
+
+    def tell_again(self) -> None:
+        """A newer stream is told what was not answered."""
+        for session_id, offer in list(self._offers.items()):
+            if offer.in_hand:
+                self._undelivered.discard(session_id)
+                self._tell_offer(offer)
+
+    def _tell_offer(self, offer: Offer) -> None:
+        offer.given()
+        self._outbox.put("offer", offer.session_id, **self.describe(offer))
+
+    @staticmethod
+    def describe(offer: Offer) -> dict[str, Any]:
+        """An offer, without its session's id."""
+        return {
+            "epoch": offer.epoch,
+            "attempt": offer.attempt,
+            "cause": offer.cause,
+            "planned": offer.planned,
+            "previous_owner": offer.previous_owner,
+            "requires": list(offer.requires),
+            **(shown(offer.raw_data, offer.encoding) if offer.raw_data else {}),
+        }
+
+    async def next_offers(self, most: int) -> list[Offer]:
+        """Offers that were not delivered yet; waits for the first. None when the worker has ended."""
+        while not self._ended():
+            arrived = self._arrived = self._arrived or anyio.Event()
+            ready = [o for s, o in self._offers.items() if s in self._undelivered and o.in_hand][:most]
+            if ready:
+                self._undelivered.difference_update(o.session_id for o in ready)
+                for offer in ready:
+                    offer.given()
+                return ready
+            await arrived.wait()
+        return []
+
+    def close(self) -> None:
+        """The worker has ended: nobody waits for offers any more. Safe to repeat."""
+        if self._arrived is not None:
+            self._arrived.set()
+
+    def offer_of(self, session_id: str) -> Offer | None:
+        """The offer of a session that it was given and that still stands."""
+        offer = self._offers.get(session_id)
+        return offer if offer is not None and offer.in_hand else None
+
+    def answered(self, session_id: str) -> None:
+        """It adopted or declined."""
+        self._offers.pop(session_id, None)
+        self._undelivered.discard(session_id)
+        self._outbox.drop("offer", session_id)
+
+    # -- sessions ------------------------------------------------------------------------------------------------------
+
+    def session_lost(self, session: Session) -> None:
+        """A session is no longer its own."""
+        self._outbox.drop("letting_go", session.id)
+        heir = {"heir": session.heir} if session.heir else {}
+        self._outbox.put("lost", session.id, epoch=session.epoch, reason=session.lost_reason, **heir)
+
+    def session_renewed(self, session: Session) -> None:
+        """A session has a new epoch after lost writes."""
+        self._outbox.put("renewed", session.id, epoch=session.epoch)
+
+    def joined_again(self, instance: str) -> None:
+        """It was fenced, and is another instance now."""
+        self._outbox.put("joined", instance=instance)
+
+    def draining(self, timeout: float) -> None:
+        """It is to hand over what it owns."""
+        self._outbox.put("drain", timeout_ms=round(timeout * 1000))
+
+    async def before_letting_go(self, session: Session, heir: str) -> None:
+        """An heir waits: the worker lets go first if it said that it does."""
+        if not self._lets_go or not self._has_stream():
+            return
+        if session.id in self._letting_go:  # the heir asks until it has it; the worker is asked once
+            await self._letting_go[session.id].wait()
+            return
+        self._letting_go[session.id] = gone = anyio.Event()
+        self._outbox.put("letting_go", session.id, epoch=session.epoch, heir=heir)
+        try:
+            async with move_on_after_awake(LETTING_GO_SECONDS):
+                await gone.wait()
+        finally:
+            del self._letting_go[session.id]
+            gone.set()
+
+    def let_go(self, session_id: str) -> bool:
+        """The worker stopped speaking for it; False when nobody asked."""
+        gone = self._letting_go.get(session_id)
+        if gone is None:
+            return False
+        gone.set()
+        return True

@@ -1,0 +1,189 @@
+"""That a worker is there: its open streams and polls, the pings that it answers, and what it may rely on meanwhile."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import anyio
+import anyio.abc
+
+from coordinator.sidecar.outbox import Outbox
+from coordinator.sidecar.proof import ProcessWatch
+from coordinator.worker.awake import move_on_after_awake
+from coordinator.worker.worker import Worker
+
+__all__ = ["Presence"]
+
+FIRST_ATTACH_SECONDS = 5.0
+"""For a new worker to open its stream, when it gave no other proof of life."""
+OFFERS_IN_HAND = 64
+"""Offers that are read for a worker and not answered yet, at most."""
+
+
+class Presence:
+    """Of one registered worker.
+
+    Args:
+        worker: takes offers as long as somebody is there to be given them.
+        outbox: where pings and its standing are put.
+        ended: says whether its life is over.
+        end: ends its life, with a cause and a reason.
+        has_proof: its life is told by other means, so nothing follows from a stream that ends.
+        taken_up: it lived behind another sidecar before this one.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        outbox: Outbox,
+        *,
+        ended: Callable[[], bool],
+        end: Callable[[Literal["exited", "wedged"], str], Coroutine[Any, Any, None]],
+        has_proof: bool,
+        taken_up: bool,
+    ) -> None:
+        self._worker, self._outbox, self._ended, self._end = worker, outbox, ended, end
+        self._has_proof, self._taken_up = has_proof, taken_up
+        self._pings = 0
+        self._attached = 0
+        self._ever_attached = False
+        self._attached_again: anyio.Event | None = None
+        self._stream: object | None = None
+        self._peer: ProcessWatch | None = None
+        self._standing: tuple[str, bool] | None = None
+
+    # -- streams and polls ---------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """While a stream or a poll is open: proof of life, and somebody to be given offers."""
+        self._attach(1)
+        try:
+            yield
+        finally:
+            self._attach(-1)
+
+    def _attach(self, change: int) -> None:
+        self._attached += change
+        self._ever_attached = True
+        if self._attached_again is not None:
+            self._attached_again.set()
+        if not self._attached and not self._ended():
+            self.wait_for_stream()
+        self._worker.take_offers(OFFERS_IN_HAND if self._attached else 0)
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether a stream or a poll is open."""
+        return self._attached > 0
+
+    @property
+    def has_stream(self) -> bool:
+        """Whether a stream is open: what is told now is read."""
+        return self._stream is not None and self.is_attached
+
+    def take_stream(self, stream: object, peer: ProcessWatch | None) -> None:
+        """A newer stream takes the place of an older one.
+
+        Args:
+            peer: the process that reads it, None when it cannot be seen; when it ends nobody will attach again.
+        """
+        self._stream = stream
+        self._watch_peer(peer)
+        self._outbox.wake()  # the older one sees that its turn is over
+        self._pings = 0
+        self._standing = None
+
+    def leave_stream(self, stream: object) -> None:
+        """That stream ended."""
+        if self._stream is stream:
+            self._stream = None
+
+    def is_stream(self, stream: object) -> bool:
+        """Whether it is the newest."""
+        return self._stream is stream
+
+    def wait_for_stream(self) -> None:
+        """From now on it ends, unless a stream or a poll is opened in time, or its life is told by other means."""
+        if not self._has_proof:
+            self._worker.start(self._end_without_stream)
+
+    async def _end_without_stream(self) -> None:
+        """Ends the worker, unless a stream or a poll is opened in time; at once when whoever read the last one has ended."""
+        if self._attached:  # again, before this task had its first turn
+            return
+        grace, why = self._worker.settings.trust_window, "its stream ended"
+        if not self._ever_attached:
+            grace, why = max(grace, FIRST_ATTACH_SECONDS), "it never opened its stream"
+            if self._taken_up:  # it may trust itself for so long, as far as it knows without a sidecar
+                grace = max(grace, self._worker.settings.own_trust_window)
+        attached = self._attached_again = anyio.Event()
+        async with move_on_after_awake(grace) as waiting:
+            if self._peer is None:
+                await attached.wait()
+            else:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._end_of_peer, self._peer, waiting)
+                    await attached.wait()
+                    tasks.cancel_scope.cancel()
+        if not attached.is_set():
+            await self._end("exited", why)
+
+    @staticmethod
+    async def _end_of_peer(peer: ProcessWatch, waiting: anyio.CancelScope) -> None:
+        await peer.ended()
+        waiting.cancel()
+
+    def _watch_peer(self, peer: ProcessWatch | None) -> None:
+        if self._peer is not None:
+            self._peer.close()
+        self._peer = peer
+
+    def close(self) -> None:
+        """Watches nobody any more. Safe to repeat."""
+        self._watch_peer(None)
+
+    # -- pings ---------------------------------------------------------------------------------------------------------
+
+    def alive(self) -> None:
+        """The worker answered a ping."""
+        self._pings = 0
+        self._worker.asks_again()
+
+    def tick(self) -> None:
+        """Once a heartbeat: a ping on the stream, its standing when it changed, and the verdict on a frozen worker."""
+        if self._ended():
+            return
+        worker = self._worker
+        standing = "held" if all(s.held for s in worker.sessions) and self.trust_ms else "in_doubt"
+        if (standing, worker.may_speak) != self._standing:
+            self._standing = (standing, worker.may_speak)
+            self._outbox.put(standing, sessions=sorted(s.id for s in worker.sessions), may_speak=worker.may_speak)
+            self._outbox.drop("held" if standing == "in_doubt" else "in_doubt", "")
+        if not self.has_stream:
+            return
+        self._pings += 1
+        if self._pings * worker.settings.heartbeat_interval > worker.settings.wedged_after:
+            worker.start(self._end, "wedged", f"it answered no ping for {worker.settings.wedged_after:g} s")
+            return
+        self._outbox.put("ping", "", ping=self._pings, **self.trust)
+
+    # -- what it may rely on -------------------------------------------------------------------------------------------
+
+    @property
+    def trust_ms(self) -> int:
+        """For how long it may rely on what it owns, from now on, without hearing more."""
+        return max(0, math.floor(self._worker.trust_left * 1000))
+
+    @property
+    def alone_ms(self) -> int:
+        """For how long, from now on, when this sidecar is no more: another one is to have its chance to be started."""
+        return max(0, math.floor(self._worker.alone_left * 1000))
+
+    @property
+    def trust(self) -> dict[str, int]:
+        """Both, as events tell them."""
+        return {"trust_ms": self.trust_ms, "alone_ms": self.alone_ms}
