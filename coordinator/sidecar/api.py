@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from coordinator.ids import partition_of
 from coordinator.settings import Settings
 from coordinator.sidecar.draining import Draining
-from coordinator.sidecar.operations import Table
 from coordinator.sidecar.registry import Registry
 from coordinator.sidecar.routes.certificates import CertificateRoutes
 from coordinator.sidecar.routes.draining import DrainRoutes
 from coordinator.sidecar.routes.offers import OfferRoutes
 from coordinator.sidecar.routes.sessions import SessionRoutes
 from coordinator.sidecar.routes.workers import WorkerRoutes
+from coordinator.sidecar.routing import Table
 from coordinator.sidecar.watched import Watched
 from coordinator.store.executor import StorePartition
 

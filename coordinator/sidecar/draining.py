@@ -9,7 +9,7 @@ import structlog
 from coordinator import clock
 from coordinator.sidecar.hosted import Hosted
 from coordinator.sidecar.registry import Registry
-from coordinator.sidecar.wire import Drained, Moved
+from coordinator.sidecar.schemas import Drained, Moved
 from coordinator.worker.drain import DrainReport
 
 __all__ = ["Draining"]

@@ -10,9 +10,10 @@ from coordinator.ids import check_session_id
 from coordinator.sidecar.access import Access
 from coordinator.sidecar.callers import Asker, Caller
 from coordinator.sidecar.hosted import Hosted
-from coordinator.sidecar.operations import IF_MATCH, WORKER_TOKEN, Call, Operation, read_parameters
 from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.registry import Registry
+from coordinator.sidecar.requests import IF_MATCH, WORKER_TOKEN, read_parameters
+from coordinator.sidecar.routing import Call, Operation
 
 __all__ = ["Gate"]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import anyio
 
-from coordinator.sidecar.outbox import Outbox
-from coordinator.sidecar.wire import shown
+from coordinator.sidecar.event_queue import EventQueue
+from coordinator.sidecar.schemas import shown
 from coordinator.worker.awake import move_on_after_awake
 from coordinator.worker.offer import Offer
 from coordinator.worker.session import Session
@@ -24,16 +24,16 @@ class Handovers:
     """Offers to one registered worker, and what becomes of its sessions; the library's `Host`.
 
     Args:
-        outbox: where the worker is told.
+        queue: where the worker is told.
         ended: says whether its life is over.
         has_stream: says whether what is told now is read.
         lets_go: the worker answers when it is to let go of a session.
     """
 
     def __init__(
-        self, outbox: Outbox, *, ended: Callable[[], bool], has_stream: Callable[[], bool], lets_go: bool
+        self, queue: EventQueue, *, ended: Callable[[], bool], has_stream: Callable[[], bool], lets_go: bool
     ) -> None:
-        self._outbox, self._ended, self._has_stream, self._lets_go = outbox, ended, has_stream, lets_go
+        self._queue, self._ended, self._has_stream, self._lets_go = queue, ended, has_stream, lets_go
         self._offers: OrderedDict[str, Offer] = OrderedDict()
         self._undelivered: set[str] = set()
         self._arrived: anyio.Event | None = None
@@ -62,7 +62,7 @@ class Handovers:
 
     def _tell_offer(self, offer: Offer) -> None:
         offer.given()
-        self._outbox.put("offer", offer.session_id, **self.describe(offer))
+        self._queue.put("offer", offer.session_id, **self.describe(offer))
 
     @staticmethod
     def describe(offer: Offer) -> dict[str, Any]:
@@ -104,27 +104,27 @@ class Handovers:
         """It adopted or declined."""
         self._offers.pop(session_id, None)
         self._undelivered.discard(session_id)
-        self._outbox.drop("offer", session_id)
+        self._queue.drop("offer", session_id)
 
     # -- sessions ------------------------------------------------------------------------------------------------------
 
     def session_lost(self, session: Session) -> None:
         """A session is no longer its own."""
-        self._outbox.drop("letting_go", session.id)
+        self._queue.drop("letting_go", session.id)
         heir = {"heir": session.heir} if session.heir else {}
-        self._outbox.put("lost", session.id, epoch=session.epoch, reason=session.lost_reason, **heir)
+        self._queue.put("lost", session.id, epoch=session.epoch, reason=session.lost_reason, **heir)
 
     def session_renewed(self, session: Session) -> None:
         """A session has a new epoch after lost writes."""
-        self._outbox.put("renewed", session.id, epoch=session.epoch)
+        self._queue.put("renewed", session.id, epoch=session.epoch)
 
     def joined_again(self, instance: str) -> None:
         """It was fenced, and is another instance now."""
-        self._outbox.put("joined", instance=instance)
+        self._queue.put("joined", instance=instance)
 
     def draining(self, timeout: float) -> None:
         """It is to hand over what it owns."""
-        self._outbox.put("drain", timeout_ms=round(timeout * 1000))
+        self._queue.put("drain", timeout_ms=round(timeout * 1000))
 
     async def before_letting_go(self, session: Session, heir: str) -> None:
         """An heir waits: the worker lets go first if it said that it does."""
@@ -134,7 +134,7 @@ class Handovers:
             await self._letting_go[session.id].wait()
             return
         self._letting_go[session.id] = gone = anyio.Event()
-        self._outbox.put("letting_go", session.id, epoch=session.epoch, heir=heir)
+        self._queue.put("letting_go", session.id, epoch=session.epoch, heir=heir)
         try:
             async with move_on_after_awake(LETTING_GO_SECONDS):
                 await gone.wait()

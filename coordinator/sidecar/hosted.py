@@ -15,13 +15,13 @@ import structlog
 
 from coordinator.errors import ConfigurationError, FencedError, NameInUseError
 from coordinator.settings import Settings
+from coordinator.sidecar.event_queue import EventQueue
 from coordinator.sidecar.handovers import Handovers
 from coordinator.sidecar.hosting import Hosting
-from coordinator.sidecar.outbox import Outbox
 from coordinator.sidecar.presence import Presence
 from coordinator.sidecar.problems import SetUpWronglyError
 from coordinator.sidecar.proof import HealthCheck, ProcessMark, ProcessWatch
-from coordinator.sidecar.wire import Health, Register
+from coordinator.sidecar.schemas import Health, Register
 from coordinator.worker.drain import DrainReport
 from coordinator.worker.hub import Hubs
 from coordinator.worker.offer import Offer
@@ -53,7 +53,7 @@ class Hosted:
 
     Attributes:
         token: of a new worker; '' for one that has it already.
-        outbox: what it is to be told.
+        queue: what it is to be told.
         presence: its open streams and polls, and its pings.
         handovers: offers to it, and what becomes of its sessions.
         handle: the instance id by which its URLs name it.
@@ -86,9 +86,9 @@ class Hosted:
             "address": asked.address or settings.address,
             "tenant": asked.tenant or settings.tenant,
         }
-        self.outbox = Outbox()
+        self.queue = EventQueue()
         self.handovers = Handovers(
-            self.outbox,
+            self.queue,
             ended=lambda: bool(self.ended),
             has_stream=lambda: self.presence.has_stream,
             lets_go=asked.lets_go,
@@ -98,7 +98,7 @@ class Hosted:
             hosting=hosting.text() if addresses else "",
         )  # fmt: skip
         self.presence = Presence(
-            self.worker, self.outbox, ended=lambda: bool(self.ended), end=self.end, has_proof=self._has_proof,
+            self.worker, self.queue, ended=lambda: bool(self.ended), end=self.end, has_proof=self._has_proof,
             taken_up=bool(instances),
         )  # fmt: skip
         self.handle = ""
@@ -182,7 +182,7 @@ class Hosted:
     def _end(self, reason: str) -> None:
         self.ended = self.ended or reason
         self._over.set()
-        self.outbox.put("ended", reason=self.ended)
+        self.queue.put("ended", reason=self.ended)
         self.handovers.close()
 
     async def drain(self, timeout: float, reason: str) -> DrainReport:

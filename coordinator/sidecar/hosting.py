@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from coordinator.settings import Settings
 from coordinator.sidecar.proof import ProcessMark
-from coordinator.sidecar.wire import Health
+from coordinator.sidecar.schemas import Health
 
 __all__ = ["Hosting", "addresses_of"]
 
@@ -49,7 +49,7 @@ class Hosting:
         addresses: of its sidecar.
         process: the process whose end is its end; None when it named none, or none that is known again.
         health: the URL that it answers.
-        lets_go: see `wire.Register`.
+        lets_go: see `schemas.Register`.
     """
 
     addresses: tuple[str, ...] = ()

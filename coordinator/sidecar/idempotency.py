@@ -14,8 +14,8 @@ from http import HTTPStatus
 import anyio
 
 from coordinator import clock
-from coordinator.sidecar.operations import Reply
 from coordinator.sidecar.problems import Problem
+from coordinator.sidecar.routing import Reply
 
 __all__ = ["Answered"]
 

@@ -9,10 +9,11 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from coordinator.sidecar import wire
+from coordinator.sidecar import schemas
 from coordinator.sidecar.callers import Caller
-from coordinator.sidecar.operations import IDEMPOTENCY_KEY, WORKER_TOKEN, Answer, Operation, Parameter, Table
 from coordinator.sidecar.problems import MEDIA_TYPE
+from coordinator.sidecar.requests import IDEMPOTENCY_KEY, WORKER_TOKEN, Parameter
+from coordinator.sidecar.routing import Answer, Operation, Table
 from coordinator.version import VERSION
 
 __all__ = ["document"]
@@ -68,10 +69,10 @@ SCHEMES = {
 def document(table: Table, *, worker_token_optional: bool = False) -> dict[str, Any]:
     """OpenAPI 3.1 of all operations."""
     models = _models(table)
-    schemas = {}
+    defined = {}
     for mode in ("validation", "serialization"):
         _, found = models_json_schema([(m, mode) for m in models[mode]], ref_template="#/components/schemas/{model}")
-        schemas.update(found.get("$defs", {}))
+        defined.update(found.get("$defs", {}))
     paths: dict[str, Any] = {}
     for operation in table.operations:
         paths.setdefault(operation.template, {})[operation.method.lower()] = _operation(
@@ -86,7 +87,7 @@ def document(table: Table, *, worker_token_optional: bool = False) -> dict[str, 
         },
         "paths": paths,
         "components": {
-            "schemas": schemas,
+            "schemas": defined,
             "securitySchemes": SCHEMES,
         },
     }
@@ -97,7 +98,7 @@ def _models(table: Table) -> dict[str, list[type[BaseModel]]]:
     answered = {answer.model for o in table.operations for answer in o.answers.values() if answer.model is not None}
     return {
         "validation": sorted(asked, key=lambda m: m.__name__),
-        "serialization": sorted({*answered, wire.ProblemDocument}, key=lambda m: m.__name__),
+        "serialization": sorted({*answered, schemas.ProblemDocument}, key=lambda m: m.__name__),
     }
 
 
@@ -143,7 +144,7 @@ def _operation(operation: Operation, *, optional: bool) -> dict[str, Any]:
             "name": name,
             "in": "path",
             "required": True,
-            "schema": SESSION_ID if name == "id" else {"type": "string", "pattern": wire.INSTANCE},
+            "schema": SESSION_ID if name == "id" else {"type": "string", "pattern": schemas.INSTANCE},
         }
         for name in re.findall(r"\{(\w+)\}", operation.template)
     ]
@@ -159,7 +160,7 @@ def _operation(operation: Operation, *, optional: bool) -> dict[str, Any]:
     for status in sorted(problems):
         answers.setdefault(
             str(int(status)),
-            {"description": status.phrase, "content": _reference(wire.ProblemDocument, MEDIA_TYPE)},
+            {"description": status.phrase, "content": _reference(schemas.ProblemDocument, MEDIA_TYPE)},
         )
     needed = any(field.is_required() for field in operation.body.model_fields.values()) if operation.body else False
     body = {"requestBody": {"required": needed, "content": _reference(operation.body)}} if operation.body else {}

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import anyio
 import anyio.abc
 
-from coordinator.sidecar.outbox import Outbox
+from coordinator.sidecar.event_queue import EventQueue
 from coordinator.sidecar.proof import ProcessWatch
 from coordinator.worker.awake import move_on_after_awake
 from coordinator.worker.worker import Worker
@@ -28,7 +28,7 @@ class Presence:
 
     Args:
         worker: takes offers as long as somebody is there to be given them.
-        outbox: where pings and its standing are put.
+        queue: where pings and its standing are put.
         ended: says whether its life is over.
         end: ends its life, with a cause and a reason.
         has_proof: its life is told by other means, so nothing follows from a stream that ends.
@@ -38,14 +38,14 @@ class Presence:
     def __init__(
         self,
         worker: Worker,
-        outbox: Outbox,
+        queue: EventQueue,
         *,
         ended: Callable[[], bool],
         end: Callable[[Literal["exited", "wedged"], str], Coroutine[Any, Any, None]],
         has_proof: bool,
         taken_up: bool,
     ) -> None:
-        self._worker, self._outbox, self._ended, self._end = worker, outbox, ended, end
+        self._worker, self._queue, self._ended, self._end = worker, queue, ended, end
         self._has_proof, self._taken_up = has_proof, taken_up
         self._pings = 0
         self._attached = 0
@@ -93,7 +93,7 @@ class Presence:
         """
         self._stream = stream
         self._watch_peer(peer)
-        self._outbox.wake()  # the older one sees that its turn is over
+        self._queue.wake()  # the older one sees that its turn is over
         self._pings = 0
         self._standing = None
 
@@ -161,15 +161,15 @@ class Presence:
         standing = "held" if all(s.held for s in worker.sessions) and self.trust_ms else "in_doubt"
         if (standing, worker.may_speak) != self._standing:
             self._standing = (standing, worker.may_speak)
-            self._outbox.put(standing, sessions=sorted(s.id for s in worker.sessions), may_speak=worker.may_speak)
-            self._outbox.drop("held" if standing == "in_doubt" else "in_doubt", "")
+            self._queue.put(standing, sessions=sorted(s.id for s in worker.sessions), may_speak=worker.may_speak)
+            self._queue.drop("held" if standing == "in_doubt" else "in_doubt", "")
         if not self.has_stream:
             return
         self._pings += 1
         if self._pings * worker.settings.heartbeat_interval > worker.settings.wedged_after:
             worker.start(self._end, "wedged", f"it answered no ping for {worker.settings.wedged_after:g} s")
             return
-        self._outbox.put("ping", "", ping=self._pings, **self.trust)
+        self._queue.put("ping", "", ping=self._pings, **self.trust)
 
     # -- what it may rely on -------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import anyio
 import anyio.to_thread
 
 from coordinator.errors import ConfigurationError
-from coordinator.sidecar.wire import Health
+from coordinator.sidecar.schemas import Health
 from coordinator.worker.awake import watch_for_pauses
 
 __all__ = ["HealthCheck", "ProcessEndedError", "ProcessMark", "ProcessWatch"]

@@ -21,7 +21,7 @@ from coordinator.sidecar.hosted import Hosted, hash_of
 from coordinator.sidecar.hosting import Hosting
 from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.proof import ProcessEndedError
-from coordinator.sidecar.wire import Register
+from coordinator.sidecar.schemas import Register
 from coordinator.store.shapes import instance_id, labels_of, text, whole
 from coordinator.worker.hub import Hubs
 

@@ -22,7 +22,7 @@ from coordinator.ids import new_instance_id
 from coordinator.settings import Settings
 from coordinator.sidecar.access import Access
 from coordinator.sidecar.api import table_of
-from coordinator.sidecar.dispatch import Dispatcher
+from coordinator.sidecar.app import App
 from coordinator.sidecar.draining import Draining
 from coordinator.sidecar.gate import Gate
 from coordinator.sidecar.hosting import addresses_of
@@ -204,7 +204,7 @@ class Sidecar:
 
         rest.router.routes.append(Route("/openapi.json", served))
         access = Access(self.settings)
-        return Dispatcher(table, access, Gate(access, self.registry), rest, self._most_body, self._failures)
+        return App(table, access, Gate(access, self.registry), rest, self._most_body, self._failures)
 
     @property
     def _most_body(self) -> int:

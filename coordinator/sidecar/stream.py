@@ -40,12 +40,12 @@ class EventStream:
         """Writes the whole answer."""
         if self._closed:  # nobody reads it: the worker's other stream, if it has one, goes on
             return
-        hosted, outbox = self._hosted, self._hosted.outbox
+        hosted, queue = self._hosted, self._hosted.queue
         media_type = b"text/event-stream" if self._server_sent else b"application/x-ndjson"
         headers = [(b"content-type", media_type), (b"cache-control", b"no-store")]
         with hosted.presence.attached():
             hosted.take_stream(self, peer_process(self._scope))
-            outbox.wake = self._wake
+            queue.wake = self._wake
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             hello = {
                 "event": "hello",
@@ -61,9 +61,9 @@ class EventStream:
                 if not hosted.presence.is_stream(self):
                     await self._write(send, [{"event": "replaced"}])
                     break
-                while not self._closed and (events := outbox.take()):
+                while not self._closed and (events := queue.take()):
                     await self._write(send, events)
-                if hosted.is_over and not outbox:
+                if hosted.is_over and not queue:
                     break
             hosted.presence.leave_stream(self)
         if not self._closed:

@@ -15,8 +15,8 @@ import structlog
 from coordinator.errors import ConfigurationError, SessionHeldError, first_error
 from coordinator.settings import Settings
 from coordinator.sidecar.hosted import Hosted
+from coordinator.sidecar.schemas import Register
 from coordinator.sidecar.sidecar import Sidecar
-from coordinator.sidecar.wire import Register
 from coordinator.supervisor.child import Child, Exit, become_subreaper, hide_memory, reap_strays
 from coordinator.supervisor.environment import for_child
 from coordinator.supervisor.told import telling

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from coordinator.sidecar.wire import shown
+from coordinator.sidecar.schemas import shown
 from coordinator.worker.session import Session
 
 __all__ = ["telling"]

@@ -21,7 +21,7 @@ from coordinator.settings import load
 from coordinator.sidecar.access import Access
 from coordinator.sidecar.callers import Caller
 from coordinator.sidecar.hosting import addresses_of
-from coordinator.sidecar.operations import Operation, Table
+from coordinator.sidecar.routing import Operation, Table
 from coordinator.sidecar.server import _PEER_UID
 from tests.redis_server import RedisServer
 from tests.sidecar.client import Client

@@ -16,8 +16,8 @@ from coordinator import clock
 from coordinator.settings import Settings
 from coordinator.sidecar.hosted import Hosted
 from coordinator.sidecar.proof import HealthCheck
+from coordinator.sidecar.schemas import Health, Register
 from coordinator.sidecar.stream import EventStream
-from coordinator.sidecar.wire import Health, Register
 from coordinator.worker.hub import Hubs
 from coordinator.worker.worker import Worker
 from tests.waiting import within
@@ -97,7 +97,7 @@ async def test_a_worker_that_failed_is_not_told_that_the_sidecar_ends() -> None:
         with pytest.raises(ValueError, match="no such thing"):
             await hosted.run(fail)
         waiting.cancel_scope.cancel()
-    assert hosted.outbox.take() == [{"event": "ended", "reason": "the sidecar cannot go on with it: no such thing"}]
+    assert hosted.queue.take() == [{"event": "ended", "reason": "the sidecar cannot go on with it: no such thing"}]
 
 
 async def test_a_new_stream_tells_at_once_what_waited() -> None:

@@ -8,8 +8,8 @@ import anyio
 import pytest
 
 from coordinator.sidecar.idempotency import ENTRY_BYTES, Answered
-from coordinator.sidecar.operations import Reply
 from coordinator.sidecar.problems import Problem
+from coordinator.sidecar.routing import Reply
 
 
 class Requests:

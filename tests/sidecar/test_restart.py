@@ -29,8 +29,8 @@ from coordinator.sidecar.left_behind import LeftBehind
 from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.proof import ProcessEndedError, ProcessMark, ProcessWatch
 from coordinator.sidecar.registry import Registry
+from coordinator.sidecar.schemas import Health, Register
 from coordinator.sidecar.sidecar import Sidecar as Program
-from coordinator.sidecar.wire import Health, Register
 from coordinator.store.keys import Keys
 from tests.redis_server import RedisServer
 from tests.sidecar.client import Client
@@ -447,7 +447,7 @@ async def test_a_sidecar_that_fails_takes_no_call_along(server: RedisServer, tmp
     assert failed.group_contains(ZeroDivisionError)
     assert record(server, KEYS.instance(hosted.handle))["state"] == "alive"
     assert record(server, KEYS.session("fails"))["owner"] == hosted.handle
-    assert {event["event"] for event in hosted.outbox.take()} <= {"held"}  # it may have been in doubt for a moment
+    assert {event["event"] for event in hosted.queue.take()} <= {"held"}  # it may have been in doubt for a moment
 
 
 def test_without_time_for_a_restart_a_lost_connection_counts(place: Callable[..., Place], server: RedisServer) -> None:

@@ -15,8 +15,8 @@ from prometheus_client import CollectorRegistry, Counter
 
 from coordinator.settings import load
 from coordinator.sidecar.access import Access
-from coordinator.sidecar.dispatch import Dispatcher
-from coordinator.sidecar.operations import Table
+from coordinator.sidecar.app import App
+from coordinator.sidecar.routing import Table
 from coordinator.sidecar.server import ROOMS, kind_of
 from tests.redis_server import RedisServer
 from tests.sidecar.client import Client
@@ -222,7 +222,7 @@ async def test_a_defect_that_each_request_meets_is_one_line(capsys: pytest.Captu
     failures = Counter("recovery_sidecar_failures", "x", ["operation"], registry=CollectorRegistry())
     access = Access(load(redis_url="redis://x"))
     nobody: Any = None  # no operation is asked for, so no gate is
-    dispatcher = Dispatcher(Table(), access, nobody, broken, 100, failures)
+    app = App(Table(), access, nobody, broken, 100, failures)
     sent = []
 
     async def send(message: Any) -> None:
@@ -230,7 +230,7 @@ async def test_a_defect_that_each_request_meets_is_one_line(capsys: pytest.Captu
 
     scope: Any = {"type": "http", "method": "GET", "raw_path": b"/healthz", "headers": []}
     for _ in range(50):
-        await dispatcher(scope, broken, send)
+        await app(scope, broken, send)
     assert set(sent) == {500}
     assert failures.labels("unknown")._value.get() == 50
     assert capsys.readouterr().out.count("request_failed") == 1

@@ -15,7 +15,7 @@ from coordinator.settings import load
 from coordinator.sidecar import routes
 from coordinator.sidecar.api import table_of
 from coordinator.sidecar.callers import Caller
-from coordinator.sidecar.operations import Answer, Call, Reply, Table, operation
+from coordinator.sidecar.routing import Answer, Call, Reply, Table, operation
 from tests.sidecar.test_callers import CALLERS
 
 NOBODY = cast(Any, None)

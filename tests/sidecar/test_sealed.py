@@ -15,7 +15,7 @@ from coordinator.keyring import KeyRing
 from coordinator.settings import Settings
 from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.registry import Registry
-from coordinator.sidecar.wire import Register, shown
+from coordinator.sidecar.schemas import Register, shown
 from coordinator.store.keys import Keys
 from coordinator.worker.hub import Hubs
 from tests.redis_server import RedisServer

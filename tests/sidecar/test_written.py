@@ -12,7 +12,7 @@ import httpx
 import pytest
 import redis
 
-from coordinator.sidecar import wire
+from coordinator.sidecar import schemas
 from coordinator.store.keys import Keys
 from tests.hostile import HIDDEN_CHARACTERS, hidden_in
 from tests.redis_server import RedisServer
@@ -182,13 +182,13 @@ def test_each_pattern_is_said_in_words() -> None:
 
     models = [
         one
-        for one in vars(wire).values()
-        if isinstance(one, type) and hasattr(one, "model_json_schema") and one.__module__ == wire.__name__
+        for one in vars(schemas).values()
+        if isinstance(one, type) and hasattr(one, "model_json_schema") and one.__module__ == schemas.__name__
     ]
     for model in models:
         look(model.model_json_schema())
-    assert {wire.LOCAL_URL, wire.BASE64} < patterns
-    assert patterns - set(wire.RULES) == {wire.BASE64}
+    assert {schemas.LOCAL_URL, schemas.BASE64} < patterns
+    assert patterns - set(schemas.RULES) == {schemas.BASE64}
 
 
 def test_what_was_stored_deeper_is_given_as_bytes(server: RedisServer, client: Client) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from coordinator.sidecar import wire
-from coordinator.sidecar.operations import Reply
+from coordinator.sidecar import schemas
 from coordinator.sidecar.problems import Problem
+from coordinator.sidecar.routing import Reply
 from coordinator.worker.session import Session
 
 __all__ = ["ended", "not_known", "owned", "with_epoch"]
@@ -14,14 +14,14 @@ __all__ = ["ended", "not_known", "owned", "with_epoch"]
 ENDED = ("closed", "dead_lettered")
 
 
-def owned(session: Session) -> wire.Owned:
+def owned(session: Session) -> schemas.Owned:
     """A session, for the worker that owns it."""
-    return wire.Owned(
+    return schemas.Owned(
         session=session.id, epoch=session.epoch, held=session.held, may_speak=session.may_speak,
         recovered=session.recovered, planned=session.planned, checkpoint=session.sequence, pool=session.pool,
         tenant=session.tenant, gap_ms=round(session.gap * 1000), data_age_ms=round(session.data_age * 1000),
         previous_owner=session.previous_owner, cause=session.cause, attempt=session.attempt,
-        **wire.shown(session.raw_data, session.encoding),
+        **schemas.shown(session.raw_data, session.encoding),
     )  # fmt: skip
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from http import HTTPStatus
 
-from coordinator.sidecar import wire
+from coordinator.sidecar import schemas
 from coordinator.sidecar.callers import Caller
-from coordinator.sidecar.operations import Answer, Call, Reply, operation
 from coordinator.sidecar.problems import Problem
+from coordinator.sidecar.routing import Answer, Call, Reply, operation
 from coordinator.store import calls
 from coordinator.store.executor import StorePartition
 
@@ -31,13 +31,13 @@ class CertificateRoutes:
     @operation(
         "POST /v1/certificates",
         callers=Caller.TOKEN_HOLDER,
-        body=wire.Certificate,
-        answers={OK: Answer("noted", wire.Certified)},
+        body=schemas.Certificate,
+        answers={OK: Answer("noted", schemas.Certified)},
         problems=(NOT_FOUND,),
     )
     async def certify(self, call: Call) -> Reply:
         """States that an instance ended, also one that lives elsewhere."""
-        body = call.read(wire.Certificate)
+        body = call.read(schemas.Certificate)
         outcomes = set()
         for part in self._parts:
             answer = await part.executor.run(
@@ -47,4 +47,4 @@ class CertificateRoutes:
         if outcomes == {"UNKNOWN"}:
             raise Problem(NOT_FOUND, f"nobody knows the instance {body.instance}")
         outcome = "certified" if "OK" in outcomes else "already_dead"
-        return Reply(OK, wire.Certified(instance=body.instance, outcome=outcome))
+        return Reply(OK, schemas.Certified(instance=body.instance, outcome=outcome))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from http import HTTPStatus
 
 from coordinator.settings import Settings
-from coordinator.sidecar import wire
+from coordinator.sidecar import schemas
 from coordinator.sidecar.callers import Caller
 from coordinator.sidecar.draining import Draining
-from coordinator.sidecar.operations import Answer, Call, Parameter, Reply, operation
+from coordinator.sidecar.requests import Parameter
+from coordinator.sidecar.routing import Answer, Call, Reply, operation
 
 __all__ = ["DrainRoutes"]
 
@@ -35,13 +36,13 @@ class DrainRoutes:
     @operation(
         "POST /v1/drain",
         callers=Caller.ADMINISTRATOR,
-        body=wire.Drain,
+        body=schemas.Drain,
         query=(UNTIL_DONE,),
-        answers={OK: Answer("done", wire.Drained), ACCEPTED: Answer("under way", wire.Drained)},
+        answers={OK: Answer("done", schemas.Drained), ACCEPTED: Answer("under way", schemas.Drained)},
     )
     async def drain(self, call: Call) -> Reply:
         """Hands over what all workers here own."""
-        body = call.read(wire.Drain)
+        body = call.read(schemas.Drain)
         timeout = self._settings.drain_timeout if body.timeout_ms is None else body.timeout_ms / 1000
         self._draining.start(timeout, body.reason or "asked for")
         if call.query.get(UNTIL_DONE.name):
@@ -49,7 +50,7 @@ class DrainRoutes:
             return Reply(OK, self._draining.progress())
         return Reply(ACCEPTED, self._draining.progress())
 
-    @operation("GET /v1/drain", callers=Caller.ADMINISTRATOR, answers={OK: Answer("so far", wire.Drained)})
+    @operation("GET /v1/drain", callers=Caller.ADMINISTRATOR, answers={OK: Answer("so far", schemas.Drained)})
     async def drain_progress(self, call: Call) -> Reply:
         """How far that is."""
         return Reply(OK, self._draining.progress())

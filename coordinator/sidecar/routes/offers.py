@@ -8,12 +8,13 @@ from http import HTTPStatus
 
 from coordinator.ids import check_session_id
 from coordinator.settings import parse_duration
-from coordinator.sidecar import wire
+from coordinator.sidecar import schemas
 from coordinator.sidecar.callers import Caller
 from coordinator.sidecar.hosted import Hosted
-from coordinator.sidecar.operations import Answer, Call, Parameter, Reply, operation
 from coordinator.sidecar.problems import Problem
+from coordinator.sidecar.requests import Parameter
 from coordinator.sidecar.routes.answers import ended, not_known, with_epoch
+from coordinator.sidecar.routing import Answer, Call, Reply, operation
 from coordinator.store.executor import StorePartition
 from coordinator.store.shapes import text as text_of
 from coordinator.worker.offer import Offer
@@ -59,21 +60,21 @@ class OfferRoutes:
         "GET /v1/offers",
         callers=Caller.WORKER,
         query=(WAIT, MAX),
-        answers={OK: Answer("new ones", wire.Offers)},
+        answers={OK: Answer("new ones", schemas.Offers)},
     )
     async def offers(self, call: Call) -> Reply:
         """Offers, for workers without the stream."""
         hosted = call.worker
         found = await hosted.poll(call.query.get(WAIT.name, 0.0), call.query.get(MAX.name, 10))
-        offered = [wire.Offered(session=offer.session_id, **hosted.handovers.describe(offer)) for offer in found]
-        return Reply(OK, wire.Offers(offers=offered))
+        offered = [schemas.Offered(session=offer.session_id, **hosted.handovers.describe(offer)) for offer in found]
+        return Reply(OK, schemas.Offers(offers=offered))
 
     @operation(
         "POST /v1/sessions/{id}/adopt",
         callers=Caller.WORKER,
-        body=wire.Adopt,
+        body=schemas.Adopt,
         query=(WAIT,),
-        answers={OK: Answer("adopted", wire.Owned)},
+        answers={OK: Answer("adopted", schemas.Owned)},
         problems=(NOT_FOUND, GONE, CONFLICT, FENCED),
     )
     async def adopt(self, call: Call) -> Reply:
@@ -104,13 +105,13 @@ class OfferRoutes:
     @operation(
         "POST /v1/sessions/{id}/decline",
         callers=Caller.WORKER,
-        body=wire.Decline,
+        body=schemas.Decline,
         answers={NO_CONTENT: Answer("others are asked")},
         problems=(NOT_FOUND, FENCED),
     )
     async def decline(self, call: Call) -> Reply:
         """Gives an offer back."""
-        body = call.read(wire.Decline)
+        body = call.read(schemas.Decline)
         hosted, offer = self._offer(call)
         await offer.decline(body.reason, counts=body.counts)
         hosted.handovers.answered(offer.session_id)

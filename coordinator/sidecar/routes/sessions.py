@@ -8,11 +8,12 @@ from http import HTTPStatus
 from coordinator.errors import TenantError
 from coordinator.ids import check_session_id
 from coordinator.settings import Settings
-from coordinator.sidecar import wire
+from coordinator.sidecar import schemas
 from coordinator.sidecar.callers import Caller
-from coordinator.sidecar.operations import IF_MATCH, IF_MATCH_OPTIONAL, Answer, Call, Reply, operation
 from coordinator.sidecar.problems import Problem
+from coordinator.sidecar.requests import IF_MATCH, IF_MATCH_OPTIONAL
 from coordinator.sidecar.routes.answers import ended, not_known, with_epoch
+from coordinator.sidecar.routing import Answer, Call, Reply, operation
 from coordinator.store import reads
 from coordinator.store.executor import StorePartition
 from coordinator.store.shapes import requires_of, whole
@@ -40,19 +41,19 @@ class SessionRoutes:
     @operation(
         "PUT /v1/sessions/{id}",
         callers=Caller.WORKER,
-        body=wire.Open,
+        body=schemas.Open,
         answers={
-            CREATED: Answer("opened", wire.Owned),
-            OK: Answer("its own already: nothing was changed, its data neither", wire.Owned),
+            CREATED: Answer("opened", schemas.Owned),
+            OK: Answer("its own already: nothing was changed, its data neither", schemas.Owned),
         },
         problems=(CONFLICT, FENCED),
     )
     async def open(self, call: Call) -> Reply:
         """Opens a session."""
-        body, session_id = call.read(wire.Open), check_session_id(call.path["id"])
+        body, session_id = call.read(schemas.Open), check_session_id(call.path["id"])
         worker = call.worker.worker
         before = worker.owned(session_id)
-        data = wire.data_of(body)
+        data = schemas.data_of(body)
         session = await worker.open(
             session_id, b"" if data is None else data, pool=body.pool, tenant=body.tenant, requires=body.requires
         )
@@ -61,7 +62,7 @@ class SessionRoutes:
     @operation(
         "GET /v1/sessions/{id}",
         callers=Caller.OWNER | Caller.ADMINISTRATOR,
-        answers={OK: Answer("it", wire.Record)},
+        answers={OK: Answer("it", schemas.Record)},
         problems=(NOT_FOUND,),
     )
     async def record(self, call: Call) -> Reply:
@@ -73,12 +74,12 @@ class SessionRoutes:
         said = {name: text_of(value) for name, value in found.items() if name != "data"}
         place = Place(session_id, said.get("tenant", ""), whole(found.get("epoch")))
         data = self._sealer.open_own(place, found.get("data", b""), said.get("encoding", ""))
-        body = wire.Record(
+        body = schemas.Record(
             session=session_id, state=said.get("state", ""), owner=said.get("owner", ""), epoch=whole(found.get("epoch")),
             pool=said.get("pool", ""), tenant=said.get("tenant", ""), requires=list(requires_of(found.get("requires"))),
             checkpoint=whole(found.get("checkpoint")), cause=said.get("cause", ""),
             opened_at_ms=whole(found.get("opened_at")), updated_at_ms=whole(found.get("updated_at")),
-            **wire.shown(*data),
+            **schemas.shown(*data),
         )  # fmt: skip
         return Reply(OK, body, {"ETag": f'"{body.epoch}"'})
 
@@ -97,7 +98,7 @@ class SessionRoutes:
     @operation(
         "GET /v1/sessions/{id}/owner",
         callers=Caller.WORKER | Caller.ADMINISTRATOR,
-        answers={OK: Answer("its owner", wire.Owner)},
+        answers={OK: Answer("its owner", schemas.Owner)},
         problems=(NOT_FOUND, GONE),
     )
     async def owner(self, call: Call) -> Reply:
@@ -119,21 +120,21 @@ class SessionRoutes:
         life, address = await part.executor.command("HMGET", part.keys.instance(text_of(owner)), "state", "address")
         if life == b"dead":
             raise Problem(NOT_FOUND, f"the owner of session {session_id!r} is dead", state=words)
-        body = wire.Owner(session=session_id, state=words, instance=text_of(owner), address=text_of(address))
+        body = schemas.Owner(session=session_id, state=words, instance=text_of(owner), address=text_of(address))
         return Reply(OK, body)
 
     @operation(
         "PUT /v1/sessions/{id}/checkpoint",
         callers=Caller.OWNER,
-        body=wire.Checkpoint,
+        body=schemas.Checkpoint,
         headers=(IF_MATCH,),
         answers={NO_CONTENT: Answer("written")},
         problems=(FENCED, CONFLICT),
     )
     async def checkpoint(self, call: Call) -> Reply:
         """Writes newer recovery data."""
-        body, session = call.read(wire.Checkpoint), call.own_session
-        data = wire.data_of(body)
+        body, session = call.read(schemas.Checkpoint), call.own_session
+        data = schemas.data_of(body)
         if data is None:
             raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "a checkpoint needs recovery_data or recovery_data_base64")
         written = await session.checkpoint_numbered(data, body.sequence)
@@ -147,14 +148,14 @@ class SessionRoutes:
     @operation(
         "POST /v1/sessions/{id}/release",
         callers=Caller.OWNER,
-        body=wire.Release,
+        body=schemas.Release,
         headers=(IF_MATCH_OPTIONAL,),
         answers={NO_CONTENT: Answer("on offer")},
         problems=(FENCED,),
     )
     async def release(self, call: Call) -> Reply:
         """Gives a session up, for others."""
-        await call.own_session.release(call.read(wire.Release).reason)
+        await call.own_session.release(call.read(schemas.Release).reason)
         return Reply(NO_CONTENT)
 
     @operation(
@@ -172,7 +173,7 @@ class SessionRoutes:
     @operation(
         "POST /v1/sessions/{id}/let-go",
         callers=Caller.OWNER,
-        body=wire.LetGo,
+        body=schemas.LetGo,
         headers=(IF_MATCH_OPTIONAL,),
         answers={NO_CONTENT: Answer("the heir may speak")},
         problems=(FENCED, CONFLICT),
@@ -180,7 +181,7 @@ class SessionRoutes:
     async def let_go(self, call: Call) -> Reply:
         """Answers `letting_go`: the worker has stopped speaking."""
         hosted, session = call.worker, call.own_session
-        data = wire.data_of(call.read(wire.LetGo))
+        data = schemas.data_of(call.read(schemas.LetGo))
         if data is not None:
             session.stage(data)
         if not hosted.handovers.let_go(session.id):

@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 from coordinator.settings import Settings
-from coordinator.sidecar import wire
+from coordinator.sidecar import schemas
 from coordinator.sidecar.callers import Caller
 from coordinator.sidecar.hosted import hash_of
-from coordinator.sidecar.operations import Answer, Call, Reply, Stream, operation
 from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.registry import Registry
 from coordinator.sidecar.routes.answers import owned
+from coordinator.sidecar.routing import Answer, Call, Reply, Stream, operation
 from coordinator.sidecar.server import peer_process, peer_uid, when_closed
 from coordinator.sidecar.stream import EventStream
 from coordinator.sidecar.watched import Watched
@@ -53,20 +53,20 @@ class WorkerRoutes:
     @operation(
         "POST /v1/workers",
         callers=Caller.ANYONE,
-        body=wire.Register,
-        answers={CREATED: Answer("registered", wire.Registered)},
+        body=schemas.Register,
+        answers={CREATED: Answer("registered", schemas.Registered)},
         problems=(CONFLICT, TOO_MANY_REQUESTS),
     )
     async def register(self, call: Call) -> Reply:
         """Registers a worker."""
-        hosted = await self._registry.register(call.read(wire.Register), by_user=peer_uid(call.scope))
+        hosted = await self._registry.register(call.read(schemas.Register), by_user=peer_uid(call.scope))
         gone: list[bool] = []
         when_closed(call.scope, lambda: gone.append(True))
         if gone:  # it waited for its name in vain, as far as it knows: nobody has the token
             await hosted.withdraw("whoever registered it has gone away")
             raise Problem(HTTPStatus.REQUEST_TIMEOUT, "the client went away")
         s = self._settings
-        body = wire.Registered(
+        body = schemas.Registered(
             instance=hosted.handle, worker_token=hosted.token, heartbeat_ms=round(s.heartbeat_interval * 1000),
             answer_within_ms=round(s.wedged_after * 1000), grace_ms=round(s.trust_window * 1000),
         )  # fmt: skip
@@ -87,7 +87,7 @@ class WorkerRoutes:
     @operation(
         "POST /v1/workers/{instance}/alive",
         callers=Caller.WORKER,
-        body=wire.Alive,
+        body=schemas.Alive,
         answers={NO_CONTENT: Answer("noted", headers=TRUST_HEADERS)},
         problems=(NOT_FOUND, GONE),
         takes_up="none",
@@ -101,18 +101,18 @@ class WorkerRoutes:
     @operation(
         "GET /v1/workers/{instance}/sessions",
         callers=Caller.WORKER | Caller.ADMINISTRATOR,
-        answers={OK: Answer("all", wire.Sessions)},
+        answers={OK: Answer("all", schemas.Sessions)},
         problems=(NOT_FOUND, GONE),
     )
     async def sessions(self, call: Call) -> Reply:
         """What a worker owns."""
         hosted = call.worker
-        return Reply(OK, wire.Sessions(instance=hosted.handle, sessions=[owned(s) for s in hosted.worker.sessions]))
+        return Reply(OK, schemas.Sessions(instance=hosted.handle, sessions=[owned(s) for s in hosted.worker.sessions]))
 
     @operation(
         "POST /v1/watched",
         callers=Caller.PROCESS,
-        body=wire.Watch,
+        body=schemas.Watch,
         answers={NO_CONTENT: Answer("watched, and no more than that: the instances need not be registered yet")},
         problems=(CONFLICT, TOO_MANY_REQUESTS),
     )
@@ -121,7 +121,7 @@ class WorkerRoutes:
         process = peer_process(call.scope)
         if process is None:
             raise Problem(HTTPStatus.FORBIDDEN, "the asking process cannot be seen: ask over the unix socket")
-        self._watched.announce(hash_of(call.asker.token), call.read(wire.Watch).instances, process)
+        self._watched.announce(hash_of(call.asker.token), call.read(schemas.Watch).instances, process)
         if self._announced is not None:
             await self._announced()
         return Reply(NO_CONTENT)

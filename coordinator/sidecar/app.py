@@ -20,23 +20,16 @@ from coordinator.sidecar.callers import Asker
 from coordinator.sidecar.gate import Gate
 from coordinator.sidecar.hosted import hash_of
 from coordinator.sidecar.idempotency import Answered
-from coordinator.sidecar.operations import (
-    IDEMPOTENCY_KEY,
-    Call,
-    Operation,
-    Reply,
-    Table,
-    read_body,
-    read_parameters,
-)
 from coordinator.sidecar.problems import MEDIA_TYPE, Problem, problem_of
+from coordinator.sidecar.requests import IDEMPOTENCY_KEY, read_body, read_parameters
+from coordinator.sidecar.routing import Call, Operation, Reply, Table
 from coordinator.sidecar.server import kind_of, peer_uid, when_closed
 from coordinator.web.access import OPEN_TO_ALL
 from coordinator.web.connections import LISTENER, Connections
 from coordinator.web.gate import Receive, Scope, Send
 from coordinator.web.seldom import Seldom
 
-__all__ = ["Dispatcher"]
+__all__ = ["App"]
 
 log = structlog.get_logger()
 
@@ -44,7 +37,7 @@ MOST_QUERY_BYTES = 2048
 MOST_HEAD_BYTES = 16 * 1024
 
 
-class Dispatcher:
+class App:
     """The ASGI application: operations of a table, and another application for all other paths.
 
     Args:

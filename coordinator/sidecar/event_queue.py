@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Outbox"]
+__all__ = ["EventQueue"]
 
 MOST = 4096
 """Events that wait; above it the oldest are dropped, and the worker is told to ask for its sessions."""
 
 
-class Outbox:
+class EventQueue:
     """Events that wait for the worker's stream."""
 
     def __init__(self) -> None:
