@@ -10,6 +10,7 @@ import anyio
 from prometheus_client import CollectorRegistry
 
 from coordinator.daemon.partition_loop import Connections, PartitionLoop
+from coordinator.errors import first_error
 from coordinator.metrics import Metrics
 from coordinator.settings import load
 from coordinator.store.connect import Connector
@@ -26,6 +27,16 @@ async def partition_loop(url: str, **settings: Any) -> AsyncIterator[PartitionLo
         yield PartitionLoop(connections, s, Metrics(CollectorRegistry(), "test"), by="coordinator~1")
     finally:
         await connector.aclose()
+
+
+async def stepped(loop: PartitionLoop) -> float:
+    """One step of it, and all the work that it began has ended; returns what the step does, raises what it raises."""
+    try:
+        async with anyio.create_task_group() as tasks:
+            pause = await loop.step(tasks)
+    except BaseExceptionGroup as group:
+        raise first_error(group) from None
+    return pause
 
 
 @asynccontextmanager

@@ -6,7 +6,6 @@ Partitions never wait for each other.
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -141,8 +140,11 @@ class PartitionLoop:
         )
         self.prepared = True
 
-    async def step(self) -> float:
-        """One look and all that it finds to do, one after the other.
+    async def step(self, tasks: anyio.abc.TaskGroup) -> float:
+        """One look, and a task for each thing that it finds to do: what `run` does again and again.
+
+        Args:
+            tasks: where the work goes on; the next look does not wait for it.
 
         Returns:
             Seconds to sleep until the next look.
@@ -151,9 +153,7 @@ class PartitionLoop:
             ConfigurationError, StoreUnavailableError: as `prepare`.
         """
         found = await self.look()
-        await self._bury(self._graves(found))
-        if not found.transfers_held:
-            await self.leases.step(found.leases)
+        self._start_work(tasks, found)
         return self._pause(found)
 
     async def look(self) -> Look:
@@ -205,13 +205,6 @@ class PartitionLoop:
         if found.transfers_held:
             return []
         return list(dict.fromkeys([*found.buried, *found.graves]))
-
-    async def _bury(self, graves: Sequence[str]) -> None:
-        """Graves side by side: their round trips share the pipeline, and a large one does not delay a small one."""
-        answers = await asyncio.gather(*(self.burial.step(grave) for grave in graves), return_exceptions=True)
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
 
     async def _restate_deaths(self) -> None:
         """Another server, or another lineage, may have forgotten who is dead."""
@@ -271,7 +264,7 @@ class PartitionLoop:
         failures = 0
         while True:
             try:
-                found = await self.look()
+                pause = await self.step(tasks)
             except StoreUnavailableError as error:
                 self._down(error)
                 pause = backoff(failures, random.random())  # noqa: S311 - jitter
@@ -284,8 +277,6 @@ class PartitionLoop:
                 self._back()
                 failures = 0
                 self.steady["look"].well()
-                self._start_work(tasks, found)
-                pause = self._pause(found)
             await anyio.sleep(pause)
 
     def _start_work(self, tasks: anyio.abc.TaskGroup, found: Look) -> None:

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from coordinator import ConfigurationError, StoreUnavailableError, Worker
 from coordinator.daemon.partition_loop import PartitionLoop
 from coordinator.store import calls
-from tests.coordinating import coordinating, partition_loop
+from tests.coordinating import coordinating, partition_loop, stepped
 from tests.redis_server import RedisServer
 from tests.store.harness import DEAD_AFTER_MS, Bench
 from tests.waiting import eventually
@@ -154,11 +154,11 @@ async def test_a_grave_is_emptied_and_ends(url: str, bench: Bench) -> None:
     async with partition_loop(url) as one, partition_loop(url) as two:
         await after_the_hold(one, bench)
         bench.certify("a~1")
-        await one.step()
+        await stepped(one)
         assert bench.members(bench.keys.graves) == set()
         assert bench.members(bench.keys.orphans) == {"s0", "s1", "s2"}
         epochs = [bench.record(f"s{n}")["epoch"] for n in range(3)]
-        await two.step()
+        await stepped(two)
         assert [bench.record(f"s{n}")["epoch"] for n in range(3)] == epochs
 
 
@@ -167,11 +167,11 @@ async def test_what_the_dead_had_read_is_offered_again_at_once(url: str, bench: 
     async with partition_loop(url) as loop:
         await after_the_hold(loop, bench)
         bench.certify("a~1")
-        await loop.step()
+        await stepped(loop)
         first = dict(bench.read_offers("b~1"))
         assert set(first) == {"s0", "s1", "s2"}
         bench.certify("b~1")
-        await loop.step()
+        await stepped(loop)
         bench.join("c~1")
         second = dict(bench.read_offers("c~1"))
         assert set(second) == set(first)
@@ -188,7 +188,7 @@ async def test_pools_are_kept_apart(url: str, redis_client: redis.Redis) -> None
     async with partition_loop(url) as loop:
         await after_the_hold(loop, bench)
         bench.certify("a~1")
-        await loop.step()
+        await stepped(loop)
     assert [s for s, _ in bench.read_offers("b~1")] == ["mine"]
     assert [s for s, _ in bench.read_offers("b~1", "video")] == ["theirs"]
 
@@ -198,13 +198,13 @@ async def test_waiting_behind_a_reader_that_lives_is_no_attempt(url: str, bench:
     async with partition_loop(url, max_offers=2) as loop:
         await after_the_hold(loop, bench)
         bench.certify("a~1")
-        await loop.step()
+        await stepped(loop)
         epochs = {int(bench.record("s0")["epoch"])}
         for _ in range(5):
             assert len(bench.read_offers("b~1")) == 3
             for n in range(3):
                 bench.end_lease(f"s{n}")
-            await loop.step()
+            await stepped(loop)
             epochs.add(int(bench.record("s0")["epoch"]))
         assert [bench.record(f"s{n}")["offers"] for n in range(3)] == ["1"] * 3
         assert len(epochs) == 6, "each time under a higher epoch: the reader that comes too late is refused"
@@ -218,12 +218,12 @@ async def test_a_reader_that_dies_with_an_offer_counts(url: str, bench: Bench) -
             epoch = int(bench.record(f"s{n}")["epoch"])
             bench.close(f"s{n}", "a~1", epoch)
         bench.certify("a~1")
-        await loop.step()
+        await stepped(loop)
         for reader, attempts in (("b~1", "2"), ("c~1", "2")):
             bench.join(reader)
             bench.read_offers(reader)
             bench.certify(reader)
-            await loop.step()
+            await stepped(loop)
             assert bench.record("s0")["offers"] == attempts
         record = bench.record("s0")
         assert (record["state"], record["reason"], record["data"]) == ("dead_lettered", "max_offers", "data")
@@ -245,7 +245,7 @@ async def test_the_sweep_finds_what_the_indexes_lost(url: str, bench: Bench) -> 
         bench.certify("a~1")
         bench.client.zrem(bench.keys.graves, "a~1")
         await eventually(lambda: _swept(loop, bench, bench.keys.graves))
-        await loop.step()
+        await stepped(loop)
         bench.client.delete(bench.keys.leases, bench.keys.orphans)
         await eventually(lambda: _swept(loop, bench, bench.keys.orphans, 3))
         assert bench.members(bench.keys.leases) == {"s0", "s1", "s2"}
@@ -261,7 +261,7 @@ async def test_events_are_counted_once_however_many_coordinators_run(url: str, b
     async with partition_loop(url) as one, partition_loop(url) as two:
         await after_the_hold(one, bench)
         bench.certify("a~1")
-        await one.step()
+        await stepped(one)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(one.events.step)
             tasks.start_soon(two.events.step)
@@ -378,14 +378,14 @@ async def test_a_hold_after_lost_writes_keeps_transfers(url: str, bench: Bench) 
         bench.client.hset(bench.keys.meta, "server", "the server before")
         found = await loop.look()
         assert found.transfers_held
-        await loop.step()
+        await stepped(loop)
         assert bench.members(bench.keys.graves) == {"a~1"}
         assert (
             bench.run(calls.ask(bench.keys, session="s0", instance="b~1", owner="a~1", request="r", lease_ms=1)).word
             == "HELD"
         )
         bench.end_hold()
-        await loop.step()
+        await stepped(loop)
         assert bench.members(bench.keys.orphans) == {"s0", "s1", "s2"}
 
 
@@ -393,7 +393,7 @@ async def test_an_unreachable_store_raises_for_a_step(redis_server: RedisServer)
     """A step against nothing is the one error that means: nothing is known."""
     async with partition_loop(f"unix://{redis_server.directory}/nobody.sock") as loop:
         with pytest.raises(StoreUnavailableError):
-            await loop.step()
+            await stepped(loop)
 
 
 def watched(loop: PartitionLoop) -> None:
@@ -590,7 +590,7 @@ async def test_the_time_without_an_owner_is_counted_from_its_last_heartbeat(url:
     bench.certify("a~1")
     async with partition_loop(url, max_recoveries=0) as loop:
         await after_the_hold(loop, bench)
-        await loop.step()
+        await stepped(loop)
         await loop.events.step()
         assert value(loop, "dead_letters_total", reason="max_recoveries") == 3
         assert 59 < (value(loop, "orphaned_session_seconds_total") or 0) < 90
@@ -599,7 +599,7 @@ async def test_the_time_without_an_owner_is_counted_from_its_last_heartbeat(url:
         bench.open("s9", "b~1", b"data")
         last_beat(bench, "b~1", 30)
         bench.certify("b~1")
-        await loop.step()
+        await stepped(loop)
         bench.join("d~1")
         assert bench.adopt("s9", "d~1", None).word == "OK"
         await loop.events.step()
