@@ -18,6 +18,7 @@ from types import TracebackType
 import anyio
 import anyio.to_thread
 
+from coordinator import clock
 from coordinator.errors import ConfigurationError
 from coordinator.store.deployment import OLDEST_REDIS
 
@@ -121,9 +122,9 @@ class EmbeddedRedis:
             start_new_session=True,  # a terminal's Ctrl-C must not end it before its clients
             preexec_fn=_die_with_parent,
         )  # fmt: skip
-        deadline = time.monotonic() + START_SECONDS
+        deadline = clock.now() + START_SECONDS
         while not path.exists():
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if self._process.poll() is not None or clock.now() > deadline:
                 self.close()
                 raise ConfigurationError(f"{self.binary} did not start (exit status {self._process.returncode})")
             time.sleep(0.005)

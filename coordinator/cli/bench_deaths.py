@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import AsyncExitStack
 
 import anyio
 
+from coordinator import clock
 from coordinator.cli.bench_store import Bench, ms
 from coordinator.cli.figures import percentile, rounded
 from coordinator.cli.processes import CoordinatorProcess, started
@@ -66,10 +66,10 @@ async def deaths(bench: Bench, url: str, count: int, storm: int) -> dict[str, ob
 
         dead_after_ms = ms(settings.dead_after)
         for i in range(count):
-            due = time.monotonic() + 1 / PER_SECOND
+            due = clock.now() + 1 / PER_SECOND
             [instance] = await bench.join([f"silent-{i}"], dead_after_ms, capacity=0)
             await bench.open_many([f"silent-{i}"], instance)
-            await anyio.sleep(max(0.0, due - time.monotonic()))
+            await anyio.sleep(max(0.0, due - clock.now()))
         with anyio.move_on_after(PATIENCE):
             while sum(name.startswith("silent-") for name in ears.takeover) < count:
                 await anyio.sleep(0.05)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import anyio
 
+from coordinator import clock
 from coordinator.cli.bench_store import Bench
 from coordinator.cli.figures import rounded
 from coordinator.cli.processes import CoordinatorProcess
@@ -43,9 +43,9 @@ async def idle(
         ) as coordinator:
             await coordinator.ready()
             await anyio.sleep(SETTLE)
-            before, cpu, began = await bench.info("stats"), await bench.cpu_ms(), time.monotonic()
+            before, cpu, began = await bench.info("stats"), await bench.cpu_ms(), clock.now()
             await anyio.sleep(seconds)
-            after, cpu_after, took = await bench.info("stats"), await bench.cpu_ms(), time.monotonic() - began
+            after, cpu_after, took = await bench.info("stats"), await bench.cpu_ms(), clock.now() - began
             own = 3  # this measurement's own INFOs between the two counts
             commands = int(after["total_commands_processed"]) - int(before["total_commands_processed"]) - own
             rows.append(

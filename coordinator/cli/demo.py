@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Annotated
@@ -11,6 +10,7 @@ import anyio
 import anyio.abc
 import typer
 
+from coordinator import clock
 from coordinator.cli.demo_calls import Call, Calls
 from coordinator.cli.demo_report import as_data, line_of, print_summary
 from coordinator.cli.options import command_errors
@@ -48,11 +48,11 @@ class Demo:
         self.drained: dict[str, anyio.Event] = {}
         self.killed: dict[str, str] = {}
         self.shown: set[str] = set()
-        self.began = time.monotonic()
+        self.began = clock.now()
 
     def told(self, text: str) -> None:
         """Prints what happened, and when."""
-        self.say(f"{time.monotonic() - self.began:6.2f} s  {text}")
+        self.say(f"{clock.now() - self.began:6.2f} s  {text}")
 
     async def run(self) -> None:
         """Starts everything, kills, and returns when every call is recovered, or at the limit."""
@@ -203,7 +203,7 @@ def demo(
     """
     out = console(soft_wrap=True)
     run = anyio.run(_demo, _quiet if as_json else out.print, calls, workers, coordinators)
-    seconds = time.monotonic() - run.began
+    seconds = clock.now() - run.began
     result = as_data(run.calls, run.killed, seconds)
     if as_json:
         print_json(result)

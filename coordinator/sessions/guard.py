@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -10,6 +9,7 @@ from typing import TypeVar
 import stamina
 from opentelemetry import trace
 
+from coordinator import clock
 from coordinator.errors import StoreUnavailableError
 from coordinator.sessions.breaker import CircuitBreaker
 from coordinator.sessions.errors import CircuitOpenError
@@ -65,7 +65,7 @@ class Guard:
         Raises:
             StoreUnavailableError: no attempt was answered.
         """
-        began = time.monotonic()
+        began = clock.now()
         try:
             with self._tracer.start_as_current_span(f"session_store.{operation}", record_exception=False) as span:
                 async for attempt in stamina.retry_context(
@@ -86,6 +86,6 @@ class Guard:
             raise
         finally:
             if self._metrics is not None:
-                self._metrics.requests.labels(operation).observe(time.monotonic() - began)
+                self._metrics.requests.labels(operation).observe(clock.now() - began)
                 if self._breaker is not None:
                     self._metrics.circuit_open.set(self._breaker.state != "closed")

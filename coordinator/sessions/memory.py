@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
+from coordinator import clock as own_clock
 from coordinator.errors import FencedError, StoreUnavailableError
 from coordinator.keyring import KeySource
 from coordinator.sessions.backed import BackedStore, FencedStore
@@ -186,7 +186,7 @@ class MemoryStore(BackedStore):
         keys: KeySource | None = None,
         accept_plaintext: bool = False,
         now: Callable[[], Timestamp] = Timestamp.now,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = own_clock.now,
     ) -> None:
         codec = Codec(tenant and check_tenant(tenant), keys, accept_plaintext=accept_plaintext)
         self._memory = _Memory(clock)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import redis
 
+from coordinator import clock
 from coordinator.errors import StoreUnavailableError
 from coordinator.store.address import Address, slot_owner
 from coordinator.store.dial import dial_in_a_thread
@@ -159,7 +159,7 @@ class _Exchange:
         self._answers = answers()
         self._quiet = self._spent = 0.0
         self._partial = False
-        self._looked = time.monotonic()
+        self._looked = clock.now()
         self._gone = self._written = self._size = 0
         sock.settimeout(WAIT_SLICE_SECONDS)
 
@@ -209,7 +209,7 @@ class _Exchange:
         self._quiet = 0.0
 
     def _pass(self) -> float:
-        now = time.monotonic()
+        now = clock.now()
         passed = min(now - self._looked, 2 * WAIT_SLICE_SECONDS)
         self._looked = now
         self._spent += passed

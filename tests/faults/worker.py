@@ -158,7 +158,7 @@ def ids(worker: Worker) -> list[str]:
     return [member.instance for member in worker._members]
 
 
-def watch(recorder: Recorder) -> None:
+def watch(recorder: Recorder) -> None:  # noqa: C901, PLR0915 - each function stands before one of the library
     """Every worker of this process is watched from now on: beats, openings, adoptions, writes, handlers."""
     watched: dict[Worker, Watched] = {}
     plain_beat, plain_enter, plain_open, plain_serve = Heart.beat, Worker.__aenter__, Worker.open, Worker.serve

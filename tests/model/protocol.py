@@ -29,7 +29,7 @@ class Protocol(Requests):
 
     # -- workers -------------------------------------------------------------------------------------------------------
 
-    def _worker(self, w: World, i: int) -> Iterator[Step]:
+    def _worker(self, w: World, i: int) -> Iterator[Step]:  # noqa: C901, PLR0912 - each branch is a step
         x, st, name = w.processes[i], w.store, NAMES[i]
         yield from self._beat(w, i)
         for s in x.unsure:
