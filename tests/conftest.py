@@ -11,10 +11,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import redis
 import structlog
 
+from tests.fast import NothingStarts, fast_tests
 from tests.leaks import leaked_keys
 from tests.redis_server import RedisServer
 from tests.untraced import UNTRACED, is_traced_elsewhere, untraced_environment
@@ -22,17 +24,45 @@ from tests.untraced import UNTRACED, is_traced_elsewhere, untraced_environment
 ROOT = Path(__file__).parents[1]
 
 
-def pytest_configure() -> None:
+FAST_EXAMPLES = 10
+"""Of each property, for ``--fast``, where its test does not say how many."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """Programs that tests start can be interrupted also where a shell started the tests in its background, which ignores SIGINT."""
+    if config.getoption("fast"):
+        hypothesis.settings.register_profile("fast", max_examples=FAST_EXAMPLES, deadline=None)
+        hypothesis.settings.load_profile("fast")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is traced elsewhere is not traced."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--fast``: only tests from which nothing is reached that starts a program or opens a connection."""
+    parser.addoption("--fast", action="store_true", help="only tests that start no program and open no connection")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files without a fast test are not even imported for ``--fast``."""
+    if config.getoption("fast") and collection_path.name.startswith("test_"):
+        return not fast_tests(collection_path) or None
+    return None
+
+
+def is_fast(item: pytest.Item) -> bool:
+    """Whether a test is one of those that ``--fast`` runs."""
+    return isinstance(item, pytest.Function) and item.originalname in fast_tests(item.path)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What is traced elsewhere is not traced; ``--fast`` leaves only what is fast."""
     for item in items:
         if is_traced_elsewhere(item.path.relative_to(ROOT).as_posix()):
             item.add_marker(pytest.mark.no_cover)
+    if config.getoption("fast"):
+        slow = [item for item in items if not is_fast(item)]
+        items[:] = [item for item in items if is_fast(item)]
+        config.hook.pytest_deselected(items=slow)
 
 
 LOOPS, SLOW_SECONDS = 2_000_000, 0.15
@@ -62,6 +92,23 @@ def room(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         yield
 
 
+@pytest.fixture(autouse=True)
+def nothing_starts(request: pytest.FixtureRequest, watch_for_starts: NothingStarts) -> Iterator[None]:
+    """A test that is fast by what it reaches starts no program and opens no connection, whatever it calls."""
+    if not is_fast(request.node):
+        yield
+        return
+    with watch_for_starts.watching() as caused:
+        yield
+    assert not caused, "a test that starts programs or connects asks for a fixture that does: tests/README.md"
+
+
+@pytest.fixture(scope="session")
+def watch_for_starts() -> NothingStarts:
+    """One for all tests."""
+    return NothingStarts()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def compiled_once(pytestconfig: pytest.Config) -> Iterator[None]:
     """Where nothing may be written beside the sources, processes that tests start find them compiled in pytest's cache.
@@ -71,7 +118,9 @@ def compiled_once(pytestconfig: pytest.Config) -> Iterator[None]:
     """
     cache: pytest.Cache | None = getattr(pytestconfig, "cache", None)  # it may be switched off
     with pytest.MonkeyPatch.context() as patch:
-        if os.environ.get("PYTHONDONTWRITEBYTECODE") and "PYTHONPYCACHEPREFIX" not in os.environ and cache:
+        if pytestconfig.getoption("fast"):
+            pass  # nothing is started
+        elif os.environ.get("PYTHONDONTWRITEBYTECODE") and "PYTHONPYCACHEPREFIX" not in os.environ and cache:
             patch.delenv("PYTHONDONTWRITEBYTECODE")
             patch.setenv("PYTHONPYCACHEPREFIX", str(cache.mkdir("compiled")))
             subprocess.run([sys.executable, "-c", "import coordinator.cli.app"], env=untraced_environment(), check=True)

@@ -18,7 +18,7 @@ TRACED_ELSEWHERE = tuple(
         "sidecar/test_example_answers.py", "sidecar/test_example_faults.py", "sidecar/test_examples.py", "sidecar/test_fuzz.py",
         "sidecar/test_harm.py", "sidecar/test_unknown_outcomes.py", "sidecar/test_written.py",
         "supervisor/test_library.py", "store/test_needs.py", "store/test_rights.py", "store/test_rules.py", "store/test_twice.py",
-        "unit/test_blame.py", "unit/test_data.py", "unit/test_ids.py", "web/test_raw_requests.py",
+        "unit/test_blame.py", "unit/test_ids.py", "web/test_raw_requests.py", "worker/test_data.py",
     )
 )  # fmt: skip
 """Tracing takes near half of the time of these, and each line and branch that they run is run by tests that are traced."""
