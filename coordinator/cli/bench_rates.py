@@ -54,7 +54,7 @@ async def rates(bench: Bench, sessions: int) -> dict[str, object]:
                 for offer in offers[i : i + BATCH]
             ]
         )  # fmt: skip
-        epochs += [answer.int("epoch") for answer in adopted]
+        epochs += [answer.epoch for answer in adopted if isinstance(answer, calls.AdoptOk)]
     adopting = time.perf_counter() - began
 
     held = [(offer[b"session"].decode(), epoch) for offer, epoch in zip(offers, epochs, strict=True)]

@@ -11,7 +11,7 @@ from coordinator.settings import Settings
 from coordinator.store import calls
 from coordinator.store.executor import Executor
 from coordinator.store.keys import Keys
-from coordinator.store.scripts import Answer, Call
+from coordinator.store.scripts import Call, R
 
 __all__ = ["BATCH", "LONG_MS", "Bench", "ms"]
 
@@ -59,14 +59,14 @@ class Bench:
         )  # fmt: skip
         return ids
 
-    def open_call(self, session: str, instance: str) -> Call:
+    def open_call(self, session: str, instance: str) -> Call[calls.OpenReply]:
         """The call that opens a session."""
         return calls.open(
             self.keys, session=session, instance=instance, request=new_request_id(), floor=0, pool="default", tenant="",
             requires="[]", data=self.data,
         )  # fmt: skip
 
-    def checkpoint_call(self, session: str, instance: str, epoch: int) -> Call:
+    def checkpoint_call(self, session: str, instance: str, epoch: int) -> Call[calls.CheckpointReply]:
         """The call that writes its first checkpoint."""
         return calls.checkpoint(self.keys, session=session, instance=instance, epoch=epoch, sequence=1, data=self.data)
 
@@ -75,7 +75,7 @@ class Bench:
         for i in range(0, len(sessions), BATCH):
             await self.all_ok([self.open_call(session, instance) for session in sessions[i : i + BATCH]])
 
-    async def all_ok(self, wanted: Sequence[Call]) -> list[Answer]:
+    async def all_ok(self, wanted: Sequence[Call[R]]) -> list[R]:
         """Runs calls that must all answer OK.
 
         Raises:
@@ -83,8 +83,8 @@ class Bench:
         """
         answers = await self.executor.run_many(list(wanted))
         for call, answer in zip(wanted, answers, strict=True):
-            if answer.word != "OK":
-                raise RuntimeError(f"{call.script.name} answered {answer.word} in the benchmark: {dict(answer.fields)}")
+            if not isinstance(answer, calls.Ok):
+                raise RuntimeError(f"{call.script.name} answered {answer} in the benchmark")
         return answers
 
     async def info(self, *sections: str) -> dict[str, str]:

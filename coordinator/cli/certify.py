@@ -25,8 +25,13 @@ async def _certify(part: StorePartition, named: str, by: str, reason: str) -> di
     row = {"partition": keys.partition, "instance": instance or named, "outcome": "unknown", "sessions": 0, "cause": ""}
     if instance:
         answer = await run.run(calls.certify(keys, instance=instance, cause="operator", by=by, reason=reason))
-        row["outcome"] = {"OK": "certified", "ALREADY": "already_dead"}.get(answer.word, "unknown")
-        row["sessions"], row["cause"] = answer.int("owned"), answer.text("cause") or "operator"
+        match answer:
+            case calls.CertifyOk():
+                row |= {"outcome": "certified", "sessions": answer.owned, "cause": "operator"}
+            case calls.CertifyAlready():
+                row |= {"outcome": "already_dead", "cause": answer.cause or "operator"}
+            case calls.Unknown():
+                row["cause"] = "operator"
     return row
 
 

@@ -36,7 +36,7 @@ Epoch = Annotated[
     int | None,
     typer.Option("--epoch", metavar="EPOCH", help="Its epoch: where the id was opened again, or several have it."),
 ]
-MakeCall = Callable[[StorePartition, str, str, str], Call]
+MakeCall = Callable[[StorePartition, str, str, str], Call[calls.ReplayReply | calls.PurgeReply]]
 """From partition, session id, pool, and the epoch if the id was opened again, else ''."""
 READ = ("pool", "tenant", "requires", "data", "encoding")
 
@@ -176,12 +176,18 @@ async def _batch(part: StorePartition, letters: list[DeadLetter], make: MakeCall
         {
             "session": letter.id,
             "epoch": letter.epoch,
-            "done": answer.word == "OK",
+            "done": isinstance(answer, calls.Ok),
             "answer": answer.word,
-            "state": answer.text("state") or None,
+            "state": _state_in(answer),
         }
         for letter, answer in zip(letters, answers, strict=True)
     ]
+
+
+def _state_in(answer: calls.ReplayReply | calls.PurgeReply) -> str | None:
+    if isinstance(answer, calls.Owned | calls.ReplayGone | calls.PurgeGone):
+        return answer.state or None
+    return None
 
 
 def _why_not(row: Row) -> str:
@@ -226,7 +232,7 @@ def replay(
     if epoch is not None and everything:
         raise ConfigurationError("--epoch names one dead letter: leave out --all")
 
-    def make(part: StorePartition, session: str, pool: str, letter_epoch: str) -> Call:
+    def make(part: StorePartition, session: str, pool: str, letter_epoch: str) -> Call[calls.ReplayReply]:
         lease_ms = round(settings.lease * 1000)
         return calls.replay(
             part.keys, session=session, pool=pool, lease_ms=lease_ms, holder="operator", letter_epoch=letter_epoch
@@ -255,7 +261,7 @@ def purge(
     if everything and not yes:
         raise ConfigurationError("purge --all deletes the data of every dead letter: say --yes too")
 
-    def make(part: StorePartition, session: str, pool: str, letter_epoch: str) -> Call:
+    def make(part: StorePartition, session: str, pool: str, letter_epoch: str) -> Call[calls.PurgeReply]:
         closed_ttl_ms = round(settings.closed_ttl * 1000)
         return calls.purge(part.keys, session=session, closed_ttl_ms=closed_ttl_ms, letter_epoch=letter_epoch)
 

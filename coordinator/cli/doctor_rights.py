@@ -16,7 +16,7 @@ from coordinator.store.acl import mailboxes, of_partitions
 from coordinator.store.commands import TRIES, Name, Try, name_of, places
 from coordinator.store.faults import NoGroupError
 from coordinator.store.keys import Keys
-from coordinator.store.rights import NEEDS, OPTIONAL, Lack, Program, every_kind, lacking, used_by, whoami
+from coordinator.store.rights import NEEDS, OPTIONAL, Lack, Program, as_lines, every_kind, lacking, used_by, whoami
 
 __all__ = ["UserFor", "check_rights", "tried_commands"]
 
@@ -146,8 +146,8 @@ async def _denied(server: Server, words: Try, group: str) -> str:
     """What the server refused of it; '' when it did not."""
     try:
         if words[0] in NOT_SENT:
-            call = calls.allowed(server.keys, tries=[words])
-            told = call.parse(await server.command(*call.eval())).items("refused")
+            call = calls.allowed(scratch=server.keys.scratch, tries=as_lines([words]))
+            told = call.parse(await server.command(*call.eval())).refused
             return told[0].split(" ")[1] if told else ""
         await server.command(*words)
     except NoGroupError:

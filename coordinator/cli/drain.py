@@ -40,8 +40,9 @@ async def _tell(part: StorePartition, named: str, by: str, reason: str) -> tuple
     if instance:
         owned = await _owned(part, instance)
         answer = await part.executor.run(calls.drain(part.keys, instance=instance, by=by, reason=reason))
-        row["outcome"] = {"OK": "draining", "ALREADY": "draining_already"}.get(answer.word, "unknown")
-        row["sessions"] = row["left"] = answer.int("owned")
+        if not isinstance(answer, calls.Gone):
+            row["outcome"] = "draining" if isinstance(answer, calls.DrainOk) else "draining_already"
+            row["sessions"] = row["left"] = answer.owned
     return row, owned
 
 

@@ -19,7 +19,6 @@ from coordinator.store.executor import StorePartition
 from coordinator.store.keys import Keys
 from coordinator.store.mending import RECORDS
 from coordinator.store.reads import SetAside
-from coordinator.store.scripts import Answer
 from coordinator.store.shapes import faults, shaped_fields
 
 __all__ = ["app"]
@@ -139,7 +138,7 @@ def _pairs(one: SetAside, words: list[str]) -> list[bytes]:
     return pairs
 
 
-async def _correct(settings: Settings, name: str, words: list[str]) -> Answer:
+async def _correct(settings: Settings, name: str, words: list[str]) -> calls.CorrectReply:
     async with partitions(settings) as parts:
         for part in parts:
             for one in await reads.quarantine(part, name):
@@ -147,18 +146,20 @@ async def _correct(settings: Settings, name: str, words: list[str]) -> Answer:
                 return await part.executor.run(
                     calls.correct(part.keys, member=one.member, kind=one.kind, name=one.name, fields=fields)
                 )
-    return Answer("GONE", {})
+    return calls.Gone()
 
 
-def _told(name: str, answer: Answer, done: str) -> int:
-    if answer.word == "OK":
-        console().print(done)
-        return OK
-    why = {
-        "NO_RECORD": "its record is gone",
-        "LIVES": f"the call goes on ({answer.text('state')}): there is nothing to repair; `quarantine drop` takes it off the list",
-        "GONE": "nothing is set aside under that name",
-    }[answer.word]
+def _told(name: str, answer: calls.CorrectReply, done: str) -> int:
+    match answer:
+        case calls.CorrectOk():
+            console().print(f"{name}: {done.format(written=answer.written)}")
+            return OK
+        case calls.NoRecord():
+            why = "its record is gone"
+        case calls.Lives():
+            why = f"the call goes on ({answer.state}): there is nothing to repair; `quarantine drop` takes it off the list"
+        case calls.Gone():
+            why = "nothing is set aside under that name"
     complain(f"{name}: {why}")
     return NEGATIVE
 
@@ -180,8 +181,7 @@ def repair(
 
     Exit status: 0 done; 1 there is none of that name; 2 wrong usage or settings; 3 the store is not available.
     """
-    answer = anyio.run(_correct, settings, what, values)
-    return _told(what, answer, f"{what}: {answer.int('written')} fields written")
+    return _told(what, anyio.run(_correct, settings, what, values), "{written} fields written")
 
 
 @with_settings()
@@ -190,7 +190,7 @@ def drop(settings: Settings, what: Name) -> int:
 
     Exit status: 0 done; 1 there is none of that name; 2 wrong usage or settings; 3 the store is not available.
     """
-    return _told(what, anyio.run(_correct, settings, what, []), f"{what}: dropped")
+    return _told(what, anyio.run(_correct, settings, what, []), "dropped")
 
 
 app.command("list")(list_)

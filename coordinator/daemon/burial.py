@@ -16,8 +16,10 @@ from coordinator.settings import Settings
 from coordinator.store import calls
 from coordinator.store.executor import StorePartition
 from coordinator.store.faults import NoGroupError, concerns_one
-from coordinator.store.scripts import Answer, Call
+from coordinator.store.scripts import Call
+from coordinator.store.setting_aside import set_aside_member
 from coordinator.store.shapes import score, session_id, text, whole
+from coordinator.store.usual import BATCH
 
 __all__ = ["Burial", "expire_call"]
 
@@ -37,7 +39,7 @@ def expire_call(
     entry_of_dead: str = "",
     alone: bool = True,
     apart: int = 0,
-) -> Call:
+) -> Call[calls.ExpireReply]:
     """The call that ends a lease, with this coordinator's settings."""
     return calls.expire(
         part.keys,
@@ -93,25 +95,25 @@ class Burial:
         pool = text(pool) or "default"
         if many:
             await self._judge(grave)
-        while ids := await run.command("SRANDMEMBER", keys.owned(grave), calls.BATCH):
+        while ids := await run.command("SRANDMEMBER", keys.owned(grave), BATCH):
             reach("before_claim")
             sessions = [one for raw in ids if (one := session_id(raw))]
             if len(sessions) < len(ids):
                 await self._set_aside(f"owned:{grave}", [raw for raw in ids if not session_id(raw)])
             answer = await self._claim(grave, sessions, pool)
-            if answer.word != "OK":
+            if not isinstance(answer, calls.ClaimOk):
                 return False
             reach("after_first_claim")
             others: dict[str, list[str]] = defaultdict(list)
-            for line in answer.items("other_pools"):
+            for line in answer.other_pools:
                 session, _, other = line.rpartition(" ")
                 others[other].append(session)
-            children_ms = answer.int("children_ms")
+            children_ms = answer.children_ms
             for other, sessions in others.items():
                 answer = await self._claim(grave, sessions, other)
-                if answer.word != "OK":
+                if not isinstance(answer, calls.ClaimOk):
                     return False
-                children_ms = max(children_ms, answer.int("children_ms"))
+                children_ms = max(children_ms, answer.children_ms)
             if children_ms:  # children of the dead are told to stop, and say so in a moment or believe until then
                 await anyio.sleep(min(children_ms / 1000, CHILDREN_SECONDS))
             reach("after_claim")
@@ -119,13 +121,11 @@ class Burial:
         reach("before_settle")
         settled = await run.run(calls.settle(keys, grave=grave, fenced_ttl_ms=round(self.settings.fenced_ttl * 1000)))
         reach("after_settle")
-        return settled.word != "LEFT"
+        return not isinstance(settled, calls.Left)
 
     async def _set_aside(self, index: str, members: Sequence[bytes]) -> None:
         """Members that are no ids: they would be found again and again."""
-        await self.part.executor.run_many(
-            [calls.set_aside_member(self.part.keys, index=index, raw=raw) for raw in members]
-        )
+        await self.part.executor.run_many([set_aside_member(self.part.keys, index=index, raw=raw) for raw in members])
 
     async def _judge(self, grave: str) -> None:
         """Says, once, which of the sessions that died before are blamed for this death too."""
@@ -174,7 +174,7 @@ class Burial:
             )
         )
 
-    async def _claim(self, grave: str, sessions: list[str], pool: str) -> Answer:
+    async def _claim(self, grave: str, sessions: list[str], pool: str) -> calls.ClaimReply:
         s = self.settings
         heirs, room = await self.heirs(pool)
         answer = await self.part.executor.run(
@@ -192,9 +192,9 @@ class Burial:
                 room=room,
             )
         )
-        if answer.int("offered"):
+        if isinstance(answer, calls.ClaimOk) and answer.offered:
             log.info(
-                "sessions_claimed", instance=grave, pool=pool, offered=answer.int("offered"), left=answer.int("left"),
+                "sessions_claimed", instance=grave, pool=pool, offered=answer.offered, left=answer.left,
                 partition=self.part.keys.partition,
             )  # fmt: skip
         return answer
@@ -204,7 +204,7 @@ class Burial:
         keys, run = self.part.keys, self.part.executor
         stream = keys.offers(pool)
         try:
-            while pending := await run.command("XPENDING", stream, "workers", "-", "+", calls.BATCH, grave):
+            while pending := await run.command("XPENDING", stream, "workers", "-", "+", BATCH, grave):
                 entries = [row[0] for row in pending]
                 found = await run.commands([("XRANGE", stream, entry, entry) for entry in entries])
                 held: list[tuple[str, str, int]] = []
@@ -232,7 +232,7 @@ class Burial:
                         for session, entry, attempt in held
                     ]
                 )
-                if any(answer.word == "HELD" for answer in answers):
+                if any(isinstance(answer, calls.Held) for answer in answers):
                     return
                 for entry, rows in zip(entries, found, strict=True):  # an entry of an offer that is over
                     if rows:

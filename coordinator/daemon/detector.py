@@ -28,8 +28,9 @@ from coordinator.settings import Settings
 from coordinator.store import calls, reads
 from coordinator.store.executor import StorePartition
 from coordinator.store.past import Past
-from coordinator.store.scripts import Answer
+from coordinator.store.pruning import prune
 from coordinator.store.shapes import instance_id, score, session_id
+from coordinator.store.usual import BATCH, MOST_SUSPECTS
 
 __all__ = ["Detector", "Look", "no_others"]
 
@@ -127,50 +128,49 @@ class Detector:
         due_ms = max(0, round((least - lost_first) * 1000)) if lost_first else 0
         answer, began, seen_at = await self._scan(horizon_ms, due_ms)
         reach("after_scan")
-        if answer.word == "UNKNOWN":
+        if isinstance(answer, calls.Unknown):
             return Look(0, 0, known=False)
-        stepped = clock_step_ms(
-            self._looked, (answer.int("now_ms"), seen_at)
-        )  # from the question before to the answer now
+        stepped = clock_step_ms(self._looked, (answer.now_ms, seen_at))  # from the question before to the answer now
         if (
             stepped > s.max_scan_gap * 1000
         ):  # only an answer tells: a request may have waited while the server stood still
             answer, began, seen_at = await self._scan(horizon_ms, due_ms, (self._looked[0], stepped))
-            if answer.word == "UNKNOWN":
+            if isinstance(answer, calls.Unknown):
                 return Look(0, 0, known=False)
-        suspects = [one for line in answer.items("suspects") if (one := Suspect.parse(line)) is not None]
-        now_ms = answer.int("now_ms")
+        suspects = [one for line in answer.suspects if (one := Suspect.parse(line)) is not None]
+        now_ms = answer.now_ms
         self._looked = now_ms, began
-        if len(answer.items("suspects")) >= calls.MOST_SUSPECTS:
+        if len(answer.suspects) >= MOST_SUSPECTS:
             suspects += await self._more_suspects(now_ms + horizon_ms)
         before = earliest(suspects, self.seen, self.watched)
         silent, doubtful, self.seen = vote(
             suspects, before, now_ms, seen_at, s.dead_after, lost_after, self.dead_after, self.lost_connection_after
         )
+        held = isinstance(answer, calls.ScanHeld)
         self._tell_of_hold(answer)
         counted = set(silent)
         self._tell_of_clocks([s for s in suspects if s.deadline_ms <= now_ms and s not in counted])
         buried: list[str] = []
-        if answer.word == "OK" and (silent or doubtful) and self._fit(seen_at - began, seen_at):
+        if not held and (silent or doubtful) and self._fit(seen_at - began, seen_at):
             dead = dict.fromkeys(silent, "silence") | dict.fromkeys(
                 await self._without_connection(doubtful), "lost_connection"
             )
-            if since_ms := answer.int("breaker_since_ms"):
+            if since_ms := answer.breaker_since_ms:
                 dead = await self._released(dead, now_ms, since_ms, {suspect.instance for suspect in suspects})
             buried = await self._declare(dead)
         return Look(
             now_ms,
-            answer.int("next_ms"),
-            answer.text("reason") if answer.word == "HELD" else "",
-            answer.int("transfers_held") == 1,
+            answer.next_ms,
+            answer.reason if held else "",
+            answer.transfers_held,
             tuple(buried),
-            tuple(one for one in answer.items("graves") if instance_id(one.encode())),
-            tuple(one for one in answer.items("leases") if session_id(one.encode())),
+            tuple(one for one in answer.graves if instance_id(one.encode())),
+            tuple(one for one in answer.leases if session_id(one.encode())),
         )
 
     async def _scan(
         self, horizon_ms: int, due_ms: int, stepped: tuple[int, int] = (0, 0)
-    ) -> tuple[Answer, float, float]:
+    ) -> tuple[calls.ScanReply, float, float]:
         """The answer of one scan, and when it was asked for and came, by this process's own clock."""
         s = self.settings
         another_primary = await self._sees_another_primary()
@@ -191,9 +191,9 @@ class Detector:
                 past=self.past,
             )
         )
-        if answer.word != "UNKNOWN":
-            self.past.agree(answer.text("lineage"), answer.int("now_ms"))
-            self.past.saw(answer.int("highest_epoch"))
+        if not isinstance(answer, calls.Unknown):
+            self.past.agree(answer.lineage, answer.now_ms)
+            self.past.saw(answer.highest_epoch)
         return answer, began, clock.now()
 
     async def _sees_another_primary(self) -> bool:
@@ -218,7 +218,7 @@ class Detector:
     async def _more_suspects(self, until_ms: int) -> list[Suspect]:
         """Those that one look could not name, in bounded pages."""
         found: list[Suspect] = []
-        page, first = calls.MOST_SUSPECTS, calls.MOST_SUSPECTS
+        page, first = MOST_SUSPECTS, MOST_SUSPECTS
         while True:
             members = await self.part.executor.command(
                 "ZRANGEBYSCORE", self.part.keys.instances, "-inf", until_ms, "WITHSCORES", "LIMIT", first, page
@@ -266,10 +266,8 @@ class Detector:
         keys, run = self.part.keys, self.part.executor
         there = await run.commands([("EXISTS", keys.instance(one)) for one in suspects])
         ghosts = [one for one, exists in zip(suspects, there, strict=True) if not exists]
-        for first in range(0, len(ghosts), calls.BATCH):
-            await run.run(
-                calls.prune(keys, index="instances", members=ghosts[first : first + calls.BATCH], counted=True)
-            )
+        for first in range(0, len(ghosts), BATCH):
+            await run.run(prune(keys, index="instances", members=ghosts[first : first + BATCH], counted=True))
 
     async def _released(
         self, dead: dict[Suspect, str], now_ms: int, since_ms: int, suspects: set[str]
@@ -331,10 +329,10 @@ class Detector:
             return True
         return False
 
-    def _tell_of_hold(self, answer: Answer) -> None:
-        reason = answer.text("reason") or "hold" if answer.word == "HELD" else ""
+    def _tell_of_hold(self, answer: calls.ScanOk | calls.ScanHeld) -> None:
+        reason = answer.reason or "hold" if isinstance(answer, calls.ScanHeld) else ""
         if reason and reason != self._held:
-            seconds = (answer.int("hold_until_ms") - answer.int("now_ms")) / 1000
+            seconds = (answer.hold_until_ms - answer.now_ms) / 1000
             log.warning("hold_started", partition=self.part.keys.partition, reason=reason, seconds=seconds)
         elif self._held and not reason:
             log.info("hold_ended", partition=self.part.keys.partition, reason=self._held)
@@ -372,10 +370,10 @@ class Detector:
         reach("after_declare")
         buried = []
         for (suspect, cause), answer in zip(dead.items(), answers, strict=True):
-            if answer.word == "OK":
+            if isinstance(answer, calls.DeclareOk):
                 buried.append(suspect.instance)
                 log.warning(
-                    "instance_declared_dead", instance=suspect.instance, cause=cause, sessions=answer.int("owned"),
+                    "instance_declared_dead", instance=suspect.instance, cause=cause, sessions=answer.owned,
                     partition=self.part.keys.partition,
                 )  # fmt: skip
         return buried

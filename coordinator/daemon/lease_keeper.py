@@ -10,6 +10,7 @@ import structlog
 from coordinator.daemon.burial import expire_call
 from coordinator.failpoints import reach
 from coordinator.settings import Settings
+from coordinator.store import calls
 from coordinator.store.executor import StorePartition
 from coordinator.store.shapes import text
 
@@ -45,9 +46,7 @@ class LeaseKeeper:
         )
         reach("after_expire")
         for session, answer in zip(sessions, answers, strict=True):
-            if answer.word == "DEAD_LETTERED":
-                log.error("session_dead_lettered", session=session, reason=answer.text("reason"))
-            elif answer.word == "OFFERED":
-                log.info(
-                    "session_offered_again", session=session, epoch=answer.int("epoch"), attempt=answer.int("attempt")
-                )
+            if isinstance(answer, calls.DeadLettered):
+                log.error("session_dead_lettered", session=session, reason=answer.reason)
+            elif isinstance(answer, calls.Offered):
+                log.info("session_offered_again", session=session, epoch=answer.epoch, attempt=answer.attempt)

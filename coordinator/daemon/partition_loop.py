@@ -32,6 +32,7 @@ from coordinator.store.deployment import check_partition, prepare
 from coordinator.store.executor import StorePartition
 from coordinator.store.faults import concerns_one
 from coordinator.store.keys import Keys
+from coordinator.store.usual import BATCH
 
 __all__ = ["Connections", "PartitionLoop"]
 
@@ -210,7 +211,7 @@ class PartitionLoop:
         """Another server, or another lineage, may have forgotten who is dead."""
         data = self.part.executor.server, self.detector.past.lineage
         known = list(self.events.deaths) if data != self._data and any(self._data) else []
-        for first in range(0, len(known), calls.BATCH):
+        for first in range(0, len(known), BATCH):
             await self.part.executor.run_many(
                 [
                     calls.certify(
@@ -221,7 +222,7 @@ class PartitionLoop:
                         reason="the server or its data changed",
                         fenced_ttl_ms=round(self.settings.fenced_ttl * 1000),
                     )
-                    for dead in known[first : first + calls.BATCH]
+                    for dead in known[first : first + BATCH]
                 ]
             )
         self._data = data

@@ -225,7 +225,9 @@ class Certifier:
                 "pod_certificate_withheld", instance=instance, pod=pod.name, uid=pod.uid,
                 reason="it registered after the pod had ended, by the clocks of the store and of the node",
             )  # fmt: skip
-        dead = [instance for instance, answer in zip(found, answers, strict=True) if answer.word == "OK"]
+        dead = [
+            instance for instance, answer in zip(found, answers, strict=True) if isinstance(answer, calls.CertifyOk)
+        ]
         for instance in dead:
             pod = found[instance]
             log.info("pod_ended", instance=instance, pod=pod.name, uid=pod.uid, phase=pod.phase)

@@ -106,8 +106,8 @@ class Sweeper:
             except ScriptError as error:
                 log.error("index_not_repaired", session=session, instance=owner, error=str(error))
                 continue
-            if answer.text("repaired"):
-                log.warning("index_repaired", session=session, instance=owner, indexes=answer.text("repaired"))
+            if isinstance(answer, calls.RepairOk) and answer.repaired:
+                log.warning("index_repaired", session=session, instance=owner, indexes=answer.repaired)
         return len(wrong)
 
     async def _sound(self, records: list[str]) -> dict[str, dict[str, bytes | None]]:

@@ -15,18 +15,21 @@ from coordinator.errors import CoordinatorError, StoreUnavailableError
 from coordinator.store import calls
 from coordinator.store.executor import StorePartition
 from coordinator.store.faults import NoGroupError, concerns_one
+from coordinator.store.pruning import Index, prune
+from coordinator.store.setting_aside import set_aside_member
 from coordinator.store.shapes import instance_id, score, session_id, text, whole
+from coordinator.store.usual import BATCH
 
 __all__ = ["Tidier", "text_of"]
 
 log = structlog.get_logger()
 
-COUNT = calls.BATCH
+COUNT = BATCH
 MOST_BATCHES = 10
 """Batches of one step, as long as each finds something to take out."""
 ENTRIES = 20
 """Entries of a stream that are read at a time: they carry recovery data."""
-INDEXES: tuple[calls.Index, ...] = ("dead_letters", "orphans", "instances")
+INDEXES: tuple[Index, ...] = ("dead_letters", "orphans", "instances")
 MOST_SET_ASIDE = 1000
 """Things in quarantine; of more the oldest go."""
 MOST_MS = round(MOST_SECONDS * 1000)
@@ -62,7 +65,7 @@ class Tidier:
     _pools: dict[str, str] = field(default_factory=dict)
     _events: bool = False
     _names: bytes = b"0"
-    _ranks: dict[calls.Index, int] = field(default_factory=dict)
+    _ranks: dict[Index, int] = field(default_factory=dict)
     _told: set[str] = field(default_factory=set)
 
     def met(self, pools: Iterable[str], *, events: bool) -> None:
@@ -115,7 +118,7 @@ class Tidier:
             if not gone or self._names == b"0":
                 return
 
-    async def _index(self, index: calls.Index) -> None:
+    async def _index(self, index: Index) -> None:
         """Members of an index that their records do not stand behind."""
         keys, run = self.part.keys, self.part.executor
         key = {"dead_letters": keys.dead_letters, "orphans": keys.orphans, "instances": keys.instances}[index]
@@ -126,7 +129,7 @@ class Tidier:
             members = [raw.decode() for raw in found if fits(raw)]
             pruned = await self._set_aside(key, [raw for raw in found if not fits(raw)])
             if members:
-                pruned += (await run.run(calls.prune(keys, index=index, members=members))).int("pruned")
+                pruned += (await run.run(prune(keys, index=index, members=members))).pruned
             self._ranks[index] = rank + len(found) - pruned if len(found) == COUNT else 0
             if not pruned or len(found) < COUNT:
                 return
@@ -176,8 +179,8 @@ class Tidier:
 
     async def _set_aside(self, key: str, members: Sequence[bytes]) -> int:
         index = key.removeprefix(f"{self.part.keys.tag}:")
-        gone = [calls.set_aside_member(self.part.keys, index=index, raw=raw) for raw in members]
-        return sum(answer.word == "OK" for answer in await self.part.executor.run_many(gone)) if gone else 0
+        gone = [set_aside_member(self.part.keys, index=index, raw=raw) for raw in members]
+        return sum(isinstance(answer, calls.Ok) for answer in await self.part.executor.run_many(gone)) if gone else 0
 
     async def _quarantine(self) -> None:
         """Of what was set aside the newest is kept, and what has ended is not listed."""
@@ -212,7 +215,7 @@ class Tidier:
         stale = {e: s for (e, s), offer in zip(named.items(), offers, strict=True) if offer != e.encode()}
         if stale:
             answer = await run.run(calls.trim(keys, pool=pool, sessions=[*stale.values()], entries=[*stale]))
-            log.warning("offers_trimmed", pool=pool, entries=answer.int("trimmed"), partition=keys.partition)
+            log.warning("offers_trimmed", pool=pool, entries=answer.trimmed, partition=keys.partition)
         if len(found) == ENTRIES:
             self._pools[pool] = found[-1][0].decode()
             return
@@ -220,7 +223,7 @@ class Tidier:
         if found or last or pool in await self._living_pools():  # who has never read an offer is no consumer yet
             return
         answer = await run.run(calls.trim(keys, pool=pool, sessions=[], entries=[]))
-        if answer.int("dropped"):
+        if answer.dropped:
             log.info("offers_dropped", pool=pool, partition=keys.partition)
 
     async def _living_pools(self) -> set[str | None]:

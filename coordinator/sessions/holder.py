@@ -12,7 +12,7 @@ from coordinator.sessions.errors import InvalidStateError, TenantError
 from coordinator.sessions.keys import SessionKeys
 from coordinator.store.fence import Fence, Runner
 from coordinator.store.keys import KINDS
-from coordinator.store.scripts import Answer, Call
+from coordinator.store.scripts import Call, R
 
 __all__ = ["Holder", "check_binding", "check_same"]
 
@@ -37,7 +37,7 @@ class Holder(Protocol):
     def fence(self) -> Fence:
         """Who writes, under which epoch."""
 
-    async def fenced(self, make: Callable[[Fence], Call], runner: Runner) -> Answer:
+    async def fenced(self, make: Callable[[Fence], Call[R]], runner: Runner) -> R:
         """Runs a write that asks whether this still owns the session; see ``Session.fenced``."""
 
 

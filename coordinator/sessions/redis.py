@@ -12,7 +12,7 @@ from redis.crc import key_slot
 from coordinator.errors import ConfigurationError, StoreUnavailableError
 from coordinator.eventloop import check_event_loop
 from coordinator.keyring import KeySource
-from coordinator.sessions import scripts
+from coordinator.sessions import calls
 from coordinator.sessions.backed import DAY, BackedStore, FencedStore
 from coordinator.sessions.errors import CorruptSessionError
 from coordinator.sessions.holder import Holder, check_binding, check_same
@@ -22,8 +22,8 @@ from coordinator.sessions.runner import ClientRunner, Runner
 from coordinator.sessions.sealing import Codec
 from coordinator.sessions.timestamp import Timestamp
 from coordinator.store.connect import Connector
-from coordinator.store.fence import Fence
-from coordinator.store.scripts import Answer, Call
+from coordinator.store.fence import NO_FENCE, Fence
+from coordinator.store.scripts import Call, R
 from coordinator.store.url import parse_url
 
 __all__ = ["RedisStore"]
@@ -57,9 +57,9 @@ class _Redis:
             raise
         return value
 
-    async def _write(self, session_id: str, make: Callable[[Fence | None], Call]) -> Answer:
+    async def _write(self, session_id: str, make: Callable[[Fence], Call[R]]) -> R:
         """Runs a script that changes a session."""
-        return await self._runner.run(make(None))
+        return await self._runner.run(make(NO_FENCE))
 
     async def put(
         self,
@@ -74,7 +74,7 @@ class _Redis:
     ) -> str:
         answer = await self._write(
             session_id,
-            lambda fence: scripts.save(
+            lambda fence: calls.save(
                 self._keys, session=session_id, value=value, ttl_ms=_ms(ttl), listed=listed, expected=expected,
                 version=version, seen=seen, limit=limit, fence=fence,
             ),
@@ -84,7 +84,7 @@ class _Redis:
     async def create(self, session_id: str, value: bytes, ttl: float, listed: bool, version: str, limit: int) -> str:
         answer = await self._write(
             session_id,
-            lambda fence: scripts.create(
+            lambda fence: calls.create(
                 self._keys, session=session_id, value=value, ttl_ms=_ms(ttl), listed=listed, version=version, limit=limit,
                 fence=fence,
             ),
@@ -92,19 +92,17 @@ class _Redis:
         return answer.word
 
     async def delete(self, session_id: str) -> str:
-        answer = await self._write(
-            session_id, lambda fence: scripts.delete(self._keys, session=session_id, fence=fence)
-        )
+        answer = await self._write(session_id, lambda fence: calls.delete(self._keys, session=session_id, fence=fence))
         return answer.word
 
     async def beat(self, session_id: str, updated_at: str, ttl: float) -> tuple[str, str]:
         answer = await self._write(
             session_id,
-            lambda fence: scripts.heartbeat(
+            lambda fence: calls.heartbeat(
                 self._keys, session=session_id, updated_at=updated_at, ttl_ms=_ms(ttl), fence=fence
             ),
         )
-        return answer.word, answer.text("status")
+        return answer.word, answer.status if isinstance(answer, calls.Ended) else ""
 
     async def active(self) -> list[str] | None:
         found: dict[str, None] = {}
@@ -118,12 +116,11 @@ class _Redis:
                 raise
             ids = [raw.decode(errors="replace") for raw in page]
             batches = [ids[at : at + BATCH] for at in range(0, len(ids), BATCH)]
-            answers = await self._runner.run_many([scripts.living(self._keys, sessions=batch) for batch in batches])
+            answers = await self._runner.run_many([calls.living(self._keys, sessions=batch) for batch in batches])
             for batch, answer in zip(batches, answers, strict=True):
-                if answer.word == "CLASH":
+                if isinstance(answer, calls.Clash):
                     return None
-                digits = answer.text("living")
-                found |= {i: None for i, digit in zip(batch, digits, strict=True) if digit == "1"}
+                found |= {i: None for i, digit in zip(batch, answer.living, strict=True) if digit == "1"}
             if cursor in (b"0", 0):
                 return list(found)
 
@@ -163,7 +160,7 @@ class _Fenced(_Redis):
         super().__init__(runner, keys, None)
         self._holder = holder
 
-    async def _write(self, session_id: str, make: Callable[[Fence | None], Call]) -> Answer:
+    async def _write(self, session_id: str, make: Callable[[Fence], Call[R]]) -> R:
         check_same(session_id, self._holder)
         return await self._holder.fenced(make, self._runner)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from coordinator.sessions.calls import SCRIPTS
 from coordinator.sessions.keys import SessionKeys
-from coordinator.sessions.scripts import SCRIPTS
 from coordinator.store.acl import User, commands, of_partitions
 from coordinator.store.commands import Name
 from coordinator.store.rights import Runner, commands_needed, look_at_rights, tries_of

@@ -172,5 +172,5 @@ class Watched:
         answer = await part.executor.run(
             calls.certify(part.keys, instance=instance, cause="exited", by=self._by, reason=reason)
         )
-        if answer.word == "OK":
-            log.info("exit_certified", instance=instance, reason=reason, sessions=answer.int("owned"))
+        if isinstance(answer, calls.CertifyOk):
+            log.info("exit_certified", instance=instance, reason=reason, sessions=answer.owned)

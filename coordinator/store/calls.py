@@ -1,63 +1,1217 @@
-"""One function a script: names, types and order of its keys and arguments, and nothing else.
+"""One function a script, one class a reply: generated from the headers of ``lua/*.lua`` (tests/store/typed_calls.py).
 
-Each returns a `Call`, which an executor runs; none does I/O. Times are whole milliseconds. A reason that does not fit is
-made to. What a script answers, and whether it is safe to run twice (each is), stands in the header of its ``.lua`` file.
+Each function returns a `Call`, which an executor runs; none does I/O. Times are whole milliseconds. A reason that does not fit is made
+to. What the keys and arguments mean, and why each script is safe to run twice, stands in its header. A reply without fields, and one
+that always has the same, is one class for all scripts; else each script's own is a subclass of the word's.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
 
 from coordinator.bounds import fitted
 from coordinator.store.keys import Keys
-from coordinator.store.past import Past
-from coordinator.store.scripts import SCRIPTS, SERVER, Argument, Call
-
-__all__ = [
-    "BATCH", "MOST_SUSPECTS", "Index",
-    "adopt", "agree", "allowed", "ask", "beat", "certify", "checkpoint", "claim", "close", "correct", "declare", "decline", "delegate",
-    "expire",
-    "forget", "init", "join", "judge", "keep", "leave", "let_go", "may_run", "open", "prune", "purge", "reassert", "release", "renew",
-    "repair", "replay", "resumed", "scan", "set_aside", "set_aside_member", "settle", "stopped", "trim", "trust", "withdraw",
-]  # fmt: skip
-
-BATCH = 100
-"""Most sessions that one script touches."""
-MOST_SUSPECTS = 1000
-"""Most suspects that one look names; the others are read page by page."""
-DAY_MS = 24 * 3600 * 1000
-DEAD_LETTER_TTL_MS = 7 * DAY_MS
-GIVE_UP_AFTER_MS = 5 * 60 * 1000
-INLINE_BYTES = 8192
-
-Index = Literal["instances", "orphans", "dead_letters"]
-"""Indexes from which `prune` takes what does not belong there; a lease that is due goes by itself, and so does a grave."""
+from coordinator.store.past import NO_PAST, Past
+from coordinator.store.replies import Reply
+from coordinator.store.scripts import SCRIPTS, SERVER, Call
+from coordinator.store.usual import BATCH, DAY_MS, DEAD_LETTER_TTL_MS, GIVE_UP_AFTER_MS, INLINE_BYTES, MOST_SUSPECTS
 
 
-def _guarded(k: Keys) -> dict[str, str]:
-    return {"meta": k.meta, "detector": k.detector}
+def _few(script: str, things: Sequence[str], most: int) -> None:
+    if len(things) > most:
+        raise ValueError(f"{len(things)} are more than one call of {script}.lua takes ({most})")
 
 
-def _remembered(past: Past | None) -> dict[str, str | int]:
-    past = past or Past()
-    return {"lineage": past.lineage, "since_ms": past.since_ms, "epoch": past.epoch}
+@dataclass(frozen=True, slots=True)
+class Again(Reply):
+    """AGAIN."""
+
+    word: ClassVar[str] = "AGAIN"
 
 
-def init(k: Keys, *, partitions: int, protocol: int, lineage: str, hold_ms: int, previous: str = "") -> Call:
-    """Makes the partition, or tells how it was made. ``previous``: the lineage that the caller knew, if any."""
-    return SCRIPTS["init"].call(
-        {**_guarded(k), "events": k.events},
-        {
-            "server": SERVER,
-            "partitions": partitions,
-            "protocol": protocol,
-            "lineage": lineage,
-            "hold_ms": hold_ms,
-            "previous": previous,
-        },
+@dataclass(frozen=True, slots=True)
+class Alive(Reply):
+    """ALIVE."""
+
+    word: ClassVar[str] = "ALIVE"
+
+
+@dataclass(frozen=True, slots=True)
+class Already(Reply):
+    """ALREADY."""
+
+    word: ClassVar[str] = "ALREADY"
+
+
+@dataclass(frozen=True, slots=True)
+class Changed(Reply):
+    """CHANGED."""
+
+    word: ClassVar[str] = "CHANGED"
+    roll: int
+
+
+@dataclass(frozen=True, slots=True)
+class Children(Reply):
+    """CHILDREN."""
+
+    word: ClassVar[str] = "CHILDREN"
+    left_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLettered(Reply):
+    """DEAD_LETTERED."""
+
+    word: ClassVar[str] = "DEAD_LETTERED"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Draining(Reply):
+    """DRAINING."""
+
+    word: ClassVar[str] = "DRAINING"
+
+
+@dataclass(frozen=True, slots=True)
+class Early(Reply):
+    """EARLY."""
+
+    word: ClassVar[str] = "EARLY"
+
+
+@dataclass(frozen=True, slots=True)
+class Extended(Reply):
+    """EXTENDED."""
+
+    word: ClassVar[str] = "EXTENDED"
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced(Reply):
+    """FENCED."""
+
+    word: ClassVar[str] = "FENCED"
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign(Reply):
+    """FOREIGN."""
+
+    word: ClassVar[str] = "FOREIGN"
+
+
+@dataclass(frozen=True, slots=True)
+class Gone(Reply):
+    """GONE."""
+
+    word: ClassVar[str] = "GONE"
+
+
+@dataclass(frozen=True, slots=True)
+class Held(Reply):
+    """HELD."""
+
+    word: ClassVar[str] = "HELD"
+
+
+@dataclass(frozen=True, slots=True)
+class Left(Reply):
+    """LEFT."""
+
+    word: ClassVar[str] = "LEFT"
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lives(Reply):
+    """LIVES."""
+
+    word: ClassVar[str] = "LIVES"
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class NameInUse(Reply):
+    """NAME_IN_USE."""
+
+    word: ClassVar[str] = "NAME_IN_USE"
+    instance: str
+    retry_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoRecord(Reply):
+    """NO_RECORD."""
+
+    word: ClassVar[str] = "NO_RECORD"
+
+
+@dataclass(frozen=True, slots=True)
+class Offered(Reply):
+    """OFFERED."""
+
+    word: ClassVar[str] = "OFFERED"
+    epoch: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ok(Reply):
+    """OK."""
+
+    word: ClassVar[str] = "OK"
+
+
+@dataclass(frozen=True, slots=True)
+class Old(Reply):
+    """OLD."""
+
+    word: ClassVar[str] = "OLD"
+    checkpoint: int
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan(Reply):
+    """ORPHAN."""
+
+    word: ClassVar[str] = "ORPHAN"
+
+
+@dataclass(frozen=True, slots=True)
+class Owned(Reply):
+    """OWNED."""
+
+    word: ClassVar[str] = "OWNED"
+    owner: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Partitions(Reply):
+    """PARTITIONS."""
+
+    word: ClassVar[str] = "PARTITIONS"
+    partitions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol(Reply):
+    """PROTOCOL."""
+
+    word: ClassVar[str] = "PROTOCOL"
+    protocol: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resync(Reply):
+    """RESYNC."""
+
+    word: ClassVar[str] = "RESYNC"
+
+
+@dataclass(frozen=True, slots=True)
+class Returned(Reply):
+    """RETURNED."""
+
+    word: ClassVar[str] = "RETURNED"
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten(Reply):
+    """REWRITTEN."""
+
+    word: ClassVar[str] = "REWRITTEN"
+
+
+@dataclass(frozen=True, slots=True)
+class Stop(Reply):
+    """STOP."""
+
+    word: ClassVar[str] = "STOP"
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown(Reply):
+    """UNKNOWN."""
+
+    word: ClassVar[str] = "UNKNOWN"
+
+
+@dataclass(frozen=True, slots=True)
+class Unmade(Reply):
+    """UNMADE."""
+
+    word: ClassVar[str] = "UNMADE"
+
+
+@dataclass(frozen=True, slots=True)
+class Wedged(Reply):
+    """WEDGED."""
+
+    word: ClassVar[str] = "WEDGED"
+
+
+@dataclass(frozen=True, slots=True)
+class Yours(Reply):
+    """YOURS."""
+
+    word: ClassVar[str] = "YOURS"
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptOk(Ok):
+    """OK."""
+
+    epoch: int
+    data: bytes
+    encoding: str
+    previous_owner: str
+    cause: str
+    attempt: int
+    orphaned_at_ms: int
+    served_until_ms: int | None
+    data_at_ms: int | None
+    now_ms: int
+    planned: bool
+    pool: str
+    tenant: str
+    requires: str
+    opened_at_ms: int
+    checkpoint: int
+    existing: bool
+    renewed_from: int
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptGone(Gone):
+    """GONE."""
+
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class FencedInstance(Fenced):
+    """FENCED."""
+
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedOk(Ok):
+    """OK."""
+
+    refused: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AskOk(Ok):
+    """OK."""
+
+    left_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskGone(Gone):
+    """GONE."""
+
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class BeatOk(Ok):
+    """OK."""
+
+    server: str
+    lineage: str
+    now_ms: int
+    asked: int
+    state: str
+    presence: str
+
+
+@dataclass(frozen=True, slots=True)
+class BeatResync(Resync):
+    """RESYNC."""
+
+    server: str
+    lineage: str
+    held: bool
+    owned: int
+
+
+@dataclass(frozen=True, slots=True)
+class BeatUnknown(Unknown):
+    """UNKNOWN."""
+
+    server: str
+    lineage: str
+
+
+@dataclass(frozen=True, slots=True)
+class CertifyOk(Ok):
+    """OK."""
+
+    owned: int
+
+
+@dataclass(frozen=True, slots=True)
+class CertifyAlready(Already):
+    """ALREADY."""
+
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class FencedWrite(Fenced):
+    """FENCED."""
+
+    scope: str
+    owner: str
+    epoch: int
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimOk(Ok):
+    """OK."""
+
+    offered: int
+    dead_lettered: int
+    skipped: int
+    other_pools: tuple[str, ...]
+    children_ms: int
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
+class CorrectOk(Ok):
+    """OK."""
+
+    written: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeclareOk(Ok):
+    """OK."""
+
+    owned: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeclareHeld(Held):
+    """HELD."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeclareAlready(Already):
+    """ALREADY."""
+
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeclineOk(Ok):
+    """OK."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class DrainOk(Ok):
+    """OK."""
+
+    owned: int
+
+
+@dataclass(frozen=True, slots=True)
+class DrainAlready(Already):
+    """ALREADY."""
+
+    owned: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetOk(Ok):
+    """OK."""
+
+    forgotten: int
+
+
+@dataclass(frozen=True, slots=True)
+class HandOverOk(Ok):
+    """OK."""
+
+    heir: str
+
+
+@dataclass(frozen=True, slots=True)
+class InitOk(Ok):
+    """OK."""
+
+    lineage: str
+    server: str
+    created: bool
+    protocol: int
+
+
+@dataclass(frozen=True, slots=True)
+class JoinOk(Ok):
+    """OK."""
+
+    lineage: str
+    server: str
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class JoinAgain(Again):
+    """AGAIN."""
+
+    predecessor: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeepOk(Ok):
+    """OK."""
+
+    kept: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LetGoOk(Ok):
+    """OK."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class LetGoGone(Gone):
+    """GONE."""
+
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenOk(Ok):
+    """OK."""
+
+    epoch: int
+    existing: bool
+    data: bytes
+    encoding: str
+    checkpoint: int
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAgain(Again):
+    """AGAIN."""
+
+    letter_epoch: str
+
+
+@dataclass(frozen=True, slots=True)
+class PruneOk(Ok):
+    """OK."""
+
+    pruned: int
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeGone(Gone):
+    """GONE."""
+
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReassertOk(Ok):
+    """OK."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReassertAgain(Again):
+    """AGAIN."""
+
+    rival: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReassertGone(Gone):
+    """GONE."""
+
+    state: str
+    owner: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseOk(Ok):
+    """OK."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class RenewOk(Ok):
+    """OK."""
+
+    epoch: int
+    checkpoint: int
+
+
+@dataclass(frozen=True, slots=True)
+class RenewGone(Gone):
+    """GONE."""
+
+    state: str
+    owner: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class RepairOk(Ok):
+    """OK."""
+
+    repaired: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayOk(Ok):
+    """OK."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayGone(Gone):
+    """GONE."""
+
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResumedOk(Ok):
+    """OK."""
+
+    resume_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScanOk(Ok):
+    """OK."""
+
+    now_ms: int
+    reason: str
+    hold_until_ms: int
+    transfers_held: bool
+    next_ms: int
+    lineage: str
+    suspects: tuple[str, ...]
+    graves: tuple[str, ...]
+    leases: tuple[str, ...]
+    breaker_since_ms: int
+    highest_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScanHeld(Held):
+    """HELD."""
+
+    now_ms: int
+    reason: str
+    hold_until_ms: int
+    transfers_held: bool
+    next_ms: int
+    lineage: str
+    suspects: tuple[str, ...]
+    graves: tuple[str, ...]
+    leases: tuple[str, ...]
+    breaker_since_ms: int
+    highest_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetAsideOk(Ok):
+    """OK."""
+
+    done: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoppedOk(Ok):
+    """OK."""
+
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrimOk(Ok):
+    """OK."""
+
+    trimmed: int
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrustOk(Ok):
+    """OK."""
+
+    remaining_ms: int
+    dead_after_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawGone(Gone):
+    """GONE."""
+
+    state: str
+
+
+AdoptReply: TypeAlias = AdoptOk | Owned | Foreign | AdoptGone | Draining | Held | FencedInstance | Unknown
+_ADOPT: Mapping[bytes, type[AdoptReply]] = {
+    b"OK": AdoptOk,
+    b"OWNED": Owned,
+    b"FOREIGN": Foreign,
+    b"GONE": AdoptGone,
+    b"DRAINING": Draining,
+    b"HELD": Held,
+    b"FENCED": FencedInstance,
+    b"UNKNOWN": Unknown,
+}
+
+
+def adopt(
+    k: Keys,
+    *,
+    session: str,
+    instance: str,
+    request: str,
+    epoch: int | None,
+    floor: int,
+    pool: str,
+    holds: int | None = None,
+) -> Call[AdoptReply]:
+    """A worker becomes the owner of an orphan."""
+    return Call(
+        SCRIPTS["adopt"],
+        (
+            k.meta,
+            k.detector,
+            k.leases,
+            k.orphans,
+            k.events,
+            k.instance(instance),
+            k.owned(instance),
+            k.session(session),
+            k.offers(pool),
+            k.blamed(instance),
+        ),
+        (SERVER, session, instance, request, "" if epoch is None else epoch, floor, "" if holds is None else holds),
+        _ADOPT,
     )
+
+
+AgreeReply: TypeAlias = Ok | Changed | Fenced | Unknown
+_AGREE: Mapping[bytes, type[AgreeReply]] = {b"OK": Ok, b"CHANGED": Changed, b"FENCED": Fenced, b"UNKNOWN": Unknown}
+
+
+def agree(k: Keys, *, instance: str, seen: str, roll: int, sessions: Sequence[str]) -> Call[AgreeReply]:
+    """An instance has compared its sessions with their records, one by one, and found them equal: its roll and its index say so."""
+    return Call(
+        SCRIPTS["agree"],
+        (k.instance(instance), k.owned(instance), *(k.session(one) for one in sessions)),
+        (SERVER, instance, seen, roll, *sessions),
+        _AGREE,
+    )
+
+
+AllowedReply: TypeAlias = AllowedOk
+_ALLOWED: Mapping[bytes, type[AllowedReply]] = {b"OK": AllowedOk}
+
+
+def allowed(*, tries: Sequence[str], scratch: str) -> Call[AllowedReply]:
+    """Which commands the user of this connection may not run. Redis 7 is asked; on 6.2 each is tried, in a form that does nothing."""
+    return Call(SCRIPTS["allowed"], (scratch,), (SERVER, *tries), _ALLOWED)
+
+
+AskReply: TypeAlias = AskOk | Owned | Orphan | Foreign | AskGone | Draining | Held | FencedInstance | Unknown
+_ASK: Mapping[bytes, type[AskReply]] = {
+    b"OK": AskOk,
+    b"OWNED": Owned,
+    b"ORPHAN": Orphan,
+    b"FOREIGN": Foreign,
+    b"GONE": AskGone,
+    b"DRAINING": Draining,
+    b"HELD": Held,
+    b"FENCED": FencedInstance,
+    b"UNKNOWN": Unknown,
+}
+
+
+def ask(k: Keys, *, session: str, instance: str, owner: str, request: str, lease_ms: int) -> Call[AskReply]:
+    """An heir asks the living owner to hand the session over: its caller came back there, or it accepts an offer."""
+    return Call(
+        SCRIPTS["ask"],
+        (
+            k.meta,
+            k.detector,
+            k.leases,
+            k.events,
+            k.instance(instance),
+            k.instance(owner),
+            k.session(session),
+            k.mailbox(owner),
+        ),
+        (SERVER, session, instance, owner, request, lease_ms),
+        _ASK,
+    )
+
+
+BeatReply: TypeAlias = BeatOk | BeatResync | Wedged | BeatUnknown | FencedInstance
+_BEAT: Mapping[bytes, type[BeatReply]] = {
+    b"OK": BeatOk,
+    b"RESYNC": BeatResync,
+    b"WEDGED": Wedged,
+    b"UNKNOWN": BeatUnknown,
+    b"FENCED": FencedInstance,
+}
+
+
+def beat(
+    k: Keys,
+    *,
+    instance: str,
+    dead_after_ms: int,
+    seen_server: str,
+    roll: str,
+    loop_lag_ms: int,
+    past: Past = NO_PAST,
+    wedged_after_ms: int = 0,
+    presence: bool = False,
+) -> Call[BeatReply]:
+    """An instance says "still here"; never creates one."""
+    return Call(
+        SCRIPTS["beat"],
+        (k.meta, k.detector, k.instances, k.events, k.instance(instance), k.owned(instance), k.mailbox(instance)),
+        (
+            SERVER,
+            instance,
+            dead_after_ms,
+            seen_server,
+            past.lineage,
+            past.since_ms,
+            past.epoch,
+            roll,
+            loop_lag_ms,
+            wedged_after_ms,
+            int(presence),
+        ),
+        _BEAT,
+    )
+
+
+CertifyReply: TypeAlias = CertifyOk | CertifyAlready | Unknown
+_CERTIFY: Mapping[bytes, type[CertifyReply]] = {b"OK": CertifyOk, b"ALREADY": CertifyAlready, b"UNKNOWN": Unknown}
+
+
+def certify(
+    k: Keys, *, instance: str, cause: str, by: str, reason: str, fenced_ttl_ms: int = DAY_MS
+) -> Call[CertifyReply]:
+    """Somebody knows that an instance ended: it left, its process exited, an operator says so."""
+    return Call(
+        SCRIPTS["certify"],
+        (k.meta, k.detector, k.instances, k.graves, k.events, k.instance(instance), k.owned(instance)),
+        (SERVER, instance, cause, by, fitted(reason), fenced_ttl_ms),
+        _CERTIFY,
+    )
+
+
+CheckpointReply: TypeAlias = Ok | Old | FencedWrite | Resync | Unknown
+_CHECKPOINT: Mapping[bytes, type[CheckpointReply]] = {
+    b"OK": Ok,
+    b"OLD": Old,
+    b"FENCED": FencedWrite,
+    b"RESYNC": Resync,
+    b"UNKNOWN": Unknown,
+}
+
+
+def checkpoint(
+    k: Keys,
+    *,
+    session: str,
+    instance: str,
+    epoch: int,
+    sequence: int,
+    data: bytes,
+    writer: str = "",
+    attempt: int = 0,
+    encoding: str = "bytes",
+) -> Call[CheckpointReply]:
+    """The owner writes newer recovery data."""
+    return Call(
+        SCRIPTS["checkpoint"],
+        (k.meta, k.detector, k.events, k.instance(instance), k.session(session)),
+        (SERVER, session, instance, epoch, sequence, writer, attempt, data, encoding),
+        _CHECKPOINT,
+    )
+
+
+ClaimReply: TypeAlias = ClaimOk | Held | Gone
+_CLAIM: Mapping[bytes, type[ClaimReply]] = {b"OK": ClaimOk, b"HELD": Held, b"GONE": Gone}
+
+
+def claim(
+    k: Keys,
+    *,
+    grave: str,
+    pool: str,
+    lease_ms: int,
+    max_recoveries: int,
+    recovery_window_ms: int,
+    sessions: Sequence[str],
+    holder: str = "",
+    inline_bytes: int = INLINE_BYTES,
+    dead_letter_ttl_ms: int = DEAD_LETTER_TTL_MS,
+    floor: int = 0,
+    heirs: int = 1,
+    room: int = 0,
+) -> Call[ClaimReply]:
+    """A coordinator takes a batch of a grave's sessions under leases and offers them, handovers included."""
+    _few("claim", sessions, BATCH)
+    return Call(
+        SCRIPTS["claim"],
+        (
+            k.meta,
+            k.detector,
+            k.graves,
+            k.leases,
+            k.orphans,
+            k.dead_letters,
+            k.events,
+            k.instance(grave),
+            k.owned(grave),
+            k.offers(pool),
+            k.blamed(grave),
+            *(k.session(one) for one in sessions),
+        ),
+        (
+            SERVER,
+            grave,
+            pool,
+            holder,
+            lease_ms,
+            max_recoveries,
+            recovery_window_ms,
+            inline_bytes,
+            dead_letter_ttl_ms,
+            floor,
+            heirs,
+            room,
+            *sessions,
+        ),
+        _CLAIM,
+    )
+
+
+CloseReply: TypeAlias = Ok | Children | FencedWrite | Resync | Unknown
+_CLOSE: Mapping[bytes, type[CloseReply]] = {
+    b"OK": Ok,
+    b"CHILDREN": Children,
+    b"FENCED": FencedWrite,
+    b"RESYNC": Resync,
+    b"UNKNOWN": Unknown,
+}
+
+
+def close(k: Keys, *, session: str, instance: str, epoch: int, closed_ttl_ms: int, pool: str) -> Call[CloseReply]:
+    """The call ended; its owner closes the session, and its recovery data goes at once."""
+    return Call(
+        SCRIPTS["close"],
+        (
+            k.meta,
+            k.detector,
+            k.leases,
+            k.orphans,
+            k.events,
+            k.instance(instance),
+            k.owned(instance),
+            k.session(session),
+            k.offers(pool),
+            k.blamed(instance),
+        ),
+        (SERVER, session, instance, epoch, closed_ttl_ms),
+        _CLOSE,
+    )
+
+
+CorrectReply: TypeAlias = CorrectOk | Gone | NoRecord | Lives
+_CORRECT: Mapping[bytes, type[CorrectReply]] = {
+    b"OK": CorrectOk,
+    b"GONE": Gone,
+    b"NO_RECORD": NoRecord,
+    b"LIVES": Lives,
+}
+
+
+def correct(k: Keys, *, member: str, kind: str, fields: Sequence[bytes], name: str) -> Call[CorrectReply]:
+    """A person gives fields of a record that was set aside values that parse, or forgets what was set aside."""
+    return Call(
+        SCRIPTS["correct"],
+        (k.events, k.quarantine, k.set_aside(member), k.set_aside_key(member), k.record(kind, name)),
+        (SERVER, member, kind, *fields),
+        _CORRECT,
+    )
+
+
+DeclareReply: TypeAlias = DeclareOk | Alive | DeclareHeld | DeclareAlready | Unknown
+_DECLARE: Mapping[bytes, type[DeclareReply]] = {
+    b"OK": DeclareOk,
+    b"ALIVE": Alive,
+    b"HELD": DeclareHeld,
+    b"ALREADY": DeclareAlready,
+    b"UNKNOWN": Unknown,
+}
+
+
+def declare(
+    k: Keys,
+    *,
+    instance: str,
+    deadline_ms: int,
+    max_scan_gap_ms: int,
+    cause: str = "silence",
+    by: str = "",
+    lost_after_ms: int = 0,
+    breaker_window_ms: int = 2000,
+) -> Call[DeclareReply]:
+    """An instance is declared dead by its silence. The guards are looked at again here, in the same moment."""
+    return Call(
+        SCRIPTS["declare"],
+        (
+            k.meta,
+            k.detector,
+            k.instances,
+            k.graves,
+            k.events,
+            k.instance(instance),
+            k.owned(instance),
+            k.mailbox(instance),
+        ),
+        (SERVER, instance, deadline_ms, max_scan_gap_ms, cause, by, lost_after_ms, breaker_window_ms),
+        _DECLARE,
+    )
+
+
+DeclineReply: TypeAlias = DeclineOk | DeadLettered | Gone | Held | FencedInstance
+_DECLINE: Mapping[bytes, type[DeclineReply]] = {
+    b"OK": DeclineOk,
+    b"DEAD_LETTERED": DeadLettered,
+    b"GONE": Gone,
+    b"HELD": Held,
+    b"FENCED": FencedInstance,
+}
+
+
+def decline(
+    k: Keys,
+    *,
+    session: str,
+    instance: str,
+    epoch: int,
+    reason: str,
+    counts: bool,
+    max_offers: int,
+    lease_ms: int,
+    pool: str,
+    inline_bytes: int = INLINE_BYTES,
+    dead_letter_ttl_ms: int = DEAD_LETTER_TTL_MS,
+    give_up_after_ms: int = GIVE_UP_AFTER_MS,
+    restarted_since: str = "",
+) -> Call[DeclineReply]:
+    """A worker gives an offer back; others get it at once."""
+    return Call(
+        SCRIPTS["decline"],
+        (
+            k.meta,
+            k.detector,
+            k.leases,
+            k.orphans,
+            k.dead_letters,
+            k.events,
+            k.instance(instance),
+            k.session(session),
+            k.offers(pool),
+        ),
+        (
+            SERVER,
+            session,
+            instance,
+            epoch,
+            fitted(reason),
+            int(counts),
+            max_offers,
+            lease_ms,
+            inline_bytes,
+            dead_letter_ttl_ms,
+            give_up_after_ms,
+            restarted_since,
+        ),
+        _DECLINE,
+    )
+
+
+DelegateReply: TypeAlias = Ok | Gone | FencedInstance
+_DELEGATE: Mapping[bytes, type[DelegateReply]] = {b"OK": Ok, b"GONE": Gone, b"FENCED": FencedInstance}
+
+
+def delegate(k: Keys, *, session: str, instance: str, epoch: int, lease_ms: int, pool: str) -> Call[DelegateReply]:
+    """A worker leaves an offer adoptable by id: its caller will come back to some door."""
+    return Call(
+        SCRIPTS["delegate"],
+        (k.meta, k.detector, k.leases, k.events, k.instance(instance), k.session(session), k.offers(pool)),
+        (SERVER, session, instance, epoch, lease_ms),
+        _DELEGATE,
+    )
+
+
+DrainReply: TypeAlias = DrainOk | DrainAlready | Gone
+_DRAIN: Mapping[bytes, type[DrainReply]] = {b"OK": DrainOk, b"ALREADY": DrainAlready, b"GONE": Gone}
+
+
+def drain(k: Keys, *, instance: str, by: str, reason: str, timeout_ms: int = 0) -> Call[DrainReply]:
+    """An instance takes nothing new from now on, and hands over what it owns."""
+    return Call(
+        SCRIPTS["drain"],
+        (k.meta, k.detector, k.events, k.instance(instance), k.owned(instance), k.mailbox(instance)),
+        (SERVER, instance, by, fitted(reason), timeout_ms),
+        _DRAIN,
+    )
+
+
+ExpireReply: TypeAlias = Extended | Rewritten | Offered | DeadLettered | Returned | Early | Gone | Held
+_EXPIRE: Mapping[bytes, type[ExpireReply]] = {
+    b"EXTENDED": Extended,
+    b"REWRITTEN": Rewritten,
+    b"OFFERED": Offered,
+    b"DEAD_LETTERED": DeadLettered,
+    b"RETURNED": Returned,
+    b"EARLY": Early,
+    b"GONE": Gone,
+    b"HELD": Held,
+}
+
+
+def expire(
+    k: Keys,
+    *,
+    session: str,
+    pool: str,
+    lease_ms: int,
+    max_offers: int,
+    give_up_after_ms: int,
+    holder: str = "",
+    inline_bytes: int = INLINE_BYTES,
+    dead_letter_ttl_ms: int = DEAD_LETTER_TTL_MS,
+    entry_of_dead: str = "",
+    alone: bool = True,
+    apart: int = 0,
+) -> Call[ExpireReply]:
+    """A lease ended. An offer is extended, offered again or given up on; a handover goes back to its owner."""
+    return Call(
+        SCRIPTS["expire"],
+        (k.meta, k.detector, k.leases, k.orphans, k.dead_letters, k.events, k.session(session), k.offers(pool)),
+        (
+            SERVER,
+            session,
+            pool,
+            holder,
+            lease_ms,
+            max_offers,
+            give_up_after_ms,
+            inline_bytes,
+            dead_letter_ttl_ms,
+            entry_of_dead,
+            int(alone),
+            apart,
+        ),
+        _EXPIRE,
+    )
+
+
+ForgetReply: TypeAlias = ForgetOk
+_FORGET: Mapping[bytes, type[ForgetReply]] = {b"OK": ForgetOk}
+
+
+def forget(k: Keys, *, names: Sequence[str], instances: Sequence[str]) -> Call[ForgetReply]:
+    """Forgets which instance a name stands for, where that instance is gone."""
+    return Call(
+        SCRIPTS["forget"],
+        (k.names, *(k.instance(one) for one in instances)),
+        (SERVER, *(f"{a} {b}" for a, b in zip(names, instances, strict=True))),
+        _FORGET,
+    )
+
+
+HandOverReply: TypeAlias = HandOverOk | FencedWrite | Resync | Held | Unknown
+_HAND_OVER: Mapping[bytes, type[HandOverReply]] = {
+    b"OK": HandOverOk,
+    b"FENCED": FencedWrite,
+    b"RESYNC": Resync,
+    b"HELD": Held,
+    b"UNKNOWN": Unknown,
+}
+
+
+def hand_over(
+    k: Keys, *, session: str, instance: str, epoch: int, lease_ms: int, pool: str, inline_bytes: int = INLINE_BYTES
+) -> Call[HandOverReply]:
+    """An owner that drains offers a session and goes on serving it; an heir accepts with ask, then the owner lets go."""
+    return Call(
+        SCRIPTS["hand_over"],
+        (k.meta, k.detector, k.leases, k.events, k.instance(instance), k.session(session), k.offers(pool)),
+        (SERVER, session, instance, epoch, lease_ms, inline_bytes),
+        _HAND_OVER,
+    )
+
+
+InitReply: TypeAlias = InitOk | Partitions | Protocol | Unmade
+_INIT: Mapping[bytes, type[InitReply]] = {
+    b"OK": InitOk,
+    b"PARTITIONS": Partitions,
+    b"PROTOCOL": Protocol,
+    b"UNMADE": Unmade,
+}
+
+
+def init(k: Keys, *, partitions: int, protocol: int, lineage: str, hold_ms: int, previous: str = "") -> Call[InitReply]:
+    """Makes the partition, or tells how it was made."""
+    return Call(
+        SCRIPTS["init"],
+        (k.meta, k.detector, k.events),
+        (SERVER, partitions, protocol, lineage, hold_ms, previous),
+        _INIT,
+    )
+
+
+JoinReply: TypeAlias = JoinOk | NameInUse | JoinAgain | FencedInstance | Unknown
+_JOIN: Mapping[bytes, type[JoinReply]] = {
+    b"OK": JoinOk,
+    b"NAME_IN_USE": NameInUse,
+    b"AGAIN": JoinAgain,
+    b"FENCED": FencedInstance,
+    b"UNKNOWN": Unknown,
+}
 
 
 def join(
@@ -74,81 +1228,406 @@ def join(
     predecessor: str = "",
     token_hash: str = "",
     hosting: str = "",
-    past: Past | None = None,
+    past: Past = NO_PAST,
     tenant: str = "",
     again: bool = False,
-) -> Call:
-    """An instance registers.
-
-    Args:
-        past: what it remembers, if anything.
-        tenant: whose sessions alone it may have; '' for anybody's.
-        again: under an id that was registered before, and that the store forgot.
-    """
-    return SCRIPTS["join"].call(
-        {
-            **_guarded(k),
-            "instances": k.instances,
-            "graves": k.graves,
-            "events": k.events,
-            "names": k.names,
-            "instance": k.instance(instance),
-            "older": k.instance(predecessor or instance),
-        },
-        {
-            "server": SERVER,
-            "id": instance,
-            "name": name,
-            "pool": pool,
-            "capacity": capacity,
-            "labels": labels,
-            "address": address,
-            "dead_after_ms": dead_after_ms,
-            "trust_ms": trust_ms,
-            "predecessor": predecessor,
-            "token_hash": token_hash,
-            "hosting": hosting,
-            **_remembered(past),
-            "tenant": tenant,
-            "again": int(again),
-        },
+) -> Call[JoinReply]:
+    """An instance registers; an older one of the same name is buried once its trust window is over."""
+    return Call(
+        SCRIPTS["join"],
+        (
+            k.meta,
+            k.detector,
+            k.instances,
+            k.graves,
+            k.events,
+            k.names,
+            k.instance(instance),
+            k.instance(predecessor or instance),
+        ),
+        (
+            SERVER,
+            instance,
+            name,
+            pool,
+            capacity,
+            labels,
+            address,
+            dead_after_ms,
+            trust_ms,
+            predecessor,
+            token_hash,
+            hosting,
+            past.lineage,
+            past.since_ms,
+            past.epoch,
+            tenant,
+            int(again),
+        ),
+        _JOIN,
     )
 
 
-def beat(
+JudgeReply: TypeAlias = Ok | Gone
+_JUDGE: Mapping[bytes, type[JudgeReply]] = {b"OK": Ok, b"GONE": Gone}
+
+
+def judge(k: Keys, *, blamed_from_ms: int, convict: str, apart: int, probation_ms: int, grave: str) -> Call[JudgeReply]:
+    """What a death says about the sessions of the dead, told once: whoever claims them goes by it."""
+    return Call(SCRIPTS["judge"], (k.instance(grave),), (SERVER, blamed_from_ms, convict, apart, probation_ms), _JUDGE)
+
+
+KeepReply: TypeAlias = KeepOk | FencedInstance
+_KEEP: Mapping[bytes, type[KeepReply]] = {b"OK": KeepOk, b"FENCED": FencedInstance}
+
+
+def keep(k: Keys, *, instance: str, lease_ms: int, sessions: Sequence[str], epochs: Sequence[str]) -> Call[KeepReply]:
+    """A reader works through the offers that it has in hand: their leases begin anew."""
+    _few("keep", sessions, BATCH)
+    return Call(
+        SCRIPTS["keep"],
+        (k.meta, k.detector, k.leases, k.events, k.instance(instance), *(k.session(one) for one in sessions)),
+        (SERVER, instance, lease_ms, *(f"{a} {b}" for a, b in zip(sessions, epochs, strict=True))),
+        _KEEP,
+    )
+
+
+LetGoReply: TypeAlias = LetGoOk | LetGoGone | Children | FencedWrite | Resync | Held | Unknown
+_LET_GO: Mapping[bytes, type[LetGoReply]] = {
+    b"OK": LetGoOk,
+    b"GONE": LetGoGone,
+    b"CHILDREN": Children,
+    b"FENCED": FencedWrite,
+    b"RESYNC": Resync,
+    b"HELD": Held,
+    b"UNKNOWN": Unknown,
+}
+
+
+def let_go(
     k: Keys,
     *,
+    session: str,
     instance: str,
-    dead_after_ms: int,
-    seen_server: str,
-    past: Past,
-    roll: str,
-    loop_lag_ms: int,
-    wedged_after_ms: int = 0,
-    presence: bool = False,
-) -> Call:
-    """An instance says that it is still here. ``roll`` is its roll call, '' when it cannot say just now."""
-    return SCRIPTS["beat"].call(
-        {
-            **_guarded(k),
-            "instances": k.instances,
-            "events": k.events,
-            "instance": k.instance(instance),
-            "owned": k.owned(instance),
-            "mailbox": k.mailbox(instance),
-        },
-        {
-            "server": SERVER,
-            "id": instance,
-            "dead_after_ms": dead_after_ms,
-            "seen_server": seen_server,
-            **_remembered(past),
-            "roll": roll,
-            "loop_lag_ms": loop_lag_ms,
-            "wedged_after_ms": wedged_after_ms,
-            "presence": int(presence),
-        },
+    heir: str,
+    epoch: int,
+    pool: str,
+    sequence: int = 0,
+    data: bytes = b"",
+    encoding: str = "bytes",
+    unserved_ms: int = 0,
+) -> Call[LetGoReply]:
+    """The owner hands a session to the heir that accepted: the last data, and the epoch moves."""
+    return Call(
+        SCRIPTS["let_go"],
+        (
+            k.meta,
+            k.detector,
+            k.leases,
+            k.events,
+            k.instance(instance),
+            k.owned(instance),
+            k.instance(heir),
+            k.owned(heir),
+            k.session(session),
+            k.offers(pool),
+            k.mailbox(heir),
+            k.blamed(instance),
+            k.blamed(heir),
+        ),
+        (SERVER, session, instance, heir, epoch, sequence, data, encoding, unserved_ms),
+        _LET_GO,
     )
+
+
+OpenReply: TypeAlias = OpenOk | Owned | OpenAgain | Draining | Held | FencedInstance | Unknown
+_OPEN: Mapping[bytes, type[OpenReply]] = {
+    b"OK": OpenOk,
+    b"OWNED": Owned,
+    b"AGAIN": OpenAgain,
+    b"DRAINING": Draining,
+    b"HELD": Held,
+    b"FENCED": FencedInstance,
+    b"UNKNOWN": Unknown,
+}
+
+
+def open(  # noqa: A001 - the word of the protocol
+    k: Keys,
+    *,
+    session: str,
+    instance: str,
+    request: str,
+    floor: int,
+    pool: str,
+    tenant: str,
+    requires: str,
+    data: bytes,
+    encoding: str = "bytes",
+    letter_epoch: str = "",
+) -> Call[OpenReply]:
+    """An instance becomes the first owner of a session. A dead letter of the same id is kept under its own epoch."""
+    return Call(
+        SCRIPTS["open"],
+        (
+            k.meta,
+            k.detector,
+            k.events,
+            k.instance(instance),
+            k.owned(instance),
+            k.session(session),
+            k.letter_or_record(session, letter_epoch),
+            k.dead_letters,
+        ),
+        (SERVER, session, instance, request, floor, pool, tenant, requires, data, encoding, letter_epoch),
+        _OPEN,
+    )
+
+
+PruneReply: TypeAlias = PruneOk
+_PRUNE: Mapping[bytes, type[PruneReply]] = {b"OK": PruneOk}
+
+
+def prune(
+    k: Keys, *, states: str, members: Sequence[str], index: str, records: Sequence[str], counted: bool = False
+) -> Call[PruneReply]:
+    """Takes members out of an index that their records do not belong into (any more)."""
+    return Call(SCRIPTS["prune"], (index, k.detector, *records), (SERVER, states, int(counted), *members), _PRUNE)
+
+
+PurgeReply: TypeAlias = Ok | PurgeGone
+_PURGE: Mapping[bytes, type[PurgeReply]] = {b"OK": Ok, b"GONE": PurgeGone}
+
+
+def purge(k: Keys, *, session: str, closed_ttl_ms: int, letter_epoch: str = "") -> Call[PurgeReply]:
+    """A person closes a dead letter; its data goes."""
+    return Call(
+        SCRIPTS["purge"],
+        (k.dead_letters, k.events, k.letter_or_record(session, letter_epoch)),
+        (SERVER, session, closed_ttl_ms, k.letter_member(session, letter_epoch)),
+        _PURGE,
+    )
+
+
+ReassertReply: TypeAlias = ReassertOk | ReassertAgain | ReassertGone | FencedInstance | Unknown
+_REASSERT: Mapping[bytes, type[ReassertReply]] = {
+    b"OK": ReassertOk,
+    b"AGAIN": ReassertAgain,
+    b"GONE": ReassertGone,
+    b"FENCED": FencedInstance,
+    b"UNKNOWN": Unknown,
+}
+
+
+def reassert(
+    k: Keys,
+    *,
+    session: str,
+    instance: str,
+    epoch: int,
+    sequence: int,
+    data: bytes,
+    pool: str,
+    tenant: str,
+    requires: str,
+    opened_at_ms: int,
+    encoding: str = "bytes",
+    rival: str = "",
+) -> Call[ReassertReply]:
+    """After lost writes an owner states again what it held; the highest epoch wins while the hold lasts."""
+    return Call(
+        SCRIPTS["reassert"],
+        (
+            k.meta,
+            k.detector,
+            k.leases,
+            k.orphans,
+            k.dead_letters,
+            k.events,
+            k.instance(instance),
+            k.owned(instance),
+            k.session(session),
+            k.offers(pool),
+            k.instance(rival or instance),
+            k.owned(rival or instance),
+        ),
+        (SERVER, session, instance, epoch, sequence, data, encoding, pool, tenant, requires, opened_at_ms, rival),
+        _REASSERT,
+    )
+
+
+ReleaseReply: TypeAlias = ReleaseOk | DeadLettered | Children | FencedWrite | Resync | Held | Unknown
+_RELEASE: Mapping[bytes, type[ReleaseReply]] = {
+    b"OK": ReleaseOk,
+    b"DEAD_LETTERED": DeadLettered,
+    b"CHILDREN": Children,
+    b"FENCED": FencedWrite,
+    b"RESYNC": Resync,
+    b"HELD": Held,
+    b"UNKNOWN": Unknown,
+}
+
+
+def release(
+    k: Keys,
+    *,
+    session: str,
+    instance: str,
+    epoch: int,
+    request: str,
+    reason: str,
+    cause: str,
+    lease_ms: int,
+    max_recoveries: int,
+    recovery_window_ms: int,
+    pool: str,
+    counts: bool = True,
+    unserved_ms: int = 0,
+    sequence: int = 0,
+    data: bytes = b"",
+    encoding: str = "bytes",
+    inline_bytes: int = INLINE_BYTES,
+    dead_letter_ttl_ms: int = DEAD_LETTER_TTL_MS,
+) -> Call[ReleaseReply]:
+    """The owner gives up one session that it cannot serve, with its last data; it is offered at once."""
+    return Call(
+        SCRIPTS["release"],
+        (
+            k.meta,
+            k.detector,
+            k.leases,
+            k.orphans,
+            k.dead_letters,
+            k.events,
+            k.instance(instance),
+            k.owned(instance),
+            k.session(session),
+            k.offers(pool),
+            k.blamed(instance),
+        ),
+        (
+            SERVER,
+            session,
+            instance,
+            epoch,
+            request,
+            fitted(reason),
+            cause,
+            int(counts),
+            unserved_ms,
+            sequence,
+            data,
+            encoding,
+            lease_ms,
+            max_recoveries,
+            recovery_window_ms,
+            inline_bytes,
+            dead_letter_ttl_ms,
+        ),
+        _RELEASE,
+    )
+
+
+RenewReply: TypeAlias = RenewOk | Held | RenewGone | FencedInstance | Unknown
+_RENEW: Mapping[bytes, type[RenewReply]] = {
+    b"OK": RenewOk,
+    b"HELD": Held,
+    b"GONE": RenewGone,
+    b"FENCED": FencedInstance,
+    b"UNKNOWN": Unknown,
+}
+
+
+def renew(k: Keys, *, session: str, instance: str, epoch: int) -> Call[RenewReply]:
+    """After the hold a re-asserted session gets a new epoch; only then may its owner write."""
+    return Call(
+        SCRIPTS["renew"],
+        (k.meta, k.detector, k.events, k.instance(instance), k.session(session)),
+        (SERVER, session, instance, epoch),
+        _RENEW,
+    )
+
+
+RepairReply: TypeAlias = RepairOk | Gone | Held
+_REPAIR: Mapping[bytes, type[RepairReply]] = {b"OK": RepairOk, b"GONE": Gone, b"HELD": Held}
+
+
+def repair(k: Keys, *, session: str, owner: str, dead_after_ms: int) -> Call[RepairReply]:
+    """The record is the truth: makes the indexes agree with it."""
+    return Call(
+        SCRIPTS["repair"],
+        (
+            k.meta,
+            k.detector,
+            k.instances,
+            k.graves,
+            k.leases,
+            k.orphans,
+            k.dead_letters,
+            k.events,
+            k.session(session),
+            k.instance(owner),
+            k.owned(owner),
+        ),
+        (SERVER, session, owner, dead_after_ms),
+        _REPAIR,
+    )
+
+
+ReplayReply: TypeAlias = ReplayOk | Owned | ReplayGone | Held
+_REPLAY: Mapping[bytes, type[ReplayReply]] = {b"OK": ReplayOk, b"OWNED": Owned, b"GONE": ReplayGone, b"HELD": Held}
+
+
+def replay(
+    k: Keys,
+    *,
+    session: str,
+    lease_ms: int,
+    pool: str,
+    holder: str = "",
+    inline_bytes: int = INLINE_BYTES,
+    letter_epoch: str = "",
+) -> Call[ReplayReply]:
+    """A person offers a dead letter again; attempts and age start anew."""
+    return Call(
+        SCRIPTS["replay"],
+        (
+            k.meta,
+            k.detector,
+            k.leases,
+            k.orphans,
+            k.dead_letters,
+            k.events,
+            k.session(session),
+            k.offers(pool),
+            k.letter_or_record(session, letter_epoch),
+        ),
+        (SERVER, session, holder, lease_ms, inline_bytes, letter_epoch),
+        _REPLAY,
+    )
+
+
+ResumedReply: TypeAlias = ResumedOk | FencedWrite | Resync | Unknown
+_RESUMED: Mapping[bytes, type[ResumedReply]] = {
+    b"OK": ResumedOk,
+    b"FENCED": FencedWrite,
+    b"RESYNC": Resync,
+    b"UNKNOWN": Unknown,
+}
+
+
+def resumed(k: Keys, *, session: str, instance: str, epoch: int) -> Call[ResumedReply]:
+    """Media is up again at the new owner: the takeover's clock ends."""
+    return Call(
+        SCRIPTS["resumed"],
+        (k.meta, k.detector, k.events, k.instance(instance), k.session(session)),
+        (SERVER, session, instance, epoch),
+        _RESUMED,
+    )
+
+
+ScanReply: TypeAlias = ScanOk | ScanHeld | Unknown
+_SCAN: Mapping[bytes, type[ScanReply]] = {b"OK": ScanOk, b"HELD": ScanHeld, b"UNKNOWN": Unknown}
 
 
 def scan(
@@ -166,813 +1645,42 @@ def scan(
     breaker_permille: int = 300,
     breaker_window_ms: int = 2000,
     another_primary: bool = False,
-    past: Past | None = None,
-) -> Call:
-    """A coordinator's look: who is silent, which graves and leases are due, whether a hold is on.
-
-    ``seen_ms``, ``stepped_ms``: since that look, by the server's clock, it went so much further than the caller's own.
-    ``another_primary``: the Sentinels see another server that takes itself for the primary: nobody is declared by silence.
-    ``past``: what it remembers, if anything.
-    """
-    return SCRIPTS["scan"].call(
-        {**_guarded(k), "instances": k.instances, "graves": k.graves, "leases": k.leases, "events": k.events},
-        {
-            "server": SERVER,
-            "max_scan_gap_ms": max_scan_gap_ms,
-            "hold_ms": hold_ms,
-            "horizon_ms": horizon_ms,
-            "limit": limit,
-            "most_suspects": most_suspects,
-            "seen_ms": seen_ms,
-            "stepped_ms": stepped_ms,
-            "due_ms": due_ms,
-            "breaker_min": breaker_min,
-            "breaker_permille": breaker_permille,
-            "breaker_window_ms": breaker_window_ms,
-            "another_primary": int(another_primary),
-            **_remembered(past),
-        },
+    past: Past = NO_PAST,
+) -> Call[ScanReply]:
+    """A coordinator's look at the partition: who is silent, which graves and leases are due. Declares nobody."""
+    return Call(
+        SCRIPTS["scan"],
+        (k.meta, k.detector, k.instances, k.graves, k.leases, k.events),
+        (
+            SERVER,
+            max_scan_gap_ms,
+            hold_ms,
+            horizon_ms,
+            limit,
+            most_suspects,
+            seen_ms,
+            stepped_ms,
+            due_ms,
+            breaker_min,
+            breaker_permille,
+            breaker_window_ms,
+            int(another_primary),
+            past.lineage,
+            past.since_ms,
+            past.epoch,
+        ),
+        _SCAN,
     )
 
 
-def _death(k: Keys, instance: str) -> dict[str, str]:
-    return {
-        **_guarded(k),
-        "instances": k.instances,
-        "graves": k.graves,
-        "events": k.events,
-        "instance": k.instance(instance),
-        "owned": k.owned(instance),
-    }
-
-
-def declare(
-    k: Keys,
-    *,
-    instance: str,
-    deadline_ms: int,
-    max_scan_gap_ms: int,
-    cause: str = "silence",
-    by: str = "",
-    lost_after_ms: int = 0,
-    breaker_window_ms: int = 2000,
-) -> Call:
-    """An instance is declared dead: the deadline that the coordinator saw passed unchanged, or its connection is gone."""
-    return SCRIPTS["declare"].call(
-        {**_death(k, instance), "mailbox": k.mailbox(instance)},
-        {
-            "server": SERVER,
-            "id": instance,
-            "deadline_ms": deadline_ms,
-            "max_scan_gap_ms": max_scan_gap_ms,
-            "cause": cause,
-            "by": by,
-            "lost_after_ms": lost_after_ms,
-            "breaker_window_ms": breaker_window_ms,
-        },
-    )
-
-
-def certify(k: Keys, *, instance: str, cause: str, by: str, reason: str, fenced_ttl_ms: int = DAY_MS) -> Call:
-    """Somebody knows that an instance ended (``left``, ``exited``, ``operator``, ``restated``).
-
-    ``fenced_ttl_ms``: for so long one that is restated and that the store does not know is refused.
-    """
-    return SCRIPTS["certify"].call(
-        _death(k, instance),
-        {
-            "server": SERVER,
-            "id": instance,
-            "cause": cause,
-            "by": by,
-            "reason": fitted(reason),
-            "fenced_ttl_ms": fenced_ttl_ms,
-        },
-    )
-
-
-def leave(k: Keys, *, instance: str, by: str, reason: str, cause: str = "left") -> Call:
-    """An instance says that it ends now."""
-    return certify(k, instance=instance, cause=cause, by=by, reason=reason)
-
-
-def claim(
-    k: Keys,
-    *,
-    grave: str,
-    sessions: Sequence[str],
-    pool: str,
-    lease_ms: int,
-    max_recoveries: int,
-    recovery_window_ms: int,
-    inline_bytes: int = INLINE_BYTES,
-    dead_letter_ttl_ms: int = DEAD_LETTER_TTL_MS,
-    holder: str = "",
-    floor: int = 0,
-    heirs: int = 1,
-    room: int = 0,
-) -> Call:
-    """A coordinator takes at most `BATCH` sessions of a grave and offers them to ``pool``.
-
-    ``heirs``, ``room``: living instances of the pool with room, and how many sessions they could take together.
-    """
-    if len(sessions) > BATCH:
-        raise ValueError(f"{len(sessions)} sessions are more than one claim takes ({BATCH})")
-    return SCRIPTS["claim"].call(
-        {
-            **_guarded(k),
-            "graves": k.graves,
-            "leases": k.leases,
-            "orphans": k.orphans,
-            "dead_letters": k.dead_letters,
-            "events": k.events,
-            "instance": k.instance(grave),
-            "owned": k.owned(grave),
-            "offers": k.offers(pool),
-            "blamed": k.blamed(grave),
-        },
-        {
-            "server": SERVER,
-            "grave": grave,
-            "pool": pool,
-            "holder": holder,
-            "lease_ms": lease_ms,
-            "max_recoveries": max_recoveries,
-            "recovery_window_ms": recovery_window_ms,
-            "inline_bytes": inline_bytes,
-            "dead_letter_ttl_ms": dead_letter_ttl_ms,
-            "floor": floor,
-            "heirs": heirs,
-            "room": room,
-        },
-        repeated_keys=[k.session(s) for s in sessions],
-        repeated_args=sessions,
-    )
-
-
-def judge(k: Keys, *, grave: str, blamed_from_ms: int, convict: str, apart: int, probation_ms: int) -> Call:
-    """What a death says about the sessions of the dead; the first verdict stands. See `coordinator.blame`."""
-    return SCRIPTS["judge"].call(
-        {"instance": k.instance(grave)},
-        {
-            "server": SERVER,
-            "blamed_from_ms": blamed_from_ms,
-            "convict": convict,
-            "apart": apart,
-            "probation_ms": probation_ms,
-        },
-    )
-
-
-def settle(k: Keys, *, grave: str, fenced_ttl_ms: int) -> Call:
-    """A grave ends when nothing is left in it."""
-    return SCRIPTS["settle"].call(
-        {
-            "graves": k.graves,
-            "instance": k.instance(grave),
-            "owned": k.owned(grave),
-            "blamed": k.blamed(grave),
-        },
-        {"server": SERVER, "grave": grave, "fenced_ttl_ms": fenced_ttl_ms},
-    )
-
-
-def open(  # noqa: A001 - the word of the protocol
-    k: Keys,
-    *,
-    session: str,
-    instance: str,
-    request: str,
-    floor: int,
-    pool: str,
-    tenant: str,
-    requires: str,
-    data: bytes,
-    encoding: str = "bytes",
-    letter_epoch: str = "",
-) -> Call:
-    """An instance becomes the first owner of a session. AGAIN: call again with that ``letter_epoch``."""
-    return SCRIPTS["open"].call(
-        {
-            **_guarded(k),
-            "events": k.events,
-            "instance": k.instance(instance),
-            "owned": k.owned(instance),
-            "session": k.session(session),
-            "letter": k.letter(session, letter_epoch) if letter_epoch else k.session(session),
-            "dead_letters": k.dead_letters,
-        },
-        {
-            "server": SERVER,
-            "id": session,
-            "owner": instance,
-            "request": request,
-            "floor": floor,
-            "pool": pool,
-            "tenant": tenant,
-            "requires": requires,
-            "data": data,
-            "encoding": encoding,
-            "letter_epoch": letter_epoch,
-        },
-    )
-
-
-def checkpoint(
-    k: Keys,
-    *,
-    session: str,
-    instance: str,
-    epoch: int,
-    sequence: int,
-    data: bytes,
-    encoding: str = "bytes",
-    writer: str = "",
-    attempt: int = 0,
-) -> Call:
-    """The owner, or its child ``writer``, writes newer recovery data.
-
-    ``sequence`` counts from 1 within the epoch, one count for all writers; ``attempt`` the tries of one number that differ.
-    """
-    return SCRIPTS["checkpoint"].call(
-        {**_guarded(k), "events": k.events, "instance": k.instance(instance), "session": k.session(session)},
-        {
-            "server": SERVER,
-            "id": session,
-            "owner": instance,
-            "epoch": epoch,
-            "sequence": sequence,
-            "writer": writer,
-            "attempt": attempt,
-            "data": data,
-            "encoding": encoding,
-        },
-    )
-
-
-def close(k: Keys, *, session: str, instance: str, epoch: int, pool: str, closed_ttl_ms: int) -> Call:
-    """The call ended; its owner closes the session."""
-    return SCRIPTS["close"].call(
-        {
-            **_guarded(k),
-            "leases": k.leases,
-            "orphans": k.orphans,
-            "events": k.events,
-            "instance": k.instance(instance),
-            "owned": k.owned(instance),
-            "session": k.session(session),
-            "offers": k.offers(pool),
-            "blamed": k.blamed(instance),
-        },
-        {"server": SERVER, "id": session, "owner": instance, "epoch": epoch, "closed_ttl_ms": closed_ttl_ms},
-    )
-
-
-def release(
-    k: Keys,
-    *,
-    session: str,
-    instance: str,
-    epoch: int,
-    request: str,
-    pool: str,
-    reason: str,
-    cause: str,
-    lease_ms: int,
-    max_recoveries: int,
-    recovery_window_ms: int,
-    counts: bool = True,
-    unserved_ms: int = 0,
-    data: bytes | None = None,
-    encoding: str = "bytes",
-    sequence: int = 0,
-    inline_bytes: int = INLINE_BYTES,
-    dead_letter_ttl_ms: int = DEAD_LETTER_TTL_MS,
-) -> Call:
-    """The owner gives up a session, with its last data when ``data`` is given; it is offered at once.
-
-    ``counts``: whether that is a recovery. ``unserved_ms``: for how long nobody has served it already.
-    """
-    return SCRIPTS["release"].call(
-        {
-            **_guarded(k),
-            "leases": k.leases,
-            "orphans": k.orphans,
-            "dead_letters": k.dead_letters,
-            "events": k.events,
-            "instance": k.instance(instance),
-            "owned": k.owned(instance),
-            "session": k.session(session),
-            "offers": k.offers(pool),
-            "blamed": k.blamed(instance),
-        },
-        {
-            "server": SERVER,
-            "id": session,
-            "owner": instance,
-            "epoch": epoch,
-            "request": request,
-            "reason": fitted(reason),
-            "cause": cause,
-            "counts": int(counts),
-            "unserved_ms": unserved_ms,
-            "sequence": 0 if data is None else sequence,
-            "data": data or b"",
-            "encoding": encoding,
-            "lease_ms": lease_ms,
-            "max_recoveries": max_recoveries,
-            "recovery_window_ms": recovery_window_ms,
-            "inline_bytes": inline_bytes,
-            "dead_letter_ttl_ms": dead_letter_ttl_ms,
-        },
-    )
-
-
-def adopt(
-    k: Keys,
-    *,
-    session: str,
-    instance: str,
-    request: str,
-    epoch: int | None,
-    pool: str,
-    floor: int,
-    holds: int | None = None,
-) -> Call:
-    """A worker becomes the owner of an orphan; ``epoch`` None adopts by id whatever is offered.
-
-    ``holds``: the epoch under which it has that session already.
-    """
-    return SCRIPTS["adopt"].call(
-        {
-            **_guarded(k),
-            "leases": k.leases,
-            "orphans": k.orphans,
-            "events": k.events,
-            "instance": k.instance(instance),
-            "owned": k.owned(instance),
-            "session": k.session(session),
-            "offers": k.offers(pool),
-            "blamed": k.blamed(instance),
-        },
-        {
-            "server": SERVER,
-            "id": session,
-            "owner": instance,
-            "request": request,
-            "epoch": "" if epoch is None else epoch,
-            "floor": floor,
-            "holds": "" if holds is None else holds,
-        },
-    )
-
-
-def decline(
-    k: Keys,
-    *,
-    session: str,
-    instance: str,
-    epoch: int,
-    pool: str,
-    reason: str,
-    counts: bool,
-    max_offers: int,
-    lease_ms: int,
-    inline_bytes: int = INLINE_BYTES,
-    dead_letter_ttl_ms: int = DEAD_LETTER_TTL_MS,
-    give_up_after_ms: int = GIVE_UP_AFTER_MS,
-    restarted_since: str = "",
-) -> Call:
-    """A worker gives an offer back; ``counts`` is False for want of room."""
-    return SCRIPTS["decline"].call(
-        {
-            **_guarded(k),
-            "leases": k.leases,
-            "orphans": k.orphans,
-            "dead_letters": k.dead_letters,
-            "events": k.events,
-            "instance": k.instance(instance),
-            "session": k.session(session),
-            "offers": k.offers(pool),
-        },
-        {
-            "server": SERVER,
-            "id": session,
-            "decliner": instance,
-            "epoch": epoch,
-            "reason": fitted(reason),
-            "counts": int(counts),
-            "max_offers": max_offers,
-            "lease_ms": lease_ms,
-            "inline_bytes": inline_bytes,
-            "dead_letter_ttl_ms": dead_letter_ttl_ms,
-            "give_up_after_ms": give_up_after_ms,
-            "restarted_since": restarted_since,
-        },
-    )
-
-
-def delegate(k: Keys, *, session: str, instance: str, epoch: int, pool: str, lease_ms: int) -> Call:
-    """A worker leaves an offer adoptable by id for one lease."""
-    return SCRIPTS["delegate"].call(
-        {
-            **_guarded(k),
-            "leases": k.leases,
-            "events": k.events,
-            "instance": k.instance(instance),
-            "session": k.session(session),
-            "offers": k.offers(pool),
-        },
-        {"server": SERVER, "id": session, "by": instance, "epoch": epoch, "lease_ms": lease_ms},
-    )
-
-
-def ask(k: Keys, *, session: str, instance: str, owner: str, request: str, lease_ms: int) -> Call:
-    """A worker asks the living owner to hand the session over to it, and waits for one lease unless it asks again."""
-    return SCRIPTS["ask"].call(
-        {
-            **_guarded(k),
-            "leases": k.leases,
-            "events": k.events,
-            "heir": k.instance(instance),
-            "owner": k.instance(owner),
-            "session": k.session(session),
-            "mailbox": k.mailbox(owner),
-        },
-        {
-            "server": SERVER,
-            "id": session,
-            "heir_id": instance,
-            "owner_id": owner,
-            "request": request,
-            "lease_ms": lease_ms,
-        },
-    )
-
-
-def withdraw(k: Keys, *, session: str, instance: str, request: str, pool: str) -> Call:
-    """An heir waits no longer for the handover that it asked for."""
-    return SCRIPTS["withdraw"].call(
-        {
-            **_guarded(k),
-            "leases": k.leases,
-            "events": k.events,
-            "session": k.session(session),
-            "offers": k.offers(pool),
-        },
-        {"server": SERVER, "id": session, "heir_id": instance, "request": request},
-    )
-
-
-def keep(k: Keys, *, instance: str, sessions: Sequence[str], epochs: Sequence[str], lease_ms: int) -> Call:
-    """A reader goes on working through at most `BATCH` offers that it has in hand: ``sessions``, with their ``epochs``."""
-    if len(sessions) > BATCH:
-        raise ValueError(f"{len(sessions)} offers are more than one call keeps ({BATCH})")
-    return SCRIPTS["keep"].call(
-        {**_guarded(k), "leases": k.leases, "events": k.events, "instance": k.instance(instance)},
-        {"server": SERVER, "reader": instance, "lease_ms": lease_ms},
-        repeated_keys=[k.session(s) for s in sessions],
-        repeated_args=[f"{s} {e}" for s, e in zip(sessions, epochs, strict=True)],
-    )
-
-
-def hand_over(
-    k: Keys, *, session: str, instance: str, epoch: int, pool: str, lease_ms: int, inline_bytes: int = INLINE_BYTES
-) -> Call:
-    """An owner that drains offers a session, and goes on serving it until an heir accepted."""
-    return SCRIPTS["hand_over"].call(
-        {
-            **_guarded(k),
-            "leases": k.leases,
-            "events": k.events,
-            "instance": k.instance(instance),
-            "session": k.session(session),
-            "offers": k.offers(pool),
-        },
-        {
-            "server": SERVER,
-            "id": session,
-            "owner": instance,
-            "epoch": epoch,
-            "lease_ms": lease_ms,
-            "inline_bytes": inline_bytes,
-        },
-    )
-
-
-def drain(k: Keys, *, instance: str, by: str, reason: str, timeout_ms: int = 0) -> Call:
-    """An instance takes nothing new from now on, and is told to hand over what it owns."""
-    return SCRIPTS["drain"].call(
-        {
-            **_guarded(k),
-            "events": k.events,
-            "instance": k.instance(instance),
-            "owned": k.owned(instance),
-            "mailbox": k.mailbox(instance),
-        },
-        {"server": SERVER, "id": instance, "by": by, "reason": fitted(reason), "timeout_ms": timeout_ms},
-    )
-
-
-def let_go(
-    k: Keys,
-    *,
-    session: str,
-    instance: str,
-    heir: str,
-    epoch: int,
-    pool: str,
-    data: bytes | None = None,
-    encoding: str = "bytes",
-    sequence: int = 0,
-    unserved_ms: int = 0,
-) -> Call:
-    """The owner hands a session to the heir that accepted, with its last data when ``data`` is given.
-
-    ``unserved_ms``: for how long nobody has served it already.
-    """
-    return SCRIPTS["let_go"].call(
-        {
-            **_guarded(k),
-            "leases": k.leases,
-            "events": k.events,
-            "instance": k.instance(instance),
-            "owned": k.owned(instance),
-            "heir": k.instance(heir),
-            "heir_owned": k.owned(heir),
-            "session": k.session(session),
-            "offers": k.offers(pool),
-            "mailbox": k.mailbox(heir),
-            "blamed": k.blamed(instance),
-            "heir_blamed": k.blamed(heir),
-        },
-        {
-            "server": SERVER,
-            "id": session,
-            "owner_id": instance,
-            "heir_id": heir,
-            "epoch": epoch,
-            "sequence": 0 if data is None else sequence,
-            "data": data or b"",
-            "encoding": encoding,
-            "unserved_ms": unserved_ms,
-        },
-    )
-
-
-def resumed(k: Keys, *, session: str, instance: str, epoch: int) -> Call:
-    """Media is up again at the new owner."""
-    return SCRIPTS["resumed"].call(
-        {**_guarded(k), "events": k.events, "instance": k.instance(instance), "session": k.session(session)},
-        {"server": SERVER, "id": session, "owner": instance, "epoch": epoch},
-    )
-
-
-def reassert(
-    k: Keys,
-    *,
-    session: str,
-    instance: str,
-    epoch: int,
-    sequence: int,
-    data: bytes,
-    encoding: str = "bytes",
-    pool: str,
-    tenant: str,
-    requires: str,
-    opened_at_ms: int,
-    rival: str = "",
-) -> Call:
-    """After lost writes an owner states again what it held; AGAIN: call again with that ``rival``."""
-    return SCRIPTS["reassert"].call(
-        {
-            **_guarded(k),
-            "leases": k.leases,
-            "orphans": k.orphans,
-            "dead_letters": k.dead_letters,
-            "events": k.events,
-            "instance": k.instance(instance),
-            "owned": k.owned(instance),
-            "session": k.session(session),
-            "offers": k.offers(pool),
-            "rival_instance": k.instance(rival or instance),
-            "rival_owned": k.owned(rival or instance),
-        },
-        {
-            "server": SERVER,
-            "id": session,
-            "owner": instance,
-            "epoch": epoch,
-            "sequence": sequence,
-            "data": data,
-            "encoding": encoding,
-            "pool": pool,
-            "tenant": tenant,
-            "requires": requires,
-            "opened_at_ms": opened_at_ms,
-            "rival": rival,
-        },
-    )
-
-
-def renew(k: Keys, *, session: str, instance: str, epoch: int) -> Call:
-    """After the hold a re-asserted session gets a new epoch."""
-    return SCRIPTS["renew"].call(
-        {**_guarded(k), "events": k.events, "instance": k.instance(instance), "session": k.session(session)},
-        {"server": SERVER, "id": session, "owner": instance, "epoch": epoch},
-    )
-
-
-def agree(k: Keys, *, instance: str, seen: str, roll: int, sessions: Sequence[str]) -> Call:
-    """An instance compared its sessions with their records, and found them equal.
-
-    ``seen``: the roll before that, '' for none. ``sessions``: up to `BATCH` that its index names, and that are not its own.
-    """
-    return SCRIPTS["agree"].call(
-        {"instance": k.instance(instance), "owned": k.owned(instance)},
-        {"server": SERVER, "owner": instance, "seen": seen, "roll": roll},
-        [k.session(one) for one in sessions],
-        sessions,
-    )
-
-
-def expire(
-    k: Keys,
-    *,
-    session: str,
-    pool: str,
-    lease_ms: int,
-    max_offers: int,
-    give_up_after_ms: int,
-    inline_bytes: int = INLINE_BYTES,
-    dead_letter_ttl_ms: int = DEAD_LETTER_TTL_MS,
-    entry_of_dead: str = "",
-    alone: bool = True,
-    apart: int = 0,
-    holder: str = "",
-) -> Call:
-    """A lease ended: extend, offer again, give up on, or return the handover."""
-    return SCRIPTS["expire"].call(
-        {
-            **_guarded(k),
-            "leases": k.leases,
-            "orphans": k.orphans,
-            "dead_letters": k.dead_letters,
-            "events": k.events,
-            "session": k.session(session),
-            "offers": k.offers(pool),
-        },
-        {
-            "server": SERVER,
-            "id": session,
-            "pool": pool,
-            "holder": holder,
-            "lease_ms": lease_ms,
-            "max_offers": max_offers,
-            "give_up_after_ms": give_up_after_ms,
-            "inline_bytes": inline_bytes,
-            "dead_letter_ttl_ms": dead_letter_ttl_ms,
-            "entry_of_dead": entry_of_dead,
-            "alone": int(alone),
-            "apart": apart,
-        },
-    )
-
-
-def repair(k: Keys, *, session: str, owner: str, dead_after_ms: int) -> Call:
-    """Makes the indexes agree with the record; ``owner`` is the one that the record named when it was read."""
-    return SCRIPTS["repair"].call(
-        {
-            **_guarded(k),
-            "instances": k.instances,
-            "graves": k.graves,
-            "leases": k.leases,
-            "orphans": k.orphans,
-            "dead_letters": k.dead_letters,
-            "events": k.events,
-            "session": k.session(session),
-            "instance": k.instance(owner),
-            "owned": k.owned(owner),
-        },
-        {"server": SERVER, "id": session, "owner": owner, "dead_after_ms": dead_after_ms},
-    )
-
-
-def replay(
-    k: Keys,
-    *,
-    session: str,
-    pool: str,
-    lease_ms: int,
-    inline_bytes: int = INLINE_BYTES,
-    holder: str = "",
-    letter_epoch: str = "",
-) -> Call:
-    """A person offers a dead letter again; one whose id was opened since by its ``letter_epoch``."""
-    return SCRIPTS["replay"].call(
-        {
-            **_guarded(k),
-            "leases": k.leases,
-            "orphans": k.orphans,
-            "dead_letters": k.dead_letters,
-            "events": k.events,
-            "session": k.session(session),
-            "offers": k.offers(pool),
-            "letter": k.letter(session, letter_epoch) if letter_epoch else k.session(session),
-        },
-        {
-            "server": SERVER,
-            "id": session,
-            "holder": holder,
-            "lease_ms": lease_ms,
-            "inline_bytes": inline_bytes,
-            "letter_epoch": letter_epoch,
-        },
-    )
-
-
-def purge(k: Keys, *, session: str, closed_ttl_ms: int, letter_epoch: str = "") -> Call:
-    """A person closes a dead letter; its data goes. One whose id was opened since by its ``letter_epoch``."""
-    where = k.letter(session, letter_epoch) if letter_epoch else k.session(session)
-    return SCRIPTS["purge"].call(
-        {"dead_letters": k.dead_letters, "events": k.events, "session": where},
-        {
-            "server": SERVER,
-            "id": session,
-            "closed_ttl_ms": closed_ttl_ms,
-            "member": f"{session} {letter_epoch}" if letter_epoch else session,
-        },
-    )
-
-
-def trust(k: Keys, *, session: str, instance: str, epoch: int, child: str, belief_ms: int) -> Call:
-    """How long the owner of a session may still be relied on, asked by the instance ``child`` that will for ``belief_ms``."""
-    return SCRIPTS["trust"].call(
-        {
-            "instances": k.instances,
-            "instance": k.instance(instance),
-            "session": k.session(session),
-            "mailbox": k.mailbox(child),
-        },
-        {"server": SERVER, "owner": instance, "epoch": epoch, "belief_ms": belief_ms},
-    )
-
-
-def stopped(k: Keys, *, session: str, epoch: int, child: str) -> Call:
-    """A child that was told to stop believes no more."""
-    return SCRIPTS["stopped"].call(
-        {"session": k.session(session), "mailbox": k.mailbox(child)},
-        {"server": SERVER, "epoch": epoch},
-    )
-
-
-def allowed(k: Keys, *, tries: Sequence[Sequence[Argument]]) -> Call:
-    """Which of these commands the user may not run; on Redis 6.2 each is tried, so it must be of a form that does nothing."""
-    return may_run(k.scratch, tries)
-
-
-def may_run(scratch: str, tries: Sequence[Sequence[Argument]]) -> Call:
-    """As `allowed`, with a key of somebody else's."""
-    words = ["\n".join(str(word) for word in one) for one in tries]
-    return SCRIPTS["allowed"].call({"scratch": scratch}, {"server": SERVER}, (), words)
-
-
-def forget(k: Keys, *, names: Sequence[str], instances: Sequence[str]) -> Call:
-    """Each name is forgotten whose instance, as last read, is gone."""
-    return SCRIPTS["forget"].call(
-        {"names": k.names},
-        {"server": SERVER},
-        [k.instance(i) for i in instances],
-        [f"{name} {instance}" for name, instance in zip(names, instances, strict=True)],
-    )
-
-
-def prune(k: Keys, *, index: Index, members: Sequence[str], counted: bool = False) -> Call:
-    """Members (ids) leave an index into which their records do not belong. ``counted``: the mass breaker has just opened by them."""
-    key, states = {
-        "instances": (k.instances, "alive draining"),
-        "orphans": (k.orphans, "offered"),
-        "dead_letters": (k.dead_letters, "dead_lettered"),
-    }[index]
-    record = {"instances": k.instance, "orphans": k.session, "dead_letters": k.dead_letter}[index]
-    return SCRIPTS["prune"].call(
-        {"index": key, "detector": k.detector},
-        {"server": SERVER, "states": states, "counted": int(counted)},
-        [record(member) for member in members],
-        members,
-    )
-
-
-def trim(k: Keys, *, pool: str, sessions: Sequence[str], entries: Sequence[str]) -> Call:
-    """Entries of a pool's offers go that the records of their sessions do not name; and the stream when nobody uses it."""
-    return SCRIPTS["trim"].call(
-        {"offers": k.offers(pool)}, {"server": SERVER}, [k.session(s) for s in sessions], entries
-    )
+SetAsideReply: TypeAlias = SetAsideOk | Held | Gone
+_SET_ASIDE: Mapping[bytes, type[SetAsideReply]] = {b"OK": SetAsideOk, b"HELD": Held, b"GONE": Gone}
 
 
 def set_aside(
     k: Keys,
     *,
+    member: str,
     kind: str,
     name: str,
     wanted: str,
@@ -980,90 +1688,102 @@ def set_aside(
     broken: Mapping[str, bytes],
     owner: str = "",
     ttl_ms: int = DEAD_LETTER_TTL_MS,
-) -> Call:
-    """What does not parse is kept as it was, and made usable again or given up on.
-
-    Args:
-        kind, name: of the key: what it is about, '' where there is one of a kind.
-        wanted: type that the key must have, in lower case.
-        fault: what is wrong, for people.
-        broken: fields that are broken, with their values as they were read.
-        owner: the instance that owns the session, as far as is known.
-    """
-    member = f"{kind}:{name}" if name else kind
-    words = [word for pair in broken.items() for word in pair]
-    return SCRIPTS["set_aside"].call(
-        {
-            **_guarded(k),
-            "events": k.events,
-            "quarantine": k.quarantine,
-            "kept": k.set_aside(member),
-            "kept_key": k.set_aside_key(member),
-            "instances": k.instances,
-            "graves": k.graves,
-            "leases": k.leases,
-            "orphans": k.orphans,
-            "dead_letters": k.dead_letters,
-            "record": k.tag + f":{kind}" + (f":{name}" if name else ""),
-            "owner": k.instance(owner),
-            "owned": k.owned(owner),
-        },
-        {
-            "server": SERVER,
-            "member": member,
-            "kind": kind,
-            "name": name,
-            "wanted": wanted,
-            "fault": fault,
-            "owner_id": owner,
-            "ttl_ms": ttl_ms,
-        },
-        (),
-        words,
+) -> Call[SetAsideReply]:
+    """What does not parse is kept as it was and made usable again, or given up on; nothing else waits for it."""
+    return Call(
+        SCRIPTS["set_aside"],
+        (
+            k.meta,
+            k.detector,
+            k.events,
+            k.quarantine,
+            k.set_aside(member),
+            k.set_aside_key(member),
+            k.instances,
+            k.graves,
+            k.leases,
+            k.orphans,
+            k.dead_letters,
+            k.record(kind, name),
+            k.instance(owner),
+            k.owned(owner),
+        ),
+        (SERVER, member, kind, name, wanted, fault, owner, ttl_ms, *(word for pair in broken.items() for word in pair)),
+        _SET_ASIDE,
     )
+
+
+SetAsideMemberReply: TypeAlias = Ok | Gone
+_SET_ASIDE_MEMBER: Mapping[bytes, type[SetAsideMemberReply]] = {b"OK": Ok, b"GONE": Gone}
 
 
 def set_aside_member(
-    k: Keys, *, index: str, raw: bytes, fields: Sequence[bytes] = (), ttl_ms: int = DEAD_LETTER_TTL_MS
-) -> Call:
-    """A member that is no id, or an entry that nobody can read, goes out of an index and is kept.
-
-    Args:
-        index: its key after the tag, as ``graves`` or ``offers:default``.
-        raw: the member, or the entry's id.
-        fields: names and values in turn, of an entry.
-    """
-    member = f"member:{index}:{hashlib.sha256(raw).hexdigest()[:12]}"
-    return SCRIPTS["set_aside_member"].call(
-        {
-            "events": k.events,
-            "quarantine": k.quarantine,
-            "kept": k.set_aside(member),
-            "index": f"{k.tag}:{index}",
-        },
-        {"server": SERVER, "member": member, "raw": raw, "name": index, "ttl_ms": ttl_ms},
-        (),
-        fields[: 2 * (len(fields) // 2)],
+    k: Keys, *, member: str, raw: bytes, index: str, fields: Sequence[bytes], ttl_ms: int = DEAD_LETTER_TTL_MS
+) -> Call[SetAsideMemberReply]:
+    """A member of an index that is no id, or an entry that nobody can read, goes out of it, and is kept with the reason."""
+    return Call(
+        SCRIPTS["set_aside_member"],
+        (k.events, k.quarantine, k.set_aside(member), k.index(index)),
+        (SERVER, member, raw, index, ttl_ms, *fields),
+        _SET_ASIDE_MEMBER,
     )
 
 
-def correct(k: Keys, *, member: str, kind: str, name: str, fields: Sequence[bytes] = ()) -> Call:
-    """A person gives fields of a record that was set aside values that parse; without any: it is forgotten.
+SettleReply: TypeAlias = Ok | Left | Gone
+_SETTLE: Mapping[bytes, type[SettleReply]] = {b"OK": Ok, b"LEFT": Left, b"GONE": Gone}
 
-    Args:
-        member: under which name it is kept.
-        kind, name: of the record's key.
-        fields: names and values in turn.
-    """
-    return SCRIPTS["correct"].call(
-        {
-            "events": k.events,
-            "quarantine": k.quarantine,
-            "kept": k.set_aside(member),
-            "kept_key": k.set_aside_key(member),
-            "record": k.tag + f":{kind}" + (f":{name}" if name else ""),
-        },
-        {"server": SERVER, "member": member, "kind": kind},
-        (),
-        fields,
+
+def settle(k: Keys, *, grave: str, fenced_ttl_ms: int) -> Call[SettleReply]:
+    """A grave ends when nothing is left in it; what refuses the dead stays for a while."""
+    return Call(
+        SCRIPTS["settle"],
+        (k.graves, k.instance(grave), k.owned(grave), k.blamed(grave)),
+        (SERVER, grave, fenced_ttl_ms),
+        _SETTLE,
+    )
+
+
+StoppedReply: TypeAlias = StoppedOk | Gone
+_STOPPED: Mapping[bytes, type[StoppedReply]] = {b"OK": StoppedOk, b"GONE": Gone}
+
+
+def stopped(k: Keys, *, epoch: int, session: str, child: str) -> Call[StoppedReply]:
+    """A child process that was told to stop believes no more; the owner need not wait for it."""
+    return Call(SCRIPTS["stopped"], (k.session(session), k.mailbox(child)), (SERVER, epoch), _STOPPED)
+
+
+TrimReply: TypeAlias = TrimOk
+_TRIM: Mapping[bytes, type[TrimReply]] = {b"OK": TrimOk}
+
+
+def trim(k: Keys, *, entries: Sequence[str], pool: str, sessions: Sequence[str]) -> Call[TrimReply]:
+    """Takes entries out of a pool's offers that no record names, and the whole stream when it is empty and nobody reads it."""
+    return Call(SCRIPTS["trim"], (k.offers(pool), *(k.session(one) for one in sessions)), (SERVER, *entries), _TRIM)
+
+
+TrustReply: TypeAlias = TrustOk | Stop | Fenced
+_TRUST: Mapping[bytes, type[TrustReply]] = {b"OK": TrustOk, b"STOP": Stop, b"FENCED": Fenced}
+
+
+def trust(k: Keys, *, instance: str, epoch: int, belief_ms: int, session: str, child: str) -> Call[TrustReply]:
+    """How long the owner of a session may still be relied on; for a process that writes on its parent's behalf."""
+    return Call(
+        SCRIPTS["trust"],
+        (k.instances, k.instance(instance), k.session(session), k.mailbox(child)),
+        (SERVER, instance, epoch, belief_ms),
+        _TRUST,
+    )
+
+
+WithdrawReply: TypeAlias = Ok | Yours | WithdrawGone
+_WITHDRAW: Mapping[bytes, type[WithdrawReply]] = {b"OK": Ok, b"YOURS": Yours, b"GONE": WithdrawGone}
+
+
+def withdraw(k: Keys, *, session: str, instance: str, request: str, pool: str) -> Call[WithdrawReply]:
+    """An heir waits no longer for a handover that it asked for: the owner simply goes on, or asks somebody else."""
+    return Call(
+        SCRIPTS["withdraw"],
+        (k.meta, k.detector, k.leases, k.events, k.session(session), k.offers(pool)),
+        (SERVER, session, instance, request),
+        _WITHDRAW,
     )

@@ -113,16 +113,18 @@ async def prepare(part: StorePartition, *, partitions: int, hold_ms: int, previo
             previous=previous,
         )
     )
-    if answer.word == "PARTITIONS":
-        raise _differs(partitions, answer.int("partitions"))
-    if answer.word == "UNMADE":
-        detail = f"partition {part.keys.partition} is made after partition 0, which has not answered yet"
-        raise StoreUnavailableError("try_again", detail, sent=False)
-    if answer.word == "PROTOCOL":
-        raise ConfigurationError(
-            f"the store speaks protocol {answer.int('protocol')}, this program {PROTOCOL} and its neighbours: update it"
-        )
-    return answer.text("lineage")
+    match answer:
+        case calls.Partitions():
+            raise _differs(partitions, answer.partitions)
+        case calls.Unmade():
+            detail = f"partition {part.keys.partition} is made after partition 0, which has not answered yet"
+            raise StoreUnavailableError("try_again", detail, sent=False)
+        case calls.Protocol():
+            raise ConfigurationError(
+                f"the store speaks protocol {answer.protocol}, this program {PROTOCOL} and its neighbours: update it"
+            )
+        case calls.InitOk():
+            return answer.lineage
 
 
 async def check_number(part: StorePartition, partitions: int) -> None:

@@ -22,7 +22,8 @@ from coordinator.store.link import Link
 from coordinator.store.mending import Mending, mend, mend_keys
 from coordinator.store.pace import LARGE
 from coordinator.store.packing import Packed, pack
-from coordinator.store.scripts import Answer, Argument, Call
+from coordinator.store.replies import Reply
+from coordinator.store.scripts import Argument, Call, R
 from coordinator.store.thread_link import ThreadLink
 from coordinator.store.waiting import Waiting
 
@@ -49,10 +50,12 @@ class _Request:
         "what",
     )
 
-    def __init__(self, executor: Executor, what: Call | tuple[Argument, ...], future: asyncio.Future[Any]) -> None:
+    def __init__(
+        self, executor: Executor, what: Call[Reply] | tuple[Argument, ...], future: asyncio.Future[Any]
+    ) -> None:
         self._executor, self.what, self.future = executor, what, future
         self._texted = False
-        self._kept: Answer | None = None
+        self._kept: Reply | None = None
         self.durable = isinstance(what, Call) and executor.durability.concerns(what)
         self.held_back = False
         self.session = what.session if isinstance(what, Call) else ""
@@ -189,7 +192,7 @@ class Executor:
         """Run id of the server of the present connection; '' before the first."""
         return self._link.server.decode()
 
-    async def run(self, call: Call) -> Answer:
+    async def run(self, call: Call[R]) -> R:
         """Runs a script; safe to repeat as its header says.
 
         Raises:
@@ -198,13 +201,13 @@ class Executor:
             CoordinatorError: an argument cannot be sent; nothing was.
         """
         try:
-            answer: Answer = await self._submit([call])[0]
+            answer: R = await self._submit([call])[0]
         except ScriptError:
             await self._mend(call)
             answer = await self._submit([call])[0]
         return answer
 
-    async def run_many(self, calls: Sequence[Call]) -> list[Answer]:
+    async def run_many(self, calls: Sequence[Call[R]]) -> list[R]:
         """Runs scripts, pipelined; the first error is raised after all were answered. Raises as `run`."""
         answers: list[Any] = await asyncio.gather(*self._submit(calls), return_exceptions=True)
         for n, answer in enumerate(answers):
@@ -221,7 +224,7 @@ class Executor:
         """
         await self._run_mending(mend_keys(keys))
 
-    async def _mend(self, call: Call) -> None:
+    async def _mend(self, call: Call[Reply]) -> None:
         """Sets aside what does not parse of all that a script met; somebody else may do the same at this moment."""
         await self._run_mending(mend(call))
 
@@ -262,7 +265,7 @@ class Executor:
                 raise answer
         return answers
 
-    def _submit(self, what: Sequence[Call | tuple[Argument, ...]]) -> list[asyncio.Future[Any]]:
+    def _submit(self, what: Sequence[Call[Reply] | tuple[Argument, ...]]) -> list[asyncio.Future[Any]]:
         if self._closed:
             raise StoreUnavailableError("connection", "the connection was closed", sent=False)
         loop = asyncio.get_running_loop()
@@ -368,7 +371,7 @@ class SyncExecutor:
         """Run id of the server of the present connection; '' before the first."""
         return self._link.server.decode()
 
-    def run(self, call: Call) -> Answer:
+    def run(self, call: Call[R]) -> R:
         """Runs a script.
 
         Raises:
@@ -381,7 +384,7 @@ class SyncExecutor:
             raise answer
         return answer
 
-    def run_many(self, calls: Sequence[Call]) -> list[Answer | CoordinatorError]:
+    def run_many(self, calls: Sequence[Call[R]]) -> list[R | CoordinatorError]:
         """Runs scripts, pipelined; what went wrong stands in the place of the answer, and nothing is raised."""
         outcomes = self._run_once(calls)
         for n, outcome in enumerate(outcomes):
@@ -390,7 +393,7 @@ class SyncExecutor:
                 [outcomes[n]] = self._run_once([calls[n]])
         return outcomes
 
-    def _mend(self, call: Call) -> None:
+    def _mend(self, call: Call[Reply]) -> None:
         """As the other executor's."""
         mending = mend(call)
         step = next(mending)
@@ -408,7 +411,7 @@ class SyncExecutor:
             except StopIteration:
                 return
 
-    def _run_once(self, calls: Sequence[Call]) -> list[Answer | CoordinatorError]:
+    def _run_once(self, calls: Sequence[Call[R]]) -> list[R | CoordinatorError]:
         found: dict[int, Any] = {}
         packed: dict[int, Packed] = {}
         for i, call in enumerate(calls):
@@ -436,7 +439,7 @@ class SyncExecutor:
         self._link.close()
 
 
-def _outcome(call: Call, answer: Any) -> Answer | CoordinatorError:
+def _outcome(call: Call[R], answer: Any) -> R | CoordinatorError:
     if isinstance(answer, CoordinatorError):
         return answer
     if isinstance(answer, redis.ResponseError):

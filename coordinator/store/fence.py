@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from coordinator.store.keys import Keys
-from coordinator.store.scripts import SERVER, Answer, Argument, Call
+from coordinator.store.scripts import SERVER, Argument, Call, R
 
-__all__ = ["Fence", "Runner"]
+__all__ = ["NO_FENCE", "Fence", "Runner"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,21 @@ class Fence:
         return (SERVER, self.instance, self.epoch)
 
 
+class _NoFence(Fence):
+    """Bound to no session: nothing is declared, and nothing asked."""
+
+    @property
+    def declared(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def arguments(self) -> tuple[Argument, ...]:
+        return ()
+
+
+NO_FENCE: Fence = _NoFence(Keys("", 0), "", "", 0)
+
+
 class Runner(Protocol):
     """Runs scripts and commands; raises `StoreUnavailableError` where the store does not answer."""
 
@@ -44,7 +59,7 @@ class Runner(Protocol):
     def server(self) -> str:
         """Run id of the server of the present connection; '' before the first, and where it is not told."""
 
-    async def run(self, call: Call) -> Answer:
+    async def run(self, call: Call[R]) -> R:
         """A script."""
 
     async def command(self, *args: Argument) -> Any:

@@ -137,10 +137,27 @@ class Keys:
         """HASH: a dead letter whose id was opened again, kept under its last epoch."""
         return f"{self.tag}:letter:{epoch}:{session_id}"
 
+    @staticmethod
+    def letter_member(session_id: str, epoch: str) -> str:
+        """Its name in the index of dead letters; the id alone where ``epoch`` is ''."""
+        return f"{session_id} {epoch}" if epoch else session_id
+
     def dead_letter(self, member: str) -> str:
         """HASH: the record of a member of the index of dead letters: an id, or an id and the epoch under which it is kept."""
         session_id, _, epoch = member.partition(" ")
         return self.letter(session_id, epoch) if epoch else self.session(session_id)
+
+    def letter_or_record(self, session_id: str, epoch: str) -> str:
+        """HASH: that dead letter; the session record where ``epoch`` is ''."""
+        return self.letter(session_id, epoch) if epoch else self.session(session_id)
+
+    def record(self, kind: str, name: str) -> str:
+        """The key of a kind; ``name`` is what it is about, '' where there is one of a kind."""
+        return f"{self.tag}:{kind}:{name}" if name else f"{self.tag}:{kind}"
+
+    def index(self, name: str) -> str:
+        """An index by what follows the tag, as ``graves`` or ``offers:default``."""
+        return f"{self.tag}:{name}"
 
     def owned(self, instance_id: str) -> str:
         """SET: ids of the sessions that an instance owns."""

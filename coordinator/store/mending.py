@@ -9,15 +9,16 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from coordinator.store import calls
+from coordinator.store import calls, setting_aside
 from coordinator.store.keys import TYPES, Keys, kind_of
-from coordinator.store.scripts import Answer, Argument, Call
+from coordinator.store.replies import Reply
+from coordinator.store.scripts import Argument, Call, R
 from coordinator.store.shapes import Kind, faults, shaped_fields
 
 __all__ = ["Broken", "Command", "Mending", "broken_in", "fields_of", "look", "mend", "mend_keys", "set_aside"]
 
 Command = tuple[Argument, ...]
-Mending = Generator[Sequence[Call | Command], list[Any], bool]
+Mending = Generator[Sequence[Call[Reply] | Command], list[Any], bool]
 """Yields what is to be run in one round trip, is sent the answers, errors among them; returns whether it is worth to try again."""
 
 RECORDS: Mapping[str, Kind] = {
@@ -36,7 +37,7 @@ FIRST = ("meta", "detector", "events", "quarantine")
 class Runner(Protocol):
     """Runs scripts."""
 
-    async def run(self, call: Call) -> Answer:
+    async def run(self, call: Call[R]) -> R:
         """A script."""
 
 
@@ -57,11 +58,11 @@ class Broken:
     fault: str
     owner: str = ""
 
-    def set_aside(self, owner: str = "") -> Call:
+    def set_aside(self, owner: str = "") -> Call[calls.SetAsideReply]:
         """The call that sets it aside. ``owner``: who may own the session, where the record does not say it."""
         keys, kind = Keys.of(self.key), kind_of(self.key)
         name = self.key.removeprefix(f"{keys.tag}:{kind}").removeprefix(":")
-        return calls.set_aside(
+        return setting_aside.set_aside(
             keys, kind=kind, name=name, wanted=self.wanted, fault=self.fault, broken=self.fields,
             owner=self.owner or owner,
         )  # fmt: skip
@@ -105,10 +106,10 @@ async def set_aside(run: Runner, broken: Broken, owner: str = "") -> str:
         StoreUnavailableError: the store did not answer.
     """
     answer = await run.run(broken.set_aside(owner))
-    return answer.text("done")
+    return answer.done if isinstance(answer, calls.SetAsideOk) else ""
 
 
-def mend(call: Call) -> Mending:
+def mend(call: Call[Reply]) -> Mending:
     """Looks for what a script's run can have met, and sets it aside."""
     return _mend([*zip(call.keys, call.types, strict=True)], _owner_in(call))
 
@@ -138,7 +139,7 @@ def _mend(of_types: Sequence[tuple[str, str]], owner: str) -> Mending:
     return any(not isinstance(one, Exception) for one in done)
 
 
-def _owner_in(call: Call) -> str:
+def _owner_in(call: Call[Reply]) -> str:
     """The instance that a call acts for, or whose grave it empties."""
     names = call.script.header.keys
     if "instance" not in names:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Past"]
+__all__ = ["NO_PAST", "Past"]
 
 
 @dataclass(slots=True)
@@ -32,3 +32,7 @@ class Past:
     def saw(self, epoch: int) -> None:
         """An epoch was told."""
         self.epoch = max(self.epoch, epoch)
+
+
+NO_PAST = Past()
+"""Of one that remembers nothing."""

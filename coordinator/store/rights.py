@@ -11,7 +11,7 @@ from coordinator.errors import ConfigurationError, StoreUnavailableError
 from coordinator.store import calls
 from coordinator.store.commands import TRIES, Name, Try, name_of, places
 from coordinator.store.keys import Keys
-from coordinator.store.scripts import NOT_NEEDED, SCRIPTS, Answer, Argument, Call, Script, commands_of
+from coordinator.store.scripts import NOT_NEEDED, SCRIPTS, Argument, Call, R, Script, commands_of
 
 __all__ = [
     "CONNECTING", "NEEDS", "OPTIONAL", "SPOKEN", "Lack", "Need", "Program", "Runner", "check_rights", "commands_needed",
@@ -84,7 +84,7 @@ NEEDS: Mapping[Program, Need] = {
 class Runner(Protocol):
     """Runs scripts and commands."""
 
-    async def run(self, call: Call) -> Answer:
+    async def run(self, call: Call[R]) -> R:
         """A script."""
 
     async def command(self, *args: Argument) -> Any:
@@ -137,6 +137,11 @@ def every_kind(k: Keys) -> list[str]:
     return [*alone, *(make(":") for make in makers), k.letter(":", 0), k.scratch]
 
 
+def as_lines(tries: Iterable[Try]) -> list[str]:
+    """Each command's words, one a line, as ``allowed.lua`` takes them; on Redis 6.2 it tries each."""
+    return ["\n".join(str(word) for word in one) for one in tries]
+
+
 async def check_rights(runner: Runner, k: Keys, program: Program) -> None:
     """Refuses to go on without a right that the program will need. One round trip; changes nothing, safe to repeat.
 
@@ -166,8 +171,8 @@ async def look_at_rights(
         setting: whose fault it is, for the message.
     """
     try:
-        answer = await runner.run(calls.may_run(scratch, tries))
-        told = [line.split(" ") for line in answer.items("refused")]
+        answer = await runner.run(calls.allowed(scratch=scratch, tries=as_lines(tries)))
+        told = [line.split(" ") for line in answer.refused]
         refused = _made_clear({name_of(tries[int(number)]): what for number, what in told})
     except StoreUnavailableError as error:
         if error.kind != "permission":

@@ -1,7 +1,18 @@
 """Loads the ``.lua`` files, reads their headers, and turns names into the positions that Redis wants.
 
-A header lists keys, arguments, replies and retry safety; neither Lua's side nor Python's counts indices against the
-other by hand: `Script.call` refuses names that differ from the header, and a test compares header and Lua.
+A header lists keys, arguments, replies and retry safety. Neither Lua's side nor Python's counts indices against the other by hand:
+`coordinator.store.calls` is generated from the headers, and a test compares header and Lua.
+
+The lines of a header::
+
+    -- KEYS owned    SET <owned(instance)>   a name, its type, how `Keys` makes it (its attribute of that name if nothing is said)
+    -- KEYS *session HASH <session(sessions)> the last may repeat: one for each of ``sessions``; ``<=name>`` is a key as it is given
+    -- ARGV reason   text='' <why>            a name, its type, its default, and what the caller knows it by if that is another name
+    -- ARGV *id      text[BATCH] <sessions>   the last may repeat, at most so often
+    -- REPLY OK epoch:int owner               a word, and its fields; those without a type are text
+
+Types of arguments are text, reason (made to fit), int, int? ('' for None), flag, bytes, pair (two joined by a blank) and fields (of a
+mapping); of fields text, int, int?, flag, bytes and lines.
 """
 
 from __future__ import annotations
@@ -13,17 +24,18 @@ from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
 from types import MappingProxyType
+from typing import Generic, TypeVar
 
 from coordinator.store.commands import CHANNEL, KEY, Name, name_of, try_of
-from coordinator.store.shapes import lua_readers, whole
+from coordinator.store.replies import Reply
+from coordinator.store.shapes import lua_readers
 
 __all__ = [
-    "SCRIPTS", "SERVER", "Answer", "Call", "Header", "Script", "ServerRunId", "commands_of", "load_script", "load_scripts",
+    "SCRIPTS", "SERVER", "Argument", "Call", "Header", "Script", "ServerRunId", "commands_of", "load_script", "load_scripts",
 ]  # fmt: skip
 
 Argument = bytes | str | int
-_Int = int  # `Answer` has methods of these names
-_Bytes = bytes
+R = TypeVar("R", bound=Reply, covariant=True)
 
 
 class ServerRunId(bytes):
@@ -58,7 +70,6 @@ class Header:
         retry: why a second call with the same request does no harm.
         uses: files of ``lua/lib`` that stand before the script, in order.
         types: of the keys in order, of the repeated one last; ``ANY`` for any.
-        fields: each field's name as it comes -> the same as text.
     """
 
     keys: tuple[str, ...]
@@ -69,42 +80,21 @@ class Header:
     retry: str
     uses: tuple[str, ...]
     types: tuple[str, ...]
-    fields: Mapping[bytes, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a script answered: a word, and named fields as bytes."""
+class Call(Generic[R]):
+    """One run of a script: what an executor sends, and what may come back.
 
-    word: str
-    fields: Mapping[str, _Bytes]
-
-    def int(self, name: str, default: _Int = 0) -> _Int:
-        """A field as a whole number; ``default`` where it is missing, empty or none."""
-        return whole(self.fields.get(name), default)
-
-    def text(self, name: str, default: str = "") -> str:
-        """A field as text; ``default`` where it is missing."""
-        value = self.fields.get(name)
-        return default if value is None else value.decode("utf-8", "replace")
-
-    def bytes(self, name: str, default: _Bytes = b"") -> _Bytes:
-        """A field as it came; ``default`` where it is missing."""
-        return self.fields.get(name, default)
-
-    def items(self, name: str) -> list[str]:
-        """A field that lists things, one a line."""
-        value = self.fields.get(name)
-        return value.decode("utf-8", "replace").split("\n") if value else []
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One run of a script: what an executor sends."""
+    Attributes:
+        keys, args: in the header's order.
+        replies: each word that it can answer -> its class.
+    """
 
     script: Script
     keys: tuple[str, ...]
     args: tuple[Argument, ...]
+    replies: Mapping[bytes, type[R]]
 
     @property
     def session(self) -> str:
@@ -128,22 +118,19 @@ class Call:
         """The same with the script's text, for a server that does not know it (yet, or any more)."""
         return ("EVAL", self.script.source, len(self.keys), *self.keys, *self.args)
 
-    def parse(self, raw: Sequence[bytes]) -> Answer:
-        """The reply as an `Answer`.
+    def parse(self, raw: Sequence[bytes]) -> R:
+        """The reply.
 
         Raises:
             ValueError: the word, or a field's name, is not one that the header lists.
         """
-        word, header = raw[0].decode(), self.script.header
-        if word not in header.replies:
-            raise ValueError(f"{self.script.name}.lua answered {word!r}, which its header does not list")
-        named = header.fields
+        reply = self.replies.get(raw[0])
+        if reply is None:
+            raise ValueError(f"{self.script.name}.lua answered {raw[0].decode()!r}, which its header does not list")
         try:
-            return Answer(word, {named[name]: value for name, value in zip(raw[1::2], raw[2::2], strict=False)})
-        except KeyError as error:
-            raise ValueError(
-                f"{self.script.name}.lua has a field {error.args[0]!r}, which its header does not list"
-            ) from None
+            return reply.read(raw)
+        except ValueError as error:
+            raise ValueError(f"{self.script.name}.lua {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,27 +141,6 @@ class Script:
     header: Header
     source: bytes
     sha: str
-
-    def call(
-        self,
-        keys: Mapping[str, str],
-        args: Mapping[str, Argument],
-        repeated_keys: Sequence[str] = (),
-        repeated_args: Sequence[Argument] = (),
-    ) -> Call:
-        """A call with these named keys and arguments, in the header's order.
-
-        Raises:
-            ValueError: names or their order differ from the header, or a group is repeated that it does not have.
-        """
-        header = self.header
-        if tuple(keys) != header.keys:
-            raise ValueError(f"{self.name}.lua takes the keys {header.keys}, not {tuple(keys)}")
-        if tuple(args) != header.args:
-            raise ValueError(f"{self.name}.lua takes the arguments {header.args}, not {tuple(args)}")
-        if (repeated_keys and not header.repeated_key) or (repeated_args and not header.repeated_arg):
-            raise ValueError(f"{self.name}.lua repeats no keys or arguments")
-        return Call(self, (*keys.values(), *repeated_keys), (*args.values(), *repeated_args))
 
 
 def _names(words: Sequence[str], what: str, name: str) -> tuple[tuple[str, ...], str]:
@@ -203,13 +169,12 @@ def read_header(name: str, text: str) -> Header:
         raise ValueError(f"{name}.lua: its header needs REPLY lines and one RETRY line")
     keys, repeated_key = _names([k.split()[0] for k in found["KEYS"]], "KEYS", name)
     args, repeated_arg = _names([a.split()[0] for a in found["ARGV"]], "ARGV", name)
-    replies = {reply.split()[0]: tuple(reply.split()[1:]) for reply in found["REPLY"]}
+    replies: dict[str, tuple[str, ...]] = {}
+    for word, *fields in map(str.split, found["REPLY"]):
+        replies[word] = (*replies.get(word, ()), *(one.partition(":")[0] for one in fields))
     uses = tuple(word for line in found["USES"] for word in line.split())
     types = tuple(line.split()[1] for line in found["KEYS"])
-    fields = {name.encode(): name for names in replies.values() for name in names}
-    return Header(
-        keys, args, repeated_key, repeated_arg, MappingProxyType(replies), found["RETRY"][0], uses, types, fields
-    )
+    return Header(keys, args, repeated_key, repeated_arg, MappingProxyType(replies), found["RETRY"][0], uses, types)
 
 
 def _library(folder: Traversable, name: str) -> Traversable:

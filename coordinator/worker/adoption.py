@@ -12,8 +12,9 @@ from coordinator import clock
 from coordinator.errors import FencedError, KeyUnknownError, SealBrokenError, StoreUnavailableError, TenantError
 from coordinator.ids import new_request_id
 from coordinator.policy import LACKS_KEY
+from coordinator.states import SessionState
 from coordinator.store import calls
-from coordinator.store.scripts import Answer
+from coordinator.store.setting_aside import set_aside
 from coordinator.store.shapes import text
 from coordinator.worker.sealer import Place
 from coordinator.worker.session import Session
@@ -98,20 +99,21 @@ class Adoption:
                     holds=None if known is None else known.epoch,
                 )
             )  # fmt: skip
-            if answer.word == "FENCED":
-                self._member.fenced(instance, "an adoption was refused")
-                raise FencedError(session_id, epoch, "this instance was declared dead")
-            if answer.word == "FOREIGN":
-                raise TenantError(session_id)
-            if answer.word != "OK" or instance != self._member.instance:
+            match answer:
+                case calls.FencedInstance():
+                    self._member.fenced(instance, "an adoption was refused")
+                    raise FencedError(session_id, epoch, "this instance was declared dead")
+                case calls.Foreign():
+                    raise TenantError(session_id)
+            if not isinstance(answer, calls.AdoptOk) or instance != self._member.instance:
                 return None
             try:
                 return self._adopted(session_id, answer)
             except SealBrokenError as error:
-                await self._set_aside(session_id, answer.bytes("data"), error)
+                await self._set_aside(session_id, answer.data, error)
                 raise
             except KeyUnknownError as error:
-                unreadable = self._take(session_id, answer, answer.bytes("data"), answer.text("encoding"))
+                unreadable = self._take(session_id, answer, answer.data, answer.encoding)
                 self.lacks_key(error)
                 unknown = error
         await unreadable.cannot_serve(LACKS_KEY)
@@ -131,7 +133,7 @@ class Adoption:
         """Nobody can read it: it becomes a dead letter as it is stored, and is ours no more."""
         log.error("data_not_opened", session=session_id, reason=str(error))
         member = self._member
-        aside = calls.set_aside(
+        aside = set_aside(
             member.part.keys, kind="session", name=session_id, wanted="hash", fault=error.detail, broken={"data": data}
         )
         await member.request(lambda: aside)
@@ -164,13 +166,13 @@ class Adoption:
                         answer = await self._ask(session_id, request, lease)
                         if answer is None:
                             return None
-                        if answer.word == "OK":
+                        if isinstance(answer, calls.AskOk):
                             asked = True
-                            wait.owner_lets_go_within(answer.int("left_ms") / 1000)
+                            wait.owner_lets_go_within(answer.left_ms / 1000)
                             wait.accepted()
                     with anyio.move_on_after(wait.pause):
                         await told.wait()
-                if asked and await self._withdraw(session_id, request) == "YOURS":  # in the last moment
+                if asked and await self._withdraw(session_id, request):  # in the last moment
                     session = await self.adopt(session_id, None, request)
                 asked = False
                 return session
@@ -180,16 +182,16 @@ class Adoption:
                     with anyio.move_on_after(WITHDRAW_SECONDS, shield=True):
                         await self._withdraw(session_id, request)
 
-    async def _withdraw(self, session_id: str, request: str) -> str:
-        """The owner need not let go to this worker any more; without an answer the lease will say so."""
+    async def _withdraw(self, session_id: str, request: str) -> bool:
+        """The owner need not let go to this worker any more, and whether it has; without an answer the lease will say so."""
         member = self._member
         call = calls.withdraw(
             member.part.keys, session=session_id, instance=member.instance, request=request, pool=member.settings.pool
         )
         try:
-            return (await member.part.executor.run(call)).word
+            return isinstance(await member.part.executor.run(call), calls.Yours)
         except StoreUnavailableError:
-            return ""
+            return False
 
     async def pass_on(self, session_id: str) -> None:
         """Its owner let go to us when nobody here waited any more: it is offered to others at once. Safe to repeat."""
@@ -202,13 +204,13 @@ class Adoption:
         except (FencedError, KeyUnknownError, SealBrokenError, StoreUnavailableError) as error:
             log.warning("session_not_passed_on", session=session_id, error=str(error))
 
-    async def _ask(self, session_id: str, request: str, lease: float) -> Answer | None:
+    async def _ask(self, session_id: str, request: str, lease: float) -> calls.AskReply | None:
         """Asks the owner to hand over; None when there is nothing to wait for."""
         keys = self._member.part.keys
         record = keys.session(session_id)
         state, owner, encoding = await self._member.part.executor.command("HMGET", record, "state", "owner", "encoding")
         if state == b"offered":
-            return Answer("ORPHAN", {})
+            return calls.Orphan()
         if state not in (b"active", b"handing_over"):
             return None
         self._member.sealer.check(session_id, text(encoding))  # its owner serves it, and this worker could not
@@ -219,42 +221,44 @@ class Adoption:
                 lease_ms=max(1, round(lease * 1000)),
             )
         )  # fmt: skip
-        if answer.word == "FENCED":
-            self._member.fenced(instance, "asking for a handover was refused")
-            raise FencedError(session_id, None, "this instance was declared dead")
-        if answer.word == "FOREIGN":
-            raise TenantError(session_id)
-        # offered: its owner was buried between our look and our question
-        waits = answer.word in ("OK", "ORPHAN", "OWNED") or answer.text("state") == "offered"
-        return answer if waits else None
+        match answer:
+            case calls.FencedInstance():
+                self._member.fenced(instance, "asking for a handover was refused")
+                raise FencedError(session_id, None, "this instance was declared dead")
+            case calls.Foreign():
+                raise TenantError(session_id)
+            case calls.AskOk() | calls.Orphan() | calls.Owned():
+                return answer
+            case calls.AskGone(state=SessionState.OFFERED):  # its owner was buried between our look and our question
+                return answer
+            case _:
+                return None
 
-    def _adopted(self, session_id: str, answer: Answer) -> Session:
+    def _adopted(self, session_id: str, answer: calls.AdoptOk) -> Session:
         known = self._member.sessions.get(session_id)
-        if known is not None and known.epoch == answer.int("epoch"):
+        if known is not None and known.epoch == answer.epoch:
             return known
-        if known is not None and answer.int("existing") and answer.int("renewed_from") == known.epoch:
-            known.renewed(
-                answer.int("epoch"), answer.int("checkpoint")
-            )  # after lost writes; the answer to that is on its way
+        if known is not None and answer.existing and answer.renewed_from == known.epoch:
+            known.renewed(answer.epoch, answer.checkpoint)  # after lost writes; the answer to that is on its way
             return known
-        place = Place(session_id, answer.text("tenant"), answer.int("epoch"))
-        return self._take(
-            session_id, answer, *self._member.sealer.open(place, answer.bytes("data"), answer.text("encoding"))
-        )
+        place = Place(session_id, answer.tenant, answer.epoch)
+        return self._take(session_id, answer, *self._member.sealer.open(place, answer.data, answer.encoding))
 
-    def _take(self, session_id: str, answer: Answer, raw: bytes, encoding: str) -> Session:
+    def _take(self, session_id: str, answer: calls.AdoptOk, raw: bytes, encoding: str) -> Session:
         session = Session(
-            self._member, session_id, answer.int("epoch"), raw, encoding, pool=answer.text("pool"),
-            tenant=answer.text("tenant"), requires=answer.text("requires"), opened_at_ms=answer.int("opened_at_ms"),
-            sequence=answer.int("checkpoint"),
+            self._member, session_id, answer.epoch, raw, encoding, pool=answer.pool, tenant=answer.tenant,
+            requires=answer.requires, opened_at_ms=answer.opened_at_ms, sequence=answer.checkpoint,
         )  # fmt: skip
-        now_ms = answer.int("now_ms")
-        session.recovered = bool(answer.text("previous_owner"))
-        session.planned = answer.text("planned") == "1"
+        session.recovered = bool(answer.previous_owner)
+        session.planned = answer.planned
         if session.recovered:
-            session.gap = max(0.0, (now_ms - answer.int("served_until_ms", now_ms)) / 1000)
-            session.data_age = max(0.0, (now_ms - answer.int("data_at_ms", now_ms)) / 1000)
-        session.previous_owner, session.cause = answer.text("previous_owner"), answer.text("cause")
-        session.attempt = answer.int("attempt")
+            session.gap = _seconds_since(answer.served_until_ms, answer.now_ms)
+            session.data_age = _seconds_since(answer.data_at_ms, answer.now_ms)
+        session.previous_owner, session.cause = answer.previous_owner, answer.cause
+        session.attempt = answer.attempt
         self._member.keep(session)
         return session
+
+
+def _seconds_since(then_ms: int | None, now_ms: int) -> float:
+    return 0.0 if then_ms is None else max(0.0, (now_ms - then_ms) / 1000)

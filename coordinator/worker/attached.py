@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable
+from typing import NoReturn
 
 import anyio
 
@@ -17,7 +18,7 @@ from coordinator.settings import Settings
 from coordinator.store import calls
 from coordinator.store.executor import StorePartition
 from coordinator.store.fence import Fence, Runner
-from coordinator.store.scripts import Answer, Call
+from coordinator.store.scripts import Call, R
 from coordinator.store.shapes import text, whole
 from coordinator.worker.bell import Bell
 from coordinator.worker.data import RecoveryData, encode
@@ -134,12 +135,14 @@ class AttachedSession:
                 belief_ms=round(belief * 1000),
             )
         )  # fmt: skip
-        if answer.word == "FENCED":
+        if isinstance(answer, calls.Fenced):
             self.lost.set()
-        elif answer.word == "STOP" or stops != self._stops:  # it was told to stop while this answer was under way
+        elif (
+            isinstance(answer, calls.Stop) or stops != self._stops
+        ):  # it was told to stop while this answer was under way
             self._trusted_until = float("-inf")
         else:
-            beat_age = (answer.int("dead_after_ms") - answer.int("remaining_ms")) / 1000
+            beat_age = (answer.dead_after_ms - answer.remaining_ms) / 1000
             self._trusted_until = sent + min(belief, self._settings.trust_window - beat_age)
 
     def stop(self) -> None:
@@ -172,7 +175,7 @@ class AttachedSession:
         """As ``Session.fence``, for its owner."""
         return Fence(self._part.keys, self.id, self.owner, self.epoch)
 
-    async def fenced(self, make: Callable[[Fence], Call], runner: Runner) -> Answer:
+    async def fenced(self, make: Callable[[Fence], Call[R]], runner: Runner) -> R:
         """As ``Session.fenced``; what is to be stated again after lost writes is stated by the owner.
 
         Raises:
@@ -182,9 +185,9 @@ class AttachedSession:
         if self.lost.is_set():
             raise FencedError(self.id, self.epoch, "its owner no longer has it")
         answer = await runner.run(make(self.fence))
-        if answer.word == "FENCED":
+        if isinstance(answer, calls.FencedWrite):
             self._lose()
-        if answer.word in ("RESYNC", "UNKNOWN"):
+        if isinstance(answer, calls.Resync | calls.Unknown):
             raise StoreUnavailableError("try_again", f"the store answers {answer.word}")
         return answer
 
@@ -213,17 +216,18 @@ class AttachedSession:
                         **self._sealer.seal(place, raw, encoding), writer=self._writer, attempt=self._attempt,
                     )
                 )  # fmt: skip
-                if answer.word == "OK":
-                    self._unanswered = False
-                    return
-                if answer.word == "FENCED":
-                    self._lose()
-                if answer.word != "OLD":
-                    raise StoreUnavailableError("try_again", f"the store answers {answer.word}")
-                # the owner, or another child, has written meanwhile: this is newer
-                self._sequence, self._attempt = answer.int("checkpoint") + 1, 0
+                match answer:
+                    case calls.Ok():
+                        self._unanswered = False
+                        return
+                    case calls.FencedWrite():
+                        self._lose()
+                    case calls.Old():  # the owner, or another child, has written meanwhile: this is newer
+                        self._sequence, self._attempt = answer.checkpoint + 1, 0
+                    case calls.Resync() | calls.Unknown():
+                        raise StoreUnavailableError("try_again", f"the store answers {answer.word}")
 
-    def _lose(self) -> None:
+    def _lose(self) -> NoReturn:
         self.lost.set()
         raise FencedError(self.id, self.epoch, "its owner no longer has it")
 

@@ -9,8 +9,9 @@ import anyio
 
 from coordinator import clock
 from coordinator.errors import ConfigurationError, StoreUnavailableError
+from coordinator.store import calls
 from coordinator.store.fence import Fence, Runner
-from coordinator.store.scripts import Answer, Call
+from coordinator.store.scripts import Call, R
 
 if TYPE_CHECKING:
     from coordinator.worker.membership import Membership
@@ -22,7 +23,7 @@ PATIENCE_SECONDS = 2.0
 RETRY_SECONDS = 0.05
 
 
-async def fenced_write(session: Session, member: Membership, make: Callable[[Fence], Call], runner: Runner) -> Answer:
+async def fenced_write(session: Session, member: Membership, make: Callable[[Fence], Call[R]], runner: Runner) -> R:
     """What `Session.fenced` does."""
     if not member.settings.without_info:
         await _sees_lost_writes(runner)
@@ -31,13 +32,13 @@ async def fenced_write(session: Session, member: Membership, make: Callable[[Fen
         session.check()
         answer = await runner.run(make(session.fence))
         waited = clock.now() - began
-        if answer.word == "FENCED":
+        if isinstance(answer, calls.FencedWrite):
             if not session.is_renewed(answer) or waited > PATIENCE_SECONDS:
                 session.refused(answer)
-        elif answer.word not in ("RESYNC", "UNKNOWN"):
+        elif not isinstance(answer, calls.Resync | calls.Unknown):
             return answer
         elif await _same_store(member, runner):
-            kind = "unknown" if answer.word == "UNKNOWN" else "lost_writes"
+            kind = "unknown" if isinstance(answer, calls.Unknown) else "lost_writes"
             member.resync.want(kind, "a fenced write was answered " + answer.word)
         elif waited > PATIENCE_SECONDS:
             raise ConfigurationError(

@@ -14,7 +14,7 @@ from coordinator.store import calls
 from coordinator.store.connect import Connector
 from coordinator.store.keys import Keys
 from coordinator.store.past import Past
-from coordinator.store.scripts import Answer, Call
+from coordinator.store.scripts import Call
 from coordinator.worker.lag import Lag
 from coordinator.worker.trust import Pulse
 
@@ -58,7 +58,7 @@ class Beat:
 
     roll: Roll
     sent: float
-    answer: Answer | None = None
+    answer: calls.BeatReply | None = None
     error: Exception | None = None
 
 
@@ -215,7 +215,7 @@ class Heart(threading.Thread):
         """Seconds by which the event loop is late, in time in which this thread was awake."""
         return max(0.0, self._lag.seconds - TURN_SECONDS)
 
-    def _call(self, roll: Roll) -> Call:
+    def _call(self, roll: Roll) -> Call[calls.BeatReply]:
         return calls.beat(
             self._keys,
             instance=roll.instance,
@@ -228,14 +228,14 @@ class Heart(threading.Thread):
             presence=roll.presence,
         )
 
-    def _take(self, roll: Roll, sent: float, answer: Answer | CoordinatorError) -> Beat:
+    def _take(self, roll: Roll, sent: float, answer: calls.BeatReply | CoordinatorError) -> Beat:
         if isinstance(answer, CoordinatorError):
             return Beat(roll, sent, error=answer)
-        if answer.word == "OK":
+        if isinstance(answer, calls.BeatOk):
             roll.pulse.renew(sent)
-        elif answer.word == "FENCED":
+        elif isinstance(answer, calls.FencedInstance):
             roll.pulse.over = True
-        elif answer.word == "WEDGED":  # nobody else may believe that we speak for what we own
+        elif isinstance(answer, calls.Wedged):  # nobody else may believe that we speak for what we own
             roll.pulse.over = True
             why = f"its event loop stood still for {self._late():.1f} s"
             certificate = calls.certify(

@@ -21,12 +21,14 @@ from coordinator.forked import in_a_child
 from coordinator.ids import new_instance_id
 from coordinator.printable import trace
 from coordinator.settings import Settings
+from coordinator.states import InstanceState
 from coordinator.steady import Steady, keep_on
 from coordinator.store import calls, reads
 from coordinator.store.deployment import check_partition, prepare
 from coordinator.store.faults import ScriptError
 from coordinator.store.past import Past
-from coordinator.store.scripts import Answer, Call
+from coordinator.store.replies import epoch_in
+from coordinator.store.scripts import Call, R
 from coordinator.store.shapes import text, whole
 from coordinator.worker.adoption import Adoption
 from coordinator.worker.attached import Children
@@ -162,23 +164,23 @@ class Membership:
             )  # fmt: skip
             self.asked_to_join = True
             answer = await self._patiently(partial(self.part.executor.run, call))
-            match answer.word:
-                case "UNKNOWN":
+            match answer:
+                case calls.Unknown():
                     await self._init()
-                case "AGAIN":
-                    predecessor = answer.text("predecessor")
-                case "FENCED":
-                    raise FencedError(detail=f"{self.instance} is dead ({answer.text('cause')})")
-                case "NAME_IN_USE":
-                    if wait.is_over(clock.now(), answer.int("retry_ms") / 1000):
-                        raise NameInUseError(s.name, answer.text("instance"))
-                    await anyio.sleep(min(answer.int("retry_ms") / 1000, s.heartbeat_interval))
-                case _:
+                case calls.JoinAgain():
+                    predecessor = answer.predecessor
+                case calls.FencedInstance():
+                    raise FencedError(detail=f"{self.instance} is dead ({answer.cause})")
+                case calls.NameInUse():
+                    if wait.is_over(clock.now(), answer.retry_ms / 1000):
+                        raise NameInUseError(s.name, answer.instance)
+                    await anyio.sleep(min(answer.retry_ms / 1000, s.heartbeat_interval))
+                case calls.JoinOk():
                     break
         self._registered = self.instance
         self.server = self.part.executor.server
-        self.past.agree(answer.text("lineage"), answer.int("now_ms"))
-        self.started_at_ms = self.started_at_ms or answer.int("now_ms")
+        self.past.agree(answer.lineage, answer.now_ms)
+        self.started_at_ms = self.started_at_ms or answer.now_ms
         self.pulse.tick(clock.now())
         self.pulse.renew(sent)
         self.joining = False
@@ -348,37 +350,43 @@ class Membership:
             return
         answer = beat.answer
         self._unsaid = self._unsaid + 1 if not beat.roll.owned else 0
-        if answer.word == "OK":
-            self._mismatches = 0
-            self.past.now_ms = answer.int("now_ms")
-            if beat.roll.presence and answer.text("presence") == "0" and answer.text("server"):
-                self.mailbox.missing()
-            if answer.text("state") == "draining":
-                self.told_to_drain()
-            if (asked := answer.int("asked") - self._asked) != 0:
-                self._asked += asked
-                self.mailbox.look_for_handovers(asked)
-        elif answer.word == "FENCED":
-            self.fenced(beat.roll.instance, f"declared dead ({answer.text('cause')})")
-        elif answer.word == "WEDGED":
-            self.fenced(beat.roll.instance, "its event loop stood still")
-        elif answer.word == "UNKNOWN":
-            self.resync.want("unknown", "the store does not know this instance")
-        elif (
-            answer.text("server") != beat.roll.server
-            or answer.text("lineage") != beat.roll.past.lineage
-            or answer.int("held")
-        ):
+        match answer:
+            case calls.BeatOk():
+                self._heard_ok(beat.roll, answer)
+            case calls.FencedInstance():
+                self.fenced(beat.roll.instance, f"declared dead ({answer.cause})")
+            case calls.Wedged():
+                self.fenced(beat.roll.instance, "its event loop stood still")
+            case calls.BeatUnknown():
+                self.resync.want("unknown", "the store does not know this instance")
+            case calls.BeatResync():
+                self._differs(beat.roll, answer)
+
+    def _heard_ok(self, roll: Roll, answer: calls.BeatOk) -> None:
+        """The store counts what we count."""
+        self._mismatches = 0
+        self.past.now_ms = answer.now_ms
+        if roll.presence and answer.presence == "0" and answer.server:
+            self.mailbox.missing()
+        if answer.state == InstanceState.DRAINING:
+            self.told_to_drain()
+        if (asked := answer.asked - self._asked) != 0:
+            self._asked += asked
+            self.mailbox.look_for_handovers(asked)
+
+    def _differs(self, roll: Roll, answer: calls.BeatResync) -> None:
+        """The store is another one, lost writes, or counts other sessions."""
+        if answer.server != roll.server or answer.lineage != roll.past.lineage or answer.held:
             self.resync.want("lost_writes", "the server or its data changed")
         elif (
-            beat.roll.version == self.ledger.version
+            roll.version == self.ledger.version
         ):  # only the roll call differs, and nothing has changed hands here since
             self._mismatches += 1
             if self._mismatches == 1:
                 self.beat_soon()  # once may be a session that its owner lets go to us
             else:
                 self._mismatches = 0
-                self.resync.want("roll_call", f"the store counts {answer.int('owned')} sessions")
+                self.resync.want("roll_call", f"the store counts {answer.owned} sessions")
 
     def agree(self, server: str, lineage: str) -> None:
         """This instance and the store agree again on what it owns."""
@@ -460,7 +468,7 @@ class Membership:
                         self.resync.want("outcome_unknown", "nobody knows whether a session was opened or adopted")
                         raise
 
-    async def request(self, make: Callable[[], Call], session: Session | None = None) -> Answer:
+    async def request(self, make: Callable[[], Call[R]], session: Session | None = None) -> R:
         """Runs a call that is safe to repeat until it has an answer that counts.
 
         Waits out holds, joins again where the store forgot the instance, and tries again where it did not answer.
@@ -479,11 +487,11 @@ class Membership:
                 await anyio.sleep(RETRY_SECONDS)
                 continue
             failing_since = math.inf
-            if answer.word not in ("HELD", "UNKNOWN", "RESYNC"):
-                self.past.saw(answer.int("epoch"))
+            if not isinstance(answer, calls.Held | calls.Unknown | calls.Resync):
+                self.past.saw(epoch_in(answer))
                 return answer
-            if answer.word != "HELD":
-                kind = "unknown" if answer.word == "UNKNOWN" else "lost_writes"
+            if not isinstance(answer, calls.Held):
+                kind = "unknown" if isinstance(answer, calls.Unknown) else "lost_writes"
                 self.resync.want(kind, "a write was answered " + answer.word)
             if clock.now() - began > PATIENCE_SECONDS + 2 * self.settings.dead_after:
                 raise StoreUnavailableError("try_again", f"the store answers {answer.word}")
@@ -532,7 +540,7 @@ class Membership:
         self.stop_beating()
         await self.reader.stop()  # else it would be the first to be given what it leaves
         await self.part.executor.run(
-            calls.leave(self.part.keys, instance=self.instance, by=self.instance, reason=reason, cause=cause)
+            calls.certify(self.part.keys, instance=self.instance, cause=cause, by=self.instance, reason=reason)
         )
 
 

@@ -15,6 +15,7 @@ from coordinator.ids import new_request_id
 from coordinator.printable import printable
 from coordinator.store import calls
 from coordinator.store.entries import OfferEntry
+from coordinator.store.replies import Reply
 from coordinator.worker.adoption import Wait
 from coordinator.worker.data import decode
 from coordinator.worker.sealer import Place
@@ -180,7 +181,7 @@ class Offer:
                 )
             )  # fmt: skip
             self._done()
-        self._refused(answer.word)
+        self._refused(answer)
 
     async def cannot_serve(self, reason: str = "") -> None:
         """Gives the offer back because this worker lacks something that another may have, such as a key; safe to repeat.
@@ -209,14 +210,14 @@ class Offer:
                 )
             )  # fmt: skip
             self._done()
-        self._refused(answer.word)
+        self._refused(answer)
 
     def _check(self) -> None:
         if self._member.instance != self._instance or self._member.pulse.over:
             raise FencedError(self.session_id, self.epoch, "this instance was declared dead since it read the offer")
 
-    def _refused(self, word: str) -> None:
-        if word == "FENCED":
+    def _refused(self, answer: Reply) -> None:
+        if isinstance(answer, calls.FencedInstance):
             self._member.fenced(self._instance, "an answer to an offer was refused")
             raise FencedError(self.session_id, self.epoch, "this instance was declared dead")
 

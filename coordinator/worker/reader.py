@@ -17,7 +17,9 @@ from coordinator.errors import FencedError, InvalidDataError, KeyUnknownError, S
 from coordinator.policy import LACKS_KEY, OTHER_TENANT
 from coordinator.store import calls, reads
 from coordinator.store.entries import BrokenEntry, OfferEntry, parse_offer
+from coordinator.store.setting_aside import set_aside, set_aside_member
 from coordinator.store.shapes import instance_id, session_id, text
+from coordinator.store.usual import BATCH
 from coordinator.worker.hand import Hand
 from coordinator.worker.offer import Offer
 from coordinator.worker.offer_loop import OfferLoop
@@ -275,7 +277,7 @@ class Reader:
     async def _keep_leases(self) -> None:
         member = self._member
         known = [o for o in self._known.values() if o.in_hand and not o.planned]
-        kept = sorted(known, key=self._returning.__contains__)[: calls.BATCH]  # what goes back may be more than fits in
+        kept = sorted(known, key=self._returning.__contains__)[:BATCH]  # what goes back may be more than fits in
         if not kept:
             return
         until = clock.now() + member.settings.lease
@@ -285,7 +287,7 @@ class Reader:
                 epochs=[str(o.epoch) for o in kept], lease_ms=round(member.settings.lease * 1000),
             )
         )  # fmt: skip
-        stand = set(answer.items("kept"))
+        stand = set(answer.kept) if isinstance(answer, calls.KeepOk) else set[str]()
         for offer in kept:
             if offer.session_id in stand:
                 offer.kept_until(until)
@@ -400,7 +402,7 @@ class Reader:
         if session and broken:
             owner = instance_id(await run.command("HGET", keys.session(session), "owner"))  # it may live: a handover
             await run.run(
-                calls.set_aside(
+                set_aside(
                     keys,
                     kind="session",
                     name=session,
@@ -411,7 +413,7 @@ class Reader:
                 )
             )
         await run.run(
-            calls.set_aside_member(keys, index=self._loop.stream.removeprefix(f"{keys.tag}:"), raw=entry, fields=fields)
+            set_aside_member(keys, index=self._loop.stream.removeprefix(f"{keys.tag}:"), raw=entry, fields=fields)
         )
 
     async def _wait(self, instance: str) -> Any:

@@ -13,9 +13,10 @@ from coordinator import clock
 from coordinator.errors import FencedError, StoreUnavailableError
 from coordinator.ids import new_request_id
 from coordinator.store import calls
-from coordinator.store.scripts import Answer, Call
+from coordinator.store.scripts import Call, R
 from coordinator.store.shapes import session_id as session_id_of
 from coordinator.store.shapes import text, whole
+from coordinator.store.usual import BATCH
 from coordinator.worker.bell import Bell
 from coordinator.worker.comparing import Difference, Stored, compare
 from coordinator.worker.session import Session
@@ -30,7 +31,7 @@ log = structlog.get_logger()
 RETRY_SECONDS = 0.05
 TOGETHER = 200
 """Sessions that are stated again in one exchange."""
-BATCH = 500
+READ_TOGETHER = 500
 """Records that are read in one exchange."""
 MOST_ROUNDS = 5
 """Comparisons in a row; what is still changing hands then is found by the next roll call."""
@@ -140,17 +141,18 @@ class Resync:
                     self._member.part.keys, session=session.id, instance=self._member.instance, epoch=session.epoch
                 )
             )
-            if answer.word == "HELD":
-                await anyio.sleep(RETRY_SECONDS)
-                continue
-            if answer.word == "OK":
-                self._member.past.saw(answer.int("epoch"))
-                session.renewed(answer.int("epoch"), answer.int("checkpoint"))
-                session.unsure = False
-                if session.undecided is undecided:
-                    session.undecided = None
-            else:
-                session.lose(f"{answer.text('owner') or 'somebody else'} has it since writes were lost")
+            match answer:
+                case calls.Held():
+                    await anyio.sleep(RETRY_SECONDS)
+                    continue
+                case calls.RenewOk():
+                    self._member.past.saw(answer.epoch)
+                    session.renewed(answer.epoch, answer.checkpoint)
+                    session.unsure = False
+                    if session.undecided is undecided:
+                        session.undecided = None
+                case calls.RenewGone():
+                    session.lose(f"{answer.owner or 'another worker'} has it since writes were lost")
             break
 
     async def _reassert(self, session: Session) -> None:
@@ -164,11 +166,12 @@ class Resync:
                     opened_at_ms=session.opened_at_ms, rival=rival,
                 )
             )  # fmt: skip
-            if answer.word == "AGAIN":
-                rival = answer.text("rival")
-                continue
-            if answer.word == "GONE":
-                session.lose(f"it is {answer.text('state')} under epoch {answer.text('epoch')} since writes were lost")
+            match answer:
+                case calls.ReassertAgain():
+                    rival = answer.rival
+                    continue
+                case calls.ReassertGone():
+                    session.lose(f"it is {answer.state} under epoch {answer.epoch} since writes were lost")
             return
 
     async def _compare(self) -> None:
@@ -203,8 +206,8 @@ class Resync:
 
     async def _records(self, ids: Iterable[str]) -> dict[str, Stored]:
         keys, wanted, found = self._member.part.keys, sorted(ids), {}
-        for first in range(0, len(wanted), BATCH):
-            some = wanted[first : first + BATCH]
+        for first in range(0, len(wanted), READ_TOGETHER):
+            some = wanted[first : first + READ_TOGETHER]
             rows = await self._member.part.executor.outcomes([("HMGET", keys.session(i), *FIELDS) for i in some])
             for session_id, row in zip(some, rows, strict=True):
                 state, owner, epoch, pool = row if isinstance(row, list) else (b"", b"", b"", b"")
@@ -240,11 +243,11 @@ class Resync:
         member = self._member
         if (seen == str(member.ledger.roll) and not strays) or member.is_changing:
             return
-        for first in range(0, max(1, len(strays)), calls.BATCH):
+        for first in range(0, max(1, len(strays)), BATCH):
             await self._run(
                 calls.agree(
                     member.part.keys, instance=member.instance, seen=seen, roll=member.ledger.roll,
-                    sessions=strays[first : first + calls.BATCH],
+                    sessions=strays[first : first + BATCH],
                 )
             )  # fmt: skip
 
@@ -256,21 +259,23 @@ class Resync:
             ended = member.ledger.ended_here(session_id, epoch)
             while True:
                 answer = await self._run(self._end_of(session_id, epoch, stored.pool, "" if ended else request))
-                if (
-                    answer.word == "RESYNC"
-                ):  # it was stated again, and its new epoch is lost: whoever held it would take that first
+                if isinstance(
+                    answer, calls.Resync
+                ):  # it was stated again, and its new epoch is lost: that is taken first
                     renewed = await self._run(
                         calls.renew(keys, session=session_id, instance=member.instance, epoch=epoch)
                     )
-                    if renewed.word != "OK":
+                    if not isinstance(renewed, calls.RenewOk):
                         break
-                    epoch = renewed.int("epoch")
-                elif answer.word != "CHILDREN":
+                    epoch = renewed.epoch
+                elif not isinstance(answer, calls.Children):
                     break
                 await anyio.sleep(RETRY_SECONDS)
         log.warning("session_given_up", session=session_id, instance=member.instance, epoch=epoch, answer=answer.word)
 
-    def _end_of(self, session_id: str, epoch: int, pool: str, request: str) -> Call:
+    def _end_of(
+        self, session_id: str, epoch: int, pool: str, request: str
+    ) -> Call[calls.CloseReply | calls.ReleaseReply]:
         """Closes it, or offers it to others under a request."""
         member, s = self._member, self._member.settings
         if not request:
@@ -285,10 +290,12 @@ class Resync:
             dead_letter_ttl_ms=round(s.dead_letter_ttl * 1000),
         )  # fmt: skip
 
-    async def _run(self, call: Call) -> Answer:
+    async def _run(self, call: Call[R]) -> R:
         answer = await self._member.part.executor.run(call)
-        if answer.word == "UNKNOWN":
+        if isinstance(answer, calls.Unknown):
             raise _AgainError
-        if answer.word == "FENCED" and answer.text("scope") != "session":
+        if isinstance(answer, calls.Fenced) and not (
+            isinstance(answer, calls.FencedWrite) and answer.scope == "session"
+        ):
             raise FencedError(detail=f"{self._member.instance} is dead")
         return answer

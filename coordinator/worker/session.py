@@ -19,7 +19,8 @@ from coordinator.errors import FencedError, StoreUnavailableError
 from coordinator.printable import told, trace
 from coordinator.store import calls
 from coordinator.store.fence import Fence, Runner
-from coordinator.store.scripts import Answer, Call
+from coordinator.store.replies import Reply
+from coordinator.store.scripts import Call, R
 from coordinator.worker.data import RecoveryData, decode, encode
 from coordinator.worker.ending import Ending, is_of_the_store
 from coordinator.worker.fenced import fenced_write
@@ -564,7 +565,7 @@ class Session:
                     **self.written(e, raw, encoding), sequence=sequence, unserved_ms=round(self.unserved * 1000),
                 ),
             )  # fmt: skip
-            if answer.word != "OK":
+            if not isinstance(answer, calls.LetGoOk):
                 return False
             self.heir, self.silence = heir, clock.now() - began
             self.lose(f"handed over to {heir}")
@@ -592,7 +593,7 @@ class Session:
             self._attempt = self._attempt + 1 if again else 0
             self.sequence = sequence or (self.sequence if again else self.sequence + 1)
 
-            def numbered(epoch: int) -> Call:
+            def numbered(epoch: int) -> Call[calls.CheckpointReply]:
                 self.sequence = max(1, self.sequence)  # a renewal began to count anew, and 0 would not be stored
                 return calls.checkpoint(
                     self._keys, session=self.id, instance=self._instance, epoch=epoch, sequence=self.sequence,
@@ -602,39 +603,42 @@ class Session:
             self._unanswered = True  # until there is an answer, the same number may come again
             answer = await self._final("checkpoint", numbered)
             while (
-                answer.word == "OLD" and sequence is None
-            ):  # a child that is attached has written meanwhile: this is newer
-                self.sequence, self._attempt = answer.int("checkpoint") + 1, 0
+                isinstance(answer, calls.Old) and sequence is None
+            ):  # an attached child has written meanwhile: this is newer
+                self.sequence, self._attempt = answer.checkpoint + 1, 0
                 answer = await self._final("checkpoint", numbered)
-            self.sequence = max(self.sequence, answer.int("checkpoint"))
+            if isinstance(answer, calls.Old):
+                self.sequence = max(self.sequence, answer.checkpoint)
             self._unanswered = False
-            return answer.word == "OK"
+            return isinstance(answer, calls.Ok)
 
     def _is_old(self, sequence: int) -> bool:
         return sequence < self.sequence or (sequence == self.sequence and not self._unanswered)
 
-    async def _final(self, operation: str, make: Any) -> Answer:
+    async def _final(self, operation: str, make: Callable[[int], Call[R]]) -> R:
         """Runs a write of the owner until it has an answer that counts."""
         if self.is_over:
             raise FencedError(self.id, self.epoch, self.lost_reason or "it was closed or given up here")
         with self._member.changing(operation != "checkpoint"):
             answer = await self._member.request(lambda: make(self.epoch), self)
             began = clock.now()
-            while answer.word == "CHILDREN" or (self.is_renewed(answer) and clock.now() - began < RENEWAL_SECONDS):
+            while isinstance(answer, calls.Children) or (
+                self.is_renewed(answer) and clock.now() - began < RENEWAL_SECONDS
+            ):
                 await anyio.sleep(RETRY_SECONDS)
                 answer = await self._member.request(lambda: make(self.epoch), self)
-        if answer.word == "FENCED":
+        if isinstance(answer, calls.FencedWrite):
             self.refused(answer)
         return answer
 
-    def refused(self, answer: Answer) -> NoReturn:
+    def refused(self, answer: calls.FencedWrite) -> NoReturn:
         """The store refused a write for good. For the library.
 
         Raises:
             FencedError: always.
         """
-        detail = answer.text("state") and f"it is {answer.text('state')} under epoch {answer.text('epoch')}"
-        if answer.text("scope") == "instance":
+        detail = answer.state and f"it is {answer.state} under epoch {answer.epoch}"
+        if answer.scope == "instance":
             self._member.fenced(self._instance, "a write was refused")
         self.lose(detail or "its owner is dead")
         raise FencedError(self.id, self.epoch, detail or "this instance was declared dead")
@@ -645,7 +649,7 @@ class Session:
         self._used()
         return Fence(self._member.part.keys, self.id, self._instance, self.epoch)
 
-    async def fenced(self, make: Callable[[Fence], Call], runner: Runner) -> Answer:
+    async def fenced(self, make: Callable[[Fence], Call[R]], runner: Runner) -> R:
         """Runs a write that asks in its own script whether this worker still owns the session; for session stores.
 
         After lost writes it waits until the session was stated again, and goes on under the new epoch.
@@ -662,7 +666,7 @@ class Session:
         """
         return await fenced_write(self, self._member, make, runner)
 
-    async def _give_away(self, operation: str, make: Any) -> Answer:
+    async def _give_away(self, operation: str, make: Callable[[int], Call[R]]) -> R:
         """A write after which somebody else may speak: from before it is sent this worker holds the session no more.
 
         When its outcome is unknown (no answer, or cancelled) that lasts until a re-assertion has told.
@@ -677,13 +681,13 @@ class Session:
             self.undecided, self._leaving = object(), False
             self._member.resync.want("outcome_unknown", f"no answer to {operation}")
             raise
-        self._leaving = answer.word == "OK"
+        self._leaving = isinstance(answer, calls.Ok)
         return answer
 
-    def is_renewed(self, answer: Answer) -> bool:
+    def is_renewed(self, answer: Reply) -> bool:
         """Refused only because our own resync had it renewed while the request was under way. For the library."""
-        ours = answer.word == "FENCED" and answer.text("owner") == self._instance
-        return ours and answer.int("epoch") >= self.epoch and self._member.sessions.get(self.id) is self
+        ours = isinstance(answer, calls.FencedWrite) and answer.owner == self._instance and answer.epoch >= self.epoch
+        return ours and self._member.sessions.get(self.id) is self
 
     def _end(self) -> None:
         self._over = True

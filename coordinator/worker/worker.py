@@ -394,7 +394,7 @@ class Worker:
                 raise DrainingError("this worker is draining and takes nothing new")
             instance, request = member.instance, new_request_id()
 
-            def opening(letter_epoch: str = "") -> Call:
+            def opening(letter_epoch: str = "") -> Call[calls.OpenReply]:
                 return calls.open(
                     member.part.keys, session=session_id, instance=instance, request=request, floor=member.past.epoch,
                     pool=pool, tenant=tenant, requires=wanted, letter_epoch=letter_epoch,
@@ -402,26 +402,26 @@ class Worker:
                 )  # fmt: skip
 
             answer = await member.request(opening)
-            while answer.word == "AGAIN":  # its id was given up on before: that one is kept apart
-                answer = await member.request(partial(opening, answer.text("letter_epoch")))
-            match answer.word:
-                case "OWNED":
-                    raise SessionHeldError(session_id, answer.text("owner"), answer.text("state"))
-                case "DRAINING":
+            while isinstance(answer, calls.OpenAgain):  # its id was given up on before: that one is kept apart
+                answer = await member.request(partial(opening, answer.letter_epoch))
+            match answer:
+                case calls.Owned():
+                    raise SessionHeldError(session_id, answer.owner, answer.state)
+                case calls.Draining():
                     raise DrainingError("this worker is draining and takes nothing new")
-                case "FENCED":
+                case calls.FencedInstance():
                     member.fenced(instance, "an opening was refused")
                     raise FencedError(session_id, None, "this instance was declared dead")
-            if instance != member.instance:
+            if instance != member.instance or not isinstance(answer, calls.OpenOk):
                 raise FencedError(session_id, None, "this instance was declared dead")
-            epoch, said = answer.int("epoch"), (pool, tenant, wanted, answer.int("now_ms"))
-            if answer.int("existing"):  # it was opened before, by a request of which there is no handle here
+            epoch, said = answer.epoch, (pool, tenant, wanted, answer.now_ms)
+            if answer.existing:  # it was opened before, by a request of which there is no handle here
                 said = await member.as_opened(session_id)
-                stored = answer.bytes("data"), answer.text("encoding")
+                stored = answer.data, answer.encoding
                 raw, encoding = self._sealer.open_own(Place(session_id, said[1], epoch), *stored)
             session = Session(
                 member, session_id, epoch, raw, encoding, pool=said[0], tenant=said[1], requires=said[2],
-                opened_at_ms=said[3], sequence=answer.int("checkpoint"),
+                opened_at_ms=said[3], sequence=answer.checkpoint,
             )  # fmt: skip
             member.keep(session)
         if self._serving:
@@ -519,7 +519,7 @@ class Worker:
             )
             for m in self._members
         ]
-        return any(answer.word == "OK" for answer in answers)
+        return any(isinstance(answer, calls.CertifyOk) for answer in answers)
 
     async def serve(self, handler: Handler, *, drain_on: Sequence[signal.Signals] = ()) -> None:
         """Runs ``handler`` as a task for each session, opened or adopted, until cancelled, or drained.

@@ -10,7 +10,7 @@ import redis
 from typer.testing import CliRunner
 
 from coordinator.cli.app import app
-from coordinator.store import calls
+from coordinator.store.setting_aside import set_aside
 from tests.cli.test_doctor import doctor
 from tests.store.harness import Bench
 
@@ -42,7 +42,7 @@ def broken(bench: Bench) -> Bench:
     client.hset(bench.keys.instance("b~1"), "labels", "abc")
     for kind, name, field in (("session", "call-1", "requires"), ("instance", "b~1", "labels")):
         bench.run(
-            calls.set_aside(
+            set_aside(
                 bench.keys, kind=kind, name=name, wanted="hash", fault=f"{field} is broken", broken={field: b"abc"},
                 owner="a~1",
             )
@@ -78,7 +78,7 @@ def test_the_fields_are_shown_as_they_were(url: str, broken: Bench) -> None:
 def test_a_key_of_another_type_is_named_where_it_is_kept(url: str, bench: Bench) -> None:
     """Its value is no field of a record, so the command says under which key it lies, as it was."""
     bench.client.set(bench.keys.session("call-9"), b"\x1b[2Jtext")
-    bench.run(calls.set_aside(bench.keys, kind="session", name="call-9", wanted="hash", fault="is a string", broken={}))
+    bench.run(set_aside(bench.keys, kind="session", name="call-9", wanted="hash", fault="is a string", broken={}))
     _, text = run(url, "quarantine", "show", "session:call-9", "--json")
     key = json.loads(text)["key"]
     assert bench.client.get(key) == b"\x1b[2Jtext"

@@ -11,6 +11,7 @@ from coordinator import clock
 from coordinator.daemon import tidier
 from coordinator.daemon.partition_loop import PartitionLoop
 from coordinator.store import calls
+from coordinator.store.pruning import prune
 from tests.coordinating import coordinating, partition_loop
 from tests.store.harness import Bench
 from tests.waiting import eventually
@@ -121,7 +122,7 @@ async def test_an_orphan_that_was_offered_again_meanwhile_stays(bench: Bench) ->
     """The record is looked at in the moment of taking out, not before."""
     bench.certify("a~1")
     bench.claim("a~1", ["s0"])
-    answer = bench.run(calls.prune(bench.keys, index="orphans", members=["s0", "s1"]))
+    answer = bench.run(prune(bench.keys, index="orphans", members=["s0", "s1"]))
     assert answer.int("pruned") == 0
     assert bench.members(bench.keys.orphans) == {"s0"}
 

@@ -22,8 +22,9 @@ from hypothesis.stateful import (
 
 from coordinator.store import calls
 from coordinator.store.past import Past
-from coordinator.store.scripts import SCRIPTS, Answer
+from coordinator.store.scripts import SCRIPTS
 from tests.property import planted
+from tests.store.answers import Answer
 from tests.store.harness import LEASE_MS, Bench
 
 SESSIONS = ("a", "b")
@@ -240,7 +241,7 @@ class EpochMachine(RuleBasedStateMachine):
         self._count_holds()
         before = self.bench.record(session).get("epoch")
         answer = self.bench.run(calls.renew(self.bench.keys, session=session, instance=self.ids[name], epoch=epoch))
-        if answer.word == "OK" and answer.fields["epoch"].decode() != before:
+        if answer.word == "OK" and answer.text("epoch") != before:
             self._gave(session, answer.int("epoch"))
             self.pasts[name].saw(answer.int("epoch"))
 

@@ -22,8 +22,9 @@ from hypothesis.stateful import (
 
 from coordinator.states import SessionState, allowed
 from coordinator.store import calls
-from coordinator.store.scripts import Answer
+from coordinator.store.scripts import Call
 from coordinator.worker.ledger import mark
+from tests.store.answers import Answer
 from tests.store.harness import LEASE_MS, Bench
 
 MAX_OFFERS = 3
@@ -418,7 +419,9 @@ class ProtocolMachine(RuleBasedStateMachine):
         session, epoch = data.draw(st.sampled_from(sorted(self.letters)))
         c, kept = self.calls[session], self.letters[session, epoch]
         if purge:
-            call = calls.purge(self.bench.keys, session=session, closed_ttl_ms=60_000, letter_epoch=str(epoch))
+            call: Call[Any] = calls.purge(
+                self.bench.keys, session=session, closed_ttl_ms=60_000, letter_epoch=str(epoch)
+            )
         else:
             call = calls.replay(
                 self.bench.keys, session=session, pool="default", lease_ms=LEASE_MS, letter_epoch=str(epoch)

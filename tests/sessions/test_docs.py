@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from coordinator.sessions import scripts
+from coordinator.sessions import calls
 from tests.redis_server import RedisServer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "sessions.md").read_text(encoding="utf-8")
@@ -37,7 +37,7 @@ def test_without_the_extra_the_error_says_what_to_install() -> None:
 
 def test_every_command_of_the_scripts_is_named() -> None:
     """The rights that the page lists are those that the scripts need."""
-    called = {n for s in scripts.SCRIPTS.values() for n in re.findall(r"redis\.p?call\('([A-Z]+)'", s.source.decode())}
+    called = {n for s in calls.SCRIPTS.values() for n in re.findall(r"redis\.p?call\('([A-Z]+)'", s.source.decode())}
     [always] = re.findall(r"`(GET SET [A-Z ]+)`", PAGE)
     [fenced] = re.findall(r"`(TIME [A-Z ]+)`", PAGE)
     assert called <= {*always.split(), *fenced.split()}

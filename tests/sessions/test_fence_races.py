@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coordinator import Worker
-from coordinator.sessions import RedisStore, SessionManager, recover, scripts
+from coordinator.sessions import RedisStore, SessionManager, calls, recover
 from coordinator.sessions.keys import SessionKeys
 from coordinator.store.fence import Fence
 from tests.acceptance.processes import Process
@@ -58,13 +58,13 @@ class World:
         value = b'{"id":"s1","status":"active","updated_at":"x","by":"%s"}' % who.encode()
         new: Any = {"value": value, "ttl_ms": 60_000, "listed": True, "version": who, "limit": 0}
         keys = SessionKeys()
-        call = {
-            "save": lambda: scripts.save(keys, **common, **new, expected="", seen=""),
-            "create": lambda: scripts.create(keys, **common, **new),
-            "heartbeat": lambda: scripts.heartbeat(keys, **common, updated_at="y", ttl_ms=60_000),
-            "delete": lambda: scripts.delete(keys, **common),
-        }[what]()
-        return self.bench.run(call).word
+        make: Any = {
+            "save": lambda: calls.save(keys, **common, **new, expected="", seen=""),
+            "create": lambda: calls.create(keys, **common, **new),
+            "heartbeat": lambda: calls.heartbeat(keys, **common, updated_at="y", ttl_ms=60_000),
+            "delete": lambda: calls.delete(keys, **common),
+        }[what]
+        return self.bench.run(make()).word
 
     def expected(self, who: str, old: bool) -> str:
         """What the fence must say: '' when it lets the writer through."""

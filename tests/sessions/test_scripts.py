@@ -11,11 +11,11 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from coordinator.sessions import scripts
+from coordinator.sessions import calls
 from coordinator.sessions.header import read_header, version_of
 from coordinator.sessions.keys import SessionKeys
 from coordinator.sessions.wire import encode
-from coordinator.store.fence import Fence
+from coordinator.store.fence import NO_FENCE, Fence
 from coordinator.store.keys import Keys
 from coordinator.store.scripts import Script
 from tests.sessions.golden_files import golden, names
@@ -23,13 +23,13 @@ from tests.sessions.test_wire import STATES
 from tests.store.test_script_headers import _locals
 
 LUA = resources.files("coordinator.sessions") / "lua"
-BODY = {name: (LUA / f"{name}.lua").read_text() for name in scripts.SCRIPTS}
+BODY = {name: (LUA / f"{name}.lua").read_text() for name in calls.SCRIPTS}
 SHOW = (LUA / "lib" / "header.lua").read_text() + "\nreturn { version_of(ARGV[1]), header_of(ARGV[1]) }"
 FIELD = st.sampled_from([b"status", b"updated_at", b"id", b"st\\atus", b'a\\"b', b"x\\\\"])
 NOISE = st.lists(st.sampled_from([*b'{}[]",:\\ns0', 0, 255]), max_size=12).map(bytes)
 
 
-@pytest.mark.parametrize("script", scripts.SCRIPTS.values(), ids=scripts.SCRIPTS)
+@pytest.mark.parametrize("script", calls.SCRIPTS.values(), ids=calls.SCRIPTS)
 def test_names_have_the_positions_of_the_header(script: Script) -> None:
     """Keys and arguments have the names and the positions that the header lists, and none is missing."""
     for table, listed in (("KEYS", script.header.keys), ("ARGV", script.header.args)):
@@ -37,13 +37,13 @@ def test_names_have_the_positions_of_the_header(script: Script) -> None:
         assert _locals(BODY[script.name], table) == expected
 
 
-@pytest.mark.parametrize("script", scripts.SCRIPTS.values(), ids=scripts.SCRIPTS)
+@pytest.mark.parametrize("script", calls.SCRIPTS.values(), ids=calls.SCRIPTS)
 def test_every_reply_word_is_listed_and_used(script: Script) -> None:
     """The words that a script can answer are those of its header."""
     assert set(re.findall(r"return \{ '([A-Z_]+)'", script.source.decode())) == set(script.header.replies)
 
 
-@pytest.mark.parametrize("script", scripts.SCRIPTS.values(), ids=scripts.SCRIPTS)
+@pytest.mark.parametrize("script", calls.SCRIPTS.values(), ids=calls.SCRIPTS)
 def test_no_key_is_built_inside_a_script(script: Script) -> None:
     """Scripts touch only declared keys: the first argument of every command is a name."""
     first = re.findall(r"redis\.p?call\((?:'[A-Z]+'|[a-z]+ and '[A-Z]+' or '[A-Z]+'), ([^,)]+)", script.source.decode())
@@ -51,11 +51,11 @@ def test_no_key_is_built_inside_a_script(script: Script) -> None:
     assert all(re.fullmatch(r"\w+", argument.strip()) for argument in first)
 
 
-@pytest.mark.parametrize("script", scripts.SCRIPTS.values(), ids=scripts.SCRIPTS)
+@pytest.mark.parametrize("script", calls.SCRIPTS.values(), ids=calls.SCRIPTS)
 def test_the_wrapper_passes_what_the_header_lists(script: Script) -> None:
     """A wrapper's call has the keys and arguments of the header, all under the prefix, and those of the fence when there is one."""
-    examples = {"int": 7, "str": "x", "bytes": b"x", "bool": True, "Sequence[str]": ["s1", "s2"], "Fence | None": None}
-    wrapper = getattr(scripts, script.name)
+    examples = {"int": 7, "str": "x", "bytes": b"x", "bool": True, "Sequence[str]": ["s1", "s2"], "Fence": NO_FENCE}
+    wrapper = getattr(calls, script.name)
     arguments = {n: examples[p.annotation] for n, p in inspect.signature(wrapper).parameters.items() if n != "k"}
     keys, fence = SessionKeys("{v}:", "acme"), Fence(Keys("recovery", 3), "s1", "a~1", 7)
     call = wrapper(keys, **arguments)
@@ -72,13 +72,13 @@ def test_the_wrapper_passes_what_the_header_lists(script: Script) -> None:
 
 def test_every_library_file_is_used() -> None:
     """No piece of Lua lies around unused."""
-    used = {lib for script in scripts.SCRIPTS.values() for lib in script.header.uses}
+    used = {lib for script in calls.SCRIPTS.values() for lib in script.header.uses}
     assert {f.name.removesuffix(".lua") for f in (LUA / "lib").iterdir()} <= used
 
 
 def test_only_what_changes_nothing_of_a_session_has_no_fence() -> None:
     """Every script can ask for the owner's right, but for the one that only tidies up the active set."""
-    assert {name for name, script in scripts.SCRIPTS.items() if script.header.repeated_key != "fence"} == {"living"}
+    assert {name for name, script in calls.SCRIPTS.items() if script.header.repeated_key != "fence"} == {"living"}
 
 
 def _agree(db: redis.Redis, value: bytes) -> None:

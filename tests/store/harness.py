@@ -9,7 +9,9 @@ import redis
 from coordinator.store import calls
 from coordinator.store.keys import Keys
 from coordinator.store.past import Past
-from coordinator.store.scripts import SERVER, Answer, Call
+from coordinator.store.replies import Reply
+from coordinator.store.scripts import SERVER, Call
+from tests.store.answers import Answer
 
 DEAD_AFTER_MS = 60_000
 TRUST_MS = 750
@@ -31,12 +33,14 @@ class Bench:
         self.server_id = client.info("server")["run_id"]
         self._requests = 0
 
-    def run(self, call: Call) -> Answer:
+    def run(self, call: Call[Reply]) -> Answer:
         """Runs a call and parses what it answers."""
-        command = [self.server_id if a is SERVER else a for a in call.eval()]
-        answer = call.parse(self.client.execute_command(*command))
+        raw = self.client.execute_command(*[self.server_id if a is SERVER else a for a in call.eval()])
+        answer = Answer(call.parse(raw))
         listed = call.script.header.replies[answer.word]
-        assert tuple(answer.fields) == listed, f"{call.script.name}.lua answered other fields than its header lists"
+        assert tuple(name.decode() for name in raw[1::2]) == listed == tuple(answer.fields), (
+            f"{call.script.name}.lua answered other fields than its header lists"
+        )
         return answer
 
     def request(self) -> str:
@@ -81,7 +85,7 @@ class Bench:
                 trust_ms=trust_ms,
                 predecessor=predecessor,
                 hosting=hosting,
-                past=past,
+                past=past or Past(),
             )
         )
         if answer.word == "AGAIN":

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from coordinator.store import calls
-from coordinator.store.scripts import Answer
+from tests.store.answers import Answer
 from tests.store.harness import LEASE_MS, Bench
 
 A, B = "a~1", "b~1"
@@ -103,7 +103,7 @@ def _expires_after_holds(bench: Bench) -> None:
     bench.client.hset(bench.keys.session("s"), "orphaned_at", _now_ms(bench) - 10_000)
     bench.end_lease("s")
     answer = bench.expire("s", give_up_after_ms=5_000)
-    assert (answer.word, answer.fields.get("reason")) == ("DEAD_LETTERED", b"expired")
+    assert (answer.word, answer.fields.get("reason")) == ("DEAD_LETTERED", "expired")
 
 
 def _after_an_hour_of_holds(bench: Bench) -> None:
@@ -273,7 +273,7 @@ def nobody_lets_go_to_the_dead(bench: Bench) -> None:
     _ask(bench)
     bench.certify(B)
     answer = _let_go(bench, epoch)
-    assert (answer.word, answer.fields.get("state")) == ("GONE", b"heir")
+    assert (answer.word, answer.fields.get("state")) == ("GONE", "heir")
     assert bench.record("s")["owner"] == A
 
 

@@ -9,15 +9,16 @@ import redis
 
 from coordinator.store.keys import kind_of
 from coordinator.store.mending import RECORDS, mend
-from coordinator.store.scripts import Answer, Call
+from coordinator.store.scripts import Call
 from coordinator.store.shapes import faults, shaped_fields
+from tests.store.answers import Answer
 from tests.store.harness import Bench
 from tests.store.test_twice import CASES
 
 GARBAGE = b"\xffnone of ours\n{"
 
 
-def run(bench: Bench, call: Call) -> Answer | redis.ResponseError:
+def run(bench: Bench, call: Call[Any]) -> Answer | redis.ResponseError:
     """The answer, or what the script ended with."""
     try:
         return bench.run(call)
@@ -25,7 +26,7 @@ def run(bench: Bench, call: Call) -> Answer | redis.ResponseError:
         return error
 
 
-def mended(bench: Bench, call: Call) -> bool:
+def mended(bench: Bench, call: Call[Any]) -> bool:
     """What an executor does after a script that ended with an error; whether something was set aside."""
     mending = mend(call)
     step = next(mending)
@@ -50,7 +51,7 @@ def dump(bench: Bench) -> dict[bytes, bytes]:
     return {key: bench.client.dump(key) for key in bench.client.keys("*")}
 
 
-def made(bench: Bench, name: str) -> Call:
+def made(bench: Bench, name: str) -> Call[Any]:
     """The call of a script, in a store that is new."""
     bench.client.flushall()
     prepare, make = CASES[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coordinator.store import calls
+from coordinator.store.usual import INLINE_BYTES
 from tests.store.harness import Bench
 
 DEAD, HEIR = "w1~1", "w2~1"
@@ -21,16 +22,16 @@ def ready(bench: Bench) -> Bench:
 
 def test_small_data_travels_in_the_offer_and_large_data_with_the_adoption(ready: Bench) -> None:
     """Up to the limit the entry carries the data; above it the size, and the adopter gets the data all the same."""
-    ready.open("small", DEAD, b"x" * calls.INLINE_BYTES)
-    ready.open("large", DEAD, b"y" * (calls.INLINE_BYTES + 1))
+    ready.open("small", DEAD, b"x" * INLINE_BYTES)
+    ready.open("large", DEAD, b"y" * (INLINE_BYTES + 1))
     ready.certify(DEAD)
     ready.claim(DEAD, ["small", "large"])
     entries = {e[b"session"]: e for _, e in ready.client.xrange(ready.keys.offers("default"))}
 
-    assert entries[b"small"][b"data"] == b"x" * calls.INLINE_BYTES
+    assert entries[b"small"][b"data"] == b"x" * INLINE_BYTES
     assert b"data" not in entries[b"large"]
-    assert int(entries[b"large"][b"data_bytes"]) == calls.INLINE_BYTES + 1
-    assert ready.adopt("large", HEIR, None).bytes("data") == b"y" * (calls.INLINE_BYTES + 1)
+    assert int(entries[b"large"][b"data_bytes"]) == INLINE_BYTES + 1
+    assert ready.adopt("large", HEIR, None).bytes("data") == b"y" * (INLINE_BYTES + 1)
 
 
 def test_data_is_opaque(ready: Bench) -> None:
@@ -165,5 +166,5 @@ def test_a_purged_dead_letter_has_no_data(ready: Bench) -> None:
 
 def test_a_batch_is_bounded(ready: Bench) -> None:
     """More sessions than one script may touch are refused before anything is sent."""
-    with pytest.raises(ValueError, match="101 sessions are more than one claim takes"):
+    with pytest.raises(ValueError, match=r"101 are more than one call of claim.lua takes \(100\)"):
         ready.claim(DEAD, [f"s{i}" for i in range(101)])

@@ -32,7 +32,7 @@ def bench(redis_client: redis.Redis) -> Bench:
 
 def scan(bench: Bench, gap_ms: int = GAP_MS, **seen: Any) -> Any:
     """A look; ``seen_ms`` and ``stepped_ms`` as its coordinator tells them."""
-    return bench.run(calls.scan(bench.keys, max_scan_gap_ms=gap_ms, hold_ms=HOLD_MS, horizon_ms=1, past=None, **seen))
+    return bench.run(calls.scan(bench.keys, max_scan_gap_ms=gap_ms, hold_ms=HOLD_MS, horizon_ms=1, **seen))
 
 
 def time_passed(bench: Bench, ms: int) -> None:

@@ -21,11 +21,12 @@ import redis.asyncio as aredis
 
 from coordinator import InvalidIdError, StoreUnavailableError, Worker
 from coordinator.errors import CoordinatorError
+from coordinator.store import calls
 from coordinator.store.connect import Connector
 from coordinator.store.executor import PIECE, Executor
 from coordinator.store.faults import ScriptError
 from coordinator.store.keys import Keys
-from coordinator.store.scripts import Answer, Call, Script, read_header
+from coordinator.store.scripts import Call, Script, read_header
 from coordinator.store.wire import Wire
 from tests.redis_server import RedisServer
 from tests.slow_line import SlowLine
@@ -58,11 +59,11 @@ def stand_still(seconds: float) -> None:
     threading.Event().wait(seconds)
 
 
-def script(text: str) -> Call:
+def script(text: str) -> Call[Any]:
     """A call of a script that exists for a test only; its header lists the answer OK."""
     source = f"-- odd.lua: for a test.\n-- REPLY OK\n-- RETRY safe: it does nothing.\n{text}".encode()
     sha = hashlib.sha1(source, usedforsecurity=False).hexdigest()
-    return Call(Script("odd", read_header("odd", source.decode()), source, sha), (), ())
+    return Call(Script("odd", read_header("odd", source.decode()), source, sha), (), (), {b"OK": calls.Ok})
 
 
 # -- errors of ours --------------------------------------------------------------------------------------------------------
@@ -140,7 +141,7 @@ async def test_an_answer_that_cannot_be_read_concerns_its_caller_only(url: str, 
             outcome(run, "ECHO", "2"),
         )
         assert (before, after) == (b"1", b"2")
-        assert isinstance(odd[0], ScriptError | Answer)
+        assert isinstance(odd[0], ScriptError | calls.Ok)
         assert await run.command("ECHO", "3") == b"3"
 
 
@@ -405,9 +406,9 @@ def test_a_wrong_beat_of_the_thread_hurts_no_other() -> None:
     try:
         sync = Connector(server.url, store_timeout=1.0).heart(KEYS.tag)
         good = script("return {'OK'}")
-        wrong = Call(good.script, (), ("\udcff",))
+        wrong = Call(good.script, (), ("\udcff",), good.replies)
         answers = sync.run_many([good, wrong, script("return 5"), good])
-        assert [type(a).__name__ for a in answers] == ["Answer", "InvalidIdError", "ScriptError", "Answer"]
+        assert [type(a).__name__ for a in answers] == ["Ok", "InvalidIdError", "ScriptError", "Ok"]
         sync.close()
     finally:
         server.close()

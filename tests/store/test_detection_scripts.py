@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from coordinator.store import calls
-from coordinator.store.scripts import Answer
+from tests.store.answers import Answer
 from tests.store.harness import TRUST_MS, Bench
 
 ME = "w1~1"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import structlog
@@ -48,7 +49,7 @@ def waits(node: Node) -> int:
     return int(told.get("calls", 0))
 
 
-def certificate(n: int) -> Call:
+def certificate(n: int) -> Call[Any]:
     return calls.certify(KEYS, instance=f"w{n}~1", cause="exited", by="test", reason="")
 
 
@@ -131,13 +132,13 @@ async def test_without_the_answer_of_the_replicas_the_outcome_is_unknown() -> No
                 assert (await run.run(script)).word == "OK"
 
 
-def _opening() -> Call:
+def _opening() -> Call[Any]:
     return calls.open(
         KEYS, session="s", instance="w~1", request="r", floor=0, pool="default", tenant="", requires="", data=b""
     )
 
 
-def _making() -> Call:
+def _making() -> Call[Any]:
     return calls.init(KEYS, partitions=1, protocol=PROTOCOL, lineage="test", hold_ms=0)
 
 

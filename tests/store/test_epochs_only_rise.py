@@ -9,7 +9,7 @@ import pytest
 
 from coordinator.store import calls
 from coordinator.store.past import Past
-from coordinator.store.scripts import Answer
+from tests.store.answers import Answer
 from tests.store.harness import Bench
 
 W1, W2 = "w1~1", "w2~1"
@@ -47,7 +47,7 @@ def make(bench: Bench, lineage: str, previous: str = "") -> None:
 
 
 def look(bench: Bench, past: Past | None = None) -> Answer:
-    return bench.run(calls.scan(bench.keys, max_scan_gap_ms=60_000, hold_ms=2000, horizon_ms=0, past=past))
+    return bench.run(calls.scan(bench.keys, max_scan_gap_ms=60_000, hold_ms=2000, horizon_ms=0, past=past or Past()))
 
 
 def close(bench: Bench, session: str, instance: str, epoch: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from coordinator.store import calls
-from coordinator.store.scripts import Answer
+from tests.store.answers import Answer
 from tests.store.harness import Bench
 
 OWNER, OTHER = "w1~1", "w2~1"
@@ -35,7 +35,7 @@ WRITES: dict[str, Write] = {
     "release": lambda b, who, e: b.release("s", who, e),
     "resumed": lambda b, who, e: b.run(calls.resumed(b.keys, session="s", instance=who, epoch=e)),
     "let_go": lambda b, who, e: b.run(
-        calls.let_go(b.keys, session="s", instance=who, heir=OTHER, epoch=e, pool="default", data=None)
+        calls.let_go(b.keys, session="s", instance=who, heir=OTHER, epoch=e, pool="default")
     ),
     "hand_over": lambda b, who, e: b.run(
         calls.hand_over(b.keys, session="s", instance=who, epoch=e, pool="default", lease_ms=1)
@@ -69,7 +69,7 @@ def test_the_first_connection_to_another_server_starts_a_hold(served: Bench) -> 
         lambda b, e: b.run(calls.repair(b.keys, session="s", owner=OWNER, dead_after_ms=1)),
         lambda b, e: b.run(calls.ask(b.keys, session="s", instance=OTHER, owner=OWNER, request="r", lease_ms=1)),
         lambda b, e: b.run(
-            calls.let_go(b.keys, session="s", instance=OWNER, heir=OTHER, epoch=e, pool="default", data=None)
+            calls.let_go(b.keys, session="s", instance=OWNER, heir=OTHER, epoch=e, pool="default")
         ),
         lambda b, e: b.run(calls.renew(b.keys, session="s", instance=OWNER, epoch=e)),
     ],

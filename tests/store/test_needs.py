@@ -16,6 +16,8 @@ from coordinator.store.rights import NEEDS, Program
 from coordinator.store.scripts import SCRIPTS, commands_of
 
 PACKAGE = Path(__file__).parents[2] / "coordinator"
+WRAPPED = ("coordinator.store.pruning", "coordinator.store.setting_aside")
+"""Modules with calls of scripts, by the scripts' names."""
 READS = PACKAGE / "store" / "reads.py"
 LOOKS = tuple(f"cli/{name}.py" for name in ("dead_letters", "quarantine", "status", "store", "doctor", "doctor_checks"))
 FILES: dict[Program, tuple[str, ...]] = {
@@ -49,6 +51,16 @@ def _attributes(tree: ast.AST, module: str) -> set[str]:
         node.attr
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == module
+    }
+
+
+def _imported(tree: ast.AST, modules: tuple[str, ...]) -> set[str]:
+    """Names that are imported from modules."""
+    return {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module in modules
+        for alias in node.names
     }
 
 
@@ -90,7 +102,7 @@ def test_a_program_needs_what_its_code_sends(program: Program, redis_client: red
     scripts: set[str] = set()
     commands: set[Name] = set(LISTENS.get(program, ()))
     for tree in _trees(program):
-        scripts |= {name.replace("leave", "certify") for name in _attributes(tree, "calls")} & SCRIPTS.keys()
+        scripts |= (_attributes(tree, "calls") | _imported(tree, WRAPPED)) & SCRIPTS.keys()
         commands |= _sent(tree, known) | _read(_attributes(tree, "reads"), known)
     need = NEEDS[program]
     scripts |= {"init"} & set(need.scripts)  # run by `prepare`

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from coordinator.errors import StoreUnavailableError
-from coordinator.sessions.scripts import SCRIPTS as OTHERS
+from coordinator.sessions.calls import SCRIPTS as OTHERS
 from coordinator.store import calls
 from coordinator.store.faults import store_error
 from coordinator.store.scripts import CALLED_FIRST, NOT_NEEDED, SCRIPTS, commands_of

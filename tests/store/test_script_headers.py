@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
 from importlib import resources
 
 import pytest
@@ -12,6 +13,7 @@ from coordinator.store import calls
 from coordinator.store.keys import Keys
 from coordinator.store.past import Past
 from coordinator.store.scripts import RIGHTS, SCRIPTS, SERVER, Script, read_header
+from tests.store import typed_calls
 
 BODY = {name: (resources.files("coordinator.store") / "lua" / f"{name}.lua").read_text() for name in SCRIPTS}
 LIBS = sorted(f.name.removesuffix(".lua") for f in (resources.files("coordinator.store") / "lua" / "lib").iterdir())
@@ -28,18 +30,16 @@ def _locals(body: str, table: str) -> dict[str, int]:
     return found
 
 
-def _example(function: str) -> dict[str, object]:
-    """Arguments for a wrapper, made from its signature."""
+def _example(function: Callable[..., object], keys: Keys) -> dict[str, object]:
+    """Arguments for a call, made from its signature."""
     kinds: dict[str, object] = {"int": 7, "str": "x", "bytes": b"x", "bool": True, "Sequence[str]": ["s1", "s2"]}
-    kinds |= {"Index": "orphans", "Sequence[Sequence[Argument]]": [["TIME"], ["PING"]]}
-    kinds["Sequence[bytes]"] = [b"name", b"value"]
-    kinds["Mapping[str, bytes]"] = {"labels": b"x"}
-    kinds["Past"] = Past("x", 7, 7)
-    made = {}
-    for name, parameter in inspect.signature(getattr(calls, function)).parameters.items():
-        if name != "k":
-            made[name] = kinds[str(parameter.annotation).replace(" | None", "")]
-    return made
+    kinds |= {"Sequence[bytes]": [b"name", b"value"], "Mapping[str, bytes]": {"labels": b"x"}, "Past": Past("x", 7, 7)}
+    given: dict[str, object] = {"index": keys.orphans, "records": [keys.session("s1"), keys.session("s2")]}
+    given |= {"scratch": keys.scratch, "k": keys}
+    return {
+        name: given.get(name) or kinds[str(parameter.annotation).replace(" | None", "")]
+        for name, parameter in inspect.signature(function).parameters.items()
+    }
 
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
@@ -71,7 +71,8 @@ def test_every_reply_word_is_listed_and_used(script: Script) -> None:
 def test_the_wrapper_passes_what_the_header_lists(script: Script) -> None:
     """A wrapper's call has as many keys and arguments as the header says, all in the slot of its partition."""
     keys = Keys("recovery", 3)
-    call = getattr(calls, script.name)(keys, **_example(script.name))
+    function = getattr(calls, script.name)
+    call = function(**_example(function, keys))
     assert len(call.keys) == len(script.header.keys) + (2 if script.header.repeated_key else 0)
     assert len(call.args) == len(script.header.args) + (2 if script.header.repeated_arg else 0)
     assert call.args[0] is SERVER
@@ -97,10 +98,13 @@ def test_every_library_file_is_used() -> None:
     assert used | {RIGHTS} == set(LIBS)
 
 
-def test_a_wrong_call_is_refused_by_name() -> None:
-    """Keys in another order than the header's are an error that names the script."""
-    with pytest.raises(ValueError, match=r"purge.lua takes the keys"):
-        SCRIPTS["purge"].call({"session": "a", "events": "b", "dead_letters": "c"}, {"server": SERVER})
+@pytest.mark.parametrize("package", typed_calls.HEADINGS)
+def test_the_typed_calls_are_those_of_the_headers(package: str) -> None:
+    """What is generated from the headers stands in the package as it would be generated now."""
+    there = (resources.files(f"coordinator.{package}") / "calls.py").read_text()
+    assert there == typed_calls.module(package, typed_calls.HEADINGS[package]), (
+        "python -m tests.store.typed_calls --write"
+    )
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,7 @@ async def test_the_thread_does_not_wait_for_answer_after_answer(slow_line: Lines
     link.close()
 
 
-def checkpoint(session: str, size: int) -> Call:
+def checkpoint(session: str, size: int) -> Call[Any]:
     """A checkpoint of a session that nobody opened: it is answered, which is enough here."""
     return calls.checkpoint(
         KEYS, session=session, instance="a~1", epoch=1, sequence=1, data=os.urandom(size), encoding="bytes"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from coordinator.store import calls
-from coordinator.store.scripts import Answer
+from tests.store.answers import Answer
 from tests.store.harness import Bench
 
 A, B = "a~1", "b~1"

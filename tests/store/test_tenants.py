@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from coordinator.store import calls
-from coordinator.store.scripts import Answer
+from tests.store.answers import Answer
 from tests.store.harness import LEASE_MS, Bench
 
 A, B, ANY = "a~1", "b~1", "any~1"

@@ -10,7 +10,9 @@ import pytest
 
 from coordinator.store import calls
 from coordinator.store.past import Past
+from coordinator.store.pruning import prune
 from coordinator.store.scripts import SCRIPTS, Call
+from coordinator.store.setting_aside import set_aside, set_aside_member
 from tests.store.harness import LEASE_MS, TRUST_MS, Bench
 
 A, B = "a~1", "b~1"
@@ -109,9 +111,7 @@ def _leftovers(bench: Bench) -> int:
 def _set_aside(bench: Bench) -> int:
     """A record's field did not parse and was set aside."""
     epoch = _broken(bench)
-    bench.run(
-        calls.set_aside(bench.keys, kind="instance", name=A, wanted="hash", fault="labels", broken={"labels": b"abc"})
-    )
+    bench.run(set_aside(bench.keys, kind="instance", name=A, wanted="hash", fault="labels", broken={"labels": b"abc"}))
     return epoch
 
 
@@ -135,13 +135,13 @@ def _entry(bench: Bench) -> str:
     return str(entry.decode())
 
 
-Make = Callable[[Bench, int], Call]
+Make = Callable[[Bench, int], Call[Any]]
 K: Any = calls
 COMMON: dict[str, Any] = {"lease_ms": LEASE_MS}
 LIMITS: dict[str, Any] = {**COMMON, "max_recoveries": 3, "recovery_window_ms": 600_000}
 
 CASES: dict[str, tuple[Callable[[Bench], int], Make]] = {
-    "allowed": (_ready, lambda b, e: K.allowed(b.keys, tries=[("HGET", b.keys.scratch, "x")])),
+    "allowed": (_ready, lambda b, e: K.allowed(scratch=b.keys.scratch, tries=[f"HGET\n{b.keys.scratch}\nx"])),
     "init": (
         lambda b: 0,
         lambda b, e: K.init(b.keys, partitions=1, protocol=1, lineage="lineage-1", hold_ms=1, previous=""),
@@ -240,7 +240,7 @@ CASES: dict[str, tuple[Callable[[Bench], int], Make]] = {
     "replay": (_given_up, lambda b, e: K.replay(b.keys, session="s", pool="default", **COMMON)),
     "purge": (_given_up, lambda b, e: K.purge(b.keys, session="s", closed_ttl_ms=60_000)),
     "forget": (_leftovers, lambda b, e: K.forget(b.keys, names=["gone"], instances=["gone~1"])),
-    "prune": (_leftovers, lambda b, e: K.prune(b.keys, index="orphans", members=["s"])),
+    "prune": (_leftovers, lambda b, e: prune(b.keys, index="orphans", members=["s"])),
     "trim": (_leftovers, lambda b, e: K.trim(b.keys, pool="default", sessions=["s"], entries=[_entry(b)])),
     "trust": (_ready, lambda b, e: K.trust(b.keys, session="s", instance=A, epoch=e, child=B, belief_ms=500)),
     "correct": (
@@ -249,11 +249,11 @@ CASES: dict[str, tuple[Callable[[Bench], int], Make]] = {
     ),
     "set_aside_member": (
         _listed,
-        lambda b, e: K.set_aside_member(b.keys, index="graves", raw=b"no id"),
+        lambda b, e: set_aside_member(b.keys, index="graves", raw=b"no id"),
     ),
     "set_aside": (
         _broken,
-        lambda b, e: K.set_aside(
+        lambda b, e: set_aside(
             b.keys, kind="instance", name=A, wanted="hash", fault="labels", broken={"labels": b"abc"}
         ),
     ),

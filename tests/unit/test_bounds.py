@@ -154,7 +154,6 @@ def test_no_reason_is_sent_that_does_not_fit() -> None:
     of: dict[str, Any] = {"session": "s", "instance": "a~1", "epoch": 1, "pool": "p", "reason": long, "lease_ms": 1}
     sent = [
         calls.certify(keys, instance="a~1", cause="exited", by="b", reason=long),
-        calls.leave(keys, instance="a~1", by="b", reason=long),
         calls.drain(keys, instance="a~1", by="b", reason=long),
         calls.decline(keys, **of, counts=True, max_offers=1),
         calls.release(keys, **of, request="r", cause="released", max_recoveries=1, recovery_window_ms=1),

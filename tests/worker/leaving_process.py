@@ -37,7 +37,7 @@ def watch() -> None:
     """Tells of each certificate and release before it is sent."""
     run_many, submit = SyncExecutor.run_many, Executor._submit
 
-    def from_the_thread(executor: SyncExecutor, calls: Sequence[Call]) -> Any:
+    def from_the_thread(executor: SyncExecutor, calls: Sequence[Call[Any]]) -> Any:
         tell_of(calls)
         return run_many(executor, calls)
 

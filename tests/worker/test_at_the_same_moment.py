@@ -30,7 +30,7 @@ def gate(
     executor = worker._members[0].part.executor
     run, waits, go = executor.run, anyio.Event(), anyio.Event()
 
-    async def held_up(call: Call) -> Any:
+    async def held_up(call: Call[Any]) -> Any:
         mine = call.script.name == script and not waits.is_set()
         told = await run(call) if answer or not mine else None
         if mine:
@@ -147,7 +147,7 @@ async def test_a_child_that_is_told_to_stop_while_it_attaches(url: str, monkeypa
         member = process._members[0]
         run = member.part.executor.run
 
-        async def told_meanwhile(call: Call) -> Any:
+        async def told_meanwhile(call: Call[Any]) -> Any:
             answer = await run(call)
             if call.script.name == "trust":
                 member.children.stop("call-1")

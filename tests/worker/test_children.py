@@ -162,9 +162,9 @@ async def test_what_was_given_up_on_never_comes_over_what_was_acknowledged(
         writers: dict[str, Any] = {"owner": session, "child": child}
         member = {"owner": owner, "child": process}[late]._members[0]
         run, away = member.part.executor.run, True
-        kept: list[Call] = []
+        kept: list[Call[Any]] = []
 
-        async def on_its_way(call: Call) -> Any:
+        async def on_its_way(call: Call[Any]) -> Any:
             if away and call.script.name == "checkpoint":
                 kept.append(call)
                 await anyio.sleep_forever()

@@ -176,7 +176,7 @@ class Record:
             for session in self.sessions:
                 self._compare(session, call)
 
-    def _compare(self, session: Session, call: Call) -> None:
+    def _compare(self, session: Session, call: Call[Any]) -> None:
         is_exit = call.script.name == "certify"
         ends = KEYS.instance(session._instance) if is_exit else KEYS.session(session.id)
         is_told = session.lost.is_set() or session.closed.is_set() or not is_exit or self.loop_stands

@@ -75,9 +75,9 @@ def forgetful(monkeypatch: pytest.MonkeyPatch, *scripts: str) -> None:
 
         def silent(
             *args: Any, plain: Any = plain, script: str = script, past: Past | None = None, **kwargs: Any
-        ) -> Call:
+        ) -> Call[Any]:
             lineage = past.lineage if past and script == "beat" else ""  # by which it is known to agree
-            made: Call = plain(*args, past=Past(lineage), **kwargs)
+            made: Call[Any] = plain(*args, past=Past(lineage), **kwargs)
             return made
 
         monkeypatch.setattr(calls, script, silent)

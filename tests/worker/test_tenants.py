@@ -11,8 +11,8 @@ import redis
 
 from coordinator import Session, TenantError, Worker
 from coordinator.policy import OTHER_TENANT
-from coordinator.store.calls import BATCH
 from coordinator.store.keys import Keys
+from coordinator.store.usual import BATCH
 from tests.coordinating import coordinating
 from tests.records import state
 from tests.waiting import eventually

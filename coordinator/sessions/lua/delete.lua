@@ -1,13 +1,13 @@
 -- delete.lua: removes a session, also one of which only the id in the active set is left.
 --
--- KEYS session  STRING  the session's JSON
--- KEYS active   SET     ids of the sessions that are under way
--- KEYS *fence  various the coordinator's meta, detector, events, instance and record; none when bound to no session
--- ARGV id       text    session id
--- ARGV *held   text    run id of the server, instance id and epoch of who writes; none when bound to no session
+-- KEYS session STRING <session(session)> the session's JSON
+-- KEYS active  SET                       ids of the sessions that are under way
+-- KEYS *fence  various <=fence.declared> the coordinator's meta, detector, events, instance and record; none when bound to no session
+-- ARGV id      text <session>            session id
+-- ARGV *held   sent <fence.arguments>    run id of the server, instance id and epoch of who writes; none when bound to no session
 -- REPLY OK
 -- REPLY GONE
--- REPLY FENCED scope owner epoch state
+-- REPLY FENCED scope owner epoch:int state
 -- REPLY RESYNC
 -- REPLY UNKNOWN
 -- RETRY safe: a repetition answers GONE.

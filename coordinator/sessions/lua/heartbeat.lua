@@ -1,19 +1,19 @@
 -- heartbeat.lua: moves a session's updated_at and its expiry, and not one byte besides.
 --
--- KEYS session    STRING  the session's JSON
--- KEYS active     SET     ids of the sessions that are under way
--- KEYS *fence  various the coordinator's meta, detector, events, instance and record; none when bound to no session
--- ARGV id         text    session id
--- ARGV updated_at text    the new time, RFC 3339
--- ARGV ttl_ms     int     when it expires, 0 for never
--- ARGV *held   text    run id of the server, instance id and epoch of who writes; none when bound to no session
+-- KEYS session    STRING <session(session)> the session's JSON
+-- KEYS active     SET                       ids of the sessions that are under way
+-- KEYS *fence     various <=fence.declared> the coordinator's meta, detector, events, instance and record; none when bound to no session
+-- ARGV id         text <session>            session id
+-- ARGV updated_at text                      the new time, RFC 3339
+-- ARGV ttl_ms     int                       when it expires, 0 for never
+-- ARGV *held      sent <fence.arguments>    run id of the server, instance id and epoch of who writes; none when bound to no session
 -- REPLY OK
 -- REPLY GONE
 -- REPLY ENDED status
 -- REPLY ODD
 -- REPLY WRONG
 -- REPLY CLASH
--- REPLY FENCED scope owner epoch state
+-- REPLY FENCED scope owner epoch:int state
 -- REPLY RESYNC
 -- REPLY UNKNOWN
 -- RETRY safe: the same time is written again.

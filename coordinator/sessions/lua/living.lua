@@ -1,8 +1,8 @@
 -- living.lua: which members of the active set are under way; the others are removed from it.
 --
--- KEYS active   SET     ids of the sessions that are under way
--- KEYS *session STRING  the JSON of each
--- ARGV *id      text    id of each
+-- KEYS active   SET                        ids of the sessions that are under way
+-- KEYS *session STRING <session(sessions)> the JSON of each
+-- ARGV *id      text <sessions>            id of each
 -- REPLY OK living
 -- REPLY CLASH
 -- RETRY safe: it removes only ids whose key is gone or that have ended. `living` has a digit a session: 1 under way, 0 not.

@@ -1,23 +1,24 @@
 -- adopt.lua: a worker becomes the owner of an orphan.
 --
--- KEYS meta     HASH    the partition
--- KEYS detector HASH    holds
--- KEYS leases   ZSET    offers and handovers
--- KEYS orphans  ZSET    sessions without an owner
--- KEYS events   STREAM  what happened
--- KEYS instance HASH    the adopter
--- KEYS owned    SET     what it owns
--- KEYS session  HASH    the record
--- KEYS offers   STREAM  offers of the adopter's pool
--- KEYS blamed   ZSET    what it owns of sessions that have died with an owner before
--- ARGV server   text    run id of the server of this connection
--- ARGV id       text    session id
--- ARGV owner    text    instance id of the adopter
--- ARGV request  text    request id
--- ARGV epoch    int     epoch of the offer; '' to adopt by id whatever is offered
--- ARGV floor    int     highest epoch that the caller has seen
--- ARGV holds    int     epoch under which the caller holds it already; '' when it does not
--- REPLY OK epoch data encoding previous_owner cause attempt orphaned_at_ms served_until_ms data_at_ms now_ms planned pool tenant requires opened_at_ms checkpoint existing renewed_from
+-- KEYS meta     HASH                      the partition
+-- KEYS detector HASH                      holds
+-- KEYS leases   ZSET                      offers and handovers
+-- KEYS orphans  ZSET                      sessions without an owner
+-- KEYS events   STREAM                    what happened
+-- KEYS instance HASH <instance(instance)> the adopter
+-- KEYS owned    SET <owned(instance)>     what it owns
+-- KEYS session  HASH <session(session)>   the record
+-- KEYS offers   STREAM <offers(pool)>     offers of the adopter's pool
+-- KEYS blamed   ZSET <blamed(instance)>   what it owns of sessions that have died with an owner before
+-- ARGV server   text                      run id of the server of this connection
+-- ARGV id       text <session>            session id
+-- ARGV owner    text <instance>           instance id of the adopter
+-- ARGV request  text                      request id
+-- ARGV epoch    int?                      epoch of the offer; '' to adopt by id whatever is offered
+-- ARGV floor    int                       highest epoch that the caller has seen
+-- ARGV holds    int?=None                 epoch under which the caller holds it already; '' when it does not
+-- REPLY OK epoch:int data:bytes encoding previous_owner cause attempt:int orphaned_at_ms:int served_until_ms:int? data_at_ms:int? now_ms:int
+-- REPLY OK planned:flag pool tenant requires opened_at_ms:int checkpoint:int existing:flag renewed_from:int
 -- REPLY OWNED owner state
 -- REPLY FOREIGN
 -- REPLY GONE state

@@ -1,16 +1,16 @@
 -- agree.lua: an instance has compared its sessions with their records, one by one, and found them equal: its roll and its index say so.
 -- For rolls that a program of an older version did not keep, and for an index that was damaged.
 --
--- KEYS instance HASH    who compared
--- KEYS owned    SET     what it owns
--- KEYS *session HASH    records that its index names, and that are not its own
--- ARGV server   text    run id of the server of this connection
--- ARGV owner    text    instance id
--- ARGV seen     text    the roll in the store before it compared, '' for none
--- ARGV roll     int     the digest of its sessions
--- ARGV *id      text    their ids
+-- KEYS instance HASH <instance(instance)> who compared
+-- KEYS owned    SET <owned(instance)>     what it owns
+-- KEYS *session HASH <session(sessions)>  records that its index names, and that are not its own
+-- ARGV server   text                      run id of the server of this connection
+-- ARGV owner    text <instance>           instance id
+-- ARGV seen     text                      the roll in the store before it compared, '' for none
+-- ARGV roll     int                       the digest of its sessions
+-- ARGV *id      text <sessions>           their ids
 -- REPLY OK
--- REPLY CHANGED roll
+-- REPLY CHANGED roll:int
 -- REPLY FENCED
 -- REPLY UNKNOWN
 -- RETRY safe: a second call finds the roll and the index as the first left them.

@@ -1,9 +1,9 @@
 -- allowed.lua: which commands the user of this connection may not run. Redis 7 is asked; on 6.2 each is tried, in a form that does nothing.
 --
--- KEYS scratch  ANY   a key that nothing uses, and that is not there afterwards
--- ARGV server   text  run id of the server of this connection
--- ARGV *tries   text  the words of each command, one a line
--- REPLY OK refused
+-- KEYS scratch ANY <=scratch> a key that nothing uses, and that is not there afterwards
+-- ARGV server  text           run id of the server of this connection
+-- ARGV *tries  text           the words of each command, one a line
+-- REPLY OK refused:lines
 -- RETRY safe: it changes nothing.
 -- USES now
 local scratch = KEYS[1]

@@ -1,20 +1,20 @@
 -- ask.lua: an heir asks the living owner to hand the session over: its caller came back there, or it accepts an offer.
 --
--- KEYS meta     HASH    the partition
--- KEYS detector HASH    holds
--- KEYS leases   ZSET    offers and handovers
--- KEYS events   STREAM  what happened
--- KEYS heir     HASH    the instance that asks
--- KEYS owner    HASH    the owner's instance
--- KEYS session  HASH    the record
--- KEYS mailbox  CHANNEL the owner's
--- ARGV server   text    run id of the server of this connection
--- ARGV id       text    session id
--- ARGV heir_id  text    instance id of the heir
--- ARGV owner_id text    instance id of the owner as last read
--- ARGV request  text    request id, with which the heir adopts once the owner has let go
--- ARGV lease_ms int     for how long the heir waits unless it asks again; then the owner simply goes on
--- REPLY OK left_ms
+-- KEYS meta     HASH                      the partition
+-- KEYS detector HASH                      holds
+-- KEYS leases   ZSET                      offers and handovers
+-- KEYS events   STREAM                    what happened
+-- KEYS heir     HASH <instance(instance)> the instance that asks
+-- KEYS owner    HASH <instance(owner)>    the owner's instance
+-- KEYS session  HASH <session(session)>   the record
+-- KEYS mailbox  CHANNEL <mailbox(owner)>  the owner's
+-- ARGV server   text                      run id of the server of this connection
+-- ARGV id       text <session>            session id
+-- ARGV heir_id  text <instance>           instance id of the heir
+-- ARGV owner_id text <owner>              instance id of the owner as last read
+-- ARGV request  text                      request id, with which the heir adopts once the owner has let go
+-- ARGV lease_ms int                       for how long the heir waits unless it asks again; then the owner simply goes on
+-- REPLY OK left_ms:int
 -- REPLY OWNED owner state
 -- REPLY ORPHAN
 -- REPLY FOREIGN

@@ -1,19 +1,19 @@
 -- certify.lua: somebody knows that an instance ended: it left, its process exited, an operator says so.
 --
--- KEYS meta       HASH    the partition
--- KEYS detector   HASH    holds
--- KEYS instances  ZSET    heartbeats
--- KEYS graves     ZSET    dead instances that still own sessions
--- KEYS events     STREAM  what happened
--- KEYS instance   HASH    who ended
--- KEYS owned      SET     what it owns
--- ARGV server     text    run id of the server of this connection
--- ARGV id         text    instance id
--- ARGV cause      text    left, exited, operator, or restated after lost writes
--- ARGV by         text    who says so
--- ARGV reason     text    why
--- ARGV fenced_ttl_ms int  how long the id of one that the store does not know is refused, when its death is restated
--- REPLY OK owned
+-- KEYS meta          HASH                      the partition
+-- KEYS detector      HASH                      holds
+-- KEYS instances     ZSET                      heartbeats
+-- KEYS graves        ZSET                      dead instances that still own sessions
+-- KEYS events        STREAM                    what happened
+-- KEYS instance      HASH <instance(instance)> who ended
+-- KEYS owned         SET <owned(instance)>     what it owns
+-- ARGV server        text                      run id of the server of this connection
+-- ARGV id            text <instance>           instance id
+-- ARGV cause         text                      left, exited, operator, or restated after lost writes
+-- ARGV by            text                      who says so
+-- ARGV reason        reason                    why
+-- ARGV fenced_ttl_ms int=DAY_MS                how long the id of one that the store does not know is refused, when its death is restated
+-- REPLY OK owned:int
 -- REPLY ALREADY cause
 -- REPLY UNKNOWN
 -- RETRY safe: written once, a second call answers ALREADY.

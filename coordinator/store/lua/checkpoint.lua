@@ -1,22 +1,22 @@
 -- checkpoint.lua: the owner writes newer recovery data.
 --
--- KEYS meta     HASH    the partition
--- KEYS detector HASH    holds
--- KEYS events   STREAM  what happened
--- KEYS instance HASH    the writer
--- KEYS session  HASH    the record
--- ARGV server   text    run id of the server of this connection
--- ARGV id       text    session id
--- ARGV owner    text    instance id
--- ARGV epoch    int     the epoch that the writer holds
--- ARGV sequence int     number of this checkpoint within the epoch, from 1; one count for all that write it
--- ARGV writer   text    '' for the owner itself, else the child that writes for it
--- ARGV attempt  int     of the same number: a writer whose last one has no answer does not count on, it tries that number again
--- ARGV data     bytes   recovery data
--- ARGV encoding text    json (a mapping) or bytes: how the owner gave the data; Lua never looks into it
+-- KEYS meta     HASH                      the partition
+-- KEYS detector HASH                      holds
+-- KEYS events   STREAM                    what happened
+-- KEYS instance HASH <instance(instance)> the writer
+-- KEYS session  HASH <session(session)>   the record
+-- ARGV server   text                      run id of the server of this connection
+-- ARGV id       text <session>            session id
+-- ARGV owner    text <instance>           instance id
+-- ARGV epoch    int                       the epoch that the writer holds
+-- ARGV sequence int                       number of this checkpoint within the epoch, from 1; one count for all that write it
+-- ARGV writer   text=''                   '' for the owner itself, else the child that writes for it
+-- ARGV attempt  int=0                     of the same number: a writer whose last one has no answer does not count on, it tries that number again
+-- ARGV data     bytes                     recovery data
+-- ARGV encoding text='bytes'              json (a mapping) or bytes: how the owner gave the data; Lua never looks into it
 -- REPLY OK
--- REPLY OLD checkpoint
--- REPLY FENCED scope owner epoch state
+-- REPLY OLD checkpoint:int
+-- REPLY FENCED scope owner epoch:int state
 -- REPLY RESYNC
 -- REPLY UNKNOWN
 -- RETRY safe: the same sequence and attempt of the same writer answers OK and changes nothing.

@@ -1,31 +1,31 @@
 -- claim.lua: a coordinator takes a batch of a grave's sessions under leases and offers them, handovers included.
 --
--- KEYS meta         HASH    the partition
--- KEYS detector     HASH    holds
--- KEYS graves       ZSET    dead instances that still own sessions
--- KEYS leases       ZSET    offers and handovers
--- KEYS orphans      ZSET    sessions without an owner
--- KEYS dead_letters ZSET    sessions given up on
--- KEYS events       STREAM  what happened
--- KEYS instance     HASH    the dead
--- KEYS owned        SET     what it owned
--- KEYS offers       STREAM  offers of the pool
--- KEYS blamed       ZSET    what it owned of sessions that have died with an owner before
--- KEYS *session     HASH    the records
--- ARGV server       text    run id of the server of this connection
--- ARGV grave        text    instance id of the dead
--- ARGV pool         text    pool of that stream; sessions of others are named in the answer
--- ARGV holder       text    who holds the leases
--- ARGV lease_ms     int     length of a lease
--- ARGV max_recoveries int   orphaned more often than this within the window: dead letter
+-- KEYS meta               HASH                     the partition
+-- KEYS detector           HASH                     holds
+-- KEYS graves             ZSET                     dead instances that still own sessions
+-- KEYS leases             ZSET                     offers and handovers
+-- KEYS orphans            ZSET                     sessions without an owner
+-- KEYS dead_letters       ZSET                     sessions given up on
+-- KEYS events             STREAM                   what happened
+-- KEYS instance           HASH <instance(grave)>   the dead
+-- KEYS owned              SET <owned(grave)>       what it owned
+-- KEYS offers             STREAM <offers(pool)>    offers of the pool
+-- KEYS blamed             ZSET <blamed(grave)>     what it owned of sessions that have died with an owner before
+-- KEYS *session           HASH <session(sessions)> the records
+-- ARGV server             text                     run id of the server of this connection
+-- ARGV grave              text                     instance id of the dead
+-- ARGV pool               text                     pool of that stream; sessions of others are named in the answer
+-- ARGV holder             text=''                  who holds the leases
+-- ARGV lease_ms           int                      length of a lease
+-- ARGV max_recoveries     int                      orphaned more often than this within the window: dead letter
 -- ARGV recovery_window_ms int
--- ARGV inline_bytes int     data up to this size travels in the offer
--- ARGV dead_letter_ttl_ms int
--- ARGV floor        int     highest epoch that the caller has seen
--- ARGV heirs        int     living instances of the pool that have room
--- ARGV room         int     sessions that these could take together; 0 when it is not known
--- ARGV *id          text    session ids
--- REPLY OK offered dead_lettered skipped other_pools children_ms left
+-- ARGV inline_bytes       int=INLINE_BYTES         data up to this size travels in the offer
+-- ARGV dead_letter_ttl_ms int=DEAD_LETTER_TTL_MS
+-- ARGV floor              int=0                    highest epoch that the caller has seen
+-- ARGV heirs              int=1                    living instances of the pool that have room
+-- ARGV room               int=0                    sessions that these could take together; 0 when it is not known
+-- ARGV *id                text[BATCH] <sessions>   session ids
+-- REPLY OK offered:int dead_lettered:int skipped:int other_pools:lines children_ms:int left:int
 -- REPLY HELD
 -- REPLY GONE
 -- RETRY safe: what was claimed is no longer owned by the grave, and is skipped.

@@ -1,23 +1,23 @@
 -- close.lua: the call ended; its owner closes the session, and its recovery data goes at once.
 --
--- KEYS meta     HASH    the partition
--- KEYS detector HASH    holds
--- KEYS leases   ZSET    offers and handovers
--- KEYS orphans  ZSET    sessions without an owner
--- KEYS events   STREAM  what happened
--- KEYS instance HASH    the writer
--- KEYS owned    SET     what it owns
--- KEYS session  HASH    the record
--- KEYS offers   STREAM  offers of the session's pool
--- KEYS blamed   ZSET    what it owns of sessions that have died with an owner before
--- ARGV server   text    run id of the server of this connection
--- ARGV id       text    session id
--- ARGV owner    text    instance id
--- ARGV epoch    int     the epoch that the writer holds
--- ARGV closed_ttl_ms int  how long the closed record stays
+-- KEYS meta          HASH                      the partition
+-- KEYS detector      HASH                      holds
+-- KEYS leases        ZSET                      offers and handovers
+-- KEYS orphans       ZSET                      sessions without an owner
+-- KEYS events        STREAM                    what happened
+-- KEYS instance      HASH <instance(instance)> the writer
+-- KEYS owned         SET <owned(instance)>     what it owns
+-- KEYS session       HASH <session(session)>   the record
+-- KEYS offers        STREAM <offers(pool)>     offers of the session's pool
+-- KEYS blamed        ZSET <blamed(instance)>   what it owns of sessions that have died with an owner before
+-- ARGV server        text                      run id of the server of this connection
+-- ARGV id            text <session>            session id
+-- ARGV owner         text <instance>           instance id
+-- ARGV epoch         int                       the epoch that the writer holds
+-- ARGV closed_ttl_ms int                       how long the closed record stays
 -- REPLY OK
--- REPLY CHILDREN left_ms
--- REPLY FENCED scope owner epoch state
+-- REPLY CHILDREN left_ms:int
+-- REPLY FENCED scope owner epoch:int state
 -- REPLY RESYNC
 -- REPLY UNKNOWN
 -- RETRY safe: a closed record of the same owner and epoch answers OK.

@@ -1,15 +1,15 @@
 -- correct.lua: a person gives fields of a record that was set aside values that parse, or forgets what was set aside.
 --
--- KEYS events     STREAM  what happened
--- KEYS quarantine ZSET    what was set aside
--- KEYS kept       HASH    the reason, and the fields as they were
--- KEYS kept_key   any     a key of another type, as it was
--- KEYS record     any     what it was about
--- ARGV server     text    run id of the server of this connection
--- ARGV member     text    under which name it is kept
--- ARGV kind       text    kind of the record's key
--- ARGV *field     bytes   names and values in turn, for the record
--- REPLY OK written
+-- KEYS events     STREAM                      what happened
+-- KEYS quarantine ZSET                        what was set aside
+-- KEYS kept       HASH <set_aside(member)>    the reason, and the fields as they were
+-- KEYS kept_key   any <set_aside_key(member)> a key of another type, as it was
+-- KEYS record     any <record(kind, name)>    what it was about
+-- ARGV server     text                        run id of the server of this connection
+-- ARGV member     text                        under which name it is kept
+-- ARGV kind       text                        kind of the record's key
+-- ARGV *field     bytes <fields>              names and values in turn, for the record
+-- REPLY OK written:int
 -- REPLY GONE
 -- REPLY NO_RECORD
 -- REPLY LIVES state

@@ -1,22 +1,22 @@
 -- declare.lua: an instance is declared dead by its silence. The guards are looked at again here, in the same moment.
 --
--- KEYS meta            HASH    the partition
--- KEYS detector        HASH    the last scan, holds
--- KEYS instances       ZSET    heartbeats
--- KEYS graves          ZSET    dead instances that still own sessions
--- KEYS events          STREAM  what happened
--- KEYS instance        HASH    who is silent
--- KEYS owned           SET     what it owns
--- KEYS mailbox         CHANNEL its presence connection listens there
--- ARGV server          text    run id of the server of this connection
--- ARGV id              text    instance id
--- ARGV deadline_ms     int     the deadline that the coordinator has seen unchanged
--- ARGV max_scan_gap_ms int     longest time since the last scan
--- ARGV cause           text    silence or lost_connection
--- ARGV by              text    who says so
--- ARGV lost_after_ms   int     age of the last beat at which a lost connection counts
--- ARGV breaker_window_ms int   see scan
--- REPLY OK owned
+-- KEYS meta              HASH                        the partition
+-- KEYS detector          HASH                        the last scan, holds
+-- KEYS instances         ZSET                        heartbeats
+-- KEYS graves            ZSET                        dead instances that still own sessions
+-- KEYS events            STREAM                      what happened
+-- KEYS instance          HASH <instance(instance)>   who is silent
+-- KEYS owned             SET <owned(instance)>       what it owns
+-- KEYS mailbox           CHANNEL <mailbox(instance)> its presence connection listens there
+-- ARGV server            text                        run id of the server of this connection
+-- ARGV id                text <instance>             instance id
+-- ARGV deadline_ms       int                         the deadline that the coordinator has seen unchanged
+-- ARGV max_scan_gap_ms   int                         longest time since the last scan
+-- ARGV cause             text='silence'              silence or lost_connection
+-- ARGV by                text=''                     who says so
+-- ARGV lost_after_ms     int=0                       age of the last beat at which a lost connection counts
+-- ARGV breaker_window_ms int=2000                    see scan
+-- REPLY OK owned:int
 -- REPLY ALIVE
 -- REPLY HELD reason
 -- REPLY ALREADY cause

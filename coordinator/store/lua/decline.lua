@@ -1,27 +1,27 @@
 -- decline.lua: a worker gives an offer back; others get it at once.
 --
--- KEYS meta         HASH    the partition
--- KEYS detector     HASH    holds
--- KEYS leases       ZSET    offers and handovers
--- KEYS orphans      ZSET    sessions without an owner
--- KEYS dead_letters ZSET    sessions given up on
--- KEYS events       STREAM  what happened
--- KEYS instance     HASH    who declines
--- KEYS session      HASH    the record
--- KEYS offers       STREAM  offers of the pool
--- ARGV server       text    run id of the server of this connection
--- ARGV id           text    session id
--- ARGV decliner     text    instance id
--- ARGV epoch        int     epoch of the offer
--- ARGV reason       text    why
--- ARGV counts       int     1: an attempt; 0: for want of room, counts nothing
--- ARGV max_offers   int     attempts before it is a dead letter
--- ARGV lease_ms     int     length of the new lease
--- ARGV inline_bytes int     data up to this size travels in the offer
--- ARGV dead_letter_ttl_ms int
--- ARGV give_up_after_ms int age of an orphan at which the caller has hung up; holds do not count
--- ARGV restarted_since int as the entry of a handover said, to be passed on; '' otherwise
--- REPLY OK epoch
+-- KEYS meta               HASH                      the partition
+-- KEYS detector           HASH                      holds
+-- KEYS leases             ZSET                      offers and handovers
+-- KEYS orphans            ZSET                      sessions without an owner
+-- KEYS dead_letters       ZSET                      sessions given up on
+-- KEYS events             STREAM                    what happened
+-- KEYS instance           HASH <instance(instance)> who declines
+-- KEYS session            HASH <session(session)>   the record
+-- KEYS offers             STREAM <offers(pool)>     offers of the pool
+-- ARGV server             text                      run id of the server of this connection
+-- ARGV id                 text <session>            session id
+-- ARGV decliner           text <instance>           instance id
+-- ARGV epoch              int                       epoch of the offer
+-- ARGV reason             reason                    why
+-- ARGV counts             flag                      1: an attempt; 0: for want of room, counts nothing
+-- ARGV max_offers         int                       attempts before it is a dead letter
+-- ARGV lease_ms           int                       length of the new lease
+-- ARGV inline_bytes       int=INLINE_BYTES          data up to this size travels in the offer
+-- ARGV dead_letter_ttl_ms int=DEAD_LETTER_TTL_MS
+-- ARGV give_up_after_ms   int=GIVE_UP_AFTER_MS      age of an orphan at which the caller has hung up; holds do not count
+-- ARGV restarted_since    text=''                   as the entry of a handover said, to be passed on; '' otherwise
+-- REPLY OK epoch:int
 -- REPLY DEAD_LETTERED reason
 -- REPLY GONE
 -- REPLY HELD

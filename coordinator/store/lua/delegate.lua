@@ -1,17 +1,17 @@
 -- delegate.lua: a worker leaves an offer adoptable by id: its caller will come back to some door.
 --
--- KEYS meta     HASH    the partition
--- KEYS detector HASH    holds
--- KEYS leases   ZSET    offers and handovers
--- KEYS events   STREAM  what happened
--- KEYS instance HASH    who delegates
--- KEYS session  HASH    the record
--- KEYS offers   STREAM  offers of the pool
--- ARGV server   text    run id of the server of this connection
--- ARGV id       text    session id
--- ARGV by       text    instance id
--- ARGV epoch    int     epoch of the offer
--- ARGV lease_ms int     how long it waits to be adopted by id before it is offered again
+-- KEYS meta     HASH                      the partition
+-- KEYS detector HASH                      holds
+-- KEYS leases   ZSET                      offers and handovers
+-- KEYS events   STREAM                    what happened
+-- KEYS instance HASH <instance(instance)> who delegates
+-- KEYS session  HASH <session(session)>   the record
+-- KEYS offers   STREAM <offers(pool)>     offers of the pool
+-- ARGV server   text                      run id of the server of this connection
+-- ARGV id       text <session>            session id
+-- ARGV by       text <instance>           instance id
+-- ARGV epoch    int                       epoch of the offer
+-- ARGV lease_ms int                       how long it waits to be adopted by id before it is offered again
 -- REPLY OK
 -- REPLY GONE
 -- REPLY FENCED cause

@@ -1,18 +1,18 @@
 -- drain.lua: an instance takes nothing new from now on, and hands over what it owns.
 --
--- KEYS meta       HASH    the partition
--- KEYS detector   HASH    holds
--- KEYS events     STREAM  what happened
--- KEYS instance   HASH    who drains
--- KEYS owned      SET     what it owns
--- KEYS mailbox    CHANNEL it is told there
--- ARGV server     text    run id of the server of this connection
--- ARGV id         text    instance id
--- ARGV by         text    who says so
--- ARGV reason     text    why
--- ARGV timeout_ms int     after so long the rest is offered as orphans; 0 when only the instance itself knows
--- REPLY OK owned
--- REPLY ALREADY owned
+-- KEYS meta       HASH                        the partition
+-- KEYS detector   HASH                        holds
+-- KEYS events     STREAM                      what happened
+-- KEYS instance   HASH <instance(instance)>   who drains
+-- KEYS owned      SET <owned(instance)>       what it owns
+-- KEYS mailbox    CHANNEL <mailbox(instance)> it is told there
+-- ARGV server     text                        run id of the server of this connection
+-- ARGV id         text <instance>             instance id
+-- ARGV by         text                        who says so
+-- ARGV reason     reason                      why
+-- ARGV timeout_ms int=0                       after so long the rest is offered as orphans; 0 when only the instance itself knows
+-- REPLY OK owned:int
+-- REPLY ALREADY owned:int
 -- REPLY GONE
 -- RETRY safe: a second call answers ALREADY.
 -- USES now read stream event hold tell

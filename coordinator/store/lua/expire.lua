@@ -1,28 +1,28 @@
 -- expire.lua: a lease ended. An offer is extended, offered again or given up on; a handover goes back to its owner.
 --
--- KEYS meta         HASH    the partition
--- KEYS detector     HASH    holds
--- KEYS leases       ZSET    offers and handovers
--- KEYS orphans      ZSET    sessions without an owner
--- KEYS dead_letters ZSET    sessions given up on
--- KEYS events       STREAM  what happened
--- KEYS session      HASH    the record
--- KEYS offers       STREAM  offers of the session's pool
--- ARGV server       text    run id of the server of this connection
--- ARGV id           text    session id
--- ARGV pool         text    pool of that stream
--- ARGV holder       text    who holds the next lease
--- ARGV lease_ms     int     length of it
--- ARGV max_offers   int     attempts before it is a dead letter
--- ARGV give_up_after_ms int age of an orphan at which the caller has hung up; holds do not count
--- ARGV inline_bytes int     data up to this size travels in the offer
--- ARGV dead_letter_ttl_ms int
--- ARGV entry_of_dead text   the entry of it that a dead reader has: an attempt, and no waiting for the lease; '' otherwise
--- ARGV alone         text   1 when nothing else that the dead reader had in hand may have killed it
--- ARGV apart         int    how many that were read with it one reader may have in hand from now on; 0: as many as it likes
+-- KEYS meta               HASH                    the partition
+-- KEYS detector           HASH                    holds
+-- KEYS leases             ZSET                    offers and handovers
+-- KEYS orphans            ZSET                    sessions without an owner
+-- KEYS dead_letters       ZSET                    sessions given up on
+-- KEYS events             STREAM                  what happened
+-- KEYS session            HASH <session(session)> the record
+-- KEYS offers             STREAM <offers(pool)>   offers of the session's pool
+-- ARGV server             text                    run id of the server of this connection
+-- ARGV id                 text <session>          session id
+-- ARGV pool               text                    pool of that stream
+-- ARGV holder             text=''                 who holds the next lease
+-- ARGV lease_ms           int                     length of it
+-- ARGV max_offers         int                     attempts before it is a dead letter
+-- ARGV give_up_after_ms   int                     age of an orphan at which the caller has hung up; holds do not count
+-- ARGV inline_bytes       int=INLINE_BYTES        data up to this size travels in the offer
+-- ARGV dead_letter_ttl_ms int=DEAD_LETTER_TTL_MS
+-- ARGV entry_of_dead      text=''                 the entry of it that a dead reader has: an attempt, and no waiting for the lease; '' otherwise
+-- ARGV alone              flag=1                  1 when nothing else that the dead reader had in hand may have killed it
+-- ARGV apart              int=0                   how many that were read with it one reader may have in hand from now on; 0: as many as it likes
 -- REPLY EXTENDED
 -- REPLY REWRITTEN
--- REPLY OFFERED epoch attempt
+-- REPLY OFFERED epoch:int attempt:int
 -- REPLY DEAD_LETTERED reason
 -- REPLY RETURNED owner
 -- REPLY EARLY

@@ -1,10 +1,10 @@
 -- forget.lua: forgets which instance a name stands for, where that instance is gone.
 --
--- KEYS names      HASH  name -> newest instance id
--- KEYS *instances HASH  the instance that each name stood for as last read
--- ARGV server     text  run id of the server of this connection
--- ARGV *entries   text  each name and that instance's id, with a blank between them
--- REPLY OK forgotten
+-- KEYS names      HASH                       name -> newest instance id
+-- KEYS *instances HASH <instance(instances)> the instance that each name stood for as last read
+-- ARGV server     text                       run id of the server of this connection
+-- ARGV *entries   pair <names instances>     each name and that instance's id, with a blank between them
+-- REPLY OK forgotten:int
 -- RETRY safe: a name that was forgotten, or that stands for another instance by now, is left alone.
 -- USES now
 local names = KEYS[1]

@@ -1,20 +1,20 @@
 -- hand_over.lua: an owner that drains offers a session and goes on serving it; an heir accepts with ask, then the owner lets go.
 --
--- KEYS meta         HASH    the partition
--- KEYS detector     HASH    holds
--- KEYS leases       ZSET    offers and handovers
--- KEYS events       STREAM  what happened
--- KEYS instance     HASH    the owner
--- KEYS session      HASH    the record
--- KEYS offers       STREAM  offers of the session's pool
--- ARGV server       text    run id of the server of this connection
--- ARGV id           text    session id
--- ARGV owner        text    instance id
--- ARGV epoch        int     the epoch that the owner holds, and goes on holding
--- ARGV lease_ms     int     how long the offer stands; then the owner simply goes on
--- ARGV inline_bytes int     data up to this size travels in the offer
+-- KEYS meta         HASH                      the partition
+-- KEYS detector     HASH                      holds
+-- KEYS leases       ZSET                      offers and handovers
+-- KEYS events       STREAM                    what happened
+-- KEYS instance     HASH <instance(instance)> the owner
+-- KEYS session      HASH <session(session)>   the record
+-- KEYS offers       STREAM <offers(pool)>     offers of the session's pool
+-- ARGV server       text                      run id of the server of this connection
+-- ARGV id           text <session>            session id
+-- ARGV owner        text <instance>           instance id
+-- ARGV epoch        int                       the epoch that the owner holds, and goes on holding
+-- ARGV lease_ms     int                       how long the offer stands; then the owner simply goes on
+-- ARGV inline_bytes int=INLINE_BYTES          data up to this size travels in the offer
 -- REPLY OK heir
--- REPLY FENCED scope owner epoch state
+-- REPLY FENCED scope owner epoch:int state
 -- REPLY RESYNC
 -- REPLY HELD
 -- REPLY UNKNOWN

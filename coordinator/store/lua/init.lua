@@ -1,17 +1,17 @@
 -- init.lua: makes the partition, or tells how it was made.
 --
--- KEYS meta        HASH    the partition
--- KEYS detector    HASH    holds
--- KEYS events      STREAM  what happened
--- ARGV server      text    run id of the server of this connection
--- ARGV partitions  int     how many partitions the caller believes in
--- ARGV protocol    int     version of keys and scripts that the caller speaks
--- ARGV lineage     text    a new random id, used when there is none; '' by who is not to make the partition
--- ARGV hold_ms     int     length of a hold
--- ARGV previous    text    lineage that the caller knew before; '' at a first start
--- REPLY OK lineage server created protocol
--- REPLY PARTITIONS partitions
--- REPLY PROTOCOL protocol
+-- KEYS meta       HASH    the partition
+-- KEYS detector   HASH    holds
+-- KEYS events     STREAM  what happened
+-- ARGV server     text    run id of the server of this connection
+-- ARGV partitions int     how many partitions the caller believes in
+-- ARGV protocol   int     version of keys and scripts that the caller speaks
+-- ARGV lineage    text    a new random id, used when there is none; '' by who is not to make the partition
+-- ARGV hold_ms    int     length of a hold
+-- ARGV previous   text='' lineage that the caller knew before; '' at a first start
+-- REPLY OK lineage server created:flag protocol:int
+-- REPLY PARTITIONS partitions:int
+-- REPLY PROTOCOL protocol:int
 -- REPLY UNMADE
 -- RETRY safe: the second call finds what the first made.
 -- USES now read stream event hold

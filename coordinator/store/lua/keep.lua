@@ -1,16 +1,16 @@
 -- keep.lua: a reader works through the offers that it has in hand: their leases begin anew.
 --
--- KEYS meta      HASH    the partition
--- KEYS detector  HASH    holds
--- KEYS leases    ZSET    offers and handovers
--- KEYS events    STREAM  what happened
--- KEYS instance  HASH    who has them in hand
--- KEYS *session  HASH    the records
--- ARGV server    text    run id of the server of this connection
--- ARGV reader    text    instance id
--- ARGV lease_ms  int     length of the new lease
--- ARGV *offer    text    session id and epoch of the offer, with a space between
--- REPLY OK kept
+-- KEYS meta     HASH                          the partition
+-- KEYS detector HASH                          holds
+-- KEYS leases   ZSET                          offers and handovers
+-- KEYS events   STREAM                        what happened
+-- KEYS instance HASH <instance(instance)>     who has them in hand
+-- KEYS *session HASH <session(sessions)>      the records
+-- ARGV server   text                          run id of the server of this connection
+-- ARGV reader   text <instance>               instance id
+-- ARGV lease_ms int                           length of the new lease
+-- ARGV *offer   pair[BATCH] <sessions epochs> session id and epoch of the offer, with a space between
+-- REPLY OK kept:lines
 -- REPLY FENCED cause
 -- RETRY safe: the lease begins anew again.
 -- USES now read stream event hold

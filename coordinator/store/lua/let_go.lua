@@ -1,31 +1,31 @@
 -- let_go.lua: the owner hands a session to the heir that accepted: the last data, and the epoch moves.
 --
--- KEYS meta       HASH    the partition
--- KEYS detector   HASH    holds
--- KEYS leases     ZSET    offers and handovers
--- KEYS events     STREAM  what happened
--- KEYS instance   HASH    the owner
--- KEYS owned      SET     what it owns
--- KEYS heir       HASH    the heir
--- KEYS heir_owned SET     what the heir owns
--- KEYS session    HASH    the record
--- KEYS offers     STREAM  offers of the session's pool
--- KEYS mailbox    CHANNEL the heir's
--- KEYS blamed     ZSET    what the owner owns of sessions that have died with an owner before
--- KEYS heir_blamed ZSET   the same of the heir
--- ARGV server     text    run id of the server of this connection
--- ARGV id         text    session id
--- ARGV owner_id   text    instance id of the owner
--- ARGV heir_id    text    instance id of the heir
--- ARGV epoch      int     the epoch that the owner holds
--- ARGV sequence   int     number of the last data; 0 when none comes along
--- ARGV data       bytes   recovery data, with a sequence above 0
--- ARGV encoding   text    json (a mapping) or bytes: how the owner gave the data; Lua never looks into it
--- ARGV unserved_ms int  for how long nobody has served it already, by the owner's clock
--- REPLY OK epoch
+-- KEYS meta        HASH                      the partition
+-- KEYS detector    HASH                      holds
+-- KEYS leases      ZSET                      offers and handovers
+-- KEYS events      STREAM                    what happened
+-- KEYS instance    HASH <instance(instance)> the owner
+-- KEYS owned       SET <owned(instance)>     what it owns
+-- KEYS heir        HASH <instance(heir)>     the heir
+-- KEYS heir_owned  SET <owned(heir)>         what the heir owns
+-- KEYS session     HASH <session(session)>   the record
+-- KEYS offers      STREAM <offers(pool)>     offers of the session's pool
+-- KEYS mailbox     CHANNEL <mailbox(heir)>   the heir's
+-- KEYS blamed      ZSET <blamed(instance)>   what the owner owns of sessions that have died with an owner before
+-- KEYS heir_blamed ZSET <blamed(heir)>       the same of the heir
+-- ARGV server      text                      run id of the server of this connection
+-- ARGV id          text <session>            session id
+-- ARGV owner_id    text <instance>           instance id of the owner
+-- ARGV heir_id     text <heir>               instance id of the heir
+-- ARGV epoch       int                       the epoch that the owner holds
+-- ARGV sequence    int=0                     number of the last data; 0 when none comes along
+-- ARGV data        bytes=b''                 recovery data, with a sequence above 0
+-- ARGV encoding    text='bytes'              json (a mapping) or bytes: how the owner gave the data; Lua never looks into it
+-- ARGV unserved_ms int=0                     for how long nobody has served it already, by the owner's clock
+-- REPLY OK epoch:int
 -- REPLY GONE state
--- REPLY CHILDREN left_ms
--- REPLY FENCED scope owner epoch state
+-- REPLY CHILDREN left_ms:int
+-- REPLY FENCED scope owner epoch:int state
 -- REPLY RESYNC
 -- REPLY HELD
 -- REPLY UNKNOWN

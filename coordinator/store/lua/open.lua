@@ -1,25 +1,25 @@
 -- open.lua: an instance becomes the first owner of a session. A dead letter of the same id is kept under its own epoch.
 --
--- KEYS meta     HASH    the partition
--- KEYS detector HASH    holds
--- KEYS events   STREAM  what happened
--- KEYS instance HASH    the owner to be
--- KEYS owned    SET     what it owns
--- KEYS session  HASH    the record
--- KEYS letter   HASH    where a dead letter of this id is kept; the session's own key when none is known
--- KEYS dead_letters ZSET sessions given up on
--- ARGV server   text    run id of the server of this connection
--- ARGV id       text    session id
--- ARGV owner    text    instance id
--- ARGV request  text    request id
--- ARGV floor    int     highest epoch that the caller has seen
--- ARGV pool     text    whose instances may adopt it
--- ARGV tenant   text
--- ARGV requires text    JSON list of labels that an adopter must have
--- ARGV data     bytes   recovery data
--- ARGV encoding text    json (a mapping) or bytes: how the owner gave the data; Lua never looks into it
--- ARGV letter_epoch int  epoch of that dead letter as last told by AGAIN; '' at first
--- REPLY OK epoch existing data encoding checkpoint now_ms
+-- KEYS meta         HASH                      the partition
+-- KEYS detector     HASH                      holds
+-- KEYS events       STREAM                    what happened
+-- KEYS instance     HASH <instance(instance)> the owner to be
+-- KEYS owned        SET <owned(instance)>     what it owns
+-- KEYS session      HASH <session(session)>   the record
+-- KEYS letter       HASH <letter_or_record(session, letter_epoch)> where a dead letter of this id is kept; the session's own key when none is known
+-- KEYS dead_letters ZSET                      sessions given up on
+-- ARGV server       text                      run id of the server of this connection
+-- ARGV id           text <session>            session id
+-- ARGV owner        text <instance>           instance id
+-- ARGV request      text                      request id
+-- ARGV floor        int                       highest epoch that the caller has seen
+-- ARGV pool         text                      whose instances may adopt it
+-- ARGV tenant       text
+-- ARGV requires     text                      JSON list of labels that an adopter must have
+-- ARGV data         bytes                     recovery data
+-- ARGV encoding     text='bytes'              json (a mapping) or bytes: how the owner gave the data; Lua never looks into it
+-- ARGV letter_epoch text=''                   epoch of that dead letter as last told by AGAIN; '' at first
+-- REPLY OK epoch:int existing:flag data:bytes encoding checkpoint:int now_ms:int
 -- REPLY OWNED owner state
 -- REPLY AGAIN letter_epoch
 -- REPLY DRAINING

@@ -1,13 +1,13 @@
 -- prune.lua: takes members out of an index that their records do not belong into (any more).
 --
--- KEYS index    ZSET  instances, orphans or dead letters
--- KEYS detector HASH  the mass breaker
--- KEYS *records HASH  the record of each member
--- ARGV server   text  run id of the server of this connection
--- ARGV states   text  states of records that belong into the index, with blanks between them
--- ARGV counted  int   1: the mass breaker has just opened and counted them; it is judged anew without what is pruned
--- ARGV *members text  instance or session ids
--- REPLY OK pruned
+-- KEYS index    ZSET <=index>   instances, orphans or dead letters
+-- KEYS detector HASH            the mass breaker
+-- KEYS *records HASH <=records> the record of each member
+-- ARGV server   text            run id of the server of this connection
+-- ARGV states   text            states of records that belong into the index, with blanks between them
+-- ARGV counted  flag=0          1: the mass breaker has just opened and counted them; it is judged anew without what is pruned
+-- ARGV *members text            instance or session ids
+-- REPLY OK pruned:int
 -- RETRY safe: a second call finds nothing to take out.
 -- USES now
 local index, detector = KEYS[1], KEYS[2]

@@ -1,33 +1,33 @@
 -- reassert.lua: after lost writes an owner states again what it held; the highest epoch wins while the hold lasts.
 -- Afterwards it counts only where nothing is stored, or an older epoch of the same owner. A re-asserted session is renewed before its next write.
 --
--- KEYS meta     HASH    the partition
--- KEYS detector HASH    holds
--- KEYS leases   ZSET    offers and handovers
--- KEYS orphans  ZSET    sessions without an owner
--- KEYS dead_letters ZSET sessions given up on
--- KEYS events   STREAM  what happened
--- KEYS instance HASH    the owner
--- KEYS owned    SET     what it owns
--- KEYS session  HASH    the record
--- KEYS offers   STREAM  offers of the session's pool
--- KEYS rival_instance HASH the owner in the store; the caller's own when it knows of none
--- KEYS rival_owned SET  what that one owns
--- ARGV server   text    run id of the server of this connection
--- ARGV id       text    session id
--- ARGV owner    text    instance id
--- ARGV epoch    int     the epoch that it held
--- ARGV sequence int     number of its last data
--- ARGV data     bytes   its last data
--- ARGV encoding text    json (a mapping) or bytes: how the owner gave the data; Lua never looks into it
--- ARGV pool     text
--- ARGV tenant   text
--- ARGV requires text
--- ARGV opened_at_ms int
--- ARGV rival    text    owner in the store as last told by AGAIN, '' at first
--- REPLY OK epoch
+-- KEYS meta           HASH                           the partition
+-- KEYS detector       HASH                           holds
+-- KEYS leases         ZSET                           offers and handovers
+-- KEYS orphans        ZSET                           sessions without an owner
+-- KEYS dead_letters   ZSET                           sessions given up on
+-- KEYS events         STREAM                         what happened
+-- KEYS instance       HASH <instance(instance)>      the owner
+-- KEYS owned          SET <owned(instance)>          what it owns
+-- KEYS session        HASH <session(session)>        the record
+-- KEYS offers         STREAM <offers(pool)>          offers of the session's pool
+-- KEYS rival_instance HASH <instance(rival or instance)> the owner in the store; the caller's own when it knows of none
+-- KEYS rival_owned    SET <owned(rival or instance)> what that one owns
+-- ARGV server         text                           run id of the server of this connection
+-- ARGV id             text <session>                 session id
+-- ARGV owner          text <instance>                instance id
+-- ARGV epoch          int                            the epoch that it held
+-- ARGV sequence       int                            number of its last data
+-- ARGV data           bytes                          its last data
+-- ARGV encoding       text='bytes'                   json (a mapping) or bytes: how the owner gave the data; Lua never looks into it
+-- ARGV pool           text
+-- ARGV tenant         text
+-- ARGV requires       text
+-- ARGV opened_at_ms   int
+-- ARGV rival          text=''                        owner in the store as last told by AGAIN, '' at first
+-- REPLY OK epoch:int
 -- REPLY AGAIN rival
--- REPLY GONE state owner epoch
+-- REPLY GONE state owner epoch:int
 -- REPLY FENCED cause
 -- REPLY UNKNOWN
 -- RETRY safe: states the same again.

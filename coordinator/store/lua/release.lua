@@ -1,37 +1,37 @@
 -- release.lua: the owner gives up one session that it cannot serve, with its last data; it is offered at once.
 --
--- KEYS meta         HASH    the partition
--- KEYS detector     HASH    holds
--- KEYS leases       ZSET    offers and handovers
--- KEYS orphans      ZSET    sessions without an owner
--- KEYS dead_letters ZSET    sessions given up on
--- KEYS events       STREAM  what happened
--- KEYS instance     HASH    the owner
--- KEYS owned        SET     what it owns
--- KEYS session      HASH    the record
--- KEYS offers       STREAM  offers of the session's pool
--- KEYS blamed       ZSET    what it owns of sessions that have died with an owner before
--- ARGV server       text    run id of the server of this connection
--- ARGV id           text    session id
--- ARGV owner        text    instance id
--- ARGV epoch        int     the epoch that the owner holds
--- ARGV request      text    request id
--- ARGV reason       text    why
--- ARGV cause        text    released; left when the whole instance goes; returned when it was just adopted and cannot be served there
--- ARGV counts       text    1 when that is a recovery, as the call may be to blame; 0 when it went through nobody's fault
--- ARGV unserved_ms  int     for how long nobody has served it already, by the owner's clock
--- ARGV sequence     int     number of the last data; 0 when none comes along
--- ARGV data         bytes   recovery data, with a sequence above 0
--- ARGV encoding     text    json (a mapping) or bytes: how the owner gave the data; Lua never looks into it
--- ARGV lease_ms     int     length of the lease
--- ARGV max_recoveries int   orphaned more often than this within the window: dead letter
+-- KEYS meta               HASH                      the partition
+-- KEYS detector           HASH                      holds
+-- KEYS leases             ZSET                      offers and handovers
+-- KEYS orphans            ZSET                      sessions without an owner
+-- KEYS dead_letters       ZSET                      sessions given up on
+-- KEYS events             STREAM                    what happened
+-- KEYS instance           HASH <instance(instance)> the owner
+-- KEYS owned              SET <owned(instance)>     what it owns
+-- KEYS session            HASH <session(session)>   the record
+-- KEYS offers             STREAM <offers(pool)>     offers of the session's pool
+-- KEYS blamed             ZSET <blamed(instance)>   what it owns of sessions that have died with an owner before
+-- ARGV server             text                      run id of the server of this connection
+-- ARGV id                 text <session>            session id
+-- ARGV owner              text <instance>           instance id
+-- ARGV epoch              int                       the epoch that the owner holds
+-- ARGV request            text                      request id
+-- ARGV reason             reason                    why
+-- ARGV cause              text                      released; left when the whole instance goes; returned when it was just adopted and cannot be served there
+-- ARGV counts             flag=1                    1 when that is a recovery, as the call may be to blame; 0 when it went through nobody's fault
+-- ARGV unserved_ms        int=0                     for how long nobody has served it already, by the owner's clock
+-- ARGV sequence           int=0                     number of the last data; 0 when none comes along
+-- ARGV data               bytes=b''                 recovery data, with a sequence above 0
+-- ARGV encoding           text='bytes'              json (a mapping) or bytes: how the owner gave the data; Lua never looks into it
+-- ARGV lease_ms           int                       length of the lease
+-- ARGV max_recoveries     int                       orphaned more often than this within the window: dead letter
 -- ARGV recovery_window_ms int
--- ARGV inline_bytes int     data up to this size travels in the offer
--- ARGV dead_letter_ttl_ms int
--- REPLY OK epoch
+-- ARGV inline_bytes       int=INLINE_BYTES          data up to this size travels in the offer
+-- ARGV dead_letter_ttl_ms int=DEAD_LETTER_TTL_MS
+-- REPLY OK epoch:int
 -- REPLY DEAD_LETTERED reason
--- REPLY CHILDREN left_ms
--- REPLY FENCED scope owner epoch state
+-- REPLY CHILDREN left_ms:int
+-- REPLY FENCED scope owner epoch:int state
 -- REPLY RESYNC
 -- REPLY HELD
 -- REPLY UNKNOWN

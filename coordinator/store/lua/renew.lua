@@ -1,17 +1,17 @@
 -- renew.lua: after the hold a re-asserted session gets a new epoch; only then may its owner write.
 --
--- KEYS meta     HASH    the partition
--- KEYS detector HASH    holds
--- KEYS events   STREAM  what happened
--- KEYS instance HASH    the owner
--- KEYS session  HASH    the record
--- ARGV server   text    run id of the server of this connection
--- ARGV id       text    session id
--- ARGV owner    text    instance id
--- ARGV epoch    int     the epoch that it re-asserted
--- REPLY OK epoch checkpoint
+-- KEYS meta     HASH                      the partition
+-- KEYS detector HASH                      holds
+-- KEYS events   STREAM                    what happened
+-- KEYS instance HASH <instance(instance)> the owner
+-- KEYS session  HASH <session(session)>   the record
+-- ARGV server   text                      run id of the server of this connection
+-- ARGV id       text <session>            session id
+-- ARGV owner    text <instance>           instance id
+-- ARGV epoch    int                       the epoch that it re-asserted
+-- REPLY OK epoch:int checkpoint:int
 -- REPLY HELD
--- REPLY GONE state owner epoch
+-- REPLY GONE state owner epoch:int
 -- REPLY FENCED cause
 -- REPLY UNKNOWN
 -- RETRY safe: the second call gets the epoch of the first.

@@ -1,20 +1,20 @@
 -- repair.lua: the record is the truth: makes the indexes agree with it.
 --
--- KEYS meta         HASH    the partition
--- KEYS detector     HASH    holds
--- KEYS instances    ZSET    heartbeats
--- KEYS graves       ZSET    dead instances that still own sessions
--- KEYS leases       ZSET    offers and handovers
--- KEYS orphans      ZSET    sessions without an owner
--- KEYS dead_letters ZSET    sessions given up on
--- KEYS events       STREAM  what happened
--- KEYS session      HASH    the record
--- KEYS instance     HASH    the owner named in the record as last read
--- KEYS owned        SET     what it owns
--- ARGV server       text    run id of the server of this connection
--- ARGV id           text    session id
--- ARGV owner        text    instance id, '' when the record names none
--- ARGV dead_after_ms int    deadline of an instance whose heartbeat entry is missing
+-- KEYS meta          HASH                    the partition
+-- KEYS detector      HASH                    holds
+-- KEYS instances     ZSET                    heartbeats
+-- KEYS graves        ZSET                    dead instances that still own sessions
+-- KEYS leases        ZSET                    offers and handovers
+-- KEYS orphans       ZSET                    sessions without an owner
+-- KEYS dead_letters  ZSET                    sessions given up on
+-- KEYS events        STREAM                  what happened
+-- KEYS session       HASH <session(session)> the record
+-- KEYS instance      HASH <instance(owner)>  the owner named in the record as last read
+-- KEYS owned         SET <owned(owner)>      what it owns
+-- ARGV server        text                    run id of the server of this connection
+-- ARGV id            text <session>          session id
+-- ARGV owner         text                    instance id, '' when the record names none
+-- ARGV dead_after_ms int                     deadline of an instance whose heartbeat entry is missing
 -- REPLY OK repaired
 -- REPLY GONE
 -- REPLY HELD

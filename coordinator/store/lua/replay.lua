@@ -1,21 +1,21 @@
 -- replay.lua: a person offers a dead letter again; attempts and age start anew.
 --
--- KEYS meta         HASH    the partition
--- KEYS detector     HASH    holds
--- KEYS leases       ZSET    offers and handovers
--- KEYS orphans      ZSET    sessions without an owner
--- KEYS dead_letters ZSET    sessions given up on
--- KEYS events       STREAM  what happened
--- KEYS session      HASH    the record
--- KEYS offers       STREAM  offers of the session's pool
--- KEYS letter       HASH    where the dead letter is kept when its id was opened again; else the record's own key
--- ARGV server       text    run id of the server of this connection
--- ARGV id           text    session id
--- ARGV holder       text    who holds the lease
--- ARGV lease_ms     int     length of it
--- ARGV inline_bytes int     data up to this size travels in the offer
--- ARGV letter_epoch int     epoch of a dead letter whose id was opened again; '' for the record itself
--- REPLY OK epoch
+-- KEYS meta         HASH                    the partition
+-- KEYS detector     HASH                    holds
+-- KEYS leases       ZSET                    offers and handovers
+-- KEYS orphans      ZSET                    sessions without an owner
+-- KEYS dead_letters ZSET                    sessions given up on
+-- KEYS events       STREAM                  what happened
+-- KEYS session      HASH <session(session)> the record
+-- KEYS offers       STREAM <offers(pool)>   offers of the session's pool
+-- KEYS letter       HASH <letter_or_record(session, letter_epoch)> where the dead letter is kept when its id was opened again; else the record's own key
+-- ARGV server       text                    run id of the server of this connection
+-- ARGV id           text <session>          session id
+-- ARGV holder       text=''                 who holds the lease
+-- ARGV lease_ms     int                     length of it
+-- ARGV inline_bytes int=INLINE_BYTES        data up to this size travels in the offer
+-- ARGV letter_epoch text=''                 epoch of a dead letter whose id was opened again; '' for the record itself
+-- REPLY OK epoch:int
 -- REPLY OWNED owner state
 -- REPLY GONE state
 -- REPLY HELD

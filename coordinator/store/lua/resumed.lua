@@ -1,16 +1,16 @@
 -- resumed.lua: media is up again at the new owner: the takeover's clock ends.
 --
--- KEYS meta     HASH    the partition
--- KEYS detector HASH    holds
--- KEYS events   STREAM  what happened
--- KEYS instance HASH    the owner
--- KEYS session  HASH    the record
--- ARGV server   text    run id of the server of this connection
--- ARGV id       text    session id
--- ARGV owner    text    instance id
--- ARGV epoch    int     the epoch that the owner holds
--- REPLY OK resume_ms
--- REPLY FENCED scope owner epoch state
+-- KEYS meta     HASH                      the partition
+-- KEYS detector HASH                      holds
+-- KEYS events   STREAM                    what happened
+-- KEYS instance HASH <instance(instance)> the owner
+-- KEYS session  HASH <session(session)>   the record
+-- ARGV server   text                      run id of the server of this connection
+-- ARGV id       text <session>            session id
+-- ARGV owner    text <instance>           instance id
+-- ARGV epoch    int                       the epoch that the owner holds
+-- REPLY OK resume_ms:int
+-- REPLY FENCED scope owner epoch:int state
 -- REPLY RESYNC
 -- REPLY UNKNOWN
 -- RETRY safe: counted once an epoch.

@@ -1,29 +1,29 @@
 -- set_aside.lua: what does not parse is kept as it was and made usable again, or given up on; nothing else waits for it.
 -- A session that its living owner can state again is left to it; without one it becomes a dead letter with its data.
 --
--- KEYS meta         HASH    the partition
--- KEYS detector     HASH    holds
--- KEYS events       STREAM  what happened
--- KEYS quarantine   ZSET    what was set aside
--- KEYS kept         HASH    the reason, and the fields as they were
--- KEYS kept_key     any     a key of another type, as it was
--- KEYS instances    ZSET    heartbeats
--- KEYS graves       ZSET    dead instances that still own sessions
--- KEYS leases       ZSET    offers and handovers
--- KEYS orphans      ZSET    sessions without an owner
--- KEYS dead_letters ZSET    sessions given up on
--- KEYS record       any     what is broken
--- KEYS owner        HASH    the instance that owns the session, as far as the record or the caller knows
--- KEYS owned        SET     what that one owns
--- ARGV server       text    run id of the server of this connection
--- ARGV member       text    under which name it is kept
--- ARGV kind         text    kind of the key
--- ARGV name         text    id of the session or instance, or the key
--- ARGV wanted     text    type that the key must have
--- ARGV fault        text    what is wrong, for people
--- ARGV owner_id     text    instance id of the owner, '' for none
--- ARGV ttl_ms       int     for how long it is kept
--- ARGV *broken      text    names and values in turn: fields that are broken, as they were read
+-- KEYS meta         HASH                        the partition
+-- KEYS detector     HASH                        holds
+-- KEYS events       STREAM                      what happened
+-- KEYS quarantine   ZSET                        what was set aside
+-- KEYS kept         HASH <set_aside(member)>    the reason, and the fields as they were
+-- KEYS kept_key     any <set_aside_key(member)> a key of another type, as it was
+-- KEYS instances    ZSET                        heartbeats
+-- KEYS graves       ZSET                        dead instances that still own sessions
+-- KEYS leases       ZSET                        offers and handovers
+-- KEYS orphans      ZSET                        sessions without an owner
+-- KEYS dead_letters ZSET                        sessions given up on
+-- KEYS record       any <record(kind, name)>    what is broken
+-- KEYS owner        HASH <instance(owner)>      the instance that owns the session, as far as the record or the caller knows
+-- KEYS owned        SET <owned(owner)>          what that one owns
+-- ARGV server       text                        run id of the server of this connection
+-- ARGV member       text                        under which name it is kept
+-- ARGV kind         text                        kind of the key
+-- ARGV name         text                        id of the session or instance, or the key
+-- ARGV wanted       text                        type that the key must have
+-- ARGV fault        text                        what is wrong, for people
+-- ARGV owner_id     text='' <owner>             instance id of the owner, '' for none
+-- ARGV ttl_ms       int=DEAD_LETTER_TTL_MS      for how long it is kept
+-- ARGV *broken      fields                      names and values in turn: fields that are broken, as they were read
 -- REPLY OK done
 -- REPLY HELD
 -- REPLY GONE

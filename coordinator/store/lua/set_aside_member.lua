@@ -1,15 +1,15 @@
 -- set_aside_member.lua: a member of an index that is no id, or an entry that nobody can read, goes out of it, and is kept with the reason.
 --
--- KEYS events     STREAM  what happened
--- KEYS quarantine ZSET    what was set aside
--- KEYS kept       HASH    the member as it was, and the reason
--- KEYS index      any     a set, a sorted set or a stream
--- ARGV server     text    run id of the server of this connection
--- ARGV member     text    under which name it is kept
--- ARGV raw        bytes   the member
--- ARGV name       text    the index, for people
--- ARGV ttl_ms     int     for how long it is kept
--- ARGV *field     bytes   names and values in turn: of an entry, as it was read
+-- KEYS events     STREAM                   what happened
+-- KEYS quarantine ZSET                     what was set aside
+-- KEYS kept       HASH <set_aside(member)> the member as it was, and the reason
+-- KEYS index      any <index(index)>       a set, a sorted set or a stream
+-- ARGV server     text                     run id of the server of this connection
+-- ARGV member     text                     under which name it is kept
+-- ARGV raw        bytes                    the member
+-- ARGV name       text <index>             the index, for people
+-- ARGV ttl_ms     int=DEAD_LETTER_TTL_MS   for how long it is kept
+-- ARGV *field     bytes <fields>           names and values in turn: of an entry, as it was read
 -- REPLY OK
 -- REPLY GONE
 -- RETRY safe: a second call answers GONE.

@@ -1,14 +1,14 @@
 -- settle.lua: a grave ends when nothing is left in it; what refuses the dead stays for a while.
 --
--- KEYS graves        ZSET    dead instances that still own sessions
--- KEYS instance      HASH    the dead
--- KEYS owned         SET     what it owned
--- KEYS blamed        ZSET    what it owned of sessions that have died with an owner before
--- ARGV server        text    run id of the server of this connection
--- ARGV grave         text    instance id of the dead
--- ARGV fenced_ttl_ms int     how long its id goes on being refused
+-- KEYS graves        ZSET                   dead instances that still own sessions
+-- KEYS instance      HASH <instance(grave)> the dead
+-- KEYS owned         SET <owned(grave)>     what it owned
+-- KEYS blamed        ZSET <blamed(grave)>   what it owned of sessions that have died with an owner before
+-- ARGV server        text                   run id of the server of this connection
+-- ARGV grave         text                   instance id of the dead
+-- ARGV fenced_ttl_ms int                    how long its id goes on being refused
 -- REPLY OK
--- REPLY LEFT left
+-- REPLY LEFT left:int
 -- REPLY GONE
 -- RETRY safe: the second call answers GONE.
 -- USES now

@@ -1,10 +1,10 @@
 -- stopped.lua: a child process that was told to stop believes no more; the owner need not wait for it.
 --
--- KEYS session   HASH    the record
--- KEYS mailbox   CHANNEL the child's
--- ARGV server    text    run id of the server of this connection
--- ARGV epoch     int     the epoch under which it believed
--- REPLY OK left
+-- KEYS session HASH <session(session)>  the record
+-- KEYS mailbox CHANNEL <mailbox(child)> the child's
+-- ARGV server  text                     run id of the server of this connection
+-- ARGV epoch   int                      the epoch under which it believed
+-- REPLY OK left:int
 -- REPLY GONE
 -- RETRY safe: a second call finds it gone.
 -- USES read

@@ -1,10 +1,10 @@
 -- trim.lua: takes entries out of a pool's offers that no record names, and the whole stream when it is empty and nobody reads it.
 --
--- KEYS offers    STREAM  offers of the pool
--- KEYS *sessions HASH    the record of the session that each entry is for
--- ARGV server    text    run id of the server of this connection
--- ARGV *entries  text    an entry of each session
--- REPLY OK trimmed dropped
+-- KEYS offers    STREAM <offers(pool)>    offers of the pool
+-- KEYS *sessions HASH <session(sessions)> the record of the session that each entry is for
+-- ARGV server    text                     run id of the server of this connection
+-- ARGV *entries  text                     an entry of each session
+-- REPLY OK trimmed:int dropped:int
 -- RETRY safe: a second call finds nothing to take out.
 -- USES now
 local offers = KEYS[1]

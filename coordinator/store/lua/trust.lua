@@ -1,15 +1,15 @@
 -- trust.lua: how long the owner of a session may still be relied on; for a process that writes on its parent's behalf.
 -- It permits to believe for a short time, which the owner waits out before it gives the session away.
 --
--- KEYS instances ZSET    heartbeats
--- KEYS instance  HASH    the owner
--- KEYS session   HASH    the record
--- KEYS mailbox   CHANNEL the child's: it is told there to stop
--- ARGV server    text    run id of the server of this connection
--- ARGV owner     text    instance id
--- ARGV epoch     int     the epoch that is held
--- ARGV belief_ms int     for how long the child will believe what it is answered now
--- REPLY OK remaining_ms dead_after_ms
+-- KEYS instances ZSET                      heartbeats
+-- KEYS instance  HASH <instance(instance)> the owner
+-- KEYS session   HASH <session(session)>   the record
+-- KEYS mailbox   CHANNEL <mailbox(child)>  the child's: it is told there to stop
+-- ARGV server    text                      run id of the server of this connection
+-- ARGV owner     text <instance>           instance id
+-- ARGV epoch     int                       the epoch that is held
+-- ARGV belief_ms int                       for how long the child will believe what it is answered now
+-- REPLY OK remaining_ms:int dead_after_ms:int
 -- REPLY STOP
 -- REPLY FENCED
 -- RETRY safe: permits it again.

@@ -1,15 +1,15 @@
 -- withdraw.lua: an heir waits no longer for a handover that it asked for: the owner simply goes on, or asks somebody else.
 --
--- KEYS meta     HASH    the partition
--- KEYS detector HASH    holds
--- KEYS leases   ZSET    offers and handovers
--- KEYS events   STREAM  what happened
--- KEYS session  HASH    the record
--- KEYS offers   STREAM  offers of the session's pool
--- ARGV server   text    run id of the server of this connection
--- ARGV id       text    session id
--- ARGV heir_id  text    instance id of the heir
--- ARGV request  text    with which it asked
+-- KEYS meta     HASH                    the partition
+-- KEYS detector HASH                    holds
+-- KEYS leases   ZSET                    offers and handovers
+-- KEYS events   STREAM                  what happened
+-- KEYS session  HASH <session(session)> the record
+-- KEYS offers   STREAM <offers(pool)>   offers of the session's pool
+-- ARGV server   text                    run id of the server of this connection
+-- ARGV id       text <session>          session id
+-- ARGV heir_id  text <instance>         instance id of the heir
+-- ARGV request  text                    with which it asked
 -- REPLY OK
 -- REPLY YOURS
 -- REPLY GONE state

@@ -1,0 +1,55 @@
+"""Calls that put what does not parse into quarantine, under a name made from what it was about."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from coordinator.store import calls
+from coordinator.store.keys import Keys
+from coordinator.store.scripts import Call
+from coordinator.store.usual import DEAD_LETTER_TTL_MS
+
+__all__ = ["set_aside", "set_aside_member"]
+
+
+def set_aside(
+    k: Keys,
+    *,
+    kind: str,
+    name: str,
+    wanted: str,
+    fault: str,
+    broken: Mapping[str, bytes],
+    owner: str = "",
+    ttl_ms: int = DEAD_LETTER_TTL_MS,
+) -> Call[calls.SetAsideReply]:
+    """What does not parse is kept as it was, and made usable again or given up on.
+
+    Args:
+        kind, name: of the key: what it is about, '' where there is one of a kind.
+        wanted: type that the key must have, in lower case.
+        fault: what is wrong, for people.
+        broken: fields that are broken, with their values as they were read.
+        owner: the instance that owns the session, as far as is known.
+    """
+    return calls.set_aside(
+        k, member=f"{kind}:{name}" if name else kind, kind=kind, name=name, wanted=wanted, fault=fault,
+        broken=broken, owner=owner, ttl_ms=ttl_ms,
+    )  # fmt: skip
+
+
+def set_aside_member(
+    k: Keys, *, index: str, raw: bytes, fields: Sequence[bytes] = (), ttl_ms: int = DEAD_LETTER_TTL_MS
+) -> Call[calls.SetAsideMemberReply]:
+    """A member that is no id, or an entry that cannot be read, goes out of an index and is kept.
+
+    Args:
+        index: its key after the tag, as ``graves`` or ``offers:default``.
+        raw: the member, or the entry's id.
+        fields: names and values in turn, of an entry.
+    """
+    member = f"member:{index}:{hashlib.sha256(raw).hexdigest()[:12]}"
+    return calls.set_aside_member(
+        k, member=member, raw=raw, index=index, fields=fields[: 2 * (len(fields) // 2)], ttl_ms=ttl_ms
+    )
