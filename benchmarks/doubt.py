@@ -56,7 +56,7 @@ async def run(server: RedisServer, calls: int, round_trip: float) -> None:
             p50, p99, last = (f"{percentile(after, share):.2f} s" for share in (0.5, 0.99, 1.0))
             print(f"{calls} calls, {round_trip:g} ms a round trip: in doubt {doubted:.2f} s after the failover")
             print(f"held again after the end of the hold: p50 {p50}, p99 {p99}, last {last}")
-            worker.abandon()
+            worker._instance.abandon()
     finally:
         line.close()
 

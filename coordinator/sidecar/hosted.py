@@ -24,9 +24,9 @@ from coordinator.sidecar.proof import HealthCheck, ProcessMark, ProcessWatch
 from coordinator.sidecar.schemas import Health, Register
 from coordinator.worker.drain import DrainReport
 from coordinator.worker.hub import Hubs
+from coordinator.worker.instance import Instance
 from coordinator.worker.offer import Offer
 from coordinator.worker.session import Session
-from coordinator.worker.worker import Worker
 
 __all__ = ["Hosted", "hash_of"]
 
@@ -93,8 +93,8 @@ class Hosted:
             has_stream=lambda: self.presence.has_stream,
             lets_go=asked.lets_go,
         )
-        self.worker = Worker.hosted(
-            settings.model_copy(update=own), self.handovers, hubs, token_hash=self.token_hash, instances=instances,
+        self.worker = Instance(
+            settings.model_copy(update=own), host=self.handovers, hubs=hubs, token_hash=self.token_hash, instances=instances,
             hosting=hosting.text() if addresses else "",
         )  # fmt: skip
         self.presence = Presence(

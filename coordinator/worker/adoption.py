@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import anyio
 import structlog
@@ -12,75 +11,66 @@ from coordinator import clock
 from coordinator.errors import FencedError, KeyUnknownError, SealBrokenError, StoreUnavailableError, TenantError
 from coordinator.ids import new_request_id
 from coordinator.policy import LACKS_KEY
+from coordinator.settings import Settings
 from coordinator.states import SessionState
 from coordinator.store import calls
+from coordinator.store.executor import StorePartition
 from coordinator.store.setting_aside import set_aside
 from coordinator.store.shapes import text
-from coordinator.worker.sealer import Place
+from coordinator.worker.ledger import Ledger
+from coordinator.worker.ownership import Ownership
+from coordinator.worker.sealer import Place, Sealer
 from coordinator.worker.session import Session
+from coordinator.worker.taking import Taking
+from coordinator.worker.wait import Wait
+from coordinator.worker.writes import Doubts, Writes
 
-if TYPE_CHECKING:
-    from coordinator.worker.membership import Membership
-
-__all__ = ["Adoption", "Wait"]
+__all__ = ["Adoption", "Awaited"]
 
 log = structlog.get_logger()
 
-POLL_SECONDS = 0.05
-LATER_POLL_SECONDS = 0.25
-"""Between two looks, once an heir has waited for a second: it is told when its owner has let go."""
 ASKS_A_LEASE = 3
 """Times that an heir asks within one lease: the lease is what says that it still waits."""
 WITHDRAW_SECONDS = 1.0
 
 
-class Wait:
-    """For how long an heir waits for a session.
+class Awaited(Protocol):
+    """Tells an heir at once when a session has become its own."""
+
+    def wait_for(self, session_id: str) -> anyio.Event:
+        """Is set when it has, from now on."""
+
+    def done_waiting(self, session_id: str) -> None:
+        """Nobody waits for it any more."""
+
+
+class Adoption:
+    """One a membership.
 
     Args:
-        seconds: at least.
-        planned: the heir accepts an offer of an owner that drains: then as long as that owner may take to let go.
-        gives_way: returns whether something more urgent waits for this program: then a planned wait of over ``seconds`` ends.
-        accepted: is called when the owner was asked.
+        writes: how its requests run.
+        ownership: makes sessions this instance's.
+        taking: whose turn it is at a session's id.
+        awaited: what is told at once.
+        doubts: is told when the store and this instance may differ.
     """
 
     def __init__(
         self,
-        seconds: float,
+        part: StorePartition,
+        settings: Settings,
+        sealer: Sealer,
+        ledger: Ledger[Session],
         *,
-        planned: bool = False,
-        gives_way: Callable[[], bool] = lambda: False,
-        accepted: Callable[[], None] = lambda: None,
+        writes: Writes[Session],
+        ownership: Ownership,
+        taking: Taking,
+        awaited: Awaited,
+        doubts: Doubts,
     ) -> None:
-        self._began, self._seconds = clock.now(), seconds
-        self.planned, self._gives_way, self.accepted = planned, gives_way, accepted
-        self._until = self._began + seconds
-
-    def owner_lets_go_within(self, seconds: float) -> None:
-        """The owner drains, and lets go by then, busy or not."""
-        if self.planned:
-            self._until = max(self._until, clock.now() + seconds)
-
-    @property
-    def left(self) -> float:
-        """Seconds for which the heir goes on waiting, 0 when it is over."""
-        now = clock.now()
-        if now >= self._began + self._seconds and self._gives_way():
-            return 0.0
-        return max(0.0, self._until - now)
-
-    @property
-    def pause(self) -> float:
-        """Seconds until the next look."""
-        often = clock.now() - self._began < 1.0
-        return min(POLL_SECONDS if often else LATER_POLL_SECONDS, self.left)
-
-
-class Adoption:
-    """One a membership."""
-
-    def __init__(self, member: Membership) -> None:
-        self._member = member
+        self._part, self._settings, self._sealer, self._ledger = part, settings, sealer, ledger
+        self._writes, self._own, self._taking = writes, ownership.own, taking
+        self._awaited, self._doubts = awaited, doubts
 
     async def adopt(self, session_id: str, epoch: int | None, request: str) -> Session | None:
         """Adopts what is offered; None when there is nothing to adopt (any more).
@@ -89,23 +79,23 @@ class Adoption:
             FencedError, StoreUnavailableError: as `Offer.adopt`.
             KeyUnknownError, SealBrokenError, TenantError: as `Worker.adopt`.
         """
-        instance = self._member.instance
-        async with self._member.turn(session_id):
-            known = self._member.sessions.get(session_id)
-            answer = await self._member.request(
+        instance = self._ledger.instance
+        async with self._taking.turn(session_id):
+            known = self._ledger.sessions.get(session_id)
+            answer = await self._writes.request(
                 lambda: calls.adopt(
-                    self._member.part.keys, session=session_id, instance=instance, request=request, epoch=epoch,
-                    pool=self._member.settings.pool, floor=self._member.past.epoch,
+                    self._part.keys, session=session_id, instance=instance, request=request, epoch=epoch,
+                    pool=self._settings.pool, floor=self._ledger.past.epoch,
                     holds=None if known is None else known.epoch,
                 )
             )  # fmt: skip
             match answer:
                 case calls.FencedInstance():
-                    self._member.fenced(instance, "an adoption was refused")
+                    self._writes.dead(instance, "an adoption was refused")
                     raise FencedError(session_id, epoch, "this instance was declared dead")
                 case calls.Foreign():
                     raise TenantError(session_id)
-            if not isinstance(answer, calls.AdoptOk) or instance != self._member.instance:
+            if not isinstance(answer, calls.AdoptOk) or instance != self._ledger.instance:
                 return None
             try:
                 return self._adopted(session_id, answer)
@@ -121,7 +111,7 @@ class Adoption:
 
     def lacks_key(self, error: KeyUnknownError) -> None:
         """Says once for each key that something is sealed with it here in vain."""
-        if self._member.sealer.misses(error.key_id):
+        if self._sealer.misses(error.key_id):
             log.warning(
                 "session_cannot_be_served",
                 session=error.session_id,
@@ -132,12 +122,11 @@ class Adoption:
     async def _set_aside(self, session_id: str, data: bytes, error: SealBrokenError) -> None:
         """Nobody can read it: it becomes a dead letter as it is stored, and is ours no more."""
         log.error("data_not_opened", session=session_id, reason=str(error))
-        member = self._member
         aside = set_aside(
-            member.part.keys, kind="session", name=session_id, wanted="hash", fault=error.detail, broken={"data": data}
+            self._part.keys, kind="session", name=session_id, wanted="hash", fault=error.detail, broken={"data": data}
         )
-        await member.request(lambda: aside)
-        member.resync.want("outcome_unknown", "a session whose seal is broken was given up")  # compares, and agrees
+        await self._writes.request(lambda: aside)
+        self._doubts.want("outcome_unknown", "a session whose seal is broken was given up")  # compares, and agrees
 
     async def take_over(self, session_id: str, request: str, wait: Wait) -> Session | None:
         """Takes an orphan, awaits the verdict on a silent owner, asks a living one to hand over; None when not in time.
@@ -147,12 +136,12 @@ class Adoption:
         Raises:
             FencedError, StoreUnavailableError, KeyUnknownError, SealBrokenError, TenantError: as `Worker.adopt`.
         """
-        with self._member.taking(session_id):
+        with self._ledger.takes(session_id):
             asked = False
             try:
                 asks_next = clock.now()
                 while True:
-                    told = self._member.mailbox.wait_for(session_id)
+                    told = self._awaited.wait_for(session_id)
                     session = await self.adopt(session_id, None, request)
                     if session is not None:
                         asked = False
@@ -160,7 +149,7 @@ class Adoption:
                     if not wait.left:
                         break
                     if clock.now() >= asks_next:
-                        lease = self._member.settings.lease
+                        lease = self._settings.lease
                         lease = lease if wait.planned else min(lease, wait.left)
                         asks_next = clock.now() + lease / ASKS_A_LEASE
                         answer = await self._ask(session_id, request, lease)
@@ -177,25 +166,28 @@ class Adoption:
                 asked = False
                 return session
             finally:
-                self._member.mailbox.done_waiting(session_id)
+                self._awaited.done_waiting(session_id)
                 if asked:  # cancelled, or the store does not answer
                     with anyio.move_on_after(WITHDRAW_SECONDS, shield=True):
                         await self._withdraw(session_id, request)
 
     async def _withdraw(self, session_id: str, request: str) -> bool:
         """The owner need not let go to this worker any more, and whether it has; without an answer the lease will say so."""
-        member = self._member
         call = calls.withdraw(
-            member.part.keys, session=session_id, instance=member.instance, request=request, pool=member.settings.pool
+            self._part.keys,
+            session=session_id,
+            instance=self._ledger.instance,
+            request=request,
+            pool=self._settings.pool,
         )
         try:
-            return isinstance(await member.part.executor.run(call), calls.Yours)
+            return isinstance(await self._part.executor.run(call), calls.Yours)
         except StoreUnavailableError:
             return False
 
     async def pass_on(self, session_id: str) -> None:
         """Its owner let go to us when nobody here waited any more: it is offered to others at once. Safe to repeat."""
-        if session_id in self._member.sessions or session_id in self._member.ledger.taking:
+        if session_id in self._ledger.sessions or session_id in self._ledger.taking:
             return
         try:
             session = await self.adopt(session_id, None, new_request_id())
@@ -206,16 +198,16 @@ class Adoption:
 
     async def _ask(self, session_id: str, request: str, lease: float) -> calls.AskReply | None:
         """Asks the owner to hand over; None when there is nothing to wait for."""
-        keys = self._member.part.keys
+        keys = self._part.keys
         record = keys.session(session_id)
-        state, owner, encoding = await self._member.part.executor.command("HMGET", record, "state", "owner", "encoding")
+        state, owner, encoding = await self._part.executor.command("HMGET", record, "state", "owner", "encoding")
         if state == b"offered":
             return calls.Orphan()
         if state not in (b"active", b"handing_over"):
             return None
-        self._member.sealer.check(session_id, text(encoding))  # its owner serves it, and this worker could not
-        instance = self._member.instance
-        answer = await self._member.request(
+        self._sealer.check(session_id, text(encoding))  # its owner serves it, and this worker could not
+        instance = self._ledger.instance
+        answer = await self._writes.request(
             lambda: calls.ask(
                 keys, session=session_id, instance=instance, owner=text(owner), request=request,
                 lease_ms=max(1, round(lease * 1000)),
@@ -223,7 +215,7 @@ class Adoption:
         )  # fmt: skip
         match answer:
             case calls.FencedInstance():
-                self._member.fenced(instance, "asking for a handover was refused")
+                self._writes.dead(instance, "asking for a handover was refused")
                 raise FencedError(session_id, None, "this instance was declared dead")
             case calls.Foreign():
                 raise TenantError(session_id)
@@ -235,18 +227,18 @@ class Adoption:
                 return None
 
     def _adopted(self, session_id: str, answer: calls.AdoptOk) -> Session:
-        known = self._member.sessions.get(session_id)
+        known = self._ledger.sessions.get(session_id)
         if known is not None and known.epoch == answer.epoch:
             return known
         if known is not None and answer.existing and answer.renewed_from == known.epoch:
             known.renewed(answer.epoch, answer.checkpoint)  # after lost writes; the answer to that is on its way
             return known
         place = Place(session_id, answer.tenant, answer.epoch)
-        return self._take(session_id, answer, *self._member.sealer.open(place, answer.data, answer.encoding))
+        return self._take(session_id, answer, *self._sealer.open(place, answer.data, answer.encoding))
 
     def _take(self, session_id: str, answer: calls.AdoptOk, raw: bytes, encoding: str) -> Session:
-        session = Session(
-            self._member, session_id, answer.epoch, raw, encoding, pool=answer.pool, tenant=answer.tenant,
+        session = self._own(
+            session_id, answer.epoch, raw, encoding, pool=answer.pool, tenant=answer.tenant,
             requires=answer.requires, opened_at_ms=answer.opened_at_ms, sequence=answer.checkpoint,
         )  # fmt: skip
         session.recovered = bool(answer.previous_owner)
@@ -256,7 +248,6 @@ class Adoption:
             session.data_age = _seconds_since(answer.data_at_ms, answer.now_ms)
         session.previous_owner, session.cause = answer.previous_owner, answer.cause
         session.attempt = answer.attempt
-        self._member.keep(session)
         return session
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable
-from typing import NoReturn
 
 import anyio
 
@@ -18,11 +17,13 @@ from coordinator.settings import Settings
 from coordinator.store import calls
 from coordinator.store.executor import StorePartition
 from coordinator.store.fence import Fence, Runner
+from coordinator.store.replies import Reply
 from coordinator.store.scripts import Call, R
 from coordinator.store.shapes import text, whole
 from coordinator.worker.bell import Bell
 from coordinator.worker.data import RecoveryData, encode
 from coordinator.worker.sealer import Place, Sealer
+from coordinator.worker.verdict import Verdict, verdict_on
 
 __all__ = ["AttachedSession", "Children"]
 
@@ -185,10 +186,7 @@ class AttachedSession:
         if self.lost.is_set():
             raise FencedError(self.id, self.epoch, "its owner no longer has it")
         answer = await runner.run(make(self.fence))
-        if isinstance(answer, calls.FencedWrite):
-            self._lose()
-        if isinstance(answer, calls.Resync | calls.Unknown):
-            raise StoreUnavailableError("try_again", f"the store answers {answer.word}")
+        self._check(answer)
         return answer
 
     async def checkpoint(self, data: RecoveryData) -> None:
@@ -216,20 +214,21 @@ class AttachedSession:
                         **self._sealer.seal(place, raw, encoding), writer=self._writer, attempt=self._attempt,
                     )
                 )  # fmt: skip
-                match answer:
-                    case calls.Ok():
-                        self._unanswered = False
-                        return
-                    case calls.FencedWrite():
-                        self._lose()
-                    case calls.Old():  # the owner, or another child, has written meanwhile: this is newer
-                        self._sequence, self._attempt = answer.checkpoint + 1, 0
-                    case calls.Resync() | calls.Unknown():
-                        raise StoreUnavailableError("try_again", f"the store answers {answer.word}")
+                self._check(answer)
+                if not isinstance(answer, calls.Old):
+                    self._unanswered = False
+                    return
+                # the owner, or another child, has written meanwhile: this is newer
+                self._sequence, self._attempt = answer.checkpoint + 1, 0
 
-    def _lose(self) -> NoReturn:
-        self.lost.set()
-        raise FencedError(self.id, self.epoch, "its owner no longer has it")
+    def _check(self, answer: Reply) -> None:
+        """Whether the answer to a write counts; what is to be stated again after lost writes is stated by the owner."""
+        match verdict_on(answer):
+            case Verdict.NOT_THE_OWNER | Verdict.DEAD:
+                self.lost.set()
+                raise FencedError(self.id, self.epoch, "its owner no longer has it")
+            case Verdict.HELD | Verdict.STATE_AGAIN | Verdict.JOIN_AGAIN:
+                raise StoreUnavailableError("try_again", f"the store answers {answer.word}")
 
 
 class Children:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import anyio
 import structlog
@@ -13,11 +13,7 @@ import structlog
 from coordinator import clock
 from coordinator.errors import CoordinatorError, FencedError, StoreUnavailableError
 from coordinator.settings import Settings
-from coordinator.store import calls
 from coordinator.worker.session import Session
-
-if TYPE_CHECKING:
-    from coordinator.worker.membership import Membership
 
 __all__ = ["DrainReport", "drain"]
 
@@ -49,6 +45,28 @@ class DrainReport:
     closed: tuple[str, ...] = ()
 
 
+class Drains(Protocol):
+    """An instance in one partition, as far as its drain is concerned."""
+
+    @property
+    def instance(self) -> str:
+        """Its id."""
+
+    @property
+    def sessions(self) -> Mapping[str, Session]:
+        """What it owns, by id."""
+
+    @property
+    def is_taking(self) -> bool:
+        """Whether a session is being opened or adopted."""
+
+    def continued(self, now: float) -> float:
+        """When its process went on after it last stood still, in seconds of `coordinator.clock`; long ago when it did not."""
+
+    async def begin_drain(self, lets_go_by: float, timeout: float, reason: str) -> None:
+        """It takes nothing new from now on, and the store knows; busy sessions are let go by then at the latest."""
+
+
 class _Progress:
     """When a call last found an heir, and for how long it is worth waiting for the next."""
 
@@ -67,7 +85,7 @@ class _Progress:
 
 
 async def drain(
-    members: Sequence[Membership], settings: Settings, timeout: float, reason: str, *, patience: float = float("inf")
+    members: Sequence[Drains], settings: Settings, timeout: float, reason: str, *, patience: float = float("inf")
 ) -> DrainReport:
     """Tells the store that these members drain, hands over what they own, and offers the rest at the end.
 
@@ -83,21 +101,11 @@ async def drain(
     """
 
     def continued(now: float) -> float:
-        return max((member.pulse.continued(now) for member in members), default=now)
+        return max((member.continued(now) for member in members), default=now)
 
     progress = _Progress(clock.now() + max(0.0, timeout - RESERVE_SECONDS), patience, continued)
     for member in members:
-        member.draining = True
-        member.lets_go_by = progress.deadline - LAST_MOMENT_SECONDS
-        await member.reader.stop()  # else it would be the first to be given its own handovers
-        try:
-            call = calls.drain(
-                member.part.keys, instance=member.instance, by=member.instance, reason=reason,
-                timeout_ms=round(timeout * 1000),
-            )  # fmt: skip
-            await member.part.executor.run(call)
-        except StoreUnavailableError as error:
-            log.warning("drain_not_told", instance=member.instance, kind=error.kind)
+        await member.begin_drain(progress.deadline - LAST_MOMENT_SECONDS, timeout, reason)
     names = [member.instance for member in members]
     log.info(
         "drain_started",
@@ -115,7 +123,7 @@ async def drain(
                 tasks.start_soon(_hand_over, session, room, progress)
 
         begin()
-        while any(member.ledger.taking for member in members) and progress.left():
+        while any(member.is_taking for member in members) and progress.left():
             await anyio.sleep(RETRY_SECONDS)  # what was being opened or adopted as it began
             begin()
         begin()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 import anyio
 import structlog
@@ -14,10 +14,7 @@ from coordinator.policy import backoff
 from coordinator.worker.awake import sleep_awake
 from coordinator.worker.one_each import OneEach
 
-if TYPE_CHECKING:
-    from coordinator.worker.session import Session
-
-__all__ = ["Ending", "Endings", "is_of_the_store"]
+__all__ = ["Ending", "Endings", "Ends", "is_of_the_store"]
 
 log = structlog.get_logger()
 
@@ -41,6 +38,35 @@ class Ending:
     cause: str = ""
     counts: bool = False
     request: str = field(default_factory=new_request_id)
+
+
+class Ends(Protocol):
+    """A session, as far as its end is concerned.
+
+    Attributes:
+        ending: what is to become of it, if anything.
+    """
+
+    id: str
+    ending: Ending | None
+
+    @property
+    def uses(self) -> int:
+        """How often tasks have used it."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its end was carried out, or it is lost."""
+
+    @property
+    def has_user(self) -> bool:
+        """Whether a task goes on that uses it."""
+
+    async def carry_out(self, *, late: bool = False) -> None:
+        """Does what `ending` says."""
+
+    def nobody_serves(self) -> None:
+        """It is given up."""
 
 
 def is_of_the_store(error: BaseException | None) -> bool:
@@ -79,15 +105,15 @@ class Endings:
             tasks.start_soon(self._ends.run)
             tasks.start_soon(self._unused.run)
 
-    def carry_on(self, session: Session) -> None:
+    def carry_on(self, session: Ends) -> None:
         """Its ending had no answer, or who asked for it was cancelled. Safe to repeat."""
         self._ends.put(session)
 
-    def give_up_unless_used(self, session: Session) -> None:
+    def give_up_unless_used(self, session: Ends) -> None:
         """A task that used it failed, and no other goes on: it is given up unless one uses it within a lease. Safe to repeat."""
         self._unused.put(session)
 
-    async def _wait_for_use(self, session: Session) -> None:
+    async def _wait_for_use(self, session: Ends) -> None:
         while not session.has_user and session.ending is None and not session.is_over:  # else its user's end asks again
             uses = session.uses
             await sleep_awake(self._lease)
@@ -96,7 +122,7 @@ class Endings:
                 return
 
     @staticmethod
-    async def _carry_out(session: Session) -> None:
+    async def _carry_out(session: Ends) -> None:
         failures = 0
         try:
             while not session.is_over:

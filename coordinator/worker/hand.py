@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import Generic, Protocol, TypeVar
 
 import anyio
 
 from coordinator import clock
-
-if TYPE_CHECKING:
-    from coordinator.worker.offer import Offer
 
 __all__ = ["Hand", "Window"]
 
@@ -48,7 +45,29 @@ class Window:
         self._size = 1
 
 
-class Hand:
+class InHand(Protocol):
+    """An offer, as far as its place in the queue is concerned.
+
+    Attributes:
+        answering: the program answers it just now.
+        read_at: when it was read, in seconds of `coordinator.clock`.
+    """
+
+    answering: bool
+    read_at: float
+
+    @property
+    def in_hand(self) -> bool:
+        """Whether its lease goes on, and it has no answer."""
+
+    def given(self) -> None:
+        """The program has it from now on."""
+
+
+H = TypeVar("H", bound=InHand)
+
+
+class Hand(Generic[H]):
     """One a worker, over all partitions.
 
     Attributes:
@@ -59,17 +78,17 @@ class Hand:
     def __init__(self) -> None:
         self.window = Window()
         self.progress = clock.now()
-        self._queue: deque[Offer] = deque()
+        self._queue: deque[H] = deque()
         self._arrived = anyio.Event()
         self._wanting = 0
         self._stalled = self._closed = False
 
-    def take(self, offer: Offer) -> None:
+    def take(self, offer: H) -> None:
         """One was read for the program."""
         self._queue.append(offer)
         self._wake()
 
-    async def next(self) -> Offer | None:
+    async def next(self) -> H | None:
         """The next offer for the program; None once this worker ends."""
         self.asked()
         while not self._closed:
@@ -86,9 +105,9 @@ class Hand:
         """The program takes offers again."""
         self._stalled = False
 
-    def ready(self, most: int) -> list[Offer]:
+    def ready(self, most: int) -> list[H]:
         """Offers that wait, for a program that can begin with so many more now."""
-        found: list[Offer] = []
+        found: list[H] = []
         while self._queue and len(found) < most:
             offer = self._queue.popleft()
             if offer.in_hand and not offer.answering:  # else it goes back just now
@@ -96,7 +115,7 @@ class Hand:
                 found.append(offer)
         return found
 
-    def answered(self, offer: Offer) -> None:
+    def answered(self, offer: H) -> None:
         """The program adopted it, or gave it back."""
         self.progress = clock.now()
         self.window.answered_after(self.progress - offer.read_at)

@@ -13,12 +13,11 @@ from coordinator.settings import Settings
 from coordinator.store import calls
 from coordinator.store.connect import Connector
 from coordinator.store.keys import Keys
-from coordinator.store.past import Past
 from coordinator.store.scripts import Call
 from coordinator.worker.lag import Lag
-from coordinator.worker.trust import Pulse
+from coordinator.worker.roll import Roll
 
-__all__ = ["TURN_SECONDS", "Beat", "Beating", "Heart", "Roll"]
+__all__ = ["TURN_SECONDS", "Beat", "Beating", "Heart"]
 
 SLICE_SECONDS = 0.05
 TICK_SECONDS = 0.01
@@ -27,29 +26,6 @@ TURN_SECONDS = 0.05
 JITTER = 0.1
 BATCH = 128
 """Beats in one exchange."""
-
-
-@dataclass(frozen=True, slots=True)
-class Roll:
-    """What a beat says; replaced as a whole by the event loop, read by the thread.
-
-    Attributes:
-        past: what is remembered; with its lineage it last agreed.
-        owned: the roll call, see `Ledger.called`; '' while a session is changing hands.
-        version: of what is owned here; see `Ledger`.
-        presence: whether the presence connection is up, and may count.
-        joined: whether the store said that it is registered, and what it owned before is ours again; until then the store
-            and this process need not agree, and answers are not listened to.
-    """
-
-    instance: str
-    pulse: Pulse
-    server: str = ""
-    past: Past = field(default_factory=Past)
-    owned: str = ""
-    version: int = 0
-    presence: bool = False
-    joined: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from coordinator.worker.offer import Offer
-    from coordinator.worker.session import Session
+from coordinator.worker.offer import Offer
+from coordinator.worker.session import Session
 
 __all__ = ["Host"]
 

@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import threading
 from collections import deque
+from collections.abc import Callable
 
 import anyio
 import anyio.abc
@@ -39,10 +40,10 @@ class Hub:
         post: listens for all.
     """
 
-    def __init__(self, connector: Connector, keys: Keys, settings: Settings, hubs: Hubs) -> None:
+    def __init__(self, connector: Connector, keys: Keys, settings: Settings, turns: Callable[[], int]) -> None:
         self.part = StorePartition(keys, connector.executor(keys.tag))
         self.post = Post(connector, keys.tag)
-        self.heart = Heart(connector, keys, settings, turns=lambda: hubs.turns, gone=self._gone, heard=self._heard)
+        self.heart = Heart(connector, keys, settings, turns=turns, gone=self._gone, heard=self._heard)
         self._connector = connector
         self._loops: dict[str, OfferLoop] = {}
         self._new_loops: list[OfferLoop] = []
@@ -130,7 +131,10 @@ class Hubs:
             settings.current_url, store_timeout=settings.store_timeout, durability=settings.replicated
         )
         self.turns = 0
-        self.hubs = [Hub(self._connector, Keys(settings.prefix, p), settings, self) for p in range(settings.partitions)]
+        self.hubs = [
+            Hub(self._connector, Keys(settings.prefix, p), settings, lambda: self.turns)
+            for p in range(settings.partitions)
+        ]
 
     def describe(self) -> str:
         """The URL without its password."""

@@ -1,21 +1,33 @@
-"""What an instance owns, what it is taking, and which calls ended here; the roll call is made of it. No I/O."""
+"""What an instance is, owns, is taking, and which calls ended here; it makes the roll call itself at each change. No I/O."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Generic, Protocol, TypeVar
 
 from coordinator import clock
+from coordinator.store.past import Past
+from coordinator.worker.roll import Roll
+from coordinator.worker.trust import Pulse
 
-if TYPE_CHECKING:
-    from coordinator.worker.session import Session
-
-__all__ = ["Ledger", "mark"]
+__all__ = ["Ledger", "Owned", "mark"]
 
 ENDED_REMEMBERED = 10_000
 """Calls that ended here and are closed again where the store lost that; more would only take memory."""
+
+
+class Owned(Protocol):
+    """A session, as far as the ledger is concerned."""
+
+    id: str
+    epoch: int
+
+
+S = TypeVar("S", bound=Owned)
 
 
 def mark(session_id: str, epoch: int) -> int:
@@ -23,34 +35,96 @@ def mark(session_id: str, epoch: int) -> int:
     return int(hashlib.sha1(f"{session_id} {epoch}".encode(), usedforsecurity=False).hexdigest()[:10], 16)
 
 
-class Ledger:
+class Ledger(Generic[S]):
     """One a membership.
 
     Args:
+        instance, pulse: the present life: its id, and for how long its last beat lets it be relied on.
         closed_ttl: seconds for which a call that ended is remembered.
-        changed: is called when something was written into it.
+        presence_counts: whether a lost presence connection is a sign of death.
 
     Attributes:
+        instance: the id under which it is registered now; another one after it was fenced.
+        pulse: what its last acknowledged beat is worth.
+        server: run id of the server with which it last agreed.
+        past: what is remembered of the partition, whatever became of its data.
         sessions: what is owned here, by id; changed by `keep`, `forget` and `renewed` only.
         taking: how many are opening or adopting a session just now, by id.
-        roll: digest of `sessions`, each under its epoch; a scripted one of the store is equal when both mean the same.
+        roll: what the next beat says.
+        digest: of `sessions`, each under its epoch; a scripted one of the store is equal when both mean the same.
         version: rises whenever what is owned changes or begins to; two that are equal mean that nothing did in between.
+        joining: its registration has no answer yet.
+        draining: it hands over what it owns, and takes nothing new.
+        has_left: it has said that it ends.
+        started_at_ms: when it first registered, by the server's clock.
     """
 
-    def __init__(self, closed_ttl: float, changed: Callable[[], None]) -> None:
-        self._closed_ttl, self._changed = closed_ttl, changed
-        self.sessions: dict[str, Session] = {}
+    def __init__(self, instance: str, pulse: Pulse, closed_ttl: float, *, presence_counts: bool = True) -> None:
+        self.instance, self.pulse, self.server, self.past = instance, pulse, "", Past()
+        self._closed_ttl, self._presence_counts = closed_ttl, presence_counts
+        self.sessions: dict[str, S] = {}
         self.taking: Counter[str] = Counter()
-        self.roll = self.version = 0
+        self.digest = self.version = self.started_at_ms = 0
+        self.joining = True
+        self.draining = self.has_left = False
+        self._arrived = self._present = False
+        self._changing = 0
         self._marks: dict[str, int] = {}
         self._ended: dict[str, tuple[int, float]] = {}
+        self.roll = Roll(instance, pulse, joined=False)
 
-    @property
-    def called(self) -> str:
-        """The roll call, as a beat says it: how many are owned, and their digest."""
-        return f"{len(self.sessions)} {self.roll}"
+    def say(self) -> None:
+        """The roll call is made anew from what is true now."""
+        silent = self._changing or not self._arrived
+        self.roll = Roll(
+            self.instance, self.pulse, self.server, replace(self.past),
+            "" if silent else f"{len(self.sessions)} {self.digest}", self.version, self._present and self._presence_counts,
+            self._arrived and not self.joining,
+        )  # fmt: skip
 
-    def keep(self, session: Session) -> Session | None:
+    # -- the instance --------------------------------------------------------------------------------------------------
+
+    def begin_anew(self, instance: str, pulse: Pulse) -> None:
+        """A new life under a new id: what ended in the old one is of no account any more."""
+        self.instance, self.pulse, self.joining = instance, pulse, True
+        self._ended.clear()
+        self.say()
+
+    def joined(self, server: str, lineage: str, now_ms: int, sent: float) -> None:
+        """The store answered a registration that was sent at ``sent``, in seconds of `coordinator.clock`."""
+        self.server, self.joining = server, False
+        self.past.agree(lineage, now_ms)
+        self.started_at_ms = self.started_at_ms or now_ms
+        self.pulse.tick(clock.now())
+        self.pulse.renew(sent)
+        self.say()
+
+    def arrived(self) -> None:
+        """All that this instance owned before is ours again: from now on the answers of its beats are listened to."""
+        self._arrived = True
+        self.say()
+
+    def agree(self, server: str, lineage: str) -> None:
+        """This instance and the store agree on what it owns."""
+        self.server = server
+        self.past.agree(lineage)
+        self.say()
+
+    def present(self, yes: bool) -> None:
+        """Its presence connection came or went."""
+        self._present = yes
+        self.say()
+
+    def is_dead(self, instance: str) -> bool:
+        """An answer said that ``instance`` is dead; whether that is this life, which nobody has ended before: it is believed."""
+        if instance != self.instance or self.has_left:
+            return False
+        self.pulse.over = True
+        return True
+
+    # -- its sessions --------------------------------------------------------------------------------------------------
+
+    def keep(self, session: S) -> S | None:
         """A session is ours; the handle of its id that stood here before, if it was another one."""
         before = self.sessions.get(session.id)
         self._ended.pop(session.id, None)
@@ -58,35 +132,56 @@ class Ledger:
         self._mark(session)
         return before if before is not session else None
 
-    def renewed(self, session: Session) -> None:
+    def renewed(self, session: S) -> None:
         """A session has another epoch."""
         if self.sessions.get(session.id) is session:
             self._mark(session)
 
-    def _mark(self, session: Session) -> None:
+    def _mark(self, session: S) -> None:
         new = mark(session.id, session.epoch)
-        self.roll += new - self._marks.get(session.id, 0)
+        self.digest += new - self._marks.get(session.id, 0)
         self._marks[session.id] = new
         self._touch()
 
-    def forget(self, session: Session) -> None:
+    def forget(self, session: S) -> None:
         """A session is not ours any more. Safe to repeat."""
         if self.sessions.get(session.id) is session:
             del self.sessions[session.id]
-            self.roll -= self._marks.pop(session.id)
+            self.digest -= self._marks.pop(session.id)
         self._touch()
 
     def _touch(self) -> None:
         self.version += 1
-        self._changed()
+        self.say()
 
-    def takes(self, session_id: str, more: int) -> None:
-        """One more, or with -1 one less, is opening or adopting it."""
-        self.taking[session_id] += more
-        if not self.taking[session_id]:
-            del self.taking[session_id]
+    @contextlib.contextmanager
+    def takes(self, session_id: str) -> Iterator[None]:
+        """While a session is being opened or adopted: it takes up room, and is not given up as unknown."""
+        self.taking[session_id] += 1
+        try:
+            yield
+        finally:
+            self.taking[session_id] -= 1
+            if not self.taking[session_id]:
+                del self.taking[session_id]
 
-    def ends(self, session: Session) -> None:
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """While sessions change hands the roll call stays away from the beats."""
+        self._changing += 1
+        self._touch()
+        try:
+            yield
+        finally:
+            self._changing -= 1
+            self.say()
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether a session changes hands just now."""
+        return self._changing > 0
+
+    def ends(self, session: S) -> None:
         """Its call ended: should the store lose that write it is closed again, not given to others, for ``closed_ttl``."""
         now = clock.now()
         self._ended.pop(session.id, None)
@@ -101,7 +196,3 @@ class Ledger:
         """Whether that call, under that epoch or a later one, ended at this instance."""
         known, _ = self._ended.get(session_id, (-1, 0.0))
         return epoch <= known
-
-    def start_over(self) -> None:
-        """A new life: what ended in the old one is nobody's any more."""
-        self._ended.clear()

@@ -5,26 +5,68 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Coroutine, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Protocol
 
 from coordinator import clock
 from coordinator.bounds import check_reason
 from coordinator.errors import DrainingError, FencedError, KeyUnknownError, SealBrokenError, TenantError
 from coordinator.ids import new_request_id
 from coordinator.printable import printable
+from coordinator.settings import Settings
 from coordinator.store import calls
 from coordinator.store.entries import OfferEntry
+from coordinator.store.keys import Keys
 from coordinator.store.replies import Reply
-from coordinator.worker.adoption import Wait
+from coordinator.store.scripts import Call, R
 from coordinator.worker.data import decode
-from coordinator.worker.sealer import Place
+from coordinator.worker.ledger import Ledger
+from coordinator.worker.sealer import Place, Sealer
 from coordinator.worker.session import Session
+from coordinator.worker.wait import Wait
 
-if TYPE_CHECKING:
-    from coordinator.worker.membership import Membership
+__all__ = ["Offer", "OfferActions"]
 
-__all__ = ["Offer"]
+
+class OfferActions(Protocol):
+    """What an offer needs of the instance that read it.
+
+    Attributes:
+        settings, sealer, keys: of the worker, and of the partition.
+        ledger: what the instance is and owns.
+    """
+
+    settings: Settings
+    sealer: Sealer
+    keys: Keys
+    ledger: Ledger[Session]
+
+    async def request(self, make: Callable[[], Call[R]]) -> R:
+        """Runs a call until its answer counts; see ``Writes.request``."""
+
+    def dead(self, instance: str, reason: str) -> None:
+        """An answer said that ``instance`` is dead."""
+
+    async def adopt(self, session_id: str, epoch: int | None, request: str) -> Session | None:
+        """See ``Adoption.adopt``."""
+
+    async def take_over(self, session_id: str, request: str, wait: Wait) -> Session | None:
+        """See ``Adoption.take_over``."""
+
+    def others_wait(self) -> bool:
+        """Whether other offers wait behind what the program does now."""
+
+    def adopted(self, offer: Offer, session: Session, *tasks: asyncio.Task[Any] | None) -> None:
+        """It was adopted, by these tasks."""
+
+    def answered(self, offer: Offer) -> None:
+        """It takes up no room any more. Safe to repeat."""
+
+    def declined(self, session_id: str) -> None:
+        """The program does not want the session."""
+
+    def cannot_serve(self, session_id: str) -> None:
+        """This worker lacks something that the session needs."""
 
 
 class Offer:
@@ -44,15 +86,15 @@ class Offer:
             case).
     """
 
-    def __init__(self, member: Membership, entry: bytes, told: OfferEntry) -> None:
-        self._member, self.entry = member, entry
-        self._instance = member.instance
+    def __init__(self, actions: OfferActions, entry: bytes, told: OfferEntry) -> None:
+        self._actions, self.entry = actions, entry
+        self._instance = actions.ledger.instance
         self._request = new_request_id()
         self._over = False
         self.answering = False
         self.read_at = clock.now()
         self.given_at = math.inf
-        self._until = self.read_at + member.settings.lease
+        self._until = self.read_at + actions.settings.lease
         self.session_id, self.epoch, self.attempt = told.session, told.epoch, told.attempt
         self.previous_owner, self.cause = told.previous_owner, told.cause
         self.raw_data, self.encoding = told.data, told.encoding
@@ -78,7 +120,7 @@ class Offer:
             KeyUnknownError: the session's data is sealed with a key that this worker lacks, whether it travelled along or not.
             InvalidDataError: nobody can read it.
         """
-        sealer = self._member.sealer
+        sealer = self._actions.sealer
         if self.raw_data:
             place = Place(self.session_id, self.tenant, self.epoch)
             self.raw_data, self.encoding = sealer.open(place, self.raw_data, self.encoding)
@@ -122,23 +164,19 @@ class Offer:
 
     async def _adopt(self, caller: asyncio.Task[Any] | None) -> Session | None:
         self._check()
-        member = self._member
-        if member.draining:
+        actions = self._actions
+        if actions.ledger.draining:
             raise DrainingError("this instance is draining and takes nothing new")
         with self._answer(), contextlib.suppress(KeyUnknownError, SealBrokenError, TenantError):  # told, and dealt with
             session = None
             if self.planned:  # accepts; the owner lets go when it is told
-                wait = Wait(
-                    member.settings.lease, planned=True, gives_way=member.reader.hand.others_wait, accepted=self._done
-                )
-                session = await member.adoption.take_over(self.session_id, self._request, wait)
+                wait = Wait(actions.settings.lease, planned=True, gives_way=actions.others_wait, accepted=self._done)
+                session = await actions.take_over(self.session_id, self._request, wait)
             else:
-                session = await member.adoption.adopt(self.session_id, self.epoch, self._request)
+                session = await actions.adopt(self.session_id, self.epoch, self._request)
         self._done()
         if session is not None:
-            member.reader.adopted(self)
-            if member.host is None:
-                session.watch_adopter(caller, asyncio.current_task())
+            actions.adopted(self, session, caller, asyncio.current_task())
         return session
 
     @contextlib.contextmanager
@@ -168,14 +206,14 @@ class Offer:
         """
         reason = check_reason(reason)
         self._check()
-        s = self._member.settings
+        s = self._actions.settings
         if counts:
-            self._member.reader.declined(self.session_id)
+            self._actions.declined(self.session_id)
         with self._answer():
-            answer = await self._member.request(
+            answer = await self._actions.request(
                 lambda: calls.decline(
-                    self._member.part.keys, session=self.session_id, instance=self._instance, epoch=self.epoch,
-                    pool=self._member.settings.pool, reason=reason, counts=counts, max_offers=s.max_offers,
+                    self._actions.keys, session=self.session_id, instance=self._instance, epoch=self.epoch,
+                    pool=self._actions.settings.pool, reason=reason, counts=counts, max_offers=s.max_offers,
                     lease_ms=round(s.lease * 1000), dead_letter_ttl_ms=round(s.dead_letter_ttl * 1000),
                     give_up_after_ms=round(s.give_up_after * 1000), restarted_since=str(self._restarted_since or ""),
                 )
@@ -192,7 +230,7 @@ class Offer:
             FencedError, StoreUnavailableError: as `adopt`.
         """
         reason = check_reason(reason)
-        self._member.reader.cannot_serve(self.session_id)
+        self._actions.cannot_serve(self.session_id)
         await self.decline(reason, counts=False)
 
     async def delegate(self) -> None:
@@ -203,32 +241,30 @@ class Offer:
         """
         self._check()
         with self._answer():
-            answer = await self._member.request(
+            answer = await self._actions.request(
                 lambda: calls.delegate(
-                    self._member.part.keys, session=self.session_id, instance=self._instance, epoch=self.epoch,
-                    pool=self._member.settings.pool, lease_ms=round(self._member.settings.lease * 1000),
+                    self._actions.keys, session=self.session_id, instance=self._instance, epoch=self.epoch,
+                    pool=self._actions.settings.pool, lease_ms=round(self._actions.settings.lease * 1000),
                 )
             )  # fmt: skip
             self._done()
         self._refused(answer)
 
     def _check(self) -> None:
-        if self._member.instance != self._instance or self._member.pulse.over:
+        ledger = self._actions.ledger
+        if ledger.instance != self._instance or ledger.pulse.over:
             raise FencedError(self.session_id, self.epoch, "this instance was declared dead since it read the offer")
 
     def _refused(self, answer: Reply) -> None:
         if isinstance(answer, calls.FencedInstance):
-            self._member.fenced(self._instance, "an answer to an offer was refused")
+            self._actions.dead(self._instance, "an answer to an offer was refused")
             raise FencedError(self.session_id, self.epoch, "this instance was declared dead")
 
     def _done(self) -> None:
         if self._over:
             return
         self._over = True
-        self._member.reader.answered(self)
-        if self.given_at != math.inf:
-            self._member.reader.hand.answered(self)
-        self._member.room_changed()
+        self._actions.answered(self)
 
     def __repr__(self) -> str:
         return f"<Offer {printable(self.session_id)} epoch={self.epoch} attempt={self.attempt}>"

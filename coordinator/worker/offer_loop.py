@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import anyio
 import structlog
@@ -14,15 +14,32 @@ from coordinator.steady import Steady
 from coordinator.store.connect import Blocking
 from coordinator.store.faults import NoGroupError
 
-if TYPE_CHECKING:
-    from coordinator.worker.reader import Reader
-
 __all__ = ["OfferLoop"]
 
 log = structlog.get_logger()
 
 FULL_SECONDS = 0.1
 PASS_SECONDS = 0.05
+
+
+class TakesTurns(Protocol):
+    """Who reads offers when it is its turn.
+
+    Attributes:
+        fresh: it has seen all that it was given before.
+    """
+
+    fresh: bool
+
+    @property
+    def room(self) -> int:
+        """How many offers it can take now."""
+
+    async def step(self) -> None:
+        """One read."""
+
+    def restart(self) -> None:
+        """What it was given may not have been seen."""
 
 
 class OfferLoop:
@@ -38,17 +55,17 @@ class OfferLoop:
 
     def __init__(self, blocking: Blocking, stream: str) -> None:
         self.blocking, self.stream = blocking, stream
-        self._readers: list[Reader] = []
+        self._readers: list[TakesTurns] = []
         self._room = anyio.Event()
         self._steady = Steady("offers")
         self.refused = ""
 
-    def add(self, reader: Reader) -> None:
+    def add(self, reader: TakesTurns) -> None:
         """It takes its turns from now on."""
         self._readers.append(reader)
         self.wake()
 
-    def remove(self, reader: Reader) -> None:
+    def remove(self, reader: TakesTurns) -> None:
         """It does not any more. Safe to repeat."""
         if reader in self._readers:
             self._readers.remove(reader)
@@ -95,7 +112,7 @@ class OfferLoop:
             )
         self.refused = error.detail if error.kind == "permission" else ""
 
-    def _next(self) -> Reader | None:
+    def _next(self) -> TakesTurns | None:
         """Whose turn it is: first those that must look at what they were given before, then whoever waited longest."""
         able = [reader for reader in self._readers if reader.room > 0]
         chosen = next((reader for reader in able if not reader.fresh), able[0] if able else None)

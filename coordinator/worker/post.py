@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import anyio
 import anyio.abc
@@ -19,9 +19,6 @@ from coordinator.store.link import CONNECT_TIMEOUTS
 from coordinator.worker.bell import Bell
 from coordinator.worker.line import Line, SilentLineError
 
-if TYPE_CHECKING:
-    from coordinator.worker.mailbox import Mailbox
-
 __all__ = ["Post"]
 
 log = structlog.get_logger()
@@ -29,6 +26,16 @@ log = structlog.get_logger()
 
 class _MissingError(redis.ConnectionError):
     """The server to which the beats go knows nothing of the connection."""
+
+
+class Listener(Protocol):
+    """Who is told what comes on a channel."""
+
+    def listening(self, yes: bool) -> None:
+        """The channel is listened to, or is not any more."""
+
+    def take(self, text: str) -> None:
+        """A message."""
 
 
 class Post:
@@ -40,7 +47,7 @@ class Post:
 
     def __init__(self, connector: Connector, key: str) -> None:
         self._connector, self._key = connector, key
-        self._mailboxes: dict[str, Mailbox] = {}
+        self._listeners: dict[str, Listener] = {}
         self._line: Line | None = None
         self._listening: anyio.CancelScope | None = None
         self._before: Any = None
@@ -51,18 +58,18 @@ class Post:
         self._changed = Bell()
         self._changing = anyio.CancelScope()
 
-    def add(self, channel: str, mailbox: Mailbox) -> None:
+    def add(self, channel: str, listener: Listener) -> None:
         """Listens for this one too."""
-        self._mailboxes[channel] = mailbox
+        self._listeners[channel] = listener
         self._some.set()
         self._changed.ring()
 
     def remove(self, channel: str) -> None:
         """Not for this one any more."""
-        mailbox = self._mailboxes.pop(channel, None)
-        if mailbox is not None:
-            mailbox.listening(False)
-        if self._listening is not None and not self._mailboxes:
+        listener = self._listeners.pop(channel, None)
+        if listener is not None:
+            listener.listening(False)
+        if self._listening is not None and not self._listeners:
             self._listening.cancel()
         else:
             self._changed.ring()
@@ -77,7 +84,7 @@ class Post:
                 with contextlib.suppress(
                     redis.RedisError, OSError
                 ):  # whoever listens finds that out too, and begins again
-                    await self._line.listen_to(list(self._mailboxes))
+                    await self._line.listen_to(list(self._listeners))
 
     def doubt(self) -> None:
         """Something happened after which nobody may count as present by this connection until the server answers on it."""
@@ -111,7 +118,7 @@ class Post:
             log.warning("mailbox_refused", reason=str(error), consequence="what is told at once is found by heartbeats")
 
     async def _listen(self) -> None:
-        while not self._mailboxes:
+        while not self._listeners:
             await self._some.wait()
             self._some = anyio.Event()
         client: Any = await self._connector.listener(self._key)
@@ -141,27 +148,27 @@ class Post:
             self._line = self._listening = None
             self._changing.cancel()
             self._look()
-        if self._mailboxes:
+        if self._listeners:
             raise _MissingError("the server knows nothing of this connection")
 
     def _look(self) -> None:
         """Other channels may count than before."""
-        for channel, mailbox in list(self._mailboxes.items()):
-            mailbox.listening(self._line is not None and self._line.counts(channel))
+        for channel, listener in list(self._listeners.items()):
+            listener.listening(self._line is not None and self._line.counts(channel))
 
     def _confirmed(self, channel: str) -> None:
         self._failures = 0
         if self._line is None or self._tasks is None:
             return
-        if self._line.counts(channel) and (mailbox := self._mailboxes.get(channel)) is not None:
-            mailbox.listening(True)
+        if self._line.counts(channel) and (listener := self._listeners.get(channel)) is not None:
+            listener.listening(True)
         if self._before is not None and self._line.is_whole:
             self._tasks.start_soon(self._close, self._before)
             self._before = None
 
     def _take(self, channel: str, text: str) -> None:
-        if (mailbox := self._mailboxes.get(channel)) is not None:
-            mailbox.take(text)
+        if (listener := self._listeners.get(channel)) is not None:
+            listener.take(text)
 
     async def _close(self, client: Any) -> None:
         if client is None:

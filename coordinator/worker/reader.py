@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 import structlog
@@ -15,26 +16,31 @@ import structlog
 from coordinator import clock
 from coordinator.errors import FencedError, InvalidDataError, KeyUnknownError, StoreUnavailableError
 from coordinator.policy import LACKS_KEY, OTHER_TENANT
+from coordinator.settings import Settings
 from coordinator.store import calls, reads
 from coordinator.store.entries import BrokenEntry, OfferEntry, parse_offer
+from coordinator.store.executor import StorePartition
+from coordinator.store.scripts import Call, R
 from coordinator.store.setting_aside import set_aside, set_aside_member
 from coordinator.store.shapes import instance_id, session_id, text
 from coordinator.store.usual import BATCH
+from coordinator.worker.adoption import Adoption
 from coordinator.worker.hand import Hand
+from coordinator.worker.ledger import Ledger
 from coordinator.worker.offer import Offer
 from coordinator.worker.offer_loop import OfferLoop
 from coordinator.worker.placement import Apart, Share, has_a_small_part, suits
-
-if TYPE_CHECKING:
-    from coordinator.worker.membership import Membership
+from coordinator.worker.reluctance import Reluctance
+from coordinator.worker.sealer import Sealer
+from coordinator.worker.session import Session
+from coordinator.worker.wait import Wait
+from coordinator.worker.writes import Writes
 
 __all__ = ["Reader"]
 
 log = structlog.get_logger()
 
 BLOCK_MS = 1000
-PASSES = 3
-"""Times that a worker passes on a session that it declined itself, so that others see it first."""
 PASS_ON_SECONDS = 2.0
 """For so long a worker passes on an offer that suits another one better."""
 LOOK_SECONDS = 0.25
@@ -45,15 +51,6 @@ BURST_SECONDS = 0.25
 """For so long after an offer was read there may be more where it came from."""
 SPREAD_SECONDS = 0.1
 """For so long a worker that took its share of a death's calls leaves the others to others."""
-DECLINED_SECONDS = 30.0
-FAILED_SECONDS = 60.0
-"""For so long a worker remembers that it failed a session, ..."""
-FAILED_PAUSE_SECONDS = 0.5
-"""... and waits, when nobody else takes it, before it takes it again: twice as long each time, ..."""
-LONGEST_FAILED_PAUSE_SECONDS = 4.0
-"""... so that a provider that is away for a moment does not cost the call all its recoveries."""
-UNABLE_SECONDS = 30.0
-"""For so long a worker leaves a session that it cannot serve to others; then it looks again whether it can."""
 LONGEST_PAUSE_SECONDS = 1.0
 KEEPS_A_LEASE = 6
 """Times that a reader looks after what it has in hand within one lease."""
@@ -74,6 +71,10 @@ class Reader:
         fresh: nothing was given to this consumer that it has not seen.
 
     Args:
+        writes, adoption: what becomes of offers.
+        reluctance: what this worker does not take again at once.
+        start: does something as a task of the worker's.
+        watches_adopters: whether a session is offered to others when the code that adopted it fails.
         loop: returns the blocked read that it takes turns at.
         room: returns how many more offers the worker can take now.
         free: returns how many more sessions it could own.
@@ -83,26 +84,34 @@ class Reader:
 
     def __init__(
         self,
-        member: Membership,
+        part: StorePartition,
+        settings: Settings,
+        sealer: Sealer,
+        ledger: Ledger[Session],
+        *,
+        writes: Writes[Session],
+        adoption: Adoption,
+        reluctance: Reluctance,
+        start: Callable[..., None],
+        watches_adopters: bool,
         loop: Callable[[], OfferLoop],
         room: Callable[[], int],
         free: Callable[[], int],
         deliver: Callable[[Offer], None],
-        hand: Hand,
+        hand: Hand[Offer],
     ) -> None:
-        self._member, self._find_loop, self.hand = member, loop, hand
+        self._part, self.settings, self.sealer, self.keys, self.ledger = part, settings, sealer, part.keys, ledger
+        self._writes, self._adoption, self._reluctance = writes, adoption, reluctance
+        self._start, self._watches_adopters = start, watches_adopters
+        self._find_loop, self.hand = loop, hand
         self._room, self._free, self._deliver = room, free, deliver
         self._share, self._apart = Share(), Apart()
         self._paused_until = self._read_at = float("-inf")
         self._death = ""
         self._returning: set[Offer] = set()
         self._known: dict[bytes, Offer] = {}
-        self._declined: dict[str, tuple[int, float]] = {}
         self._passed: dict[str, float] = {}
-        self._unable: dict[str, tuple[float, float]] = {}
         self._keyless: set[str] = set()
-        self._foreign: dict[str, tuple[float, float]] = {}
-        self._failed: dict[str, tuple[int, float]] = {}
         self._later: set[Offer] = set()
         self._others: list[reads.InstanceRow] = []
         self._looked_at = float("-inf")
@@ -139,39 +148,64 @@ class Reader:
         if self._reading:
             self._loop.wake()
 
+    # -- what offers ask of the instance that read them: see `coordinator.worker.offer.OfferActions` -------------------
+
+    async def request(self, make: Callable[[], Call[R]]) -> R:
+        """See ``Writes.request``."""
+        return await self._writes.request(make)
+
+    def dead(self, instance: str, reason: str) -> None:
+        """See ``Writes.dead``."""
+        self._writes.dead(instance, reason)
+
+    async def adopt(self, session_id: str, epoch: int | None, request: str) -> Session | None:
+        """See ``Adoption.adopt``."""
+        return await self._adoption.adopt(session_id, epoch, request)
+
+    async def take_over(self, session_id: str, request: str, wait: Wait) -> Session | None:
+        """See ``Adoption.take_over``."""
+        return await self._adoption.take_over(session_id, request, wait)
+
+    def others_wait(self) -> bool:
+        """Whether other offers wait behind what the program does now."""
+        return self.hand.others_wait()
+
     def declined(self, session_id: str) -> None:
         """This worker does not want that session."""
-        now = clock.now()
-        passes, _ = self._declined.get(session_id, (0, 0.0))
-        self._declined = {known: one for known, one in self._declined.items() if now - one[1] < DECLINED_SECONDS}
-        self._declined[session_id] = (passes, now)
+        self._reluctance.declined(session_id)
 
-    def failed(self, session_id: str) -> None:
-        """This worker served that session and gave it up: others come first, and it waits before it takes it again."""
-        now = clock.now()
-        self._failed = {known: one for known, one in self._failed.items() if now - one[1] < FAILED_SECONDS}
-        times, _ = self._failed.get(session_id, (0, now))
-        self._failed[session_id] = times + 1, now
-        self._declined.pop(session_id, None)
-        self.declined(session_id)
+    def cannot_serve(self, session_id: str) -> None:
+        """This worker lacks something that the session needs."""
+        self._reluctance.cannot_serve(session_id)
 
-    def _waits_for(self, offer: Offer) -> float:
-        """Seconds that this worker still waits before it takes a session that it failed."""
-        times, at = self._failed.get(offer.session_id, (0, 0.0))
-        if not times or offer.planned:
-            return 0.0
-        pause = min(LONGEST_FAILED_PAUSE_SECONDS, FAILED_PAUSE_SECONDS * 2.0 ** (times - 1))
-        return max(0.0, at + pause - clock.now())
+    def adopted(self, offer: Offer, session: Session, *tasks: asyncio.Task[Any] | None) -> None:
+        """It was adopted: one that may kill this worker is served alone for a while, if others have room."""
+        if self._watches_adopters:
+            session.watch_adopter(*tasks)
+        if offer.planned:
+            return
+        pause = self._apart.took(offer.apart, offer.probation, clock.now())
+        if pause and any(row.id != self.ledger.instance for row in self._others):
+            self._paused_until = clock.now() + pause
+
+    def answered(self, offer: Offer) -> None:
+        """An offer takes up no room any more."""
+        self._known.pop(offer.entry, None)
+        if offer.given_at != math.inf:
+            self.hand.answered(offer)
+        self.wake()
+
+    # ------------------------------------------------------------------------------------------------------------------
 
     def _takes_later(self, offer: Offer) -> bool:
         """Whether it is to wait, without taking up room of others."""
-        pause = self._waits_for(offer)
+        pause = 0.0 if offer.planned else self._reluctance.pause_after_failing(offer.session_id)
         if not pause:
             return False
         self._known[offer.entry] = offer
         self._returning.add(offer)
         self._later.add(offer)
-        self._member.start(self._deliver_later, offer, pause)
+        self._start(self._deliver_later, offer, pause)
         return True
 
     async def _deliver_later(self, offer: Offer, pause: float) -> None:
@@ -181,17 +215,11 @@ class Reader:
         self._later.discard(offer)
         if not offer.in_hand:  # its lease ended meanwhile
             return
-        if has_room and not self._member.draining:
+        if has_room and not self.ledger.draining:
             offer.read_at = clock.now()
             self._deliver(offer)
             return
         await self._give_back(offer, 0.0, "no room")
-
-    def cannot_serve(self, session_id: str) -> None:
-        """This worker lacks something that the session needs."""
-        now = clock.now()
-        self._unable = {known: since for known, since in self._unable.items() if now - since[0] < UNABLE_SECONDS}
-        self._unable[session_id] = now, PASS_SECONDS
 
     def _gives_back(self, offer: Offer, reason: str = "this worker cannot serve it") -> bool:
         """Whether it is a session that this worker could not serve a while ago: then it goes back after a pause that doubles.
@@ -199,14 +227,13 @@ class Reader:
         The pause keeps workers that all lack the same from passing it round and round; the reader does not wait for it, and it takes
         up no room of others.
         """
-        since, pause = self._unable.get(offer.session_id, (float("-inf"), 0.0))
-        if clock.now() - since >= UNABLE_SECONDS:
+        pause = self._reluctance.pause_while_unable(offer.session_id)
+        if pause is None:
             return False
-        self._unable[offer.session_id] = since, min(2 * pause, LONGEST_PAUSE_SECONDS)
         self._known[offer.entry] = offer
         self._returning.add(offer)
         self._later.add(offer)
-        self._member.start(self._give_back, offer, _about(pause), reason)
+        self._start(self._give_back, offer, _about(pause), reason)
         return True
 
     async def _give_back(self, offer: Offer, pause: float, reason: str) -> None:
@@ -235,15 +262,11 @@ class Reader:
             del self._known[entry]
         return sum(offer not in self._later for offer in self._known.values())
 
-    def answered(self, offer: Offer) -> None:
-        """An offer takes up no room any more."""
-        self._known.pop(offer.entry, None)
-
     async def keep(self) -> None:
         """Until cancelled: begins the leases of what is in hand anew, and gives back what the program does not get to."""
         while True:
-            await anyio.sleep(self._member.settings.lease / KEEPS_A_LEASE)
-            self._member.sealer.look()
+            await anyio.sleep(self.settings.lease / KEEPS_A_LEASE)
+            self.sealer.look()
             try:
                 if self._paused_until > clock.now():
                     await self._look_for_others()
@@ -256,8 +279,8 @@ class Reader:
         """The oldest offer that the program has had for a lease without an answer counts as an attempt; what waits behind
         it, or was never given, goes to others as though it had not been read.
         """
-        lease, now = self._member.settings.lease, clock.now()
-        continued = self._member.pulse.continued(now)  # the program stood still as well
+        lease, now = self.settings.lease, clock.now()
+        continued = self.ledger.pulse.continued(now)  # the program stood still as well
         idle = [
             o
             for o in self._known.values()
@@ -275,16 +298,15 @@ class Reader:
             await offer.decline("its worker did not get to it", counts=False)
 
     async def _keep_leases(self) -> None:
-        member = self._member
         known = [o for o in self._known.values() if o.in_hand and not o.planned]
         kept = sorted(known, key=self._returning.__contains__)[:BATCH]  # what goes back may be more than fits in
         if not kept:
             return
-        until = clock.now() + member.settings.lease
-        answer = await member.part.executor.run(
+        until = clock.now() + self.settings.lease
+        answer = await self._part.executor.run(
             calls.keep(
-                member.part.keys, instance=member.instance, sessions=[o.session_id for o in kept],
-                epochs=[str(o.epoch) for o in kept], lease_ms=round(member.settings.lease * 1000),
+                self._part.keys, instance=self.ledger.instance, sessions=[o.session_id for o in kept],
+                epochs=[str(o.epoch) for o in kept], lease_ms=round(self.settings.lease * 1000),
             )
         )  # fmt: skip
         stand = set(answer.kept) if isinstance(answer, calls.KeepOk) else set[str]()
@@ -296,24 +318,16 @@ class Reader:
         """What this consumer was given may not have been seen: look at it again first."""
         self.fresh = False
 
-    def adopted(self, offer: Offer) -> None:
-        """An offer was adopted: one that may kill this worker is served alone for a while, if others have room."""
-        if offer.planned:
-            return
-        pause = self._apart.took(offer.apart, offer.probation, clock.now())
-        if pause and any(row.id != self._member.instance for row in self._others):
-            self._paused_until = clock.now() + pause
-
     async def _look_for_others(self) -> None:
         """Whoever waits for others to take what is offered sees that there are some."""
         await self._look_at_others(clock.now())
-        if not any(row.id != self._member.instance for row in self._others):
+        if not any(row.id != self.ledger.instance for row in self._others):
             self._paused_until = clock.now()
 
     @property
     def room(self) -> int:
         """How many offers this worker can take now."""
-        if self._member.draining or self._member.joining or clock.now() < self._paused_until:
+        if self.ledger.draining or self.ledger.joining or clock.now() < self._paused_until:
             return 0
         return self._room()
 
@@ -325,17 +339,17 @@ class Reader:
 
     async def step(self) -> None:
         """One read: first what was given to this consumer and never seen, then what is new."""
-        instance = self._member.instance
+        instance = self.ledger.instance
         answer = await (self._wait(instance) if self.fresh else self._look(instance))
         for entry, fields in answer[0][1] if answer else ():
-            if entry in self._known or self._member.instance != instance:
+            if entry in self._known or self.ledger.instance != instance:
                 continue
             if not fields:  # it ended meanwhile, and only its delivery is left
-                await self._member.part.executor.command("XACK", self._loop.stream, "workers", entry)
+                await self._part.executor.command("XACK", self._loop.stream, "workers", entry)
                 continue
             try:
-                offer = Offer(self._member, entry, await self._with_tenant(parse_offer(fields)))
-                if not self._member.serves(offer.tenant):
+                offer = Offer(self, entry, await self._with_tenant(parse_offer(fields)))
+                if not self._serves(offer.tenant):
                     self._leaves_to_others(offer)
                     continue
                 offer.open_data()
@@ -347,54 +361,51 @@ class Reader:
                 continue
             if offer.session_id in self._keyless:  # its key has come
                 self._keyless.discard(offer.session_id)
-                self._unable.pop(offer.session_id, None)
+                self._reluctance.can_serve(offer.session_id)
             await self._take(offer)
 
     async def _with_tenant(self, told: OfferEntry) -> OfferEntry:
         """An entry of an older program does not name the tenant: the record does."""
         if told.tenant is not None:
             return told
-        run, keys = self._member.part.executor, self._member.part.keys
+        run, keys = self._part.executor, self._part.keys
         return replace(told, tenant=text(await run.command("HGET", keys.session(told.session), "tenant")))
 
     async def _lacks_key(self, offer: Offer, error: KeyUnknownError) -> None:
         """It goes back as it was, and to others first."""
-        self._member.adoption.lacks_key(error)
-        self._keyless = {known for known in self._keyless if known in self._unable} | {offer.session_id}
+        self._adoption.lacks_key(error)
+        self._keyless = {known for known in self._keyless if self._reluctance.is_unable(known)} | {offer.session_id}
         try:
             if not self._gives_back(offer, LACKS_KEY):
                 await offer.cannot_serve(LACKS_KEY)
         except (FencedError, StoreUnavailableError):
             self.restart()
 
+    def _serves(self, tenant: str) -> bool:
+        """Whether this worker may have sessions of that tenant."""
+        return self.settings.tenant in ("", tenant)
+
     def _leaves_to_others(self, offer: Offer) -> None:
         """It is another tenant's: who may take it gets it at once; where nobody may it waits one lease, and takes up no room."""
         self._known[offer.entry] = offer
         self._returning.add(offer)
         self._later.add(offer)
-        self._member.start(self._leave_to_others, offer)
+        self._start(self._leave_to_others, offer)
 
     async def _leave_to_others(self, offer: Offer) -> None:
         with self._going_back(offer):
             if clock.now() - self._looked_at > LOOK_SECONDS:
                 await self._look_at_others(clock.now())
             if any(row.tenant in ("", offer.tenant) for row in self._others):
-                await self._give_back(offer, _about(self._foreign_pause(offer.session_id)), OTHER_TENANT)
+                await self._give_back(offer, _about(self._reluctance.pause_of_foreign(offer.session_id)), OTHER_TENANT)
             elif offer.planned:  # its owner simply goes on when the lease ends
                 self._known.pop(offer.entry, None)
             else:
                 await offer.delegate()
 
-    def _foreign_pause(self, session_id: str) -> float:
-        """None at first, then one that doubles: whoever may take it has room, and may not ask for offers."""
-        since, pause = self._foreign.get(session_id, (clock.now(), 0.0))
-        self._foreign = {s: one for s, one in self._foreign.items() if clock.now() - one[0] < UNABLE_SECONDS}
-        self._foreign[session_id] = since, min(max(PASS_SECONDS, 2 * pause), LONGEST_PAUSE_SECONDS)
-        return pause
-
     async def _set_aside(self, entry: bytes, fields: Sequence[bytes], error: Exception) -> None:
         """One that cannot be read stops no other: it goes; a living owner states its session again, else that is a dead letter."""
-        keys, run = self._member.part.keys, self._member.part.executor
+        keys, run = self._part.keys, self._part.executor
         about = dict(zip(fields[::2], fields[1::2], strict=False))
         session = session_id(about.get(b"session"))
         broken = error.broken if isinstance(error, BrokenEntry) else {"data": about.get(b"data", b"")}
@@ -428,11 +439,11 @@ class Reader:
         finally:
             self._blocked = None
             self._unblocked.set()
-        return await self._look(instance) if self._member.draining else None
+        return await self._look(instance) if self.ledger.draining else None
 
     async def _look(self, instance: str) -> Any:
         """What this consumer was given and has not answered."""
-        answer = await self._member.part.executor.command(
+        answer = await self._part.executor.command(
             "XREADGROUP", "GROUP", "workers", instance, "COUNT", 100, "STREAMS", self._loop.stream, "0"
         )
         self.fresh = True
@@ -440,15 +451,15 @@ class Reader:
 
     async def _passes_on(self, offer: Offer) -> bool:
         """Whether another instance with room suits it better, and has not been waited for in vain."""
-        member, now = self._member, clock.now()
+        now = clock.now()
         wanted = (offer.requires, offer.restarted_since_ms)
-        mine = suits(member.settings.labels, member.started_at_ms, *wanted)
+        mine = suits(self.settings.labels, self.ledger.started_at_ms, *wanted)
         small = has_a_small_part(0 if offer.planned else offer.died_with, self._free(), offer.room)
-        if mine == (True, True) and not (offer.apart and member.sessions) and not small:
+        if mine == (True, True) and not (offer.apart and self.ledger.sessions) and not small:
             return False
         if now - self._looked_at > LOOK_SECONDS:
             await self._look_at_others(now)
-        risk = len(member.sessions) if offer.apart else 0  # what it would take along, should it kill its worker
+        risk = len(self.ledger.sessions) if offer.apart else 0  # what it would take along, should it kill its worker
         theirs = [
             (
                 suits(row.labels, row.started_at, *wanted),
@@ -456,7 +467,7 @@ class Reader:
                 row.capacity - row.owned >= offer.died_with,
             )
             for row in self._others
-            if row.id != member.instance and row.tenant in ("", offer.tenant)
+            if row.id != self.ledger.instance and row.tenant in ("", offer.tenant)
         ]
         if not any(one > (mine, -risk, not small) for one in theirs):
             return False
@@ -465,11 +476,9 @@ class Reader:
 
     async def _look_at_others(self, now: float) -> None:
         """Whoever lives in this pool and has room."""
-        self._looked_at, rows = now, await reads.instances(self._member.part)
+        self._looked_at, rows = now, await reads.instances(self._part)
         self._others = [
-            row
-            for row in rows
-            if row.state == "alive" and row.pool == self._member.settings.pool and row.owned < row.capacity
+            row for row in rows if row.state == "alive" and row.pool == self.settings.pool and row.owned < row.capacity
         ]
 
     def _keeps_apart(self, offer: Offer) -> bool:
@@ -482,7 +491,7 @@ class Reader:
             return False
         self._known[offer.entry] = offer
         self._returning.add(offer)
-        self._member.start(
+        self._start(
             self._give_back,
             offer,
             min(LONGEST_PAUSE_SECONDS, self._apart.clear_at(now) - now + PASS_SECONDS),
@@ -494,17 +503,15 @@ class Reader:
         if not offer.planned and offer.died_with:
             self._death = offer.previous_owner
             self._share.seen(self._death, offer.died_with, self._free(), offer.room)
-        passes, at = self._declined.get(offer.session_id, (PASSES, 0.0))
         try:
-            if self._room() < 1 or self._member.draining:
+            if self._room() < 1 or self.ledger.draining:
                 await offer.decline("no room", counts=False)
             elif self._gives_back(offer) or self._keeps_apart(offer):
                 return
             elif await self._passes_on(offer):
                 await offer.decline("another instance suits it better", counts=False)
                 await anyio.sleep(PASS_SECONDS)
-            elif passes < PASSES and clock.now() - at < DECLINED_SECONDS:
-                self._declined[offer.session_id] = (passes + 1, at)
+            elif self._reluctance.passes(offer.session_id):
                 await offer.decline("declined before", counts=False)
                 await anyio.sleep(PASS_SECONDS)
             elif self._takes_later(offer):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import anyio
 import structlog
@@ -12,17 +11,20 @@ import structlog
 from coordinator import clock
 from coordinator.errors import FencedError, StoreUnavailableError
 from coordinator.ids import new_request_id
+from coordinator.settings import Settings
 from coordinator.store import calls
+from coordinator.store.executor import StorePartition
 from coordinator.store.scripts import Call, R
 from coordinator.store.shapes import session_id as session_id_of
 from coordinator.store.shapes import text, whole
 from coordinator.store.usual import BATCH
 from coordinator.worker.bell import Bell
 from coordinator.worker.comparing import Difference, Stored, compare
+from coordinator.worker.ledger import Ledger
+from coordinator.worker.registration import Registration
 from coordinator.worker.session import Session
-
-if TYPE_CHECKING:
-    from coordinator.worker.membership import Membership
+from coordinator.worker.turns import Turns
+from coordinator.worker.verdict import Verdict, verdict_on
 
 __all__ = ["Resync"]
 
@@ -56,10 +58,25 @@ async def _many(sessions: Sequence[Session], do: Callable[[Session], Awaitable[N
 
 
 class Resync:
-    """One a membership; one repair at a time."""
+    """One a membership; one repair at a time.
 
-    def __init__(self, member: Membership) -> None:
-        self._member = member
+    Args:
+        turns: whose turn it is at a session's id.
+        registration: registers again, or under a new id.
+        agreed: is called when this instance and the store agree again on what it owns.
+    """
+
+    def __init__(
+        self,
+        part: StorePartition,
+        settings: Settings,
+        ledger: Ledger[Session],
+        turns: Turns,
+        registration: Registration,
+        agreed: Callable[[], None],
+    ) -> None:
+        self._part, self._settings, self._ledger, self._turns = part, settings, ledger, turns
+        self._registration, self._agreed = registration, agreed
         self._wanted: dict[str, str] = {}
         self._bell = Bell()
 
@@ -72,7 +89,7 @@ class Resync:
             reason: for the log.
         """
         if kind in ("unknown", "lost_writes"):
-            for session in self._member.sessions.values():
+            for session in self._ledger.sessions.values():
                 session.unsure = True
         self._wanted[kind] = reason
         self._bell.ring()
@@ -90,38 +107,40 @@ class Resync:
                 await self._repair(wanted)
 
     async def _repair(self, wanted: dict[str, str]) -> None:
-        member = self._member
+        ledger = self._ledger
         if "fenced" in wanted:
-            await member.start_over(wanted["fenced"])
+            await self._registration.start_over(wanted["fenced"])
             return
         again = "unknown" in wanted
-        if again and clock.now() - member.pulse.sent > member.settings.fenced_ttl / 2:
-            await member.start_over("unknown to the store, and silent for too long to come back under the same id")
+        if again and clock.now() - ledger.pulse.sent > self._settings.fenced_ttl / 2:
+            await self._registration.start_over(
+                "unknown to the store, and silent for too long to come back under the same id"
+            )
             return
-        log.warning("resync_started", instance=member.instance, **wanted)
+        log.warning("resync_started", instance=ledger.instance, **wanted)
         everything = "lost_writes" in wanted or "unknown" in wanted
         while True:
             try:
                 if again:
-                    sent = member.pulse.sent
-                    await member.join()
-                    member.pulse.sent = sent  # only a beat that is answered OK makes it hold again
+                    sent = ledger.pulse.sent
+                    await self._registration.join()
+                    ledger.pulse.sent = sent  # only a beat that is answered OK makes it hold again
                     again = False
-                await self._state_again([s for s in member.sessions.values() if everything or s.undecided])
+                await self._state_again([s for s in ledger.sessions.values() if everything or s.undecided])
                 await self._compare()
-                everything = any(session.unsure for session in member.sessions.values())
+                everything = any(session.unsure for session in ledger.sessions.values())
                 if not everything:  # else one came, and was found in doubt, in the meantime
                     break
             except _AgainError:
                 again = everything = True
             except FencedError as error:
-                await member.start_over(str(error))
+                await self._registration.start_over(str(error))
                 return
             except StoreUnavailableError:
                 await anyio.sleep(RETRY_SECONDS * 2)
         self._wanted.pop("lost_writes", None)
         self._wanted.pop("unknown", None)
-        log.info("resync_ended", instance=member.instance, sessions=len(member.sessions))
+        log.info("resync_ended", instance=ledger.instance, sessions=len(ledger.sessions))
 
     async def _state_again(self, sessions: list[Session]) -> None:
         """Re-asserts sessions, waits for the end of the hold, and has each renewed."""
@@ -137,16 +156,14 @@ class Resync:
         """Takes over the epoch that the store gives it now, or that it gave it before in an answer that was lost."""
         while not session.is_over:
             answer = await self._run(
-                calls.renew(
-                    self._member.part.keys, session=session.id, instance=self._member.instance, epoch=session.epoch
-                )
+                calls.renew(self._part.keys, session=session.id, instance=self._ledger.instance, epoch=session.epoch)
             )
             match answer:
                 case calls.Held():
                     await anyio.sleep(RETRY_SECONDS)
                     continue
                 case calls.RenewOk():
-                    self._member.past.saw(answer.epoch)
+                    self._ledger.past.saw(answer.epoch)
                     session.renewed(answer.epoch, answer.checkpoint)
                     session.unsure = False
                     if session.undecided is undecided:
@@ -160,7 +177,7 @@ class Resync:
         while True:
             answer = await self._run(
                 calls.reassert(
-                    self._member.part.keys, session=session.id, instance=self._member.instance, epoch=session.epoch,
+                    self._part.keys, session=session.id, instance=self._ledger.instance, epoch=session.epoch,
                     sequence=session.sequence, **session.written(session.epoch, session.raw_data, session.encoding),
                     pool=session.pool, tenant=session.tenant, requires=session.requires,
                     opened_at_ms=session.opened_at_ms, rival=rival,
@@ -176,39 +193,40 @@ class Resync:
 
     async def _compare(self) -> None:
         """The roll, call by call: each difference is acted upon under the epoch that was seen, until there is none."""
-        member = self._member
-        keys, run = member.part.keys, member.part.executor
+        ledger = self._ledger
+        keys, run = self._part.keys, self._part.executor
         lineage = await run.command("HGET", keys.meta, "lineage")
         if lineage is None:
             raise _AgainError
         for rounds_left in reversed(range(MOST_ROUNDS)):
-            version, roll = member.ledger.version, await run.command("HGET", keys.instance(member.instance), "roll")
+            version, roll = ledger.version, await run.command("HGET", keys.instance(ledger.instance), "roll")
             listed = {
-                one for raw in await run.command("SMEMBERS", keys.owned(member.instance)) if (one := session_id_of(raw))
+                one for raw in await run.command("SMEMBERS", keys.owned(ledger.instance)) if (one := session_id_of(raw))
             }
-            records = await self._records(listed | member.sessions.keys())
+            records = await self._records(listed | ledger.sessions.keys())
             differences = [
                 (session_id, stored, difference)
                 for session_id, stored in records.items()
                 if (difference := self._difference(session_id, stored))
             ]
-            if member.ledger.version != version and rounds_left:
+            if ledger.version != version and rounds_left:
                 continue  # sessions changed hands meanwhile: what was read is old
             for session_id, stored, difference in differences:
                 await self._act(session_id, stored, difference)
-            if not differences and member.ledger.version == version:
+            if not differences and ledger.version == version:
                 strays = [
-                    one for one in listed if not records[one].is_of(member.instance) and one not in member.sessions
+                    one for one in listed if not records[one].is_of(ledger.instance) and one not in ledger.sessions
                 ]
                 await self._agree(text(roll), strays)
                 break
-        member.agree(run.server, text(lineage))
+        ledger.agree(run.server, text(lineage))
+        self._agreed()
 
     async def _records(self, ids: Iterable[str]) -> dict[str, Stored]:
-        keys, wanted, found = self._member.part.keys, sorted(ids), {}
+        keys, wanted, found = self._part.keys, sorted(ids), {}
         for first in range(0, len(wanted), READ_TOGETHER):
             some = wanted[first : first + READ_TOGETHER]
-            rows = await self._member.part.executor.outcomes([("HMGET", keys.session(i), *FIELDS) for i in some])
+            rows = await self._part.executor.outcomes([("HMGET", keys.session(i), *FIELDS) for i in some])
             for session_id, row in zip(some, rows, strict=True):
                 state, owner, epoch, pool = row if isinstance(row, list) else (b"", b"", b"", b"")
                 found[session_id] = Stored(text(state), text(owner), whole(epoch), text(pool))
@@ -216,20 +234,20 @@ class Resync:
 
     def _difference(self, session_id: str, stored: Stored) -> Difference:
         """What there is to do for a session now; nothing while it is changing hands."""
-        member = self._member
-        session = member.sessions.get(session_id)
+        ledger = self._ledger
+        session = ledger.sessions.get(session_id)
         if (
-            member.turns.is_taken(session_id)
-            or session_id in member.ledger.taking
+            self._turns.is_taken(session_id)
+            or session_id in ledger.taking
             or (session is not None and session.is_given_away)
         ):
             return ""
-        return compare(member.instance, None if session is None else session.epoch, stored)
+        return compare(ledger.instance, None if session is None else session.epoch, stored)
 
     async def _act(self, session_id: str, stored: Stored, difference: Difference) -> None:
         if self._difference(session_id, stored) != difference:
             return  # looked at again in the moment of acting: it has changed hands since it was read
-        session = self._member.sessions.get(session_id)
+        session = self._ledger.sessions.get(session_id)
         if session is None:
             await self._give_up(session_id, stored)
         elif difference == "renew":
@@ -240,30 +258,30 @@ class Resync:
 
     async def _agree(self, seen: str, strays: Sequence[str]) -> None:
         """All is equal: what is left of a difference is the store's roll, which was not kept, or its index, which was damaged."""
-        member = self._member
-        if (seen == str(member.ledger.roll) and not strays) or member.is_changing:
+        ledger = self._ledger
+        if (seen == str(ledger.digest) and not strays) or ledger.is_changing:
             return
         for first in range(0, max(1, len(strays)), BATCH):
             await self._run(
                 calls.agree(
-                    member.part.keys, instance=member.instance, seen=seen, roll=member.ledger.roll,
+                    self._part.keys, instance=ledger.instance, seen=seen, roll=ledger.digest,
                     sessions=strays[first : first + BATCH],
                 )
             )  # fmt: skip
 
     async def _give_up(self, session_id: str, stored: Stored) -> None:
         """The store says that it is ours, and nobody here has it: its call ended here, or others are to have it."""
-        member = self._member
-        keys, epoch, request = member.part.keys, stored.epoch, new_request_id()
-        async with member.turns.of(session_id):  # who opens or adopts it meanwhile waits until that is done
-            ended = member.ledger.ended_here(session_id, epoch)
+        ledger = self._ledger
+        keys, epoch, request = self._part.keys, stored.epoch, new_request_id()
+        async with self._turns.of(session_id):  # who opens or adopts it meanwhile waits until that is done
+            ended = ledger.ended_here(session_id, epoch)
             while True:
                 answer = await self._run(self._end_of(session_id, epoch, stored.pool, "" if ended else request))
                 if isinstance(
                     answer, calls.Resync
                 ):  # it was stated again, and its new epoch is lost: that is taken first
                     renewed = await self._run(
-                        calls.renew(keys, session=session_id, instance=member.instance, epoch=epoch)
+                        calls.renew(keys, session=session_id, instance=ledger.instance, epoch=epoch)
                     )
                     if not isinstance(renewed, calls.RenewOk):
                         break
@@ -271,31 +289,31 @@ class Resync:
                 elif not isinstance(answer, calls.Children):
                     break
                 await anyio.sleep(RETRY_SECONDS)
-        log.warning("session_given_up", session=session_id, instance=member.instance, epoch=epoch, answer=answer.word)
+        log.warning("session_given_up", session=session_id, instance=ledger.instance, epoch=epoch, answer=answer.word)
 
     def _end_of(
         self, session_id: str, epoch: int, pool: str, request: str
     ) -> Call[calls.CloseReply | calls.ReleaseReply]:
         """Closes it, or offers it to others under a request."""
-        member, s = self._member, self._member.settings
+        ledger, s = self._ledger, self._settings
         if not request:
             return calls.close(
-                member.part.keys, session=session_id, instance=member.instance, epoch=epoch, pool=pool,
+                self._part.keys, session=session_id, instance=ledger.instance, epoch=epoch, pool=pool,
                 closed_ttl_ms=round(s.closed_ttl * 1000),
             )  # fmt: skip
         return calls.release(
-            member.part.keys, session=session_id, instance=member.instance, epoch=epoch, request=request, pool=pool,
+            self._part.keys, session=session_id, instance=ledger.instance, epoch=epoch, request=request, pool=pool,
             reason="unknown to its owner", cause="released", counts=False, lease_ms=round(s.lease * 1000),
             max_recoveries=s.max_recoveries, recovery_window_ms=round(s.recovery_window * 1000),
             dead_letter_ttl_ms=round(s.dead_letter_ttl * 1000),
         )  # fmt: skip
 
     async def _run(self, call: Call[R]) -> R:
-        answer = await self._member.part.executor.run(call)
-        if isinstance(answer, calls.Unknown):
-            raise _AgainError
-        if isinstance(answer, calls.Fenced) and not (
-            isinstance(answer, calls.FencedWrite) and answer.scope == "session"
-        ):
-            raise FencedError(detail=f"{self._member.instance} is dead")
-        return answer
+        answer = await self._part.executor.run(call)
+        match verdict_on(answer):
+            case Verdict.JOIN_AGAIN:
+                raise _AgainError
+            case Verdict.DEAD:
+                raise FencedError(detail=f"{self._ledger.instance} is dead")
+            case _:
+                return answer

@@ -88,7 +88,7 @@ class Serving:
             task.uncancel()
         return True
 
-    async def run(self, sessions: Iterable[Session], hand: Hand) -> None:
+    async def run(self, sessions: Iterable[Session], hand: Hand[Offer]) -> None:
         """Serves these, and adopts what is offered, at a pace at which the event loop turns over; until the worker ends."""
         first = deque(sessions)
         while first:

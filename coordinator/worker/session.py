@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
-import weakref
 from collections.abc import Callable, Iterator
-from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import Any, Protocol
 
 import anyio
 import structlog
@@ -17,17 +14,16 @@ from coordinator import clock
 from coordinator.bounds import check_reason, fitted
 from coordinator.errors import FencedError, StoreUnavailableError
 from coordinator.printable import told, trace
+from coordinator.settings import Settings
 from coordinator.store import calls
 from coordinator.store.fence import Fence, Runner
-from coordinator.store.replies import Reply
+from coordinator.store.keys import Keys
 from coordinator.store.scripts import Call, R
 from coordinator.worker.data import RecoveryData, decode, encode
 from coordinator.worker.ending import Ending, is_of_the_store
-from coordinator.worker.fenced import fenced_write
-from coordinator.worker.sealer import Place, Written, is_sealed
-
-if TYPE_CHECKING:
-    from coordinator.worker.membership import Membership
+from coordinator.worker.ledger import Ledger
+from coordinator.worker.sealer import Place, Sealer, Written, is_sealed
+from coordinator.worker.users import Users
 
 __all__ = ["Session"]
 
@@ -37,24 +33,61 @@ LATE_BEATS = 1.5
 """Intervals after which a beat without an answer is overdue; ± 10 % of one are jitter."""
 SETTLE_SECONDS = 1.0
 """After a pause of the whole process time-outs of the program itself end, which says nothing of the program."""
-RENEWAL_SECONDS = 2.0
 RETRY_SECONDS = 0.01
 GIVEN_UP = "it was given up here"
 QUIET_SECONDS = 0.25
 """Between two looks at whether a busy session may still be waited for."""
 
 
-def _failure_of(task: asyncio.Task[Any]) -> BaseException | None:
-    """What a task failed by: an error, its own cancellation, or one of something that it waited for."""
-    if not task.cancelled():  # `exception` would say that it was seen, and asyncio tell nobody of it any more
-        return cast("BaseException | None", getattr(task, "_exception", None))
-    if task.cancelling():
-        return asyncio.CancelledError()
-    return RuntimeError("it ended by the cancellation of something that it waited for")
-
-
 NEWEST = 2**53 - 1
 """Number of data that is newer than all that was written under an epoch."""
+
+
+class Owner(Protocol):
+    """What a session needs of the instance that has it.
+
+    Attributes:
+        settings, sealer, keys: of the worker, and of the session's partition.
+        ledger: what the instance is and owns.
+    """
+
+    settings: Settings
+    sealer: Sealer
+    keys: Keys
+    ledger: Ledger[Session]
+
+    async def write(self, session: Session, operation: str, make: Callable[[int], Call[R]]) -> R:
+        """Runs the owner's write, made for the epoch that it is given, until the answer counts; see ``Writes.write``."""
+
+    async def guarded(self, session: Session, make: Callable[[Fence], Call[R]], runner: Runner) -> R:
+        """Runs another package's write; see ``Writes.guarded``."""
+
+    def staged(self, session: Session) -> None:
+        """It has a checkpoint to be written in the background; from any thread."""
+
+    def renewed(self, session: Session) -> None:
+        """It has a new epoch."""
+
+    def over(self, session: Session) -> None:
+        """It is not this worker's any more."""
+
+    def lost(self, session: Session) -> None:
+        """And that was not asked for here."""
+
+    def outcome_unknown(self, reason: str) -> None:
+        """A request that gives it away has no answer."""
+
+    def served_in_vain(self, session_id: str) -> None:
+        """This worker served it and gave it up: others come first."""
+
+    def cannot_serve(self, session_id: str) -> None:
+        """This worker lacks what it needs."""
+
+    def carry_on(self, session: Session) -> None:
+        """Its ending had no answer: it is carried out later. Safe to repeat."""
+
+    def give_up_unless_used(self, session: Session) -> None:
+        """It is given up unless a task uses it within a lease. Safe to repeat."""
 
 
 class Session:
@@ -64,6 +97,7 @@ class Session:
         id: the session's id.
         epoch: its fencing token, to be passed to whatever can compare it; rises when it is renewed after lost writes.
         first_epoch: with which this worker got it.
+        instance: the life of this worker that got it.
         pool, tenant, requires: as it was opened.
         lost: set when this worker has it no more: the store said that somebody else has it, or it is released here, before the
             store is told. Final. ``lost_reason`` says why.
@@ -83,7 +117,7 @@ class Session:
 
     def __init__(
         self,
-        member: Membership,
+        owner: Owner,
         session_id: str,
         epoch: int,
         raw: bytes,
@@ -115,19 +149,14 @@ class Session:
         self.unserved_since: float | None = None
         self.asked_at = float("-inf")
         self.served_by_handler = False
-        self.uses = 0
-        self._watched = self._failed_adopting = self._has_server = False
-        self._failure: BaseException | None = None
-        self._users: weakref.WeakKeyDictionary[asyncio.Task[Any], Callable[[asyncio.Task[Any]], None]]
-        self._users = weakref.WeakKeyDictionary()
+        self._users = Users(owner.settings.lease, self._unused)
         self._leaving = self._over = self._was_closed = False
         self.ended_by: asyncio.Task[Any] | None = None
         self._unanswered, self._attempt = False, 0
         self._busy = 0
         self._idle = anyio.Event()
-        self._member = member
-        self._instance = member.instance
-        self._pulse = member.pulse
+        self._owner = owner
+        self.instance, self._pulse = owner.ledger.instance, owner.ledger.pulse
         self._writing = anyio.Lock()
         self._staged: tuple[bytes, str] | None = None
 
@@ -141,7 +170,7 @@ class Session:
         self._used()
         raw, encoding = self.raw_data, self.encoding
         if is_sealed(encoding):
-            raw, encoding = self._member.sealer.open(self._place(self.epoch), raw, encoding)
+            raw, encoding = self._owner.sealer.open(self._place(self.epoch), raw, encoding)
         return decode(raw, encoding)
 
     def _place(self, epoch: int) -> Place:
@@ -149,11 +178,11 @@ class Session:
 
     def written(self, epoch: int, raw: bytes, encoding: str) -> Written:
         """Recovery data as it is stored under an epoch of this session. For the library."""
-        return self._member.sealer.seal(self._place(epoch), raw, encoding)
+        return self._owner.sealer.seal(self._place(epoch), raw, encoding)
 
     @property
     def _ours(self) -> bool:
-        return not self.lost.is_set() and not self.closed.is_set() and self._pulse is self._member.pulse
+        return not self.lost.is_set() and not self.closed.is_set() and self._pulse is self._owner.ledger.pulse
 
     @property
     def is_over(self) -> bool:
@@ -184,9 +213,7 @@ class Session:
         if epoch == self.epoch:
             return
         self.epoch, self.sequence = epoch, sequence
-        self._member.ledger.renewed(self)
-        if self._member.host is not None:
-            self._member.host.session_renewed(self)
+        self._owner.renewed(self)
 
     @property
     def held(self) -> bool:
@@ -196,7 +223,7 @@ class Session:
     @property
     def store_is_late(self) -> bool:
         """Whether the answer to a beat is overdue, long before that is a doubt: what fails now may fail for that. For the library."""
-        return clock.now() - self._pulse.sent > LATE_BEATS * self._member.settings.heartbeat_interval
+        return clock.now() - self._pulse.sent > LATE_BEATS * self._owner.settings.heartbeat_interval
 
     @property
     def stood_still_lately(self) -> bool:
@@ -218,62 +245,38 @@ class Session:
         self.unserved_since = None
 
     def watch_adopter(self, *tasks: asyncio.Task[Any] | None) -> None:
-        """From now on the session is offered to others should its code fail. For the library.
+        """From now on the session is offered to others should its code fail, unless `Worker.serve` runs a handler for it.
 
-        Its code are the tasks that adopted it, the first other one that uses it, and those that use it for longer than a lease (others
-        are helpers, whose errors say nothing of the call). When none goes on, and one of these failed, or one that adopted it was
-        cancelled, nobody serves it. Unless `Worker.serve` runs a handler for it.
+        Its code are its `Users`; these tasks adopted it. For the library.
         """
-        self._watched = True
-        for task in tasks:
-            if task is not None:
-                self._follow(task, adopted=True)
+        self._users.watch(*tasks)
 
     def _used(self) -> None:
-        if not self._watched or self.served_by_handler:
-            return
-        self.uses += 1
-        with contextlib.suppress(RuntimeError):  # a thread without an event loop
-            if (task := asyncio.current_task()) is not None:
-                self._follow(task, adopted=False)
+        if not self.served_by_handler:
+            self._users.used()
 
-    def _follow(self, task: asyncio.Task[Any], adopted: bool) -> None:
-        if task in self._users:
-            return
-        helps_from = math.inf if adopted or not self._has_server else clock.now()
-        self._has_server = self._has_server or not adopted
-        ended = partial(self._user_ended, adopted, helps_from)
-        self._users[task] = ended
-        task.add_done_callback(ended)
-
-    def _follow_no_more(self) -> None:
-        """It is over, and tasks that live long need not keep it."""
-        for task, ended in list(self._users.items()):
-            task.remove_done_callback(ended)
-
-    def _user_ended(self, adopted: bool, helps_from: float, task: asyncio.Task[Any]) -> None:
+    def _unused(self, failed_adopting: bool) -> None:
         """Starts nothing, as it is called by the event loop outside of any task."""
-        failure = _failure_of(task)
-        cancelled = isinstance(failure, asyncio.CancelledError)
-        serves = not 0 <= clock.now() - helps_from < self._member.settings.lease
-        if failure is not None and (adopted or (serves and not cancelled)):
-            self._failure = failure
-            self._failed_adopting = self._failed_adopting or (adopted and not cancelled)
-        if self._failure is None or self.has_user or self.served_by_handler or self.ending is not None or self.is_over:
+        if self.served_by_handler or self.ending is not None or self.is_over:
             return
-        if self._failed_adopting:
+        if failed_adopting:
             self.nobody_serves()
         else:  # it may be one of many short tasks that use it in turn, or whoever cancelled it is about to end the call
-            self._member.endings.give_up_unless_used(self)
+            self._owner.give_up_unless_used(self)
+
+    @property
+    def uses(self) -> int:
+        """How often tasks have used it. For the library."""
+        return self._users.uses
 
     @property
     def has_user(self) -> bool:
         """Whether a task goes on that adopted or used it. For the library."""
-        return any(not user.done() for user in list(self._users))
+        return self._users.goes_on
 
     def nobody_serves(self) -> None:
         """Its code failed and nothing of it goes on: it is offered to others. For the library."""
-        failure = self._failure
+        failure = self._users.failure
         if failure is None or self.served_by_handler or self.ending is not None or self.is_over:
             return
         cancelled = isinstance(failure, asyncio.CancelledError)
@@ -284,8 +287,8 @@ class Session:
         counts = not cancelled and not is_of_the_store(failure)
         self.ending = Ending("release", fitted(f"the code that adopted it {said}"), "released", counts=counts)
         self.unserved_since = clock.now()
-        self._member.reader.failed(self.id)
-        self._member.endings.carry_on(self)
+        self._owner.served_in_vain(self.id)
+        self._owner.carry_on(self)
 
     async def checkpoint(self, data: RecoveryData) -> None:
         """Writes newer recovery data; when it returns, an adopter would get it.
@@ -331,11 +334,11 @@ class Session:
         raw, encoding = self._encoded(data)
         self.check()
         self._staged = (raw, encoding)
-        self._member.stager.wake(self)
+        self._owner.staged(self)
 
     def _encoded(self, data: RecoveryData) -> tuple[bytes, str]:
-        self._member.sealer.may_overwrite(self.id, self.encoding)
-        return encode(data, self._member.settings.max_data_bytes)
+        self._owner.sealer.may_overwrite(self.id, self.encoding)
+        return encode(data, self._owner.settings.max_data_bytes)
 
     @property
     def has_staged(self) -> bool:
@@ -362,8 +365,8 @@ class Session:
             FencedError, StoreUnavailableError: as `checkpoint`.
         """
         self._used()
-        await self._final(
-            "resumed", lambda e: calls.resumed(self._keys, session=self.id, instance=self._instance, epoch=e)
+        await self._owner.write(
+            self, "resumed", lambda e: calls.resumed(self._keys, session=self.id, instance=self.instance, epoch=e)
         )
 
     async def close(self) -> None:
@@ -403,7 +406,7 @@ class Session:
             FencedError, InvalidValueError, StoreUnavailableError: as `release`.
         """
         reason = check_reason(reason)
-        self._member.reader.cannot_serve(self.id)
+        self._owner.cannot_serve(self.id)
         await self._end_as(Ending("release", reason, "returned"))
 
     async def hand_back(self, reason: str, cause: str = "released") -> None:
@@ -421,7 +424,7 @@ class Session:
             self.ending = ending
             self.ended_by = asyncio.current_task()
             if ending.counts:
-                self._member.reader.failed(self.id)
+                self._owner.served_in_vain(self.id)
         if ending.kind == "release" and not self.is_over:  # belief ends before the right does
             self.lost_reason = self.lost_reason or GIVEN_UP
             self.lost.set()
@@ -430,7 +433,7 @@ class Session:
         except FencedError:
             raise
         except BaseException:
-            self._member.endings.carry_on(self)
+            self._owner.carry_on(self)
             raise
         finally:
             self.ended.set()
@@ -462,22 +465,22 @@ class Session:
             self._end()
 
     async def _carry_out_close(self) -> None:
-        ttl = round(self._member.settings.closed_ttl * 1000)
-        self._member.ledger.ends(self)
-        await self._final(
+        ttl = round(self._owner.settings.closed_ttl * 1000)
+        self._owner.ledger.ends(self)
+        await self._owner.write(
+            self,
             "close",
             lambda e: calls.close(
-                self._keys, session=self.id, instance=self._instance, epoch=e, pool=self.pool, closed_ttl_ms=ttl
+                self._keys, session=self.id, instance=self.instance, epoch=e, pool=self.pool, closed_ttl_ms=ttl
             ),
         )
 
     async def _carry_out_release(self, ending: Ending) -> None:
-        s = self._member.settings
+        s = self._owner.settings
         raw, encoding, sequence = self._unwritten()
-        await self._final(
-            "release",
+        await self._owner.write(self, "release",
             lambda e: calls.release(
-                self._keys, session=self.id, instance=self._instance, epoch=e, request=ending.request, pool=self.pool,
+                self._keys, session=self.id, instance=self.instance, epoch=e, request=ending.request, pool=self.pool,
                 reason=ending.reason, cause=ending.cause, counts=ending.counts, unserved_ms=round(self.unserved * 1000),
                 lease_ms=round(s.lease * 1000), max_recoveries=s.max_recoveries,
                 recovery_window_ms=round(s.recovery_window * 1000), **self.written(e, raw, encoding),
@@ -505,7 +508,7 @@ class Session:
     @property
     def lease(self) -> float:
         """Seconds for which an offer of it stands."""
-        return self._member.settings.lease
+        return self._owner.settings.lease
 
     async def offer_handover(self) -> None:
         """Looks for an heir while this worker goes on serving; whoever accepts is let go to. For the library.
@@ -513,11 +516,10 @@ class Session:
         Raises:
             FencedError, StoreUnavailableError: as `checkpoint`.
         """
-        await self._final(
-            "hand_over",
+        await self._owner.write(self, "hand_over",
             lambda e: calls.hand_over(
-                self._keys, session=self.id, instance=self._instance, epoch=e, pool=self.pool,
-                lease_ms=round(self._member.settings.lease * 1000),
+                self._keys, session=self.id, instance=self.instance, epoch=e, pool=self.pool,
+                lease_ms=round(self._owner.settings.lease * 1000),
             ),
         )  # fmt: skip
 
@@ -561,7 +563,7 @@ class Session:
             answer = await self._give_away(
                 "let_go",
                 lambda e: calls.let_go(
-                    self._keys, session=self.id, instance=self._instance, heir=heir, epoch=e, pool=self.pool,
+                    self._keys, session=self.id, instance=self.instance, heir=heir, epoch=e, pool=self.pool,
                     **self.written(e, raw, encoding), sequence=sequence, unserved_ms=round(self.unserved * 1000),
                 ),
             )  # fmt: skip
@@ -572,8 +574,8 @@ class Session:
             return True
 
     @property
-    def _keys(self) -> Any:
-        return self._member.part.keys
+    def _keys(self) -> Keys:
+        return self._owner.keys
 
     def check(self) -> None:
         """Raises `FencedError` when it was lost, or is closed or given up here, carried out or not. For the library."""
@@ -596,17 +598,17 @@ class Session:
             def numbered(epoch: int) -> Call[calls.CheckpointReply]:
                 self.sequence = max(1, self.sequence)  # a renewal began to count anew, and 0 would not be stored
                 return calls.checkpoint(
-                    self._keys, session=self.id, instance=self._instance, epoch=epoch, sequence=self.sequence,
+                    self._keys, session=self.id, instance=self.instance, epoch=epoch, sequence=self.sequence,
                     **self.written(epoch, raw, encoding), attempt=self._attempt,
                 )  # fmt: skip
 
             self._unanswered = True  # until there is an answer, the same number may come again
-            answer = await self._final("checkpoint", numbered)
+            answer = await self._owner.write(self, "checkpoint", numbered)
             while (
                 isinstance(answer, calls.Old) and sequence is None
             ):  # an attached child has written meanwhile: this is newer
                 self.sequence, self._attempt = answer.checkpoint + 1, 0
-                answer = await self._final("checkpoint", numbered)
+                answer = await self._owner.write(self, "checkpoint", numbered)
             if isinstance(answer, calls.Old):
                 self.sequence = max(self.sequence, answer.checkpoint)
             self._unanswered = False
@@ -615,39 +617,11 @@ class Session:
     def _is_old(self, sequence: int) -> bool:
         return sequence < self.sequence or (sequence == self.sequence and not self._unanswered)
 
-    async def _final(self, operation: str, make: Callable[[int], Call[R]]) -> R:
-        """Runs a write of the owner until it has an answer that counts."""
-        if self.is_over:
-            raise FencedError(self.id, self.epoch, self.lost_reason or "it was closed or given up here")
-        with self._member.changing(operation != "checkpoint"):
-            answer = await self._member.request(lambda: make(self.epoch), self)
-            began = clock.now()
-            while isinstance(answer, calls.Children) or (
-                self.is_renewed(answer) and clock.now() - began < RENEWAL_SECONDS
-            ):
-                await anyio.sleep(RETRY_SECONDS)
-                answer = await self._member.request(lambda: make(self.epoch), self)
-        if isinstance(answer, calls.FencedWrite):
-            self.refused(answer)
-        return answer
-
-    def refused(self, answer: calls.FencedWrite) -> NoReturn:
-        """The store refused a write for good. For the library.
-
-        Raises:
-            FencedError: always.
-        """
-        detail = answer.state and f"it is {answer.state} under epoch {answer.epoch}"
-        if answer.scope == "instance":
-            self._member.fenced(self._instance, "a write was refused")
-        self.lose(detail or "its owner is dead")
-        raise FencedError(self.id, self.epoch, detail or "this instance was declared dead")
-
     @property
     def fence(self) -> Fence:
         """Who writes, under which epoch, and where that is recorded: what a write of another program can ask for."""
         self._used()
-        return Fence(self._member.part.keys, self.id, self._instance, self.epoch)
+        return Fence(self._owner.keys, self.id, self.instance, self.epoch)
 
     async def fenced(self, make: Callable[[Fence], Call[R]], runner: Runner) -> R:
         """Runs a write that asks in its own script whether this worker still owns the session; for session stores.
@@ -664,7 +638,7 @@ class Session:
                 written.
             ConfigurationError: that connection leads to another Redis than the worker's.
         """
-        return await fenced_write(self, self._member, make, runner)
+        return await self._owner.guarded(self, make, runner)
 
     async def _give_away(self, operation: str, make: Callable[[int], Call[R]]) -> R:
         """A write after which somebody else may speak: from before it is sent this worker holds the session no more.
@@ -674,27 +648,22 @@ class Session:
         self.check()
         self._leaving = True
         try:
-            answer = await self._final(operation, make)
+            answer = await self._owner.write(self, operation, make)
         except FencedError:
             raise
         except BaseException:
             self.undecided, self._leaving = object(), False
-            self._member.resync.want("outcome_unknown", f"no answer to {operation}")
+            self._owner.outcome_unknown(f"no answer to {operation}")
             raise
         self._leaving = isinstance(answer, calls.Ok)
         return answer
-
-    def is_renewed(self, answer: Reply) -> bool:
-        """Refused only because our own resync had it renewed while the request was under way. For the library."""
-        ours = isinstance(answer, calls.FencedWrite) and answer.owner == self._instance and answer.epoch >= self.epoch
-        return ours and self._member.sessions.get(self.id) is self
 
     def _end(self) -> None:
         self._over = True
         self.closed.set()
         self._staged = None
-        self._follow_no_more()
-        self._member.forget(self)
+        self._users.follow_no_more()
+        self._owner.over(self)
 
     def lose(self, reason: str) -> None:
         """The store said that this worker no longer has it; final. For the library."""
@@ -704,12 +673,11 @@ class Session:
         self.lost_reason = reason
         self._staged = None
         self.lost.set()
-        self._follow_no_more()
-        self._member.forget(self)
-        if self._member.host is not None:
-            self._member.host.session_lost(self)
-        tell = log.info if self.heir or self._member.has_left else log.warning
-        tell("session_lost", session=self.id, epoch=self.epoch, instance=self._instance, reason=reason)
+        self._users.follow_no_more()
+        self._owner.over(self)
+        self._owner.lost(self)
+        tell = log.info if self.heir or self._owner.ledger.has_left else log.warning
+        tell("session_lost", session=self.id, epoch=self.epoch, instance=self.instance, reason=reason)
 
     def out_of_hand(self, reason: str) -> None:
         """There is no event loop here for it any more: it is lost without a word. From any thread. For the library."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import anyio
 import structlog
@@ -10,14 +10,24 @@ import structlog
 from coordinator.errors import FencedError, StoreUnavailableError
 from coordinator.worker.one_each import OneEach
 
-if TYPE_CHECKING:
-    from coordinator.worker.session import Session
-
-__all__ = ["Stager"]
+__all__ = ["Staged", "Stager"]
 
 log = structlog.get_logger()
 
 RETRY_SECONDS = 0.1
+
+
+class Staged(Protocol):
+    """A session, as far as its background writes are concerned."""
+
+    id: str
+
+    @property
+    def has_staged(self) -> bool:
+        """Whether something waits to be written."""
+
+    async def flush(self) -> None:
+        """Writes it."""
 
 
 class Stager:
@@ -27,12 +37,12 @@ class Stager:
         self._writes = OneEach(self._flush)
         self.run = self._writes.run
 
-    def wake(self, session: Session) -> None:
+    def wake(self, session: Staged) -> None:
         """A session has something staged; from any thread."""
         self._writes.put(session)
 
     @staticmethod
-    async def _flush(session: Session) -> None:
+    async def _flush(session: Staged) -> None:
         try:
             while session.has_staged:
                 try:

@@ -2,64 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import math
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from functools import cached_property, partial
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any, Literal
 
 import anyio
-import anyio.abc
 import structlog
 
-from coordinator import clock
-from coordinator.bounds import (
-    check_instance,
-    check_reason,
-    check_requires,
-    check_seconds,
-    check_text,
-    check_word,
-    fitted,
-)
-from coordinator.errors import (
-    CoordinatorError,
-    DrainingError,
-    FencedError,
-    SessionHeldError,
-    StoreUnavailableError,
-    TenantError,
-)
-from coordinator.eventloop import check_event_loop
-from coordinator.ids import check_pool, check_session_id, new_request_id, partition_of
 from coordinator.logs import configure_structlog
 from coordinator.settings import Settings
-from coordinator.store import calls, reads
-from coordinator.store.scripts import Call
-from coordinator.store.shapes import text
-from coordinator.worker.adoption import Wait
 from coordinator.worker.attached import AttachedSession
-from coordinator.worker.data import RecoveryData, encode
-from coordinator.worker.drain import DrainReport, drain
-from coordinator.worker.hand import Hand
-from coordinator.worker.home import FAREWELL_SECONDS, Home
-from coordinator.worker.host import Host
-from coordinator.worker.hub import Hubs
-from coordinator.worker.membership import Membership
+from coordinator.worker.data import RecoveryData
+from coordinator.worker.drain import DrainReport
+from coordinator.worker.instance import Instance
 from coordinator.worker.offer import Offer
-from coordinator.worker.sealer import OPENING, Place, Sealer
-from coordinator.worker.serving import Handler, Serving
+from coordinator.worker.serving import Handler
 from coordinator.worker.session import Session
-from coordinator.worker.watcher import Watcher
 
 __all__ = ["DrainReport", "Worker"]
-
-log = structlog.get_logger()
-
-CAUSES: tuple[Literal["exited", "operator"], ...] = ("exited", "operator")
 
 
 class Worker:
@@ -80,71 +41,15 @@ class Worker:
     """
 
     def __init__(self, url: str | None = None, **settings: Any) -> None:
-        self._begin(Settings.for_worker(url, **settings))
-
-    @classmethod
-    def hosted(
-        cls,
-        settings: Settings,
-        host: Host,
-        hubs: Hubs,
-        *,
-        token_hash: str,
-        instances: Mapping[int, str] | None = None,
-        hosting: str = "",
-    ) -> Worker:
-        """A worker that a process stands for which is not the one that serves the calls; it takes no offers at first.
-
-        For the sidecar.
-
-        Args:
-            settings: complete.
-            host: is told what happens.
-            hubs: shared with the other workers of that process, which runs and closes them.
-            token_hash: kept with the instance, so that the program that serves the calls can be known again.
-            instances: ids by partition under which it lives already; what these own is taken up when it is entered.
-            hosting: kept with the instance too, for whoever stands for it after that process.
-        """
-        worker = cls.__new__(cls)
-        worker._begin(settings)
-        worker._hubs, worker._host, worker._token_hash, worker._instances = (
-            hubs,
-            host,
-            token_hash,
-            dict(instances or {}),
-        )
-        worker._most_in_hand, worker._hosting = 0.0, hosting
-        return worker
-
-    def _begin(self, settings: Settings) -> None:
+        self.settings = Settings.for_worker(url, **settings)
         if not structlog.is_configured():  # its default would write into the standard output of somebody's program
-            configure_structlog(settings)
-        self.settings, self._sealer = settings, Sealer.of(settings)
-        self._hubs: Hubs | None = None
-        self._own_hubs: Hubs | None = None
-        self._hand: Hand
-        self._members: list[Membership] = []
-        self._watcher: Watcher | None = None
-        self._reading = self._started = False
-        self._serving: Serving | None = None
-        self._home: Home | None = None
-        self._tasks: anyio.abc.TaskGroup | None = None
-        self._host: Host | None = None
-        self._token_hash = self._hosting = ""
-        self._instances: dict[int, str] = {}
-        self._most_in_hand = math.inf
-        self._ended = False
-        self._draining = False
-        self._report: DrainReport | None = None
+            configure_structlog(self.settings)
+        self._instance = Instance(self.settings)
 
-    @cached_property
+    @property
     def drained(self) -> anyio.Event:
         """Is set when everything was handed over or offered."""
-        return anyio.Event()
-
-    @cached_property
-    def _drains(self) -> anyio.Lock:
-        return anyio.Lock()
+        return self._instance.drained
 
     @property
     def name(self) -> str:
@@ -154,197 +59,26 @@ class Worker:
     @property
     def id(self) -> str:
         """The instance id (in partition 0)."""
-        return self._members[0].instance
+        return self._instance.id
 
     @property
     def is_draining(self) -> bool:
-        """Whether it takes nothing new any more. For the sidecar."""
-        return self._draining
+        """Whether it takes nothing new any more."""
+        return self._instance.is_draining
 
     @property
     def sessions(self) -> tuple[Session, ...]:
         """What this worker owns now."""
-        return tuple(s for member in self._members for s in member.sessions.values())
-
-    def _free(self) -> int:
-        """How many more sessions it could own."""
-        return self.settings.capacity - sum(len(m.sessions.keys() | m.ledger.taking.keys()) for m in self._members)
-
-    def _room(self) -> int:
-        """How many more offers it takes now."""
-        in_hand = sum(m.reader.in_hand() for m in self._members)
-        return min(self._free() - in_hand, self._hand.room(in_hand))
-
-    def take_offers(self, most: float) -> None:
-        """From now on at most so many offers are read before they are answered; 0 for none. For the sidecar."""
-        self._most_in_hand = self._hand.window.most = most
-        self._hand.asked()
-        self._begin_reading()
-        for member in self._members:
-            member.room_changed()
-
-    def asks_again(self) -> None:
-        """The program answers: it is given offers again, if it did not get to those that it had. For the sidecar."""
-        self._hand.asked()
-
-    def _begin_reading(self) -> None:
-        if not self._reading:
-            self._reading = True
-            for member in self._members:
-                member.reader.begin()
-
-    def start(self, what: Callable[..., Coroutine[Any, Any, object]], *arguments: Any) -> None:
-        """Does something as a task that ends with this worker. For the sidecar."""
-        assert self._tasks is not None  # noqa: S101 - inside the context manager
-        self._tasks.start_soon(what, *arguments)
-
-    @property
-    def trust_left(self) -> float:
-        """Seconds for which this worker may still rely on what it owns, in every partition. For the sidecar."""
-        return self._left(self.settings.trust_window)
-
-    @property
-    def alone_left(self) -> float:
-        """The same if no beat comes any more, and whoever beats cannot judge either. For the sidecar."""
-        return self._left(self.settings.own_trust_window)
-
-    def _left(self, window: float) -> float:
-        now = clock.now()
-        return max(0.0, min(m.pulse.sent + window - now if not m.pulse.over else 0.0 for m in self._members))
-
-    @property
-    def may_speak(self) -> bool:
-        """As `Session.may_speak`, for all that this worker owns. For the sidecar."""
-        return all(m.pulse.may_speak(clock.now()) for m in self._members)
-
-    def owned(self, session_id: str) -> Session | None:
-        """The session of that id, if this worker owns it. For the sidecar."""
-        return self._member(session_id).sessions.get(session_id)
-
-    def _member(self, session_id: str) -> Membership:
-        return self._members[partition_of(check_session_id(session_id), self.settings.partitions)]
+        return self._instance.sessions
 
     async def __aenter__(self) -> Worker:
-        check_event_loop("Worker")
-        self._hand = Hand()
-        self._hand.window.most = self._most_in_hand
-        if self._host is None:
-            self._watcher = Watcher.of(self.settings, lambda: [member.instance for member in self._members])
-            self._token_hash = self._watcher.token_hash if self._watcher else ""
-        hubs = self._hubs or Hubs(self.settings)
-        self._own_hubs = None if self._hubs else hubs
-        self._members = [
-            Membership(
-                hub,
-                self.settings,
-                sealer=self._sealer,
-                room=self._room,
-                free=self._free,
-                deliver=self._hand.take if self._host is None else self._host.offered,
-                hand=self._hand,
-                told_to_drain=self._told_to_drain,
-                host=self._host,
-                token_hash=self._token_hash,
-                hosting=self._hosting,
-                instance=self._instances.get(hub.part.keys.partition, ""),
-                renamed=self._watcher.changed if self._watcher else lambda: None,
-            )
-            for hub in hubs.hubs
-        ]
-        self._home = home = Home(self._say_farewell, self._close)
-        try:
-            self._tasks = tasks = await home.enter()
-            if self._watcher is not None:
-                await self._watcher.announce()
-                tasks.start_soon(self._watcher.run)
-            if self._own_hubs is not None:
-                tasks.start_soon(self._own_hubs.run)
-            for member in self._members:
-                await member.check_store()
-                member.begin(tasks)  # its beats before its registration: nothing then stands between the two
-                await member.join()
-                if self._instances:
-                    await member.take_up()
-                member.arrived()
-            self._started = True
-        except BaseException as error:
-            await home.leave(error)
-            raise
+        await self._instance.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        home = self._home
-        assert home is not None  # noqa: S101 - entered before
-        if home.is_a_parents:
-            return
-        home.owned_by_this_task()
-        fault = error
-        try:
-            if error is None and not self._ended and self.sessions and await self.others_live():
-                await self._drain(self.settings.drain_timeout, "the worker ends", self.settings.lease)
-        except BaseException as one:  # noqa: BLE001 - cancelled meanwhile: what follows must still be done
-            fault = one
-        await home.leave(fault)
-        if fault is not None and fault is not error:
-            raise fault
-
-    async def _say_farewell(self, error: BaseException | None) -> None:
-        """Of a block that is left, or of one that could not be entered; then it needs nothing any more."""
-        try:
-            if self._started:
-                await self._farewell(error)
-            elif not self._instances:
-                for member in self._members:
-                    if member.asked_to_join:  # the answer may be under way
-                        await self._leave(member, "left", "the worker did not start")
-        finally:
-            for member in self._members:
-                member.end()
-
-    async def _close(self) -> None:
-        with anyio.CancelScope(shield=True):
-            self._hand.close()
-            if self._watcher is not None:
-                await self._watcher.left()
-            if self._own_hubs is not None:
-                await self._own_hubs.aclose()
-
-    async def end(self, cause: Literal["exited", "wedged"], reason: str) -> None:
-        """What this worker stands for has ended: all that it owns is offered to others at once. Safe to repeat.
-
-        Nothing is handed over when the block is left. An unreachable store is logged: the silence will tell it. For the
-        sidecar.
-        """
-        self._ended = True
-        async with anyio.create_task_group() as tasks:
-            for member in self._members:
-                tasks.start_soon(self._leave, member, cause, reason)
-
-    def abandon(self) -> None:
-        """Whoever stands for it next is to find it as it is: nothing is stated when the block is left. For the sidecar."""
-        self._ended = True
-
-    @staticmethod
-    async def _leave(member: Membership, cause: str, reason: str) -> None:
-        try:
-            await member.leave(cause, reason)
-        except CoordinatorError as fault:
-            log.warning("leave_failed", instance=member.instance, error=str(fault))
-
-    async def _farewell(self, error: BaseException | None) -> None:
-        if self._ended:
-            return
-        normal = error is None or isinstance(error, asyncio.CancelledError)
-        if normal:
-            await self._release_all("left", "the worker ended")
-        else:  # what was said of a call before the error stands: one that is over is offered to nobody
-            with anyio.move_on_after(FAREWELL_SECONDS / 2):
-                await self._carry_out_endings()
-        why = "the worker ended" if normal else fitted(type(error).__name__)
-        for member in self._members:
-            await self._leave(member, "left" if normal else "exited", why)
+        await self._instance.__aexit__(kind, error, traceback)
 
     async def open(
         self,
@@ -379,54 +113,7 @@ class Worker:
             StoreUnavailableError: no answer for two seconds, four where each try hangs. If it was opened all the same, and nobody
                 opens it again before, it is offered to others as soon as the store says so; so is one whose opening is cancelled.
         """
-        member = self._member(session_id)
-        raw, encoding = encode(recovery_data, self.settings.max_data_bytes)
-        pool = check_pool(pool or self.settings.pool)
-        tenant, wanted = check_text("tenant", tenant), json.dumps(check_requires(requires))
-        if (bound := self.settings.tenant) and (tenant := tenant or bound) != bound:
-            raise TenantError(session_id)
-        if (mine := member.sessions.get(session_id)) is not None and not mine.is_given_away:
-            return mine
-        async with member.turn(session_id):
-            if (mine := member.sessions.get(session_id)) is not None:  # who had the turn before opened or adopted it
-                return mine
-            if self._draining:
-                raise DrainingError("this worker is draining and takes nothing new")
-            instance, request = member.instance, new_request_id()
-
-            def opening(letter_epoch: str = "") -> Call[calls.OpenReply]:
-                return calls.open(
-                    member.part.keys, session=session_id, instance=instance, request=request, floor=member.past.epoch,
-                    pool=pool, tenant=tenant, requires=wanted, letter_epoch=letter_epoch,
-                    **self._sealer.seal(Place(session_id, tenant, OPENING), raw, encoding),
-                )  # fmt: skip
-
-            answer = await member.request(opening)
-            while isinstance(answer, calls.OpenAgain):  # its id was given up on before: that one is kept apart
-                answer = await member.request(partial(opening, answer.letter_epoch))
-            match answer:
-                case calls.Owned():
-                    raise SessionHeldError(session_id, answer.owner, answer.state)
-                case calls.Draining():
-                    raise DrainingError("this worker is draining and takes nothing new")
-                case calls.FencedInstance():
-                    member.fenced(instance, "an opening was refused")
-                    raise FencedError(session_id, None, "this instance was declared dead")
-            if instance != member.instance or not isinstance(answer, calls.OpenOk):
-                raise FencedError(session_id, None, "this instance was declared dead")
-            epoch, said = answer.epoch, (pool, tenant, wanted, answer.now_ms)
-            if answer.existing:  # it was opened before, by a request of which there is no handle here
-                said = await member.as_opened(session_id)
-                stored = answer.data, answer.encoding
-                raw, encoding = self._sealer.open_own(Place(session_id, said[1], epoch), *stored)
-            session = Session(
-                member, session_id, epoch, raw, encoding, pool=said[0], tenant=said[1], requires=said[2],
-                opened_at_ms=said[3], sequence=answer.checkpoint,
-            )  # fmt: skip
-            member.keep(session)
-        if self._serving:
-            self._serving.start(session)
-        return session
+        return await self._instance.open(session_id, recovery_data, pool=pool, tenant=tenant, requires=requires)
 
     async def offers(self) -> AsyncIterator[Offer]:
         """Offers to this worker's pool, as long as it has room; only a few are read before they are answered.
@@ -434,8 +121,7 @@ class Worker:
         Whoever has an offer answers it: `Offer.adopt`, `Offer.decline` or `Offer.delegate`. One that has no answer within
         ``lease`` goes to others as a failed attempt; those that the program does not get to go to others as they were.
         """
-        self._begin_reading()
-        while offer := await self._hand.next():
+        async for offer in self._instance.offers():
             yield offer
 
     async def adopt(self, session_id: str, wait: float = 3.0) -> Session | None:
@@ -458,15 +144,7 @@ class Worker:
             InvalidIdError, InvalidValueError: nothing was sent.
             StoreUnavailableError: no answer for two seconds, four where each try hangs.
         """
-        member = self._member(session_id)
-        before = member.sessions.get(session_id)
-        session = await member.adoption.take_over(session_id, new_request_id(), Wait(check_seconds("wait", wait)))
-        if session is not None and session is not before:
-            if self._serving:
-                self._serving.start(session)
-            elif self._host is None:
-                session.watch_adopter(asyncio.current_task())
-        return session
+        return await self._instance.adopt(session_id, wait)
 
     async def locate(self, session_id: str) -> str | None:
         """The registered address of the session's owner; None when nobody owns it, the owner gave none, or it is another tenant's.
@@ -474,16 +152,7 @@ class Worker:
         Raises:
             StoreUnavailableError: the store did not answer.
         """
-        member = self._member(session_id)
-        owner, tenant = await member.part.executor.command(
-            "HMGET", member.part.keys.session(session_id), "owner", "tenant"
-        )
-        if not owner or not member.serves(text(tenant)):
-            return None
-        state, address = await member.part.executor.command(
-            "HMGET", member.part.keys.instance(text(owner)), "state", "address"
-        )
-        return text(address) if address and state != b"dead" else None
+        return await self._instance.locate(session_id)
 
     async def attach(self, session_id: str, epoch: int) -> AttachedSession:
         """A handle with which a child process writes a session that its parent owns.
@@ -491,12 +160,7 @@ class Worker:
         Raises:
             SessionGoneError, FencedError, KeyUnknownError, TenantError, StoreUnavailableError: as `AttachedSession.attach`.
         """
-        member = self._member(session_id)
-        session = await AttachedSession.attach(
-            member.part, self.settings, self._sealer, session_id, epoch, lambda: member.instance, member.children.add
-        )
-        member.start(session.watch)
-        return session
+        return await self._instance.attach(session_id, epoch)
 
     async def certify(
         self, instance: str, reason: str = "", *, cause: Literal["exited", "operator"] = "exited"
@@ -512,14 +176,7 @@ class Worker:
             InvalidIdError, InvalidValueError: nothing was sent.
             StoreUnavailableError: the store did not answer.
         """
-        instance, reason, cause = check_instance(instance), check_reason(reason), check_word("cause", cause, CAUSES)
-        answers = [
-            await m.part.executor.run(
-                calls.certify(m.part.keys, instance=instance, cause=cause, by=self.id, reason=reason)
-            )
-            for m in self._members
-        ]
-        return any(isinstance(answer, calls.CertifyOk) for answer in answers)
+        return await self._instance.certify(instance, reason, cause=cause)
 
     async def serve(self, handler: Handler, *, drain_on: Sequence[signal.Signals] = ()) -> None:
         """Runs ``handler`` as a task for each session, opened or adopted, until cancelled, or drained.
@@ -535,32 +192,7 @@ class Worker:
         (`Session.starts`, `Session.gap`), and the end of a session is carried out when the store is back. Handlers start at a
         pace at which the event loop turns over, so that what they do at once as they begin does not silence the live calls.
         """
-        async with anyio.create_task_group() as tasks:
-            self._serving = serving = Serving(handler, tasks)
-            if drain_on:
-                tasks.start_soon(self._drain_on, drain_on)
-
-            async def end_when_drained() -> None:
-                await self.drained.wait()
-                tasks.cancel_scope.cancel()
-
-            tasks.start_soon(end_when_drained)
-            try:
-                self._begin_reading()
-                await serving.run(self.sessions, self._hand)
-            finally:
-                if self._serving is serving:  # else another one serves meanwhile
-                    self._serving = None
-
-    async def _drain_on(self, numbers: Sequence[signal.Signals]) -> None:
-        async with anyio.create_task_group() as tasks:
-            with anyio.open_signal_receiver(*numbers) as signals:
-                async for number in signals:
-                    name = signal.Signals(number).name
-                    if self._draining:
-                        log.warning("drain_under_way", signal=name, sessions=len(self.sessions))
-                    else:
-                        tasks.start_soon(partial(self.drain, reason=name))
+        await self._instance.serve(handler, drain_on=drain_on)
 
     async def drain(self, timeout: float | None = None, reason: str = "draining") -> DrainReport:
         """Takes nothing new and hands over what it owns, each call while it goes on being served.
@@ -578,56 +210,4 @@ class Worker:
         Raises:
             InvalidValueError: nothing was begun.
         """
-        timeout, reason = None if timeout is None else check_seconds("timeout", timeout), check_reason(reason)
-        return await self._drain(self.settings.drain_timeout if timeout is None else timeout, reason)
-
-    async def _drain(self, timeout: float, reason: str, patience: float = float("inf")) -> DrainReport:
-        self._draining = True
-        if self._host is not None:
-            self._host.draining(timeout)
-        async with self._drains:
-            if self._report is None or self.sessions or any(m.ledger.taking for m in self._members):
-                self._report = await drain(self._members, self.settings, timeout, reason, patience=patience)
-            self.drained.set()
-            return self._report
-
-    def _told_to_drain(self) -> None:
-        """The store says that this instance drains: somebody asked for it, or it is what this worker does."""
-        if self._started and not self._draining and self._tasks is not None:  # else the next beat tells it again
-            self._tasks.start_soon(partial(self.drain, reason="told to"))
-
-    async def others_live(self) -> bool:
-        """Whether anybody else is there who might take over. For the sidecar and the supervisor."""
-        for member in self._members:
-            try:
-                rows = await reads.instances(member.part)
-            except StoreUnavailableError:
-                continue
-            mine, tenants = {m.instance for m in self._members}, {"", *(s.tenant for s in self.sessions)}
-            others = [r for r in rows if r.state == "alive" and r.id not in mine and r.pool == self.settings.pool]
-            if any(other.tenant in tenants for other in others):
-                return True
-        return False
-
-    async def _carry_out_endings(self) -> None:
-        async def carry_out(session: Session) -> None:
-            try:
-                await session.carry_out()
-            except (FencedError, StoreUnavailableError) as error:
-                log.warning("session_not_ended", session=session.id, error=str(error))
-
-        async with anyio.create_task_group() as tasks:
-            for session in self.sessions:
-                if session.ending is not None:
-                    tasks.start_soon(carry_out, session)
-
-    async def _release_all(self, cause: str, reason: str) -> None:
-        async def release(session: Session) -> None:
-            try:
-                await session.hand_back(reason, cause)
-            except (FencedError, StoreUnavailableError) as error:
-                log.warning("session_not_ended", session=session.id, error=str(error))
-
-        async with anyio.create_task_group() as tasks:
-            for session in self.sessions:
-                tasks.start_soon(release, session)
+        return await self._instance.drain(timeout, reason)

@@ -56,7 +56,7 @@ async def test_the_calls_of_the_dead_are_adopted(url: str, redis_client: Any, ki
         dead = redis_client.hget(KEYS.session("call"), "owner").decode()
         for kind in kinds:
             put(redis_client, kind, dead, other)
-        await owner.end("exited", "it was killed")
+        await owner._instance.end("exited", "it was killed")
         with within(20):
             await served.wait()
         wanted = {kind: {b"none", TYPES[kind].encode()} for kind in kinds}

@@ -66,7 +66,7 @@ class Watched:
         self._granted[session.id] = session.epoch
         self._recorder.write(
             "grant", session=session.id, epoch=session.epoch, data=session.raw_data.decode(), how=how,
-            cause=session.cause, previous=session.previous_owner, sent=sent, instance=session._instance,
+            cause=session.cause, previous=session.previous_owner, sent=sent, instance=session.instance,
         )  # fmt: skip
         if how == "adopted":
             self.reach("adopted")
@@ -143,10 +143,10 @@ class Watched:
             for session in sessions:
                 sent, data = clock.now(), f"{session.id} rogue"
                 call = calls.checkpoint(
-                    session._member.part.keys, session=session.id, instance=session._instance, epoch=session.epoch,
+                    session._owner.keys, session=session.id, instance=session.instance, epoch=session.epoch,
                     sequence=10**6, data=data.encode(),
                 )  # fmt: skip
-                answer = (await session._member.part.executor.run(call)).word.lower()
+                answer = (await self.worker._instance.members[0].part.executor.run(call)).word.lower()
                 self._recorder.write(
                     "checkpoint", session=session.id, epoch=session.epoch, data=data, sent=sent, answer=answer
                 )
@@ -155,7 +155,7 @@ class Watched:
 
 def ids(worker: Worker) -> list[str]:
     """Of a worker in every partition."""
-    return [member.instance for member in worker._members]
+    return [member.instance for member in worker._instance.members]
 
 
 def watch(recorder: Recorder) -> None:  # noqa: C901, PLR0915 - each function stands before one of the library
@@ -164,8 +164,8 @@ def watch(recorder: Recorder) -> None:  # noqa: C901, PLR0915 - each function st
     plain_beat, plain_enter, plain_open, plain_serve = Heart.beat, Worker.__aenter__, Worker.open, Worker.serve
     plain_adopt, plain_write, plain_stage, plain_leave = Offer.adopt, Session._write, Session.stage, Worker.__aexit__
 
-    def of(member: Any) -> Watched:
-        return next(one for worker, one in watched.items() if member in worker._members)
+    def of(ledger: Any) -> Watched:
+        return next(one for worker, one in watched.items() if any(ledger is m.ledger for m in worker._instance.members))
 
     def beat(heart: Heart, beatings: Sequence[Beating]) -> list[tuple[Beating, Beat]]:
         told = plain_beat(heart, beatings)
@@ -177,8 +177,8 @@ def watch(recorder: Recorder) -> None:  # noqa: C901, PLR0915 - each function st
     async def enter(worker: Worker) -> Worker:
         entered = await plain_enter(worker)
         mine = watched[worker] = Watched(worker, recorder)
-        worker.start(mine.media)
-        worker.start(mine.rogue)
+        worker._instance.start(mine.media)
+        worker._instance.start(mine.rogue)
         return entered
 
     async def leave(worker: Worker, kind: type[BaseException] | None, *rest: Any) -> None:
@@ -206,7 +206,7 @@ def watch(recorder: Recorder) -> None:  # noqa: C901, PLR0915 - each function st
         os.write(1, json.dumps({"what": "drained", "name": worker.name, **moved}).encode() + b"\n")
 
     async def adopt(offer: Offer) -> Session | None:
-        mine, sent = of(offer._member), clock.now()
+        mine, sent = of(offer._actions.ledger), clock.now()
         if not mine.taking:
             await offer.decline(counts=False)
             return None
@@ -219,7 +219,7 @@ def watch(recorder: Recorder) -> None:  # noqa: C901, PLR0915 - each function st
 
     async def write(session: Session, raw: bytes, *args: Any) -> bool:
         sent, epoch, answer = clock.now(), session.epoch, "unknown"
-        mine = of(session._member)
+        mine = of(session._owner.ledger)
         mine.sending(session, raw, sent)
         try:
             written = await plain_write(session, raw, *args)
@@ -235,7 +235,7 @@ def watch(recorder: Recorder) -> None:  # noqa: C901, PLR0915 - each function st
         plain_stage(session, data)  # an owner that lets go or gives up sends along what is staged
         staged = session._staged
         if staged is not None:
-            of(session._member).sending(session, staged[0], clock.now())
+            of(session._owner.ledger).sending(session, staged[0], clock.now())
 
     for kind, name, wrapper in (
         (Heart, "beat", beat), (Worker, "__aenter__", enter), (Worker, "open", open_), (Worker, "serve", serve),

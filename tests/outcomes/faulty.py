@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from types import SimpleNamespace
+from typing import Any, Literal, cast
 
 import anyio
 import anyio.lowlevel
@@ -32,6 +33,17 @@ class FaultyExecutor:
         self._away = False
         self._late: list[Call[Any]] = []
         self.hit = ""
+
+    @classmethod
+    def before(cls, executor: Executor, while_stopped: Callable[[], object]) -> FaultyExecutor:
+        """Stands before an executor from now on, for all who have it already."""
+        names = ("run", "command", "commands")
+        faulty = cls(
+            cast(Executor, SimpleNamespace(**{name: getattr(executor, name) for name in names})), while_stopped
+        )
+        for name in names:
+            setattr(executor, name, getattr(faulty, name))
+        return faulty
 
     def arm(self, script: str, fault: Fault) -> None:
         """The next request of that script has this fault."""

@@ -129,7 +129,7 @@ async def _drained_to_an_heir(w: World, call: str, session: Any) -> None:
 
 async def _give_up(w: World, call: str, _: Any) -> None:
     epoch = w.record(call)[b"epoch"]
-    w.actor._members[0].resync.want("roll_call", "told to look")
+    w.actor._instance.members[0].resync.want("roll_call", "told to look")
     await eventually(lambda: w.store.hit or w.record(call)[b"epoch"] != epoch)
 
 
@@ -165,7 +165,7 @@ OPERATIONS = {
     "give up": Operation("Resync", "release", unknown_here, _give_up),
     "drain": Operation("Worker.drain", "let_go", opened, _drained_to_an_heir, ends=True),
     "begin to drain": Operation("Worker.drain", "drain", opened, _drained_to_an_heir, ends=True),
-    "leave": Operation("Worker.end", "certify", opened, lambda w, call, _: w.actor.end("exited", "it ends"), ends=True),
+    "leave": Operation("Worker._instance.end", "certify", opened, lambda w, call, _: w.actor._instance.end("exited", "it ends"), ends=True),
     "certify": Operation("Worker.certify", "certify", elsewhere, lambda w, call, s: w.actor.certify(w.plain.id), ends=True),
 }  # fmt: skip
 

@@ -158,7 +158,7 @@ async def test_beside_an_adoption_of_the_same_call(url: str, redis_client: redis
 
 async def _beside(w: World, operation: Operation, call: str, session: Any) -> None:
     if operation.of == "Resync":
-        w.actor._members[0].resync.want("roll_call", "told to look")
+        w.actor._instance.members[0].resync.want("roll_call", "told to look")
     else:
         await operation.run(w, call, session)
 

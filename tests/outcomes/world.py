@@ -13,7 +13,6 @@ import anyio.abc
 import redis
 
 from coordinator import Session, Worker
-from coordinator.store.executor import StorePartition
 from coordinator.store.keys import Keys
 from tests.coordinating import coordinating
 from tests.outcomes.faulty import FaultyExecutor
@@ -71,9 +70,8 @@ class World:
         self.data: dict[str, Written] = {}
         self.closed: set[str] = set()
         self._heir_serves = False
-        member = actor._members[0]
-        self.store = FaultyExecutor(member.part.executor, self._while_stopped)
-        member.part = StorePartition(member.part.keys, self.store)  # type: ignore[arg-type]
+        member = actor._instance.members[0]
+        self.store = FaultyExecutor.before(member.part.executor, self._while_stopped)
 
     def serve(self) -> None:
         """The actor's handlers run from now on."""
@@ -173,7 +171,7 @@ class World:
         return found
 
     def _not_served(self, at: list[str]) -> bool:
-        return at == ["actor"] and self.actor._serving is None
+        return at == ["actor"] and self.actor._instance.serving is None
 
 
 @contextlib.asynccontextmanager
@@ -193,9 +191,9 @@ async def world(url: str, client: redis.Redis, *, serving: bool = True) -> Async
         made = World(actor, heir, plain, client, tasks)
         if serving:
             made.serve()
-            await eventually(lambda: actor._serving is not None)
+            await eventually(lambda: actor._instance.serving is not None)
         yield made
         made.store.mend()
         for worker in (actor, heir, plain):
-            worker.abandon()  # what was to be shown was shown: nobody hands over
+            worker._instance.abandon()  # what was to be shown was shown: nobody hands over
         tasks.cancel_scope.cancel()

@@ -96,13 +96,13 @@ async def test_garbage_costs_nobody_else_anything(url: str, redis_client: redis.
         kept = await bystander.open("kept", b"x")
         for _ in range(PLACES):
             spoil(client, chance, hit, victim.id)
-        await victim.end("exited", "it was killed")
+        await victim._instance.end("exited", "it was killed")
         await eventually(lambda: served >= set(good), 40, "the others are adopted")
-        await eventually(lambda: kept.held and heir.trust_left > 0, 20, "both hold")
+        await eventually(lambda: kept.held and heir._instance.trust_left > 0, 20, "both hold")
         await kept.checkpoint(b"y")
         await eventually(lambda: all(settled(client, call, heir.id) for call in hit), 40, "each spoilt one is settled")
         for worker in (heir, bystander):
-            worker.abandon()
+            worker._instance.abandon()
         tasks.cancel_scope.cancel()
     client.flushall()
 

@@ -205,9 +205,9 @@ async def test_a_store_that_stays_in_doubt_is_told_as_such(
     shared: redis.Redis, store: RedisStore, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where no re-assertion comes through, the error is one to be tried again, and the session is not lost."""
-    monkeypatch.setattr("coordinator.worker.fenced.PATIENCE_SECONDS", -1.2)
     session = await worker.open("call-1")
-    monkeypatch.setattr(worker._members[0].resync, "want", lambda *_: None)
+    worker._instance.members[0].writes.patience = -1.2
+    monkeypatch.setattr(worker._instance.members[0].resync, "want", lambda *_: None)
     shared.hset(KEYS.session("call-1"), "anew", "1")
     with pytest.raises(StoreUnavailableError, match="RESYNC"):
         await store.fenced(session).save(SessionState("call-1"))
@@ -218,7 +218,7 @@ async def test_a_store_in_another_redis_is_refused(
     shared: redis.Redis, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The session is not in the store's Redis: the error says so, nothing is written, and the worker is not disturbed."""
-    monkeypatch.setattr("coordinator.worker.fenced.PATIENCE_SECONDS", 0.2)
+    worker._instance.members[0].writes.patience = 0.2
     other = RedisServer()
     try:
         async with RedisStore(other.url) as store:

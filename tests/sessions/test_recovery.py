@@ -255,7 +255,7 @@ async def test_a_worker_that_gets_the_key_serves_it_in_the_end(
     redis_server: RedisServer, shared: redis.Redis, ring: KeyRing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker looks again after a while: its ring may have been changed, and then it serves the call."""
-    monkeypatch.setattr("coordinator.worker.reader.UNABLE_SECONDS", 0.3)
+    monkeypatch.setattr("coordinator.worker.reluctance.UNABLE_SECONDS", 0.3)
     url, rings = redis_server.url, [KeyRing.parse(KeyRing.generate("k2"))]
     async with (
         program(url, "old", keys=ring) as (old, theirs),
@@ -365,7 +365,7 @@ async def test_in_a_handler(redis_server: RedisServer, shared: redis.Redis) -> N
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(blind.serve, without)
             await session.release("test")
-            await eventually(lambda: blind._members[0].reader._unable)
+            await eventually(lambda: blind._instance.members[0].reader._reluctance._unable)
             tasks.start_soon(able.serve, handler)
             await eventually(lambda: heard == [2])
             await eventually(lambda: shared.hget(KEYS.session("call-1"), "state") == b"closed")

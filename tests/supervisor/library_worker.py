@@ -41,7 +41,7 @@ async def main(url: str, calls: list[str]) -> None:
             worker = await stack.enter_async_context(Worker(url, **({"name": name} if name else {})))
             await worker.open(call, {"n": 0})
             workers.append(worker)
-        say("ready", pid=os.getpid(), instances=[[m.instance for m in worker._members] for worker in workers])
+        say("ready", pid=os.getpid(), instances=[[m.instance for m in worker._instance.members] for worker in workers])
         while True:
             line = await anyio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
             if not line:  # nobody will tell
@@ -54,7 +54,7 @@ async def main(url: str, calls: list[str]) -> None:
                 case ["fork"]:
                     leave_a_child()
                 case ["ids"]:
-                    say("ids", instances=[[m.instance for m in worker._members] for worker in workers])
+                    say("ids", instances=[[m.instance for m in worker._instance.members] for worker in workers])
                 case _:
                     return
 

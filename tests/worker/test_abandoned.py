@@ -192,10 +192,10 @@ async def test_what_is_over_is_kept_by_no_task(url: str) -> None:
         session = await adopted(a, program)
         session.stage({"n": 1})
         here = asyncio.current_task()
-        assert here in session._users
+        assert here in session._users._following
         await session.close()
         assert here is not None
-        assert here.remove_done_callback(session._users[here]) == 0
+        assert here.remove_done_callback(session._users._following[here]) == 0
 
 
 async def test_the_error_of_a_helper_says_nothing(url: str) -> None:

@@ -49,8 +49,8 @@ class Calls:
             for name in ("child", "heir", "owner"):
                 setattr(self, name, await stack.enter_async_context(Worker(self._url, name=name, **self._settings)))
             yield
-            self.heir.abandon()
-            self.owner.abandon()
+            self.heir._instance.abandon()
+            self.owner._instance.abandon()
 
     def canary(self) -> dict[str, Any]:
         self.said.append(f"canary-{len(self.said)}-end")

@@ -12,7 +12,6 @@ import redis
 
 from coordinator import FencedError, StoreUnavailableError, Worker
 from coordinator.store import calls
-from coordinator.store.executor import StorePartition
 from coordinator.store.keys import Keys
 from coordinator.store.scripts import Call
 from coordinator.worker import membership
@@ -139,9 +138,8 @@ async def test_what_the_owner_never_had_acknowledged_is_older_than_what_its_chil
     async with Worker(url, name="a") as owner, Worker(url, name="child") as process:
         session = await owner.open("call-1", b"opened")
         child = await process.attach("call-1", session.epoch)
-        member = owner._members[0]
-        store = FaultyExecutor(member.part.executor, lambda: None)
-        member.part = StorePartition(member.part.keys, store)  # type: ignore[arg-type]
+        member = owner._instance.members[0]
+        store = FaultyExecutor.before(member.part.executor, lambda: None)
         store.arm("checkpoint", "lost")
         with pytest.raises(StoreUnavailableError):
             await session.checkpoint(b"lost")
@@ -160,7 +158,7 @@ async def test_what_was_given_up_on_never_comes_over_what_was_acknowledged(
         session = await owner.open("call-1", b"opened")
         child = await process.attach("call-1", session.epoch)
         writers: dict[str, Any] = {"owner": session, "child": child}
-        member = {"owner": owner, "child": process}[late]._members[0]
+        member = {"owner": owner, "child": process}[late]._instance.members[0]
         run, away = member.part.executor.run, True
         kept: list[Call[Any]] = []
 

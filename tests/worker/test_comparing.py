@@ -8,7 +8,6 @@ import pytest
 import redis
 
 from coordinator import StoreUnavailableError, Worker
-from coordinator.store.executor import StorePartition
 from coordinator.store.keys import Keys
 from coordinator.worker import membership
 from tests.outcomes.faulty import FaultyExecutor
@@ -21,14 +20,12 @@ KEYS = Keys("recovery", 0)
 
 def faulty(worker: Worker) -> FaultyExecutor:
     """A way to the store that loses what it is told to."""
-    member = worker._members[0]
-    made = FaultyExecutor(member.part.executor, lambda: None)
-    member.part = StorePartition(member.part.keys, made)  # type: ignore[arg-type]
-    return made
+    member = worker._instance.members[0]
+    return FaultyExecutor.before(member.part.executor, lambda: None)
 
 
 def compare(worker: Worker) -> None:
-    worker._members[0].resync.want("roll_call", "told to look")
+    worker._instance.members[0].resync.want("roll_call", "told to look")
 
 
 async def test_what_came_meanwhile_is_not_given_up(
@@ -36,7 +33,7 @@ async def test_what_came_meanwhile_is_not_given_up(
 ) -> None:
     """Of two calls that only the store names one is opened while the other is given up: it stays."""
     async with Worker(url, name="a", heartbeat_interval="300ms", dead_after="30s") as worker:
-        bench, member = Bench(redis_client), worker._members[0]
+        bench, member = Bench(redis_client), worker._instance.members[0]
         plain = member.resync._give_up
         epochs: list[int] = []
 
@@ -50,7 +47,7 @@ async def test_what_came_meanwhile_is_not_given_up(
             bench.open(call, worker.id, b"data")
         compare(worker)
         await eventually(lambda: state(redis_client, "call-1") == "offered")
-        await eventually(lambda: redis_client.hget(KEYS.instance(worker.id), "roll") == b"%d" % member.ledger.roll)
+        await eventually(lambda: redis_client.hget(KEYS.instance(worker.id), "roll") == b"%d" % member.ledger.digest)
         assert state(redis_client, "call-2") == "active"
         [session] = worker.sessions
         assert session.held
@@ -60,7 +57,7 @@ async def test_what_came_meanwhile_is_not_given_up(
 async def test_what_is_being_taken_is_left_alone(url: str, redis_client: redis.Redis) -> None:
     """Somebody has the turn at a call that only the store names: it is given up when nobody has."""
     async with Worker(url, name="a") as worker:
-        member = worker._members[0]
+        member = worker._instance.members[0]
         Bench(redis_client).open("call-1", worker.id, b"data")
         async with member.turns.of("call-1"):
             await member.resync._compare()
@@ -74,7 +71,7 @@ async def test_a_give_up_under_an_epoch_that_moved_is_refused_and_no_more(
 ) -> None:
     """Its epoch moved after it was read: the store refuses, and the instance lives on under its id."""
     async with Worker(url, name="a") as worker:
-        bench, member, instance = Bench(redis_client), worker._members[0], worker.id
+        bench, member, instance = Bench(redis_client), worker._instance.members[0], worker.id
         bench.open("call-1", worker.id, b"data")
         plain = member.resync._give_up
         told: list[int] = []
@@ -99,8 +96,8 @@ async def test_an_unknown_outcome_is_looked_at_without_a_roll_call(
     monkeypatch.setattr(membership, "PATIENCE_SECONDS", 0.1)
     async with Worker(url, name="a") as worker:
         store = faulty(worker)
-        monkeypatch.setattr(worker._members[0], "_hear", lambda beat: None)
-        worker._members[0]._beating.heard = lambda beat: None
+        monkeypatch.setattr(worker._instance.members[0], "_hear", lambda beat: None)
+        worker._instance.members[0]._beating.heard = lambda beat: None
         store.arm("open", "unanswered")
         with pytest.raises(StoreUnavailableError):
             await worker.open("call-1", b"data")

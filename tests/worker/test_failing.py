@@ -54,7 +54,7 @@ async def test_alone_it_takes_its_time(url: str, redis_client: redis.Redis) -> N
             tasks.start_soon(worker.serve, handler)
             await worker.open("fails")
             await eventually(lambda: len(began["fails"]) == 3)
-            await dies.end("exited", "it was killed")
+            await dies._instance.end("exited", "it was killed")
             await eventually(lambda: len(began["fails"]) == 4)
             tasks.cancel_scope.cancel()
         first, second, third, fourth = began["fails"]

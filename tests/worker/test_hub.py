@@ -14,6 +14,7 @@ from coordinator.settings import load
 from coordinator.store.keys import Keys
 from coordinator.worker.heart import Heart
 from coordinator.worker.hub import Hubs
+from coordinator.worker.instance import Instance
 from coordinator.worker.offer import Offer
 from coordinator.worker.session import Session
 from tests.coordinating import coordinating
@@ -48,9 +49,9 @@ class Silent:
         """At once."""
 
 
-def hosted(url: str, name: str, hubs: Hubs, host: Silent) -> Worker:
+def hosted(url: str, name: str, hubs: Hubs, host: Silent) -> Instance:
     """A worker of a sidecar."""
-    return Worker.hosted(load(redis_url=url, name=name), host, hubs, token_hash="")
+    return Instance(load(redis_url=url, name=name), host=host, hubs=hubs)
 
 
 def is_reading(client: Any) -> bool:

@@ -15,7 +15,7 @@ import redis
 from coordinator import NameInUseError, Worker, clock
 from coordinator.store import calls, reads
 from coordinator.store.keys import Keys
-from coordinator.worker.membership import Membership
+from coordinator.worker.registration import Registration
 from tests.store.harness import Bench
 from tests.waiting import eventually
 
@@ -35,16 +35,16 @@ def later(client: redis.Redis, before: int) -> bool:
 
 def stopped_at(monkeypatch: pytest.MonkeyPatch, method: str, partition: int) -> anyio.Event:
     """There a starting worker does not get on before the event is set."""
-    original: Callable[..., Awaitable[Any]] = getattr(Membership, method)
+    original: Callable[..., Awaitable[Any]] = getattr(Registration, method)
     go_on = anyio.Event()
 
     @wraps(original)
-    async def waits(member: Membership, *arguments: Any, **named: Any) -> Any:
-        if member.part.keys.partition == partition:
+    async def waits(member: Registration, *arguments: Any, **named: Any) -> Any:
+        if member._part.keys.partition == partition:
             await go_on.wait()
         return await original(member, *arguments, **named)
 
-    monkeypatch.setattr(Membership, method, waits)
+    monkeypatch.setattr(Registration, method, waits)
     return go_on
 
 
@@ -58,7 +58,7 @@ async def test_it_beats_while_the_rest_of_it_starts(
 
         async def start() -> None:
             worker = Worker(url, name="a", partitions=2)
-            worker._instances = {0: "a-0", 1: "a-1"} if method == "take_up" else {}
+            worker._instance.instances = {0: "a-0", 1: "a-1"} if method == "take_up" else {}
             async with worker:
                 pass
 
@@ -74,14 +74,14 @@ async def test_one_that_could_not_start_leaves_its_place(
     url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Refused in one partition it says good-bye in the others: nobody has to find out by its silence."""
-    join = Membership.join
+    join = Registration.join
 
-    async def refused(member: Membership, patience: float | None = None) -> None:
-        if member.part.keys.partition == 1:
+    async def refused(member: Registration, patience: float | None = None) -> None:
+        if member._part.keys.partition == 1:
             raise NameInUseError("a", "a-other")
         await join(member, patience)
 
-    monkeypatch.setattr(Membership, "join", refused)
+    monkeypatch.setattr(Registration, "join", refused)
     with pytest.raises(NameInUseError):
         async with Worker(url, name="a", partitions=2):
             raise AssertionError("it must not start")
@@ -118,7 +118,7 @@ async def taking_up(url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
 
     monkeypatch.setattr(reads, "record", waits)
     worker, entered, over = Worker(url, name="w"), anyio.Event(), anyio.Event()
-    worker._instances = {0: "w~1"}
+    worker._instance.instances = {0: "w~1"}
 
     async def live() -> None:
         async with worker:
@@ -165,7 +165,7 @@ async def test_it_is_trusted_meanwhile(
         began = clock.now()
         await eventually(lambda: clock.now() - began > 2 * worker.settings.trust_window)
         await beats(redis_client, 1)
-        assert worker._members[0].pulse.held(clock.now())
+        assert worker._instance.members[0].ledger.pulse.held(clock.now())
         go_on.set()
         await eventually(lambda: len(worker.sessions) == 6)
         for session in worker.sessions:

@@ -19,6 +19,7 @@ from coordinator.store.executor import Executor, SyncExecutor
 from coordinator.store.keys import Keys
 from coordinator.store.scripts import Call
 from coordinator.worker.hub import Hubs
+from coordinator.worker.instance import Instance
 from tests.store.harness import Bench
 from tests.waiting import eventually, wait_until, within
 from tests.worker.program import Program
@@ -67,7 +68,7 @@ async def test_an_error_of_its_own_cancels_whoever_entered(url: str, redis_clien
     """A task of the worker's fails: the block ends by that error, and the program's task is not cancelled any more."""
     with pytest.raises(ZeroDivisionError):
         async with Worker(url, name="a") as worker:
-            worker.start(_divides)
+            worker._instance.start(_divides)
             await anyio.sleep_forever()
     task = asyncio.current_task()
     assert task is not None
@@ -80,8 +81,8 @@ async def test_an_error_of_its_own_is_raised_where_another_task_leaves(url: str)
     """The task that entered has ended: whoever leaves gets the error."""
     worker = Worker(url, name="a")
     await asyncio.create_task(worker.__aenter__())
-    worker.start(_divides)
-    await eventually(lambda: worker._home is not None and worker._home._error)
+    worker._instance.start(_divides)
+    await eventually(lambda: worker._instance.home is not None and worker._instance.home._error)
     with pytest.raises(ZeroDivisionError):
         await worker.__aexit__(None, None, None)
 
@@ -90,8 +91,8 @@ async def test_an_error_while_the_block_ends_by_itself(url: str) -> None:
     """The worker's task fails in the moment in which the program leaves without waiting for anything more."""
     with pytest.raises(ZeroDivisionError):
         async with Worker(url, name="a") as worker:
-            worker.start(_divides)
-            await eventually(lambda: worker._home is not None and worker._home._interrupted)
+            worker._instance.start(_divides)
+            await eventually(lambda: worker._instance.home is not None and worker._instance.home._interrupted)
     await asyncio.sleep(0)
 
 
@@ -100,7 +101,7 @@ async def test_a_cancellation_from_outside_wins(url: str) -> None:
 
     async def program() -> None:
         async with Worker(url, name="a") as worker:
-            worker.start(_divides)
+            worker._instance.start(_divides)
             try:
                 await anyio.sleep_forever()
             finally:
@@ -178,7 +179,7 @@ class Record:
 
     def _compare(self, session: Session, call: Call[Any]) -> None:
         is_exit = call.script.name == "certify"
-        ends = KEYS.instance(session._instance) if is_exit else KEYS.session(session.id)
+        ends = KEYS.instance(session.instance) if is_exit else KEYS.session(session.id)
         is_told = session.lost.is_set() or session.closed.is_set() or not is_exit or self.loop_stands
         believes = session.held or session.may_speak or (is_exit and not session._pulse.over)
         if ends in call.keys and (believes or not is_told):
@@ -258,7 +259,7 @@ async def in_another_task(url: str, record: Record) -> None:
 async def by_an_error_of_its_own(url: str, record: Record) -> None:
     with contextlib.suppress(ZeroDivisionError):
         async with worker_with_a_call(url, record) as (worker, _):
-            worker.start(_divides)
+            worker._instance.start(_divides)
             await anyio.sleep_forever()
 
 
@@ -320,7 +321,7 @@ async def behind_a_sidecar(url: str, record: Record) -> None:
     hubs = Hubs(settings)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(hubs.run)
-        async with Worker.hosted(settings, Silent(), hubs, token_hash="") as worker:
+        async with Instance(settings, host=Silent(), hubs=hubs) as worker:
             record.sessions.append(await worker.open("call-1", b"data"))
             await worker.end("exited", "its process ended")
         tasks.cancel_scope.cancel()

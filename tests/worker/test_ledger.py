@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from coordinator.worker.comparing import Stored, compare
 from coordinator.worker.ledger import Ledger, mark
+from coordinator.worker.trust import Pulse
 
 ME = "a~1"
 
 
 def fresh() -> Any:
-    return Ledger(60, lambda: None)
+    return Ledger(ME, Pulse(1.0, 1.0), 60)
 
 
 def session(name: str, epoch: int) -> Any:
@@ -35,7 +36,7 @@ def test_the_roll_is_the_sum_of_what_is_owned(steps: list[tuple[str, str, int]])
             there.epoch = epoch
             ledger.renewed(there) if what == "r" else ledger.forget(there)
         assert (ledger.version > before) == (what == "k" or there is not None)
-        assert ledger.roll == sum(mark(s.id, s.epoch) for s in ledger.sessions.values())
+        assert ledger.digest == sum(mark(s.id, s.epoch) for s in ledger.sessions.values())
 
 
 def test_a_handle_that_was_replaced_is_told_and_changes_nothing_any_more() -> None:
@@ -47,7 +48,7 @@ def test_a_handle_that_was_replaced_is_told_and_changes_nothing_any_more() -> No
     ledger.forget(old)
     ledger.renewed(old)
     assert ledger.sessions == {"x": new}
-    assert ledger.roll == mark("x", 2)
+    assert ledger.digest == mark("x", 2)
 
 
 def test_what_follows_from_each_difference() -> None:

@@ -142,9 +142,9 @@ async def test_a_connection_that_is_new_does_not_go_on_blind(user_url: str, acl:
 async def test_one_who_never_agrees_beats_no_faster(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Something makes beat and comparison differ for ever: it compares once a beat, and not as fast as it can."""
     async with Worker(url, name="a") as worker:
-        member = worker._members[0]
+        member = worker._instance.members[0]
         soon: list[float] = []
         monkeypatch.setattr(member.hub.heart, "soon", lambda beating: soon.append(clock.now()))
         for _ in range(50):
-            member.agree(member.server, member.past.lineage)
+            member._agreed()
         assert len(soon) <= 1

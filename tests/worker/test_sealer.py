@@ -158,7 +158,7 @@ def test_keys_of_a_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
         (KeyRing.generate("text"), "text"), (RING, "k1"), (lambda: OTHER_WAY, "k2"), (None, "of-the-file"),
     ]  # fmt: skip
     for keys, seals in ways:
-        written = Worker("redis://nowhere", encryption_keys=keys)._sealer.seal(PLACE, b"x", "bytes")
+        written = Worker("redis://nowhere", encryption_keys=keys)._instance._sealer.seal(PLACE, b"x", "bytes")
         assert key_of(written["encoding"]) == seals
     with pytest.raises(ConfigurationError, match="encryption_keys"):
         Worker("redis://nowhere", encryption_keys="no key")

@@ -298,9 +298,9 @@ async def test_leaving_closes_what_was_to_be_closed(own_server: RedisServer) -> 
         own_server.pause()
         with pytest.raises(StoreUnavailableError):
             await session.close()
-        worker._members[0].endings._ends._waiting.clear()  # nobody carries on: leaving does
+        worker._instance.members[0].endings._ends._waiting.clear()  # nobody carries on: leaving does
         own_server.resume()
-        await eventually(lambda: worker._members[0].pulse.held(clock.now()))
+        await eventually(lambda: worker._instance.members[0].ledger.pulse.held(clock.now()))
         await worker.drain(timeout=2)
         assert session.closed.is_set()
     assert record(client, "call-1")["state"] == "closed"
@@ -314,7 +314,7 @@ async def test_a_close_stands_when_the_program_fails(own_server: RedisServer) ->
             own_server.pause()
             with pytest.raises(StoreUnavailableError):
                 await session.close()
-            worker._members[0].endings._ends._waiting.clear()  # nobody carries on: leaving does
+            worker._instance.members[0].endings._ends._waiting.clear()  # nobody carries on: leaving does
             own_server.resume()
             raise ValueError("a bug")
     assert record(own_server.client(), "call-1")["state"] == "closed"
@@ -580,7 +580,7 @@ async def test_calls_that_ended_are_remembered_within_bounds(url: str, monkeypat
             session = await worker.open(f"call-{n}")
             epochs[session.id] = session.epoch
             await session.close()
-        kept = worker._members[0].ledger
+        kept = worker._instance.members[0].ledger
         assert [call for call in epochs if kept.ended_here(call, epochs[call])] == ["call-3", "call-4", "call-5"]
         assert not kept.ended_here("call-5", epochs["call-5"] + 1), "the same id again is another call"
 

@@ -83,7 +83,7 @@ async def test_orphans_of_a_tenant_without_workers_hold_up_nobody(url: str, redi
             for call, tenant in calls.items():
                 await owner.open(call, b"x", tenant=tenant)
             tasks.start_soon(a.serve, handler)
-            await owner.end("exited", "it was killed")
+            await owner._instance.end("exited", "it was killed")
         await eventually(lambda: list(served.values()).count("acme") == 15, 20)
         assert set(served.values()) == {"acme"}
         declined = {event[b"session"].decode() for event in events(redis_client, b"declined")}
@@ -92,8 +92,8 @@ async def test_orphans_of_a_tenant_without_workers_hold_up_nobody(url: str, redi
             tasks.start_soon(b.serve, handler)
             await eventually(lambda: served == calls, 20)
             assert {s.attempt for s in b.sessions} == {1}
-            b.abandon()
-        a.abandon()
+            b._instance.abandon()
+        a._instance.abandon()
         tasks.cancel_scope.cancel()
     redis_client.flushall()
 
@@ -103,7 +103,7 @@ async def test_a_worker_of_another_tenant_is_no_heir_to_wait_for(url: str) -> No
     async with Worker(url, name="a", tenant="acme"), Worker(url, name="any") as anybody:
         for tenant, waits in (("acme", True), ("globex", False)):
             session = await anybody.open("call", tenant=tenant)
-            assert await anybody.others_live() == waits
+            assert await anybody._instance.others_live() == waits
             await session.close()
 
 
@@ -114,11 +114,11 @@ async def test_a_living_worker_of_the_tenant_gets_it_from_others_at_once(url: st
         Worker(url, name="a", tenant="acme") as a,
         Worker(url, name="owner", tenant="globex") as owner,
     ):
-        a.take_offers(4)
-        await eventually(lambda: a._members[0].reader.fresh)
+        a._instance.take_offers(4)
+        await eventually(lambda: a._instance.members[0].reader.fresh)
         async with Worker(url, name="b", tenant="globex") as b:
             await owner.open("call", b"x")
-            await owner.end("exited", "it was killed")
+            await owner._instance.end("exited", "it was killed")
             await eventually(lambda: events(redis_client, b"declined"))
             session = await (await first_offer(b)).adopt()
             assert session is not None
@@ -131,7 +131,7 @@ async def test_what_goes_back_takes_no_lease_of_what_is_in_hand(url: str, redis_
     """More of them than one call keeps the leases of, and before it: the offer that the program has is kept all the same."""
     async with Worker(url, name="a", tenant="acme") as a, Worker(url, name="owner") as owner:
         await (await owner.open("call", b"x", tenant="acme")).release("no media")
-        offer, reader = await first_offer(a), a._members[0].reader
+        offer, reader = await first_offer(a), a._instance.members[0].reader
         foreign = {b"%d-0" % n: copy.copy(offer) for n in range(BATCH)}
         for n, one in enumerate(foreign.values()):
             one.session_id = f"foreign-{n}"
@@ -148,11 +148,11 @@ async def test_what_goes_back_takes_no_lease_of_what_is_in_hand(url: str, redis_
 async def test_a_drain_hands_over_within_the_tenant(url: str, redis_client: redis.Redis) -> None:
     """An heir of the tenant takes it; with nobody of the tenant left it waits as an orphan, with the other tenant's worker alive."""
     async with coordinating(url), Worker(url, name="a", tenant="acme") as a:
-        a.take_offers(4)
+        a._instance.take_offers(4)
         async with Worker(url, name="b1", tenant="globex") as first:
             await first.open("call", b"x")
             async with Worker(url, name="b2", tenant="globex") as second:
-                second.take_offers(4)
+                second._instance.take_offers(4)
 
                 async def take() -> None:
                     async for offer in second.offers():

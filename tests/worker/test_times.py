@@ -11,7 +11,8 @@ from coordinator import clock
 from coordinator.settings import Settings
 from coordinator.store.connect import Connector
 from coordinator.store.keys import Keys
-from coordinator.worker.heart import Beating, Heart, Roll
+from coordinator.worker.heart import Beating, Heart
+from coordinator.worker.roll import Roll
 from coordinator.worker.trust import Pulse
 
 

@@ -1,0 +1,96 @@
+"""The owner's side of a handover: an heir asks, and a session is let go at a moment that suits its program."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from coordinator import clock
+from coordinator.errors import FencedError, StoreUnavailableError
+from coordinator.store.executor import StorePartition
+from coordinator.store.shapes import instance_id
+from coordinator.worker.host import Host
+from coordinator.worker.ledger import Ledger
+from coordinator.worker.session import Session
+
+__all__ = ["Handovers"]
+
+log = structlog.get_logger()
+
+
+class Handovers:
+    """One a membership.
+
+    Args:
+        start: does something as a task of the worker's.
+        host: is asked first, where the program is another process.
+
+    Attributes:
+        lets_go_by: until when a busy session is not let go, in seconds of `coordinator.clock`: the end of a drain.
+    """
+
+    def __init__(
+        self,
+        part: StorePartition,
+        ledger: Ledger[Session],
+        host: Host | None,
+        start: Callable[[Callable[..., Coroutine[Any, Any, object]], str, str], None],
+    ) -> None:
+        self._part, self._ledger, self._host, self._start = part, ledger, host, start
+        self._heirs: dict[str, str] = {}
+        self._letting_go: set[str] = set()
+        self._heard = 0
+        self.lets_go_by = math.inf
+
+    def heir_asks(self, session_id: str, heir: str) -> None:
+        """An heir waits, as it said itself."""
+        self._heard += 1
+        self._asked(session_id, heir)
+
+    def look_for_heirs(self, asked: int) -> None:
+        """The beat said how often heirs asked since the one before: more often than we heard, so a word was lost, or not permitted."""
+        heard, self._heard = self._heard, 0
+        if not 0 <= asked <= heard:
+            for session_id in self._ledger.sessions:
+                self._asked(session_id, "")
+
+    def _asked(self, session_id: str, heir: str) -> None:
+        """One task a session lets go, however often it is asked."""
+        session = self._ledger.sessions.get(session_id)
+        if session is None or session.ending is not None:
+            return
+        self._heirs[session_id] = heir
+        if heir:
+            session.asked_at = clock.now()
+        if session_id not in self._letting_go:
+            self._start(self._let_go, session_id, heir)
+            self._letting_go.add(session_id)
+
+    async def _let_go(self, session_id: str, heir: str) -> None:
+        try:
+            while (session := self._ledger.sessions.get(session_id)) is not None and session.ending is None:
+                self._heirs.pop(session_id, None)
+                if not heir:
+                    key = self._part.keys.session(session_id)
+                    heir = instance_id(await self._part.executor.command("HGET", key, "heir"))
+                await session.quiet(lambda: self.lets_go_by)
+                heir = self._heirs.pop(session_id, "") or heir
+                if session.is_over or session.ending is not None or not heir:
+                    return
+                if self._host is not None:
+                    await self._host.before_letting_go(session, heir)
+                if await session.let_go(heir):
+                    log.info("session_handed_over", session=session_id, heir=heir)
+                if session_id not in self._heirs:
+                    return
+                heir = self._heirs[session_id]  # another one asked meanwhile
+        except FencedError:
+            return  # it is lost, and was told so
+        except StoreUnavailableError as error:
+            log.warning("handover_failed", session=session_id, kind=error.kind)
+        finally:
+            self._letting_go.discard(session_id)
+            self._heirs.pop(session_id, None)

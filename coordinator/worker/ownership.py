@@ -1,0 +1,117 @@
+"""What an instance does for the sessions that it has: see `coordinator.worker.session.Owner`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from coordinator.settings import Settings
+from coordinator.store.fence import Fence, Runner
+from coordinator.store.keys import Keys
+from coordinator.store.scripts import Call, R
+from coordinator.worker.ending import Endings
+from coordinator.worker.host import Host
+from coordinator.worker.ledger import Ledger
+from coordinator.worker.reluctance import Reluctance
+from coordinator.worker.sealer import Sealer
+from coordinator.worker.session import Session
+from coordinator.worker.stager import Stager
+from coordinator.worker.writes import Doubts, Writes
+
+__all__ = ["Ownership"]
+
+
+class Ownership:
+    """One a membership.
+
+    Args:
+        writes: how an owner writes.
+        stager, endings: what goes on in the background.
+        reluctance: what this worker does not take again at once.
+        doubts: is told when nobody knows what became of a request.
+        host: is told what becomes of sessions, where the program is another process.
+        changing: is entered while sessions change hands.
+        room_changed: is called when there may be room for another session.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        sealer: Sealer,
+        keys: Keys,
+        ledger: Ledger[Session],
+        writes: Writes[Session],
+        *,
+        stager: Stager,
+        endings: Endings,
+        reluctance: Reluctance,
+        doubts: Doubts,
+        host: Host | None,
+        changing: Callable[[], contextlib.AbstractContextManager[None]],
+        room_changed: Callable[[], None],
+    ) -> None:
+        self.settings, self.sealer, self.keys, self.ledger = settings, sealer, keys, ledger
+        self._writes, self._doubts, self._host = writes, doubts, host
+        self._stager, self._endings, self._reluctance = stager, endings, reluctance
+        self._changing, self._room_changed = changing, room_changed
+
+    def own(self, session_id: str, epoch: int, raw: bytes, encoding: str, **about: Any) -> Session:
+        """A session is ours from now on; ``about`` as `Session` takes it."""
+        session = Session(self, session_id, epoch, raw, encoding, **about)
+        before = self.ledger.keep(session)
+        if before is not None:
+            before.lose("this worker adopted it anew")
+        self.ledger.past.saw(epoch)
+        if self.ledger.has_left:  # it was opened or adopted as this instance said that it ends
+            session.lose(f"{self.ledger.instance} has ended")
+        return session
+
+    async def write(self, session: Session, operation: str, make: Callable[[int], Call[R]]) -> R:
+        """See `coordinator.worker.session.Owner`; while it changes hands the roll call stays away from the beats."""
+        with contextlib.nullcontext() if operation == "checkpoint" else self._changing():
+            return await self._writes.write(session, make)
+
+    async def guarded(self, session: Session, make: Callable[[Fence], Call[R]], runner: Runner) -> R:
+        """See `coordinator.worker.session.Owner`."""
+        return await self._writes.guarded(session, make, runner)
+
+    def staged(self, session: Session) -> None:
+        """See `coordinator.worker.session.Owner`."""
+        self._stager.wake(session)
+
+    def renewed(self, session: Session) -> None:
+        """See `coordinator.worker.session.Owner`."""
+        self.ledger.renewed(session)
+        if self._host is not None:
+            self._host.session_renewed(session)
+
+    def over(self, session: Session) -> None:
+        """See `coordinator.worker.session.Owner`."""
+        self.ledger.forget(session)
+        self._room_changed()
+
+    def lost(self, session: Session) -> None:
+        """See `coordinator.worker.session.Owner`."""
+        if self._host is not None:
+            self._host.session_lost(session)
+
+    def outcome_unknown(self, reason: str) -> None:
+        """See `coordinator.worker.session.Owner`."""
+        self._doubts.want("outcome_unknown", reason)
+
+    def served_in_vain(self, session_id: str) -> None:
+        """See `coordinator.worker.session.Owner`."""
+        self._reluctance.failed(session_id)
+
+    def cannot_serve(self, session_id: str) -> None:
+        """See `coordinator.worker.session.Owner`."""
+        self._reluctance.cannot_serve(session_id)
+
+    def carry_on(self, session: Session) -> None:
+        """See `coordinator.worker.session.Owner`."""
+        self._endings.carry_on(session)
+
+    def give_up_unless_used(self, session: Session) -> None:
+        """See `coordinator.worker.session.Owner`."""
+        self._endings.give_up_unless_used(session)

@@ -1,0 +1,227 @@
+"""How an instance becomes known to the store, begins anew when it was declared dead, and says that it ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+import anyio
+import structlog
+
+from coordinator import clock
+from coordinator.errors import FencedError, NameInUseError, StoreUnavailableError
+from coordinator.ids import new_instance_id
+from coordinator.settings import Settings
+from coordinator.store import calls, reads
+from coordinator.store.deployment import check_partition, prepare
+from coordinator.store.executor import StorePartition
+from coordinator.store.shapes import text, whole
+from coordinator.worker.ledger import Ledger
+from coordinator.worker.sealer import Place, Sealer
+from coordinator.worker.session import Session
+from coordinator.worker.succession import NameWait
+from coordinator.worker.trust import Pulse
+
+__all__ = ["Lives", "Registration", "new_pulse"]
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+RETRY_SECONDS = 0.05
+
+
+def new_pulse(settings: Settings) -> Pulse:
+    """Of an instance that has not beaten yet."""
+    return Pulse(settings.trust_window, settings.store_timeout + settings.safety_margin)
+
+
+class Lives(Protocol):
+    """Who is told of the lives of this worker."""
+
+    def renamed(self) -> None:
+        """It has another id, which is not registered yet."""
+
+    def joined(self) -> None:
+        """It is registered."""
+
+    def joined_again(self) -> None:
+        """It is registered under another id than before."""
+
+
+class Registration:
+    """One a membership.
+
+    Args:
+        lives: is told.
+        patience: seconds for which a store that does not answer is asked again.
+        token_hash, hosting: kept with the instance, for whoever stands for it.
+
+    Attributes:
+        asked_to_join: the store may know it.
+    """
+
+    def __init__(
+        self,
+        part: StorePartition,
+        settings: Settings,
+        ledger: Ledger[Session],
+        lives: Lives,
+        *,
+        patience: float,
+        token_hash: str = "",
+        hosting: str = "",
+    ) -> None:
+        self._patience = patience
+        self._part, self._settings, self._ledger, self._lives = part, settings, ledger, lives
+        self._token_hash, self._hosting = token_hash, hosting
+        self._registered = ""
+        self.asked_to_join = False
+
+    async def join(self, patience: float | None = None) -> None:
+        """Registers under the present id, and makes the partition when nobody did.
+
+        Args:
+            patience: seconds for which the name of a predecessor that beats is asked for again; default long enough for a
+                hold to end. One that is silent is waited for until its trust window is over, however long that is.
+
+        Raises:
+            NameInUseError: another live process beats under the same name.
+            FencedError: this id is dead.
+            ConfigurationError: the store was made for another program.
+            StoreUnavailableError: the store did not answer.
+        """
+        s, ledger = self._settings, self._ledger
+        wait = NameWait(clock.now(), 2 * s.dead_after + 1 if patience is None else patience, s.dead_after)
+        predecessor = ""
+        ledger.joining = True
+        while True:
+            sent = clock.now()
+            call = calls.join(
+                self._part.keys, instance=ledger.instance, name=s.name, pool=s.pool, capacity=s.capacity,
+                labels=json.dumps(s.labels), address=s.address, dead_after_ms=round(s.own_dead_after * 1000),
+                trust_ms=round(s.own_trust_window * 1000), predecessor=predecessor, token_hash=self._token_hash,
+                hosting=self._hosting, past=ledger.past, tenant=s.tenant, again=self._registered == ledger.instance,
+            )  # fmt: skip
+            self.asked_to_join = True
+            answer = await self.patiently(partial(self._part.executor.run, call))
+            match answer:
+                case calls.Unknown():
+                    await self._make()
+                case calls.JoinAgain():
+                    predecessor = answer.predecessor
+                case calls.FencedInstance():
+                    raise FencedError(detail=f"{ledger.instance} is dead ({answer.cause})")
+                case calls.NameInUse():
+                    if wait.is_over(clock.now(), answer.retry_ms / 1000):
+                        raise NameInUseError(s.name, answer.instance)
+                    await anyio.sleep(min(answer.retry_ms / 1000, s.heartbeat_interval))
+                case calls.JoinOk():
+                    break
+        self._registered = ledger.instance
+        ledger.joined(self._part.executor.server, answer.lineage, answer.now_ms, sent)
+        self._lives.joined()
+
+    async def patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Asks until there is an answer; a store that refuses us is not asked twice.
+
+        Raises:
+            StoreUnavailableError: none in time.
+        """
+        began = clock.now()
+        while True:
+            try:
+                return await ask()
+            except StoreUnavailableError as error:
+                if clock.now() - began > self._patience or error.kind in ("auth", "permission", "unsupported"):
+                    raise
+                await anyio.sleep(RETRY_SECONDS)
+
+    async def _make(self) -> None:
+        s = self._settings
+        hold_ms = round(s.dead_after * 1000)
+        await prepare(self._part, partitions=s.partitions, hold_ms=hold_ms, previous=self._ledger.past.lineage)
+
+    async def check_store(self) -> None:
+        """Looks whether the server and the rights will do, and compares the number of partitions with the stored one.
+
+        Raises:
+            ConfigurationError: they will not, or the numbers differ.
+            StoreUnavailableError: the store did not answer.
+        """
+        without_info = self._settings.without_info
+        await self.patiently(lambda: check_partition(self._part, "worker", without_info=without_info))
+        await self.patiently(self._make)
+
+    async def start_over(self, reason: str) -> None:
+        """This id is dead: what it owned is lost, and a new life begins under a new id.
+
+        Raises:
+            NameInUseError: another live process has the name by now.
+        """
+        ledger, partition = self._ledger, self._part.keys.partition
+        log.warning("instance_fenced", instance=ledger.instance, reason=reason, partition=partition)
+        ledger.pulse.over = True
+        for session in list(ledger.sessions.values()):
+            session.lose(f"{ledger.instance} is dead: {reason}")
+        ledger.begin_anew(new_instance_id(self._settings.name), new_pulse(self._settings))
+        self._lives.renamed()
+        while True:
+            try:
+                await self.join()
+                break
+            except StoreUnavailableError:
+                await anyio.sleep(RETRY_SECONDS * 4)
+        log.info("instance_joined_again", instance=ledger.instance, partition=partition)
+        self._lives.joined_again()
+
+    async def take_up(self, own: Callable[..., Any], sealer: Sealer) -> None:
+        """What the store says that this instance owns becomes ours: another process stood for it before.
+
+        Args:
+            own: see ``Ownership.own``.
+
+        Raises:
+            StoreUnavailableError: the store did not answer.
+        """
+        keys, run, instance = self._part.keys, self._part.executor, self._ledger.instance
+        for raw in await self.patiently(partial(run.command, "SMEMBERS", keys.owned(instance))):
+            session_id = text(raw)
+            record = await self.patiently(partial(reads.record, self._part, session_id))
+            if record is not None and text(record.get("owner")) == instance and whole(record.get("epoch")):
+                epoch, tenant = whole(record["epoch"]), text(record.get("tenant"))
+                stored = record.get("data", b""), text(record.get("encoding"))
+                own(
+                    session_id, epoch, *sealer.open_own(Place(session_id, tenant, epoch), *stored),
+                    pool=text(record.get("pool")), tenant=tenant, requires=text(record.get("requires")),
+                    opened_at_ms=whole(record.get("opened_at")), sequence=whole(record.get("checkpoint")),
+                )  # fmt: skip
+
+    async def as_opened(self, session_id: str) -> tuple[str, str, str, int]:
+        """Pool, tenant, requirements and time of opening (ms), as the record has them.
+
+        Raises:
+            StoreUnavailableError: the store did not answer.
+        """
+        command = "HMGET", self._part.keys.session(session_id), "pool", "tenant", "requires", "opened_at"
+        pool, tenant, requires, opened_at = await self.patiently(partial(self._part.executor.command, *command))
+        return text(pool), text(tenant), text(requires), whole(opened_at)
+
+    async def leave(self, cause: str, reason: str, fall_silent: Callable[[], Awaitable[None]]) -> None:
+        """States that this instance ends now; what it still owns is offered to others at once.
+
+        Args:
+            fall_silent: ends its beats and reads, before that is stated.
+
+        Raises:
+            StoreUnavailableError: the store did not answer: its silence will tell.
+        """
+        ledger = self._ledger
+        ledger.has_left = ledger.pulse.over = True  # belief ends before the right does
+        for session in list(ledger.sessions.values()):
+            session.lose(f"{ledger.instance} ends: {reason}")
+        await fall_silent()
+        await self._part.executor.run(
+            calls.certify(self._part.keys, instance=ledger.instance, cause=cause, by=ledger.instance, reason=reason)
+        )

@@ -1,0 +1,33 @@
+"""What a beat says of an instance: one value, replaced as a whole by the event loop and read by the thread that beats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from coordinator.store.past import Past
+from coordinator.worker.trust import Pulse
+
+__all__ = ["Roll"]
+
+
+@dataclass(frozen=True, slots=True)
+class Roll:
+    """The roll call, and what goes along.
+
+    Attributes:
+        past: what is remembered; with its lineage it last agreed.
+        owned: how many sessions are owned, and their digest, see `Ledger`; '' while a session is changing hands.
+        version: of what is owned here; see `Ledger`.
+        presence: whether the presence connection is up, and may count.
+        joined: whether the store said that it is registered, and what it owned before is ours again; until then the store
+            and this process need not agree, and answers are not listened to.
+    """
+
+    instance: str
+    pulse: Pulse
+    server: str = ""
+    past: Past = field(default_factory=Past)
+    owned: str = ""
+    version: int = 0
+    presence: bool = False
+    joined: bool = True

@@ -1,0 +1,38 @@
+"""The one rule of whether an answer to a request counts, by its class alone. Pure."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from coordinator.store import calls
+from coordinator.store.replies import Reply
+
+__all__ = ["Verdict", "verdict_on"]
+
+
+class Verdict(Enum):
+    """What an answer means for whoever asked."""
+
+    COUNTS = "it says what became of the request"
+    HELD = "a hold is on: ask again"
+    STATE_AGAIN = "the store lost writes: what is owned is stated again first"
+    JOIN_AGAIN = "the store does not know this instance: it registers again first"
+    NOT_THE_OWNER = "this session is not the writer's"
+    DEAD = "this instance was declared dead"
+
+
+def verdict_on(reply: Reply) -> Verdict:
+    """What the reply of whatever script means; every other word than these counts."""
+    match reply:
+        case calls.Held():
+            return Verdict.HELD
+        case calls.Resync():
+            return Verdict.STATE_AGAIN
+        case calls.Unknown():
+            return Verdict.JOIN_AGAIN
+        case calls.FencedWrite() if reply.scope == "session":
+            return Verdict.NOT_THE_OWNER
+        case calls.Fenced():
+            return Verdict.DEAD
+        case _:
+            return Verdict.COUNTS
