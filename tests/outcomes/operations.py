@@ -127,6 +127,10 @@ async def _drained_to_an_heir(w: World, call: str, session: Any) -> None:
     await w.actor.drain(timeout=4)
 
 
+async def _ended(w: World, call: str, session: Any) -> None:
+    await w.actor._instance.end("exited", "it ends")
+
+
 async def _give_up(w: World, call: str, _: Any) -> None:
     epoch = w.record(call)[b"epoch"]
     w.actor._instance.members[0].resync.want("roll_call", "told to look")
@@ -165,7 +169,7 @@ OPERATIONS = {
     "give up": Operation("Resync", "release", unknown_here, _give_up),
     "drain": Operation("Worker.drain", "let_go", opened, _drained_to_an_heir, ends=True),
     "begin to drain": Operation("Worker.drain", "drain", opened, _drained_to_an_heir, ends=True),
-    "leave": Operation("Worker._instance.end", "certify", opened, lambda w, call, _: w.actor._instance.end("exited", "it ends"), ends=True),
+    "leave": Operation("Instance.end", "certify", opened, _ended, ends=True),
     "certify": Operation("Worker.certify", "certify", elsewhere, lambda w, call, s: w.actor.certify(w.plain.id), ends=True),
 }  # fmt: skip
 
