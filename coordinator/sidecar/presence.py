@@ -13,7 +13,7 @@ import anyio.abc
 from coordinator.sidecar.event_queue import EventQueue
 from coordinator.sidecar.proof import ProcessWatch
 from coordinator.worker.awake import move_on_after_awake
-from coordinator.worker.worker import Worker
+from coordinator.worker.instance import Instance
 
 __all__ = ["Presence"]
 
@@ -37,7 +37,7 @@ class Presence:
 
     def __init__(
         self,
-        worker: Worker,
+        worker: Instance,
         queue: EventQueue,
         *,
         ended: Callable[[], bool],

@@ -19,7 +19,6 @@ from coordinator.sidecar.proof import HealthCheck
 from coordinator.sidecar.schemas import Health, Register
 from coordinator.sidecar.stream import EventStream
 from coordinator.worker.hub import Hubs
-from coordinator.worker.instance import Instance
 from tests.waiting import within
 
 pytestmark = pytest.mark.anyio

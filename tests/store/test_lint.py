@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.sessions.scripts import SCRIPTS as SESSIONS
+from coordinator.sessions.calls import SCRIPTS as SESSIONS
 from coordinator.store.scripts import SCRIPTS, Script
 
 LUACHECK = shutil.which("luacheck")

@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 
-from coordinator.sessions import scripts as sessions
+from coordinator.sessions import calls as sessions
 from coordinator.sessions.header import version_of
 from coordinator.sessions.keys import SessionKeys
 from coordinator.store import calls
 from coordinator.store.fence import Fence
+from coordinator.store.replies import Reply
 from coordinator.store.scripts import SCRIPTS, Argument, Call, Script
 from tests.store.harness import LEASE_MS, Bench
 
@@ -26,7 +27,7 @@ ID, OWNER, HEIR = "s", "a~1", "b~1"
 HOLD_MS = 60_000
 CONVERSATION = b'{"id":"s","status":"active","updated_at":"2026-01-01T00:00:00Z"}'
 _ARGUMENT = re.compile(r"^-- ARGV (\w+) +(\w+)", re.MULTILINE)
-_SOME: Mapping[str, Argument] = {"int": 60_000, "text": "x", "bytes": b"x", "bool": 1}
+_SOME: Mapping[str, Argument] = {"int": 60_000, "text": "x", "bytes": b"x", "flag": 1, "reason": "x"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Writer:
         """Whether it tells lost writes from a lost session; one that only permits to believe for a moment does not."""
         return "RESYNC" in self.script.header.replies
 
-    def call(self, bench: Bench, epoch: int) -> Call:
+    def call(self, bench: Bench, epoch: int) -> Call[Reply]:
         """It writes for the owner of the scene, under this epoch."""
         header, keys = self.script.header, _keys(bench)
         given = {
@@ -80,6 +81,7 @@ class Writer:
             self.script,
             (*(keys[name] for name in header.keys), *(fence.declared if fenced else ())),
             (*(given.get(name, _SOME[kinds[name]]) for name in header.args), *(fence.arguments if fenced else ())),
+            getattr(calls if self.package == "coordinator.store" else sessions, f"_{self.script.name.upper()}"),
         )
 
 
@@ -183,7 +185,7 @@ def check_refusal(bench: Bench, writer: Writer, reason: Reason) -> None:
     record, before, told = bench.record(ID), _everything(bench), _refusals(bench)
     answer = bench.run(writer.call(bench, epoch))
     word, fields = _expected(writer, reason, record)
-    assert (answer.word, {name: value.decode() for name, value in answer.fields.items()}) == (word, fields)
+    assert (answer.word, {name: str(value or "") for name, value in answer.fields.items()}) == (word, fields)
     assert _everything(bench) == before, "nothing is written"
     told_now = _refusals(bench)[len(told) :]
     tells = word == "FENCED" and "events" in (*writer.script.header.keys, *_fence_keys(writer))
