@@ -63,7 +63,7 @@ _SHORT = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5
 
 
 class Metrics:
-    """The metrics of one process; names, labels and units as documented in the README.
+    """The metrics of one process; names, labels and units as documented in ``docs/metrics.md``.
 
     Args:
         registry: where they are exported.

@@ -109,11 +109,11 @@ def bounds_table() -> str:
 
 
 TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
-    "settings": (ROOT / "README.md", settings_table),
-    "acl": (ROOT / "README.md", acl_table),
+    "settings": (ROOT / "docs/settings.md", settings_table),
+    "acl": (ROOT / "docs/security.md", acl_table),
     "users": (ROOT / "docs/security.md", users_table),
     "lifetimes": (ROOT / "docs/security.md", lifetimes_table),
-    "metrics": (ROOT / "README.md", metrics_table),
+    "metrics": (ROOT / "docs/metrics.md", metrics_table),
     "states": (ROOT / "docs/protocol.md", transitions_table),
     "scripts": (ROOT / "docs/protocol.md", scripts_table),
     "bounds": (ROOT / "docs/protocol.md", bounds_table),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,9 +21,12 @@ from coordinator.store.scripts import SCRIPTS
 from tests.cli.docs_tables import ROOT, TABLES, written
 from tests.cli.lifetimes import KEYS
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PATH = re.compile(r"`((?:coordinator|docs|examples|tests|deploy)/[\w./-]+)`")
-LINK = re.compile(r"\]\(([^)#]+)\)")
+README = ROOT / "README.md"
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "helm").rglob("*.md"))]
+PATH = re.compile(r"`((?:coordinator|docs|examples|helm|tests)/[\w./-]+)`")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+CODE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 UPPER_CASE = re.compile(r'\("([A-Z]{3,})"')
 ASKED_ON_CONNECTING = {"INFO", "AUTH", "SELECT", "HELLO", "CLIENT", "ROLE", "ASKING", "CLUSTER"}
 ERROR_WORDS = {"READONLY"}  # begins an error, and is a command that nobody sends
@@ -47,19 +52,63 @@ def test_every_kind_of_key_has_a_lifetime_in_the_docs() -> None:
     }
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_named_paths_exist(document: Any) -> None:
-    """Every path that a document names is there, and so is every file that it links to."""
-    text = document.read_text()
-    named = [ROOT / path for path in PATH.findall(text)]
-    linked = [document.parent / path for path in LINK.findall(text) if "://" not in path]
+def anchors(document: Path) -> set[str]:
+    """The anchors that a host of repositories makes from a page's headings."""
+    found: set[str] = set()
+    for heading in HEADING.findall(CODE.sub("", document.read_text())):
+        plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading)
+        anchor = re.sub(r"[^\w -]", "", plain.strip().lower()).replace(" ", "-")
+        found.add(next(one for n in count() if (one := f"{anchor}-{n}" if n else anchor) not in found))
+    return found
 
-    assert [str(path) for path in named + linked if not path.exists()] == []
+
+def broken_links(document: Path, text: str) -> list[str]:
+    """The links of a text in that document that lead to no file, or to no heading of it."""
+    broken = []
+    for link in LINK.findall(CODE.sub("", text)):
+        path, _, anchor = link.partition("#")
+        if "://" in link:
+            continue
+        target = document.parent / path if path else document
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    return broken
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_named_paths_exist(document: Path) -> None:
+    """Every path that a document names is there."""
+    assert [path for path in PATH.findall(document.read_text()) if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_resolve(document: Path) -> None:
+    """Every relative link of a document leads to a file, and its anchor to a heading there."""
+    assert broken_links(document, document.read_text()) == []
+
+
+def test_a_link_that_leads_nowhere_is_found() -> None:
+    """A file that is not there, a heading that is not there, and no link in a block of code."""
+    text = "[a](docs/no.md) [b](docs/faults.md#no) [c](#no) [d](docs/faults.md#faults) [e](#licence)\n```\n[f](no.md)\n```\n"
+
+    assert broken_links(README, text) == ["docs/no.md", "docs/faults.md#no", "#no"]
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    """The README links to each page of docs/, the decisions by their folder."""
+    linked = {ROOT / link.partition("#")[0] for link in LINK.findall(README.read_text())}
+
+    assert {*(ROOT / "docs").glob("*.md"), ROOT / "docs/adr"} - linked == set()
+
+
+def test_readme_is_a_front_page() -> None:
+    """It stays under 150 lines: tables and details stand in docs/."""
+    assert len(README.read_text().splitlines()) < 150
 
 
 def test_readme_shows_the_example_worker() -> None:
     """The worker in the README is examples/python/worker.py, character for character."""
-    assert (ROOT / "examples/python/worker.py").read_text().rstrip() in (ROOT / "README.md").read_text()
+    assert (ROOT / "examples/python/worker.py").read_text().rstrip() in README.read_text()
 
 
 def test_example_worker_is_about_twenty_lines() -> None:
@@ -81,9 +130,9 @@ COMMANDS = list(commands_of(app))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_readme_lists_every_command(command: Any) -> None:
-    """Each command has a row in the README's table."""
-    assert f"| `coordinator {command}" in (ROOT / "README.md").read_text()
+def test_every_command_is_listed(command: Any) -> None:
+    """Each command has a row in the table of docs/commands.md."""
+    assert f"| `coordinator {command}" in (ROOT / "docs/commands.md").read_text()
 
 
 @pytest.mark.parametrize("command", COMMANDS)

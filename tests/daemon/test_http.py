@@ -60,7 +60,7 @@ CONTRACT = {
 """Names on which dashboards and alerts rely."""
 OF_PODS = {"pod_watch_up", "pod_watch_errors_total", "pod_deletion_costs_total"}
 """Those that are exported with POD_EVENTS only."""
-README = Path(__file__).parents[2] / "README.md"
+METRICS_PAGE = Path(__file__).parents[2] / "docs/metrics.md"
 
 
 async def get(port: int, path: str, source: str = "127.0.0.1", **headers: str) -> tuple[int, str]:
@@ -112,7 +112,7 @@ async def test_one_partition_that_does_not_answer_is_its_own_matter(url: str) ->
 
 
 async def test_every_documented_metric_is_exported_and_every_exported_one_documented(url: str) -> None:
-    """The table of the README and /metrics have the same names; those of pods are exported with pod events only."""
+    """The table of docs/metrics.md and /metrics have the same names; those of pods are exported with pod events only."""
     daemon = Daemon(load(redis_url=url, http_port=0))
     async with anyio.create_task_group() as tasks:
         port = await tasks.start(daemon.run)
@@ -121,7 +121,9 @@ async def test_every_documented_metric_is_exported_and_every_exported_one_docume
         tasks.cancel_scope.cancel()
     exported = set(re.findall(r"^# TYPE recovery_(\w+) ", text, re.MULTILINE))
     exported = {name for name in exported if not name.endswith("_created")}
-    documented = set(re.findall(r"^\| `(\w+)` \| (?:gauge|counter|histogram) \|", README.read_text(), re.MULTILINE))
+    documented = set(
+        re.findall(r"^\| `(\w+)` \| (?:gauge|counter|histogram) \|", METRICS_PAGE.read_text(), re.MULTILINE)
+    )
     assert exported | OF_PODS == documented
     assert exported == CONTRACT
     assert 'recovery_store_request_duration_seconds_count{operation="scan"}' in text
