@@ -61,7 +61,7 @@ def _checked(name: str, value: str) -> str:
 def tokens(alias: Alias, tenant: str, ring: KeyRing | None) -> list[str]:
     """What stands for the alias in Redis: by the key that is in use first, then by each older one.
 
-    With keys it is an HMAC-SHA256 under a key of its own purpose, so that whoever reads Redis cannot try numbers; without
+    With keys it is an HMAC-SHA256 under a key of its own purpose, so that a reader of Redis cannot try numbers; without
     keys a SHA-256, which hides nothing from that.
     """
     said = "\0".join((alias.kind, *(f"{len(part)}:{part}" for part in alias.name))).encode()

@@ -1,4 +1,4 @@
-"""What every store does the same way, above the place where the bytes lie."""
+"""The behaviour that all stores share, whatever backend keeps the bytes."""
 # ruff: noqa: D102 - the methods are described in `SessionStore`
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DAY = 86400.0
 ODD_ATTEMPTS = 5
 _HELD_BY_ANOTHER_TYPE = "its key holds another type of Redis than a string: another program uses the prefix"
 _CLASH = (
-    "the key of the active set is no set: a program stored a session of that id under this prefix. Delete the key; "
+    "the key of the active set is not a set: a program stored a session of that id under this prefix. Delete the key; "
     "each session comes back into the set with its next save or heartbeat"
 )
 
@@ -49,7 +49,7 @@ class BackedStore(SessionStore):
         now: the clock for ``updated_at``.
 
     Raises:
-        InvalidValueError: ``ttl`` is no number of seconds.
+        InvalidValueError: ``ttl`` is not a number of seconds.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class BackedStore(SessionStore):
 
     @property
     def tenant(self) -> str:
-        """Whose sessions these are, '' for nobody's."""
+        """The tenant of these sessions, '' for those without one."""
         return self._codec.tenant
 
     @property

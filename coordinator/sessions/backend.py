@@ -1,4 +1,4 @@
-"""Where a store's bytes lie: what a backend must be able to do."""
+"""What a backend must be able to do: it keeps a store's bytes."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ CoordinatorError
 |- SessionEndedError       a heartbeat came for a session that has ended
 |- SessionLimitError       as many sessions as allowed are under way
 |- InvalidStateError       a state that cannot be written            (also a ValueError)
-|- CorruptSessionError     what is stored is no session
+|- CorruptSessionError     what is stored is not a session
 |  `- SealBrokenError      it was sealed for another place, or changed since
 |- KeyUnknownError         it is sealed with a key that this program lacks: it cannot serve the session
 |- PlaintextRefusedError   it is not sealed, and this store accepts sealed sessions only
@@ -56,7 +56,7 @@ class SessionConflictError(CoordinatorError):
     """The stored session is not the one that was loaded: load it again, or save with ``force=True``.
 
     Attributes:
-        gone: it was deleted or expired meanwhile; False when somebody wrote something else.
+        gone: it was deleted or expired meanwhile; False when another program wrote something else.
     """
 
     def __init__(self, session_id: str, *, gone: bool) -> None:
@@ -86,7 +86,7 @@ class InvalidStateError(CoordinatorError, ValueError):
 
 
 class CorruptSessionError(CoordinatorError):
-    """What is stored under the session's key is no session. Nothing was changed."""
+    """The value under the session's key is not a session. Nothing was changed."""
 
     def __init__(self, session_id: str, detail: str) -> None:
         self.session_id, self.detail = session_id, detail

@@ -1,4 +1,4 @@
-"""How the store is asked: retried, behind a circuit breaker, measured and traced."""
+"""Requests to the store: retried, behind a circuit breaker, measured and traced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a store needs to know of a session of the worker's library, so that it can refuse who has lost it."""
+"""What a store needs to know of a session of the worker's library, so that it can refuse a worker that lost it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["Holder", "check_binding", "check_same"]
 
 
 class Holder(Protocol):
-    """A session in somebody's hands: `coordinator.Session`, or what ``Worker.attach`` gives to a child process.
+    """A session that this process holds: `coordinator.Session`, or what ``Worker.attach`` gives to a child process.
 
     Attributes:
         id, tenant: of the session.
-        lost: set when the store said that somebody else has it; final.
+        lost: set when the store said that another worker has it; final.
     """
 
     id: str
@@ -31,7 +31,7 @@ class Holder(Protocol):
 
     @property
     def held(self) -> bool:
-        """Whether nobody else can have adopted it."""
+        """Whether no other worker can have adopted it."""
 
     @property
     def fence(self) -> Fence:

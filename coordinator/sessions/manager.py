@@ -215,7 +215,7 @@ class SessionManager:
 
         Raises:
             SessionConflictError: another writer changed it; load it, or save it with ``force``, and finish again.
-            InvalidValueError: ``retention`` is no number of seconds; nothing was written.
+            InvalidValueError: ``retention`` is not a number of seconds; nothing was written.
         """
         keep = self._retention if retention is None else check_seconds("retention", retention)
         state.status = status

@@ -143,7 +143,7 @@ class _Fenced(_Memory):
         if self._holder.held:
             return
         if self._holder.lost.is_set():
-            raise FencedError(session_id, self._holder.fence.epoch, "somebody else has it")
+            raise FencedError(session_id, self._holder.fence.epoch, "another worker has it")
         raise StoreUnavailableError("try_again", f"session {session_id!r} is in doubt, or was closed or given up here")
 
     async def put(self, session_id: str, *args: Any) -> str:

@@ -1,4 +1,4 @@
-"""A call that comes to a worker comes with its conversation."""
+"""A call comes to a worker together with its conversation."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ class RedisStore(BackedStore):
             ``redis.asyncio``, which stays the caller's to close.
         prefix: what keys begin with. In a cluster it needs a hash tag, as in ``{voice}:``.
         ttl: seconds until a session expires after its last save or heartbeat, 0 for never.
-        tenant: whose sessions they are: their keys are apart from those of everybody else.
+        tenant: the tenant of the sessions: their keys are apart from those of all other tenants.
         keys: seals the sessions; then only programs with these keys can read them.
         accept_plaintext: with keys, whether unsealed sessions are read too.
         store_timeout: seconds for which nothing may move while an answer is awaited (with a URL).

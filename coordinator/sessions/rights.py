@@ -1,4 +1,4 @@
-"""Which commands the session store needs of Redis, and a look whether its user may run them."""
+"""The commands that the session store needs of Redis, and a check whether its user may run them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def patterns(keys: SessionKeys) -> list[str]:
 
 
 def touched(keys: SessionKeys) -> list[str]:
-    """A key of each kind; those that have an id have one that nobody has."""
+    """A key of each kind; those that have an id have one that does not exist."""
     return [keys.active, keys.session(":"), keys.alias(":")]
 
 

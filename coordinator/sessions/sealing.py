@@ -42,7 +42,7 @@ class Codec:
     """Between a state and the bytes that are stored.
 
     Args:
-        tenant: whose sessions they are, '' for nobody's.
+        tenant: the tenant of the sessions, '' for those without one.
         keys: seals with their first; None stores plain text, as omnivoice-core does.
         accept_plaintext: with keys, whether a session in plain text is read too (while a deployment moves to keys).
     """
@@ -95,7 +95,7 @@ class Codec:
             KeyUnknownError: it is sealed with a key that the ring lacks, or there is no ring.
             SealBrokenError: it was sealed for another place, or changed since.
             PlaintextRefusedError: it is not sealed, and should be.
-            CorruptSessionError: it is no session.
+            CorruptSessionError: it is not a session.
         """
         document = wire.parse(session_id, value)
         history = document.get("history")

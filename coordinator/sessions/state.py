@@ -1,7 +1,7 @@
 """What a session is: its turns, its metrics, and what is computed from them.
 
 Names, defaults and arithmetic are those of omnivoice-core v0.15.0 (``storage/types.go``). The response times are declared
-there and computed by nobody; here they are (`responses_ms`).
+there and never computed; here they are (`responses_ms`).
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class SessionStore(abc.ABC):
 
         Sets ``state.updated_at`` to now, but for a session that was stored as ended: its duration is over. A state that this store
         never gave or took is written over whatever is there, as omnivoice-core does. A state that was loaded or saved before is
-        written only if nobody else changed the session meanwhile; heartbeats do not count as changes.
+        written only if no other program changed the session meanwhile; heartbeats do not count as changes.
 
         Args:
             state: None does nothing.
@@ -68,7 +68,7 @@ class SessionStore(abc.ABC):
 
         Raises:
             SessionNotFoundError: there is none.
-            CorruptSessionError: what is there is no session (`SealBrokenError`: or not this one).
+            CorruptSessionError: what is there is not a session (`SealBrokenError`: or not this one).
             KeyUnknownError: it is there, sealed with a key that this store lacks.
             PlaintextRefusedError: it is not sealed, and should be.
         """
@@ -96,7 +96,7 @@ class SessionStore(abc.ABC):
         Raises:
             SessionNotFoundError: there is no such session.
             SessionEndedError: it has ended.
-            CorruptSessionError: what is there is no session.
+            CorruptSessionError: what is there is not a session.
         """
 
     @abc.abstractmethod
@@ -124,7 +124,7 @@ class SessionStore(abc.ABC):
 
     @abc.abstractmethod
     def fenced(self, session: Holder) -> SessionStore:
-        """This store as the owner of one session may use it: whoever lost the session writes nothing any more.
+        """This store as the owner of one session may use it: a worker that lost the session writes nothing any more.
 
         `save`, `create`, `replace`, `delete` and `update_heartbeat` take that session only, and ask in the same script as the write
         whether the worker owns it still, as the coordinator's record has it: instance, owner, epoch and state. What is read needs

@@ -59,7 +59,7 @@ def _float(value: float) -> str:
     if isinstance(value, KeptFloat) and math.isfinite(value):
         return value.text
     if not math.isfinite(value):
-        raise InvalidStateError(f"{value} is no number that JSON has")
+        raise InvalidStateError(f"{value} is not a number that JSON has")
     if value == 0:
         return "-0" if math.copysign(1, value) < 0 else "0"
     shortest = float.__repr__(value)
@@ -197,7 +197,7 @@ def parse(session_id: str, value: bytes) -> dict[str, Any]:
     """The JSON object in stored bytes, numbers and order kept.
 
     Raises:
-        CorruptSessionError: it is none, or one that is nested too deep to be worked with.
+        CorruptSessionError: it is not a session, or one that is nested too deep to be worked with.
     """
     if is_nested_deeper(value, READABLE_DEPTH):
         raise CorruptSessionError(session_id, f"it is nested more than {READABLE_DEPTH} deep")
@@ -262,7 +262,7 @@ def decode_time(session_id: str, document: dict[str, Any], name: str) -> Timesta
     """One time of a session's JSON object.
 
     Raises:
-        CorruptSessionError: it is no time.
+        CorruptSessionError: it is not a time.
     """
     return _Object(session_id, document, _SESSION).time(name)
 
