@@ -16,7 +16,7 @@ CoordinatorError
 |- DrainingError           this instance takes nothing new
 `- NameInUseError          another live process has the same name
 
-Their messages may be shown to anybody: what would act on a terminal is visible in them.
+Their messages may be shown to any person: what would act on a terminal is visible in them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 
 
 def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one error worth telling of a group; that a task group was around it is no news."""
+    """The one error worth telling of a group; that a task group was around it is not worth telling."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
@@ -50,7 +50,7 @@ class CoordinatorError(Exception):
 
 
 class FencedError(CoordinatorError):
-    """A write or adoption was refused for good: somebody else has, or may have, the session.
+    """A write or adoption was refused for good: another worker has, or may have, the session.
 
     Attributes:
         session_id: the session, '' when the whole instance is meant.
@@ -102,7 +102,7 @@ STORE_ERROR_KINDS = (
 
 
 class PodApiError(CoordinatorError):
-    """The API server could not be asked, or refused, or said what makes no sense. It says nothing about any pod.
+    """The API server could not be asked, or refused, or gave an answer that makes no sense. It says nothing about any pod.
 
     Attributes:
         kind: one of `POD_API_ERROR_KINDS`.
@@ -141,7 +141,7 @@ class SealBrokenError(InvalidDataError):
 
 
 class KeyUnknownError(CoordinatorError):
-    """The session is sealed with a key that this program does not have: it is there, and cannot be served here.
+    """The session is sealed with a key that this program does not have: it exists, and cannot be served here.
 
     Never taken for a missing session.
     """

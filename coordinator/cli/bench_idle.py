@@ -1,4 +1,4 @@
-"""What sessions cost that nobody touches: memory in Redis, commands a second, memory of the daemon."""
+"""What idle sessions cost: memory in Redis, commands a second, memory of the daemon."""
 
 from __future__ import annotations
 

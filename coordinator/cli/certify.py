@@ -51,7 +51,7 @@ def certify(
 
     Only for an instance that has really exited: one that lives is fenced by this, and stops its calls when it hears so.
 
-    Exit status: 0 written; 1 nobody knows it alive; 2 wrong usage or settings; 3 the store is not available.
+    Exit status: 0 written; 1 no living instance has that id; 2 wrong usage or settings; 3 the store is not available.
     """
     rows = anyio.run(_everywhere, settings, check_instance(instance), check_reason(reason, "--reason"))
     if as_json:

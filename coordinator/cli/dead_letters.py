@@ -96,7 +96,7 @@ def show(
 ) -> int:
     """One dead letter.
 
-    Exit status: 0 found; 1 it is none; 2 wrong usage or settings; 3 the store is not available.
+    Exit status: 0 found; 1 it is not a dead letter; 2 wrong usage or settings; 3 the store is not available.
     """
 
     row = anyio.run(partial(_show, settings, session_id, epoch, data=data))

@@ -29,7 +29,7 @@ START_LIMIT = 60.0
 LIMIT = 15.0
 """Seconds after the kill within which every call must be recovered."""
 CHECKPOINTS_FIRST = 3
-"""Each call is checkpointed this often before anybody is killed: by the worker of the README, which stages."""
+"""Each call is checkpointed this often before a worker is killed: by the worker of the README, which stages."""
 POLL = 0.01
 
 Say = Callable[[str], None]
@@ -164,7 +164,7 @@ class Demo:
             coordinator.kill()
             self.told(f"SIGKILL to {coordinator.name} (pid {coordinator.pid}): the others must do it without this one")
         else:
-            self.told("the only coordinator is left alive: nobody else could do its work")
+            self.told("the only coordinator is left alive: no other could do its work")
         await self.drained[worker.name].wait()
         stored = await executor.commands([("HGET", self.keys.session(call.session), "data") for call in dead])
         for call, data in zip(dead, stored, strict=True):

@@ -23,7 +23,7 @@ __all__ = ["doctor", "examine"]
 
 ADVICE = {
     "no_replicas": "the primary has too few replicas that are in time (min-replicas-to-write): start them, or see their link to it",
-    "out_of_memory": "the server is full: raise maxmemory; until then nobody is declared dead",
+    "out_of_memory": "the server is full: raise maxmemory; until then no worker is declared dead",
     "read_only": "this is a replica: name the primary, or the Sentinels (redis+sentinel://)",
     "try_again": "the slot of a partition is being moved: see that the move ends (CLUSTER NODES shows it)",
     "cluster_down": "see CLUSTER INFO at the nodes, or that the Sentinels run and know the service",

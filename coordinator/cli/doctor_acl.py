@@ -25,7 +25,7 @@ def users(prefix: str, partitions: int) -> list[User]:
     Without the packages of the extra ``sessions`` the session store's user is not among them, which is told on standard error.
     """
     made = [user_for(name, does, programs, prefix, partitions) for name, does, programs in USERS]
-    try:  # only here: it stops whoever imports it where the extra is not installed
+    try:  # only here: it stops a program that imports it where the extra is not installed
         from coordinator.sessions.keys import SessionKeys
         from coordinator.sessions.rights import user
     except ModuleNotFoundError as error:

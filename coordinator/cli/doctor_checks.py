@@ -253,7 +253,7 @@ async def memory(server: Server) -> Finding:
     left = 1 - used / limit
     found = f"{megabytes} of {limit / 1e6:.1f} MB, {left:.0%} left"
     if left <= 0:
-        return Finding("memory", "fail", found, "full: writes are refused, nobody is declared dead; raise maxmemory")
+        return Finding("memory", "fail", found, "full: writes are refused, no worker is declared dead; raise maxmemory")
     return Finding("memory", "warn" if left < HEADROOM else "ok", found, "raise maxmemory" if left < HEADROOM else "")
 
 

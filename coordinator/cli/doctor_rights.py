@@ -76,7 +76,7 @@ def _meant(lacks: Mapping[Program, Lack | None], tried: Mapping[Name, str]) -> l
 
 async def _of_conversations(server: Server) -> Finding:
     """The same of the store of conversations."""
-    try:  # only here: it stops whoever imports it where the extra is not installed
+    try:  # only here: it stops a program that imports it where the extra is not installed
         from coordinator.sessions.keys import SessionKeys
         from coordinator.sessions.rights import needed_commands, touched, user
     except ModuleNotFoundError as error:
@@ -102,7 +102,7 @@ async def _tried(server: Server, used: Collection[Name], scratch: str = "") -> d
     """What is refused of each command that could be tried: ``command``, ``access``, ``either``, or '' for nothing.
 
     Args:
-        scratch: a key that nobody has; '' for one of the deployment's.
+        scratch: a key that does not exist; '' for one of the deployment's.
     """
     scratch = scratch or server.keys.scratch
     found: dict[Name, str] = {}

@@ -67,7 +67,7 @@ async def _watch(
                         row["calls"].append({name: call[name] for name in ("session", "state", "owner")})
                         open_calls[row["instance"]].discard(call["session"])
                         if not quiet:
-                            progress.console.print(f"{call['session']}: {call['state']}, {call['owner'] or 'nobody'}")
+                            progress.console.print(f"{call['session']}: {call['state']}, {call['owner'] or 'no owner'}")
                 row["left"], row["with_nobody"] = len(now), sum(not call["settled"] for call in found)
             waiting = sum(row["left"] + row["with_nobody"] for _, row in told)
             progress.update(bar, completed=total - waiting)
@@ -113,8 +113,8 @@ def drain(
 ) -> int:
     """Tell an instance to take nothing new and to hand over its calls, each while it goes on being served.
 
-    Exit status: 0 it was told, and with --wait each of its calls has another owner or has ended; 1 nobody knows it alive,
-    or calls are left, or with nobody; 2 wrong usage or settings; 3 the store is not available.
+    Exit status: 0 it was told, and with --wait each of its calls has another owner or has ended; 1 no living instance
+    has that id, or calls are left, or have no living owner; 2 wrong usage or settings; 3 the store is not available.
     """
     rows = anyio.run(_drain, settings, check_instance(instance), check_reason(reason, "--reason"), wait, as_json)
     if as_json:
@@ -127,13 +127,13 @@ def drain(
             )
             for r in rows
         ]
-        columns = ("partition", "instance", "outcome", "calls", "left", *(["with nobody"] if wait else []))
+        columns = ("partition", "instance", "outcome", "calls", "left", *(["no living owner"] if wait else []))
         console().print(table(columns, shown))
         given_up = sum(call["state"] == "dead_lettered" for row in rows for call in row["calls"])
         if lost := sum(row["with_nobody"] for row in rows) - given_up:
-            are = "1 call is" if lost == 1 else f"{lost} calls are"
+            have = "1 call has" if lost == 1 else f"{lost} calls have"
             console().print(
-                f"{are} with nobody: whoever has room will be offered them, as long as they are not too old."
+                f"{have} no living owner: workers with room are offered such calls, until they are too old."
             )
         if given_up:
             became = "1 call became a dead letter" if given_up == 1 else f"{given_up} calls became dead letters"

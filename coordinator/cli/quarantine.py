@@ -121,7 +121,7 @@ def _pairs(one: SetAside, words: list[str]) -> list[bytes]:
         ConfigurationError: a field that the record does not have, or a value that does not parse.
     """
     if one.kind not in RECORDS:
-        raise ConfigurationError(f"{one.member} is no record: it has no fields to set")
+        raise ConfigurationError(f"{one.member} is not a record: it has no fields to set")
     kind, pairs = RECORDS[one.kind], []
     for word in words:
         field, equals, value = word.partition("=")

@@ -42,7 +42,7 @@ def run(settings: Settings) -> int:
 
     Exit status: 0 ended as asked (SIGTERM, SIGINT); 1 failed; 2 a setting is wrong; 3 the store refuses.
     """
-    # It opens no data, but whoever gives it keys gives the same ones to the workers, and hears of it here.
+    # It opens no data, but an operator who gives it keys gives the same ones to the workers, and hears of it here.
     check_sealed_only(settings.key_source(), sealed_only=settings.sealed_only)
     anyio.run(_run, settings)
     return OK

@@ -34,7 +34,7 @@ Oldest = Annotated[int, typer.Option("--limit", min=1, help="Most that are print
 Row = dict[str, Any]
 
 UNWATCHED = 5.0
-"""Seconds without a scan after which nobody is looking."""
+"""Seconds without a scan after which no coordinator is looking."""
 UNSHOWN = frozenset({"request", "heir_request"})
 TEXTS = frozenset({"pool", "tenant", "requires", "reason", "orphanings"})
 

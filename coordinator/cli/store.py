@@ -19,7 +19,7 @@ __all__ = ["check_instance", "connector", "needs_url", "newest_id", "partition_f
 
 
 def needs_url(settings: Settings) -> str:
-    """The URL of the store that somebody else runs.
+    """The URL of a store that runs already.
 
     Raises:
         ConfigurationError: none is set: an embedded Redis lives and ends with its `coordinator run`.
@@ -45,7 +45,7 @@ def connector(settings: Settings) -> Connector:
 
 
 def check_instance(named: str) -> str:
-    """An instance's id, or its name, as somebody gave it.
+    """An instance's id, or its name, as a person gave it.
 
     Raises:
         ConfigurationError: it can be neither.
@@ -60,7 +60,7 @@ async def newest_id(part: StorePartition, named: str) -> str:
     """The id that is meant: an instance has one of its own in each partition, so a name means its newest there.
 
     Returns:
-        The id; '' when nobody of that name was ever there.
+        The id; '' when no instance ever had that name.
 
     Raises:
         StoreUnavailableError: the store did not answer.
@@ -111,6 +111,6 @@ def partition_for(parts: list[StorePartition], session_id: str) -> StorePartitio
     """Where a session lies.
 
     Raises:
-        InvalidIdError: it is no session id.
+        InvalidIdError: it is not a session id.
     """
     return parts[partition_of(check_session_id(session_id), len(parts))]

@@ -66,9 +66,9 @@ def supervise(
     The worker may know nothing of this: then it serves the calls named with --session. Otherwise it finds the sidecar's
     interface at the unix socket in RECOVERY_SOCKET, and who it is in RECOVERY_INSTANCE and RECOVERY_WORKER_TOKEN.
     Redis passwords, API tokens and encryption keys of this command are not in its environment, unless named with --pass-env.
-    Signals are passed on; SIGTERM after its calls were handed over, if anybody is there to take them.
+    Signals are passed on; SIGTERM after its calls were handed over, if another worker is there to take them.
 
-    Exit status: the worker's own; 128 and the signal's number if it was killed; 1 a call is somebody else's, or the name is;
+    Exit status: the worker's own; 128 and the signal's number if it was killed; 1 a call or the name belongs to another instance;
     2 wrong usage or settings; 3 the store is not available.
     """
     needs_url(settings)

@@ -1,6 +1,6 @@
 """How the commands print, and the one way to standard output and error: Rich tables for people, one JSON document for programs.
 
-What is stored comes from other systems, and is shown to somebody in front of a terminal: nothing that these functions write controls
+What is stored comes from other systems, and is shown to a person at a terminal: nothing that these functions write controls
 it but their own colours, and no value is taken for markup. No other module of this package prints.
 """
 
@@ -66,7 +66,7 @@ def _writer(**options: Any) -> Writer:
 
 
 def console(*, soft_wrap: bool = False) -> Writer:
-    """Standard output as it is now; wide when it is no terminal, so that nothing is cut off in a pipe."""
+    """Standard output as it is now; wide when it is not a terminal, so that nothing is cut off in a pipe."""
     return _writer(width=None if soft_wrap or sys.stdout.isatty() else 200, soft_wrap=soft_wrap)
 
 

@@ -57,7 +57,7 @@ def _die_with_parent() -> None:
 
 
 class Child:
-    """A running process. It dies with its supervisor, since nobody would beat for it: its calls go to others then.
+    """A running process. It dies with its supervisor, since no program would beat for it: its calls go to others then.
 
     Args:
         command: program and arguments.

@@ -30,7 +30,7 @@ log = structlog.get_logger()
 PASSED_ON = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT, signal.SIGWINCH, signal.SIGCONT)
 ENDS = (signal.SIGTERM, signal.SIGINT)
 KILL_SECONDS = 5.0
-"""Between SIGTERM and SIGKILL, for a child whose calls are all somebody else's."""
+"""Between SIGTERM and SIGKILL, for a child whose calls all have other owners."""
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 10.0
 GOOD_SECONDS = 30.0
@@ -77,7 +77,7 @@ class Supervisor:
 
         Raises:
             ConfigurationError: it cannot be started.
-            SessionHeldError: one of the calls is somebody else's.
+            SessionHeldError: one of the calls has another owner.
             NameInUseError: another live worker has the name.
             StoreUnavailableError: the store did not answer.
         """
@@ -112,7 +112,7 @@ class Supervisor:
             hosted = self._hosted = await sidecar.registry.register(self._asked(), proven=True)
             sessions = await self._take(hosted, first=first)
             if self._sessions and not sessions:
-                log.info("supervisor_ends", reason="all its calls are somebody else's by now")
+                log.info("supervisor_ends", reason="all its calls have other owners by now")
                 await hosted.end("exited", "it has no calls")
                 return 1
             ended = await self._run_child(hosted, sessions, path)
@@ -188,11 +188,11 @@ class Supervisor:
             await hosted.withdraw("its worker beats for itself")
 
     async def _stop_when_lost(self, child: Child, sessions: list[Session]) -> None:
-        """It knows nothing of this project: when its calls are all somebody else's it must not speak any more."""
+        """It knows nothing of this project: when all its calls have other owners it must not speak any more."""
         for session in sessions:
             await session.lost.wait()
         log.warning("child_stopped", pid=child.pid, reason=sessions[-1].lost_reason)
-        self._told_to_end = self._told_to_end or "its calls are somebody else's"
+        self._told_to_end = self._told_to_end or "its calls have other owners"
         child.send(signal.SIGTERM)
         await sleep_awake(KILL_SECONDS)
         child.send(signal.SIGKILL)

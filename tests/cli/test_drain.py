@@ -69,7 +69,7 @@ def test_a_call_is_settled_at_a_living_owner(url: str, bench: Bench, state: str,
         bench.client.srem(bench.keys.owned("voice-1~1"), "call-1")
         out, _ = process.communicate(timeout=120)
     assert process.returncode == status
-    assert ("1 call is with nobody" in out) == (status == 1)
+    assert ("1 call has no living owner" in out) == (status == 1)
 
 
 def looks(bench: Bench) -> int:
