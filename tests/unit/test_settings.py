@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -285,6 +286,50 @@ def test_a_configuration_file_that_is_broken_is_named(tmp_path: Path, monkeypatc
         file.write_text(text)
         with pytest.raises(ConfigurationError, match=said):
             load()
+
+
+def test_labels_of_the_file_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels that are given, or stand in the environment, count alone: those of the file are not merged into them."""
+    file = tmp_path / "coordinator.toml"
+    file.write_text('[labels]\nzone = "a"\nold = "1"\n')
+    monkeypatch.setenv("COORDINATOR_CONFIG", str(file))
+    assert load().labels == {"zone": "a", "old": "1"}
+    assert load(labels={"zone": "b"}).labels == {"zone": "b"}
+    monkeypatch.setenv("COORDINATOR_LABELS", "zone=c")
+    assert load().labels == {"zone": "c"}
+
+
+def test_the_file_may_be_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in ``COORDINATOR_CONFIG=<(decrypt settings)``."""
+    reads, writes = os.pipe()
+    os.write(writes, b'pool = "piped"')
+    os.close(writes)
+    monkeypatch.setenv("COORDINATOR_CONFIG", f"/dev/fd/{reads}")
+    assert load().pool == "piped"
+    os.close(reads)
+
+
+def test_a_file_that_is_not_there_stops_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is named, with the reason."""
+    monkeypatch.setenv("COORDINATOR_CONFIG", str(tmp_path / "none"))
+    with pytest.raises(ConfigurationError, match=r"COORDINATOR_CONFIG: .*none' cannot be read: No such file"):
+        load()
+
+
+def test_variables_are_in_capitals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name in other letters is another variable: whoever withholds secrets from a process need not know each spelling."""
+    monkeypatch.setenv("coordinator_pool", "low")
+    monkeypatch.setenv("Coordinator_Api_Token", "low")
+    assert (load().pool, load().api_tokens()) == ("default", ())
+
+
+def test_an_empty_variable_sets_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file's value counts then."""
+    file = tmp_path / "coordinator.toml"
+    file.write_text('pool = "file"')
+    monkeypatch.setenv("COORDINATOR_CONFIG", str(file))
+    monkeypatch.setenv("COORDINATOR_POOL", "")
+    assert load().pool == "file"
 
 
 def test_without_a_url_there_is_none() -> None:

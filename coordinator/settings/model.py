@@ -1,156 +1,43 @@
-"""All settings, one home: environment ``COORDINATOR_*``, flags, a TOML file; checked together at start.
-
-Durations are seconds inside the program; from outside they take ``2s``, ``250ms``, ``5m``, ``24h`` or a number of
-seconds. Each default stands with its reason where there is one.
-"""
+"""Every setting: its default, its rule, and what must fit together."""
 
 from __future__ import annotations
 
 import contextlib
-import difflib
-import json
-import os
 import re
 import socket
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 import structlog
-from pydantic import (
-    BeforeValidator,
-    Field,
-    PrivateAttr,
-    SecretStr,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, PrivateAttr, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from coordinator.bounds import (
-    MOST_DEPTH,
-    MOST_SECONDS,
-    MOST_TEXT,
-    NAME,
-    NAME_RULE,
-    check_labels,
-    check_name,
-    check_pool,
-    check_text,
-)
+from coordinator.bounds import MOST_TEXT, NAME, NAME_RULE, check_labels, check_name, check_pool, check_text
 from coordinator.errors import ConfigurationError, InvalidIdError, InvalidValueError
 from coordinator.keyring import KeyFile, KeyRing, KeySource
-from coordinator.masking import masked
-from coordinator.printable import named
+from coordinator.settings.names import ENV_PREFIX, SECRETS
+from coordinator.settings.secret_files import check_tokens, secret_in, tokens_in
+from coordinator.settings.sources import ConfigFile, Environment, Profile, SecretFiles, secret_path
+from coordinator.settings.units import Duration, Labels, Size, shown_duration
 from coordinator.store.durability import Durability
 from coordinator.store.url import parse_url
 
-__all__ = [
-    "CONFIG_FILE", "ENV_PREFIX", "SECRETS", "Settings", "from_file", "load", "parse_duration", "parse_labels", "parse_size",
-]  # fmt: skip
+__all__ = ["RULES", "Settings"]
 
 log = structlog.get_logger()
 
-ENV_PREFIX = "COORDINATOR_"
-CONFIG_FILE = "COORDINATOR_CONFIG"
-_OTHER_VARIABLES = {CONFIG_FILE, "COORDINATOR_FAIL_POINT"}
-_SERVICE_LINK = re.compile(
-    r"\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)=.*|\w+_PORT=\w+://.*"
-)
-"""What Kubernetes puts into the environment of every pod beside a Service whose name begins with ``coordinator``."""
 MOST_DATA_BYTES = 64 * 1024 * 1024
 MOST_SETTING = 4096
 """Characters of a text, such as a path."""
-MOST_TOKENS = 2
-"""Of one setting: the old one and the new one."""
 _PREFIX = f"^{NAME}$"
 _NAMESPACE = r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$"
-_RULES = {
+RULES = {
     _PREFIX: NAME_RULE,
     _NAMESPACE: "the name of a namespace: 1 to 63 characters of a-z 0-9 -, with no - at either end",
 }
 """What a text is that these patterns describe, in words."""
-SECRETS = ("redis_url", "api_token", "drain_token", "encryption_keys")
-
-PROFILES: dict[str, dict[str, str]] = {
-    "fast": {
-        "heartbeat_interval": "150ms", "dead_after": "1.2s", "lost_connection_after": "600ms", "safety_margin": "200ms",
-        "max_scan_gap": "600ms", "wedged_after": "3s", "store_timeout": "300ms", "breaker_window": "1.2s",
-    },
-    "default": {},
-    "safe": {
-        "heartbeat_interval": "500ms", "dead_after": "5s", "lost_connection_after": "2.5s", "safety_margin": "500ms",
-        "max_scan_gap": "2s", "wedged_after": "10s", "store_timeout": "1s", "lease": "5s", "breaker_window": "5s",
-    },
-}  # fmt: skip
-"""Timing settings by profile; what a profile does not name has its default."""
-
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
-_SIZES = {"": 1, "b": 1, "kib": 1024, "kb": 1000, "mib": 1024**2, "mb": 1000**2}
-
-
-def parse_duration(value: object) -> float:
-    """Seconds of a duration: ``2s``, ``250ms``, ``5m``, ``24h``, ``7d`` or a number of seconds.
-
-    Raises:
-        ValueError: it is none of these, negative, or more than ten years.
-    """
-    text = str(value) if isinstance(value, str | int | float) else ""
-    match = re.fullmatch(r"\s*([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*(ms|s|min|m|h|d|)\s*", text)
-    if not match or isinstance(value, bool):
-        raise ValueError(f"{named(value)} is not a duration: use 2s, 250ms, 5m, 24h or a number of seconds")
-    seconds = float(match[1]) * _UNITS[match[2]]
-    if seconds > MOST_SECONDS:
-        raise ValueError(f"{named(value)} is more than ten years")
-    return seconds
-
-
-def parse_size(value: object) -> int:
-    """Bytes of a size: ``64KiB``, ``1MiB`` or a number of bytes.
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    text = str(value) if isinstance(value, str | int) else ""
-    match = re.fullmatch(r"\s*([0-9]{1,20})\s*([a-z]*)\s*", text.lower())
-    if not match or match[2] not in _SIZES or isinstance(value, bool):
-        raise ValueError(f"{named(value)} is not a size: use 64KiB, 1MiB or a number of bytes")
-    return int(match[1]) * _SIZES[match[2]]
-
-
-def parse_labels(value: object) -> object:
-    """A mapping of labels: as JSON, or as ``zone=a,version=2``.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    if not isinstance(value, str):
-        return value
-    if value.lstrip().startswith("{"):
-        if value.count("{") + value.count("[") > MOST_DEPTH:
-            raise ValueError(f"{named(value)} are no labels: they are nested")
-        return json.loads(value)
-    pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
-    if any(not equals or not name.strip() for name, equals, _ in pairs):
-        raise ValueError(f"{named(value)} are no labels: use zone=a,version=2 or a JSON object")
-    return {name.strip(): text.strip() for name, _, text in pairs}
-
-
-Duration = Annotated[float, BeforeValidator(parse_duration)]
-Size = Annotated[int, BeforeValidator(parse_size)]
-Labels = Annotated[dict[str, str], BeforeValidator(parse_labels)]
-
-
-def _shown(seconds: float) -> str:
-    return f"{seconds * 1000:g}ms" if seconds < 1 else f"{seconds:g}s"
-
-
-MOST_SECRET = 65536
-"""Characters of a file with a secret: a device or a pipe may have no end."""
 
 
 class Settings(BaseSettings):
@@ -285,8 +172,9 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """`load` reads environment and file itself: it can say whose fault a value is, and takes labels that are not JSON."""
-        return (init_settings,)
+        """What is given, then the environment, secrets in files, the file of COORDINATOR_CONFIG, and the profile that they name."""
+        nearest_first = Environment, SecretFiles, ConfigFile, Profile
+        return (init_settings, *(source(settings_cls) for source in nearest_first))
 
     @field_validator("name", mode="before")
     @classmethod
@@ -312,7 +200,7 @@ class Settings(BaseSettings):
     @classmethod
     def _tokens_given(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
-            _check_tokens(value.get_secret_value())
+            check_tokens(value.get_secret_value())
         return value
 
     @field_validator("durability")
@@ -377,31 +265,37 @@ class Settings(BaseSettings):
         margin, gap, jitter = self.safety_margin, self.max_scan_gap, 0.1 * self.heartbeat_interval
         grace = self.termination_grace_period
         rules = [
-            (beat >= 0.01, f"heartbeat_interval ({_shown(beat)}) must be at least 10ms"),
-            (dead >= 4 * beat, f"dead_after ({_shown(dead)}) must be at least 4 x heartbeat_interval ({_shown(beat)})"),
+            (beat >= 0.01, f"heartbeat_interval ({shown_duration(beat)}) must be at least 10ms"),
+            (
+                dead >= 4 * beat,
+                f"dead_after ({shown_duration(dead)}) must be at least 4 x heartbeat_interval ({shown_duration(beat)})",
+            ),
             (
                 lost == 0 or lost > margin + 2 * beat - jitter,
-                f"lost_connection_after ({_shown(lost)}) must be more than safety_margin ({_shown(margin)}) "
-                f"+ 2 x heartbeat_interval ({_shown(beat)}) - jitter ({_shown(jitter)})",
+                f"lost_connection_after ({shown_duration(lost)}) must be more than safety_margin ({shown_duration(margin)}) "
+                f"+ 2 x heartbeat_interval ({shown_duration(beat)}) - jitter ({shown_duration(jitter)})",
             ),
             (
                 gap + 2 * beat <= dead,
-                f"max_scan_gap ({_shown(gap)}) + 2 x heartbeat_interval ({_shown(beat)}) must be at most "
-                f"dead_after ({_shown(dead)})",
+                f"max_scan_gap ({shown_duration(gap)}) + 2 x heartbeat_interval ({shown_duration(beat)}) must be at most "
+                f"dead_after ({shown_duration(dead)})",
             ),
             (
                 self.trust_window > 0,
-                f"safety_margin ({_shown(margin)}) must be less than dead_after and lost_connection_after",
+                f"safety_margin ({shown_duration(margin)}) must be less than dead_after and lost_connection_after",
             ),
             (
                 self.lease < self.give_up_after,
-                f"lease ({_shown(self.lease)}) must be less than give_up_after ({_shown(self.give_up_after)})",
+                f"lease ({shown_duration(self.lease)}) must be less than give_up_after ({shown_duration(self.give_up_after)})",
             ),
-            (self.dead_letter_ttl >= 1, f"dead_letter_ttl ({_shown(self.dead_letter_ttl)}) must be at least 1s"),
+            (
+                self.dead_letter_ttl >= 1,
+                f"dead_letter_ttl ({shown_duration(self.dead_letter_ttl)}) must be at least 1s",
+            ),
             (
                 grace is None or self.drain_timeout < grace,
-                f"drain_timeout ({_shown(self.drain_timeout)}) must be less than termination_grace_period "
-                f"({_shown(grace or 0)})",
+                f"drain_timeout ({shown_duration(self.drain_timeout)}) must be less than termination_grace_period "
+                f"({shown_duration(grace or 0)})",
             ),
         ]
         broken = [message for kept, message in rules if not kept]
@@ -452,11 +346,18 @@ class Settings(BaseSettings):
         return self.redis_url.get_secret_value() if self.redis_url else None
 
     _stands_for_others: bool = PrivateAttr(False)
-    _url_file: Path | None = PrivateAttr(None)
-    _token_files: dict[str, Path] = PrivateAttr(default_factory=dict)
+    _secret_paths: dict[str, Path] = PrivateAttr(default_factory=dict)
     _refused: dict[str, str] = PrivateAttr(default_factory=dict)
-    _keys_file: Path | None = PrivateAttr(None)
     _keys: KeySource | None = PrivateAttr(None)
+
+    def reads_again(self, given: Collection[str]) -> None:
+        """From now on the secrets that came out of files are read again when they are used. For the loader.
+
+        Args:
+            given: settings that were given, so that no file counts for them.
+        """
+        paths = {name: secret_path(name) for name in SECRETS if name not in given}
+        self._secret_paths = {name: path for name, path in paths.items() if path is not None}
 
     def api_tokens(self) -> tuple[str, ...]:
         """The tokens that are valid now: read again when they were given as ``API_TOKEN_FILE``."""
@@ -467,16 +368,16 @@ class Settings(BaseSettings):
         return (*self._tokens("drain_token"), *self.api_tokens())
 
     def _tokens(self, name: str) -> tuple[str, ...]:
-        if name in self._token_files:
-            self._read_tokens(name)
+        if (path := self._secret_paths.get(name)) is not None:
+            self._read_tokens(name, path)
         secret: SecretStr | None = getattr(self, name)
-        return _tokens_in(secret.get_secret_value() if secret else "")
+        return tokens_in(secret.get_secret_value() if secret else "")
 
-    def _read_tokens(self, name: str) -> None:
+    def _read_tokens(self, name: str, path: Path) -> None:
         """Those that its file says now; where it says none, or cannot be read, the last good ones stay."""
         try:
-            text = _secret_in(self._token_files[name])
-            _check_tokens(text)
+            text = secret_in(path)
+            check_tokens(text)
         except (ConfigurationError, ValueError) as error:
             if self._refused.get(name) != str(error):
                 log.warning("token_file_refused", setting=name, why=str(error))
@@ -486,7 +387,7 @@ class Settings(BaseSettings):
         secret: SecretStr | None = getattr(self, name)
         if secret is None or secret.get_secret_value() != text:
             setattr(self, name, SecretStr(text))
-            log.info("token_file_changed", setting=name, tokens=len(_tokens_in(text)))
+            log.info("token_file_changed", setting=name, tokens=len(tokens_in(text)))
 
     def key_source(self) -> KeySource | None:
         """The keys of ``ENCRYPTION_KEYS``, read again when their file changes and they were given as one; None when unset.
@@ -494,8 +395,9 @@ class Settings(BaseSettings):
         Raises:
             ConfigurationError: they are of another form than ``id:base64,id2:base64``; the message repeats no key.
         """
-        if self._keys is None and self._keys_file is not None:
-            self._keys = KeyFile(self._keys_file)
+        path = self._secret_paths.get("encryption_keys")
+        if self._keys is None and path is not None:
+            self._keys = KeyFile(path)
         elif self._keys is None and self.encryption_keys:
             self._keys = KeyRing.parse(self.encryption_keys.get_secret_value())
         return self._keys
@@ -511,9 +413,9 @@ class Settings(BaseSettings):
         Raises:
             ConfigurationError: it is unset.
         """
-        if self._url_file is not None:
+        if (path := self._secret_paths.get("redis_url")) is not None:
             with contextlib.suppress(ConfigurationError):  # being replaced just now: the last one
-                self.redis_url = SecretStr(_secret_in(self._url_file))
+                self.redis_url = SecretStr(secret_in(path))
         if self.url is None:
             raise ConfigurationError("redis_url is not set: name the store, as in redis://localhost:6379")
         return self.url
@@ -529,6 +431,8 @@ class Settings(BaseSettings):
         Raises:
             ConfigurationError: one line a fault.
         """
+        from coordinator.settings.loading import load  # which makes one of these
+
         given = values.get("encryption_keys")
         keys = given if isinstance(given, KeyRing) or callable(given) else None
         if keys is not None:
@@ -536,144 +440,3 @@ class Settings(BaseSettings):
         settings = load(**({} if url is None else {"redis_url": url}), **values)
         settings._keys = keys
         return settings
-
-
-def load(**overrides: Any) -> Settings:
-    """Settings from ``overrides`` (flags; None means not given), then the environment, then the file.
-
-    Raises:
-        ConfigurationError: one readable line a fault.
-    """
-    given = {name: value for name, value in overrides.items() if value is not None}
-    faults = [*_unknown(given, ""), *_unknown_variables()]
-    try:
-        values = {**from_file(), **_from_environment(), **given}
-        values = {**PROFILES.get(str(values.get("profile", "default")), {}), **values}
-        settings = Settings(**{k: v for k, v in values.items() if k in Settings.model_fields})
-        if "redis_url" not in given and not os.environ.get(f"{ENV_PREFIX}REDIS_URL"):
-            path = os.environ.get(f"{ENV_PREFIX}REDIS_URL_FILE")
-            settings._url_file = Path(path) if path else None
-        if "encryption_keys" not in given and not os.environ.get(f"{ENV_PREFIX}ENCRYPTION_KEYS"):
-            path = os.environ.get(f"{ENV_PREFIX}ENCRYPTION_KEYS_FILE")
-            settings._keys_file = Path(path) if path else None
-        for name in ("api_token", "drain_token"):
-            path = os.environ.get(f"{ENV_PREFIX}{name.upper()}_FILE")
-            if path and name not in given and not os.environ.get(f"{ENV_PREFIX}{name.upper()}"):
-                settings._token_files[name] = Path(path)
-    except ValidationError as error:
-        for fault in error.errors():
-            name = ".".join(str(part) for part in fault["loc"])
-            for line in _said(name, fault).split("\n"):
-                faults.append(line if not name or line.startswith(name) else f"{name}: {line}")
-    except ConfigurationError as error:
-        faults.append(str(error))
-    if faults:
-        raise ConfigurationError("\n".join(map(masked, faults)))
-    return settings
-
-
-def _said(name: str, fault: Mapping[str, Any]) -> str:
-    """What is wrong with one value: the value, unless it is a secret, and the rule."""
-    said = str(fault["msg"])
-    if fault["type"] == "value_error":  # of validators here, which name it where that is no harm
-        return said.removeprefix("Value error, ")
-    if name in SECRETS:
-        return said
-    rule = _RULES.get(fault.get("ctx", {}).get("pattern"))
-    return f"{named(fault['input'])} is not {rule}" if rule else f"{said}, not {named(fault['input'])}"
-
-
-def _unknown(names: Mapping[str, object], prefix: str) -> list[str]:
-    faults = []
-    for name in names:
-        if name not in Settings.model_fields:
-            near = difflib.get_close_matches(name, Settings.model_fields, n=1)
-            said = f"; did you mean {prefix}{near[0].upper() if prefix else near[0]}?" if near else ""
-            faults.append(f"{prefix}{name.upper() if prefix else name} is not a setting{said}")
-    return faults
-
-
-def _unknown_variables() -> list[str]:
-    ours = {name: value for name, value in os.environ.items() if name.startswith(ENV_PREFIX)}
-    names = {n for n, value in ours.items() if not _SERVICE_LINK.fullmatch(f"{n}={value}")} - _OTHER_VARIABLES
-    plain = {v.removeprefix(ENV_PREFIX).lower() for v in names}
-    return _unknown(dict.fromkeys(sorted(n for n in plain if n.removesuffix("_file") not in SECRETS)), ENV_PREFIX)
-
-
-def _from_environment() -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name in Settings.model_fields:
-        variable = f"{ENV_PREFIX}{name.upper()}"
-        if value := os.environ.get(variable):
-            values[name] = value
-        elif name in SECRETS and (path := os.environ.get(f"{variable}_FILE")):
-            try:
-                values[name] = _secret_in(Path(path))
-            except ConfigurationError as error:
-                raise ConfigurationError(f"{variable}_FILE: {error}") from None
-    return values
-
-
-_TOKEN = re.compile(r"[!-~]+")
-"""No header can show any other."""
-
-
-def _tokens_in(text: str) -> tuple[str, ...]:
-    return tuple(filter(None, (token.strip() for token in text.split(","))))
-
-
-def _check_tokens(text: str) -> None:
-    tokens = text.split(",") if text.strip() else []
-    if any(not _TOKEN.fullmatch(token.strip()) for token in tokens if token.strip()):
-        raise ValueError(
-            "a token is printable ASCII without white space; of two, one stands before a comma, and one after it"
-        )
-    if any(not token.strip() for token in tokens):
-        raise ValueError("beside a comma there is no token: one, or two with a comma between them, may be valid")
-    if len(tokens) > MOST_TOKENS:
-        raise ValueError(f"there are {len(tokens)} tokens: two may be valid at once, the old and the new one")
-
-
-def _secret_in(path: Path) -> str:
-    """What a file says, without white space around it.
-
-    Raises:
-        ConfigurationError: it cannot be read, or is empty. The path is not repeated: it may be the secret, in the wrong variable.
-    """
-    try:
-        with path.open(encoding="utf-8") as file:
-            text = file.read(MOST_SECRET + 1)
-    except OSError as error:
-        raise ConfigurationError(f"the file that it names cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise ConfigurationError("the file that it names cannot be read: it is not UTF-8") from None
-    if len(text) > MOST_SECRET:
-        raise ConfigurationError(f"the file that it names is longer than {MOST_SECRET:,} characters")
-    if not text.strip():
-        raise ConfigurationError("the file that it names is empty")
-    return text.strip()
-
-
-def from_file() -> dict[str, Any]:
-    """What the TOML file of COORDINATOR_CONFIG sets, {} without one.
-
-    Raises:
-        ConfigurationError: it cannot be read, or sets what is no setting; no value is repeated.
-    """
-    path = os.environ.get(CONFIG_FILE)
-    if not path:
-        return {}
-    try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"{CONFIG_FILE}: {path!r} cannot be read: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:  # whose text may repeat a part of a value
-        where = re.search(r"\(at [^()]*\)", str(error))
-        raise ConfigurationError(
-            f"{CONFIG_FILE}: {path!r} cannot be read: no TOML {where[0] if where else ''}"
-        ) from None
-    except (ValueError, RecursionError):
-        raise ConfigurationError(f"{CONFIG_FILE}: {path!r} cannot be read: it is not UTF-8") from None
-    if faults := _unknown(values, ""):
-        raise ConfigurationError("\n".join(f"{path}: {fault}" for fault in faults))
-    return values
