@@ -23,6 +23,7 @@ from coordinator.cli import (
     status,
     supervise,
 )
+from coordinator.cli.grouped_help import GroupedCommand
 from coordinator.cli.options import FAILED
 from coordinator.cli.tables import complain, console, print_lines
 from coordinator.masking import masked, without_arguments
@@ -81,20 +82,20 @@ def root(
     """Hands the live calls of a worker that died to one that is alive."""
 
 
-app.command("run")(run.run)
-app.command("sidecar")(sidecar.sidecar)
-app.command("supervise")(supervise.supervise)
-app.command("demo")(demo.demo)
-app.command("status")(status.status)
-app.command("instances")(status.instances)
-app.command("sessions")(status.sessions)
-app.command("session")(status.session)
+app.command("run", cls=GroupedCommand)(run.run)
+app.command("sidecar", cls=GroupedCommand)(sidecar.sidecar)
+app.command("supervise", cls=GroupedCommand)(supervise.supervise)
+app.command("demo", cls=GroupedCommand)(demo.demo)
+app.command("status", cls=GroupedCommand)(status.status)
+app.command("instances", cls=GroupedCommand)(status.instances)
+app.command("sessions", cls=GroupedCommand)(status.sessions)
+app.command("session", cls=GroupedCommand)(status.session)
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(quarantine.app, name="quarantine")
-app.command("drain")(drain.drain)
-app.command("certify")(certify.certify)
-app.command("doctor")(doctor.doctor)
-app.command("bench")(bench.bench)
+app.command("drain", cls=GroupedCommand)(drain.drain)
+app.command("certify", cls=GroupedCommand)(certify.certify)
+app.command("doctor", cls=GroupedCommand)(doctor.doctor)
+app.command("bench", cls=GroupedCommand)(bench.bench)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import typer
 from rich.progress import Progress
 
 from coordinator.bounds import check_record
+from coordinator.cli.grouped_help import GroupedCommand
 from coordinator.cli.options import NEGATIVE, OK, with_settings
 from coordinator.cli.status import Json, Oldest, print_record, read_record
 from coordinator.cli.store import partition_for, partitions
@@ -268,7 +269,7 @@ def purge(
     return _told(anyio.run(_each, settings, session_id, epoch, make), "closed", as_json)
 
 
-app.command("list")(list_)
-app.command("show")(show)
-app.command("replay")(replay)
-app.command("purge")(purge)
+app.command("list", cls=GroupedCommand)(list_)
+app.command("show", cls=GroupedCommand)(show)
+app.command("replay", cls=GroupedCommand)(replay)
+app.command("purge", cls=GroupedCommand)(purge)

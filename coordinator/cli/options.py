@@ -20,6 +20,7 @@ from coordinator.errors import (
 )
 from coordinator.masking import masked
 from coordinator.settings import Settings, load
+from coordinator.settings.groups import Program, grouped, is_used, shown
 
 __all__ = ["FAILED", "INTERRUPTED", "NEGATIVE", "OK", "STORE_AWAY", "WRONG_USE", "command_errors", "with_settings"]
 
@@ -93,44 +94,53 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def setting_options(shown: tuple[str, ...]) -> list[inspect.Parameter]:
-    """One optional text option for each setting; its parsing and checking is the business of `Settings`."""
+def setting_options(is_listed: Callable[[str], bool]) -> list[inspect.Parameter]:
+    """One optional text option for each setting, group by group; its parsing and checking is the business of `Settings`.
+
+    Args:
+        is_listed: whether the help lists a setting.
+    """
     parameters = []
-    for name, field in Settings.model_fields.items():
-        option = typer.Option(
-            _flag(name),
-            help=field.description,
-            metavar="VALUE",
-            hidden=bool(shown) and name not in shown,
-            rich_help_panel="Settings",
-            show_default=False,
-        )
-        parameters.append(
-            inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
+    for group, fields in grouped(Settings.model_fields):
+        for name, field in fields.items():
+            default = shown(field)
+            option = typer.Option(
+                _flag(name),
+                help=f"{field.description} [default: {default}]" if default else field.description,
+                metavar="VALUE",
+                hidden=not is_listed(name),
+                rich_help_panel=group.value,
+                show_default=False,
             )
-        )
+            annotation = Annotated[str | None, option]
+            parameters.append(
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+            )
     return parameters
 
 
-def with_settings(*shown: str, everything: bool = False) -> Callable[[Callable[..., int]], Callable[..., None]]:
+def with_settings(*listed: str, of: Program | None = None) -> Callable[[Callable[..., int]], Callable[..., None]]:
     """Gives a command an option for each setting, and the loaded settings as its first argument.
 
     Args:
-        shown: settings that its help lists beside those of the store; all are accepted.
-        everything: the help lists all.
+        listed: settings that its help lists beside those of the store.
+        of: the program that it runs: the help lists what that one uses.
+
+    All settings are accepted, listed or not: a deployment may give the same ones to every program.
     """
 
     def decorate(command: Callable[..., int]) -> Callable[..., None]:
-        names = tuple(Settings.model_fields)
-        listed = () if everything else (*STORE, *shown)
+        fields = Settings.model_fields
+
+        def is_listed(name: str) -> bool:
+            return name in (*STORE, *listed) if of is None else is_used(fields[name], of)
 
         def run(*args: Any, **kwargs: Any) -> int:
-            given = {name: value for name in names if (value := kwargs.pop(name, None)) is not None}
+            given = {name: value for name in fields if (value := kwargs.pop(name, None)) is not None}
             return command(load(**given), *args, **kwargs)
 
         own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-        parameters = sorted([*own, *setting_options(listed)], key=lambda p: p.kind)
+        parameters = sorted([*own, *setting_options(is_listed)], key=lambda p: p.kind)
 
         def wrapped(*args: Any, **kwargs: Any) -> None:
             command_errors(run)(*args, **kwargs)

@@ -8,6 +8,7 @@ from typing import Annotated
 import anyio
 import typer
 
+from coordinator.cli.grouped_help import GroupedCommand
 from coordinator.cli.options import NEGATIVE, OK, with_settings
 from coordinator.cli.status import Json, Oldest
 from coordinator.cli.store import partitions
@@ -193,7 +194,7 @@ def drop(settings: Settings, what: Name) -> int:
     return _told(what, anyio.run(_correct, settings, what, []), "dropped")
 
 
-app.command("list")(list_)
-app.command("show")(show)
-app.command("repair")(repair)
-app.command("drop")(drop)
+app.command("list", cls=GroupedCommand)(list_)
+app.command("show", cls=GroupedCommand)(show)
+app.command("repair", cls=GroupedCommand)(repair)
+app.command("drop", cls=GroupedCommand)(drop)

@@ -10,6 +10,7 @@ from coordinator.cli.tables import complain
 from coordinator.embedded import EmbeddedRedis
 from coordinator.keyring import check_sealed_only
 from coordinator.settings import Settings
+from coordinator.settings.groups import Program
 
 __all__ = ["run"]
 
@@ -34,7 +35,7 @@ async def _run(settings: Settings) -> None:
         await Daemon(settings.model_copy(update={"redis_url": SecretStr(server.url)})).run()
 
 
-@with_settings(everything=True)
+@with_settings(of=Program.DAEMON)
 def run(settings: Settings) -> int:
     """Run a coordinator: notice dead workers, offer their calls to living ones, serve health and metrics.
 

@@ -10,6 +10,7 @@ import typer
 from coordinator.cli.options import OK, with_settings
 from coordinator.cli.store import needs_url
 from coordinator.settings import Settings
+from coordinator.settings.groups import Program
 
 __all__ = ["sidecar"]
 
@@ -23,13 +24,12 @@ async def _run(settings: Settings, coordinate: bool) -> None:
     await Sidecar(settings, coordinate=coordinate).run()
 
 
-@with_settings(
-    "http_host", "http_port", "http_tcp", "http_socket", "drain_port", "api_token", "drain_token", "drain_timeout",
-    "worker_token_optional",
-)  # fmt: skip
+@with_settings(of=Program.SIDECAR)
 def sidecar(
     settings: Settings,
-    coordinate: Annotated[bool, typer.Option("--coordinate", help="Be a coordinator too.")] = False,
+    coordinate: Annotated[
+        bool, typer.Option("--coordinate", help="Be a coordinator too, with the settings of `coordinator run`.")
+    ] = False,
 ) -> int:
     """Stand for the workers of this pod or machine: they need nothing but HTTP.
 

@@ -11,12 +11,13 @@ from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 import structlog
-from pydantic import Field, PrivateAttr, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import PrivateAttr, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from coordinator.bounds import MOST_TEXT, NAME, NAME_RULE, check_labels, check_name, check_pool, check_text
 from coordinator.errors import ConfigurationError, InvalidIdError, InvalidValueError
 from coordinator.keyring import KeyFile, KeyRing, KeySource
+from coordinator.settings.groups import DAEMON, EVERY, OWNERS, SERVERS, SIDECAR, WORKER, Group, setting
 from coordinator.settings.names import ENV_PREFIX, SECRETS
 from coordinator.settings.secret_files import check_tokens, secret_in, tokens_in
 from coordinator.settings.sources import ConfigFile, Environment, Profile, SecretFiles, secret_path
@@ -51,117 +52,182 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,  # pydantic's own messages would repeat all values, secrets too
     )
 
-    redis_url: SecretStr | None = Field(
+    redis_url: SecretStr | None = setting(
+        Group.STORE,
+        EVERY,
         None,
-        description="the store: `redis://`, `rediss://`, `unix://`, `redis+sentinel://host:port,…/service/db`, "
+        "the store: `redis://`, `rediss://`, `unix://`, `redis+sentinel://host:port,…/service/db`, "
         "`redis+cluster://host:port,…` (`docs/security.md`); unset: an embedded Redis, for trying out",
     )
-    prefix: str = Field("recovery", description="what all keys begin with", pattern=_PREFIX)
-    without_info: bool = Field(
+    prefix: str = setting(Group.STORE, EVERY, "recovery", "what all keys begin with", pattern=_PREFIX)
+    without_info: bool = setting(
+        Group.STORE,
+        EVERY,
         False,
-        description="start although the Redis user may not run `INFO`: lost writes cannot be seen then, nor lost connections",
+        "start although the Redis user may not run `INFO`: lost writes cannot be seen then, nor lost connections",
     )
-    partitions: int = Field(1, ge=1, le=256, description="independent groups of keys; fixed at first start")
+    partitions: int = setting(Group.STORE, EVERY, 1, "independent groups of keys; fixed at first start", ge=1, le=256)
 
-    name: str = Field("", description="stable name of this process; default: the host's", validate_default=True)
-    pool: str = Field("default", description="offers of a pool go only to its instances")
-    tenant: str = Field("", description="this worker opens and takes sessions of this tenant only; default: of any")
-    capacity: int = Field(100, ge=0, le=1_000_000, description="sessions that this worker takes by offers")
-    labels: Labels = Field(default_factory=dict, description="labels of this worker: zone=a,version=2, or JSON")
-    address: str = Field("", description="where this worker can be reached, for look-ups by session id")
-    watcher_socket: str = Field(
+    name: str = setting(
+        Group.PROCESS, EVERY, "", "stable name of this process; default: the host's", validate_default=True
+    )
+    pool: str = setting(Group.WORKER, OWNERS, "default", "offers of a pool go only to its instances")
+    tenant: str = setting(
+        Group.WORKER, OWNERS, "", "this worker opens and takes sessions of this tenant only; default: of any"
+    )
+    capacity: int = setting(Group.WORKER, OWNERS, 100, "sessions that this worker takes by offers", ge=0, le=1_000_000)
+    labels: Labels = setting(Group.WORKER, OWNERS, {}, "labels of this worker: zone=a,version=2, or JSON")
+    address: str = setting(Group.WORKER, OWNERS, "", "where this worker can be reached, for look-ups by session id")
+    watcher_socket: str = setting(
+        Group.WORKER,
+        WORKER,
         "",
-        description="unix socket of what certifies this worker's exit (a supervisor, a sidecar); none: nobody; default: the one "
+        "unix socket of what certifies this worker's exit (a supervisor, a sidecar); none: nobody; default: the one "
         "in RECOVERY_SOCKET",
     )
 
-    profile: Literal["fast", "default", "safe"] = Field(
-        "default", description="timing settings that fit together; each may still be set by itself"
+    profile: Literal["fast", "default", "safe"] = setting(
+        Group.TIMING, EVERY, "default", "timing settings that fit together; each may still be set by itself"
     )
-    heartbeat_interval: Duration = Field(0.25, description="between two beats, ±10 %")
-    dead_after: Duration = Field(2.0, description="silence that means death")
-    lost_connection_after: Duration = Field(
-        1.0, description="age of the last beat at which a lost connection means death; 0: connections do not count"
+    heartbeat_interval: Duration = setting(Group.TIMING, EVERY, 0.25, "time between two beats, ±10 %")
+    dead_after: Duration = setting(Group.TIMING, EVERY, 2.0, "silence that means death")
+    lost_connection_after: Duration = setting(
+        Group.TIMING,
+        EVERY,
+        1.0,
+        "age of the last beat at which a lost connection means death; 0: connections do not count",
     )
-    safety_margin: Duration = Field(0.25, description="what the trust window ends before the earliest death")
-    max_scan_gap: Duration = Field(1.0, description="a longer gap between scans means that somebody paused: hold")
-    wedged_after: Duration = Field(5.0, description="a worker's event loop that stands still for so long is wedged")
+    safety_margin: Duration = setting(
+        Group.TIMING, EVERY, 0.25, "time by which the trust window ends before the earliest death"
+    )
+    max_scan_gap: Duration = setting(
+        Group.TIMING, EVERY, 1.0, "a longer gap between two scans means that a program or Redis paused: hold"
+    )
+    wedged_after: Duration = setting(
+        Group.TIMING, EVERY, 5.0, "a worker's event loop that stands still for so long is wedged"
+    )
     # The kubelet starts a container that died for the second time in a row after 10 to 25 s (a sync that comes just before
     # the end of the back-off is followed by a pause of 10 to 15 s), and the program needs two to four more.
-    sidecar_restart: Duration = Field(
-        30.0, description="for a sidecar that died to be started again, before its silence counts against its workers"
+    sidecar_restart: Duration = setting(
+        Group.TIMING,
+        SIDECAR,
+        30.0,
+        "time for a sidecar that died to be started again, before its silence counts against its workers",
     )
-    store_timeout: Duration = Field(0.5, description="for which nothing may move while an answer of Redis is awaited")
-    durability: str = Field(
+    store_timeout: Duration = setting(
+        Group.STORE, EVERY, 0.5, "time for which nothing may move while an answer of Redis is awaited"
+    )
+    durability: str = setting(
+        Group.STORE,
+        EVERY,
         "",
-        description="`replicas:1`: an opening, an adoption, a handover and a certificate wait until so many replicas have them, for a "
+        "`replicas:1`: an opening, an adoption, a handover and a certificate wait until so many replicas have them, for a "
         "quarter of STORE_TIMEOUT at most; then they go on, and `not_replicated` is logged",
     )
-    lease: Duration = Field(3.0, description="of an offer: time to read and adopt it")
+    lease: Duration = setting(Group.OFFERS, EVERY, 3.0, "time to read and adopt an offer")
 
-    max_offers: int = Field(
-        5, ge=1, le=1_000_000, description="deliveries without an adoption before it is a dead letter"
+    max_offers: int = setting(
+        Group.OFFERS, EVERY, 5, "deliveries without an adoption before it is a dead letter", ge=1, le=1_000_000
     )
-    max_recoveries: int = Field(3, ge=0, le=1_000_000, description="times a session may be orphaned within the window")
-    recovery_window: Duration = Field(600.0, description="see max_recoveries")
-    give_up_after: Duration = Field(300.0, description="age of an orphan at which the caller has hung up")
-    breaker_min: int = Field(3, ge=1, le=1_000_000, description="instances silent at once that open the mass breaker")
-    breaker_share: float = Field(0.3, gt=0, le=1, description="or this share of them")
-    breaker_window: Duration = Field(2.0, description="within this time")
-
-    drain_timeout: Duration = Field(45.0, description="for handing everything over")
-    drain_concurrency: int = Field(10, ge=1, le=1_000_000, description="handovers at a time")
-    termination_grace_period: Duration | None = Field(
-        None, description="of the pod, to be checked against drain_timeout"
+    max_recoveries: int = setting(
+        Group.OFFERS, EVERY, 3, "times a session may be orphaned within the window", ge=0, le=1_000_000
     )
-    max_data_bytes: Size = Field(65536, le=MOST_DATA_BYTES, description="cap of recovery data")
-    closed_ttl: Duration = Field(86400.0, description="how long closed records stay")
-    fenced_ttl: Duration = Field(86400.0, description="how long a dead instance's id is refused")
-    dead_letter_ttl: Duration = Field(604800.0, description="how long dead letters stay")
+    recovery_window: Duration = setting(Group.OFFERS, EVERY, 600.0, "time over which max_recoveries counts")
+    give_up_after: Duration = setting(Group.OFFERS, EVERY, 300.0, "age of an orphan at which the caller has hung up")
+    breaker_min: int = setting(
+        Group.BREAKER, DAEMON, 3, "instances silent at once that open the mass breaker", ge=1, le=1_000_000
+    )
+    breaker_share: float = setting(
+        Group.BREAKER,
+        DAEMON,
+        0.3,
+        "share of the instances whose silence opens it, where that is more of them",
+        gt=0,
+        le=1,
+    )
+    breaker_window: Duration = setting(
+        Group.BREAKER, DAEMON, 2.0, "time within which instances that fall silent count together"
+    )
 
-    http_host: str = Field("127.0.0.1", description="health, metrics and status page")
-    http_port: int = Field(9410, ge=0, le=65535, description="0: any free port")
-    http_tcp: Literal["all", "health", "off"] = Field(
+    drain_timeout: Duration = setting(Group.DRAIN, OWNERS, 45.0, "time for handing everything over")
+    drain_concurrency: int = setting(Group.DRAIN, OWNERS, 10, "handovers at a time", ge=1, le=1_000_000)
+    termination_grace_period: Duration | None = setting(
+        Group.DRAIN, OWNERS, None, "of the pod, to be checked against drain_timeout"
+    )
+    max_data_bytes: Size = setting(Group.DATA, OWNERS, 65536, "cap of recovery data", le=MOST_DATA_BYTES)
+    closed_ttl: Duration = setting(Group.RECORDS, OWNERS, 86400.0, "how long closed records stay")
+    fenced_ttl: Duration = setting(Group.RECORDS, EVERY, 86400.0, "how long a dead instance's id is refused")
+    dead_letter_ttl: Duration = setting(Group.RECORDS, EVERY, 604800.0, "how long dead letters stay")
+
+    http_host: str = setting(Group.HTTP, SERVERS, "127.0.0.1", "address for health, metrics and status page")
+    http_port: int = setting(Group.HTTP, SERVERS, 9410, "port for them; 0: any free one", ge=0, le=65535)
+    http_tcp: Literal["all", "health", "off"] = setting(
+        Group.HTTP,
+        SERVERS,
         "all",
-        description="what HTTP_PORT serves: all; health: health and metrics only; off: the port is not open (a sidecar needs "
+        "what HTTP_PORT serves: all; health: health and metrics only; off: the port is not open (a sidecar needs "
         "HTTP_SOCKET then)",
     )
-    http_socket: str = Field("", description="unix socket of the sidecar, mode 0660; unset: none")
-    drain_port: int = Field(9411, ge=0, le=65535, description="a kubelet's preStop hook")
-    api_token: SecretStr | None = Field(
+    http_socket: str = setting(Group.HTTP, SIDECAR, "", "unix socket of the sidecar, mode 0660; unset: none")
+    drain_port: int = setting(Group.HTTP, SIDECAR, 9411, "port for a kubelet's preStop hook", ge=0, le=65535)
+    api_token: SecretStr | None = setting(
+        Group.HTTP,
+        SERVERS,
         None,
-        description="for everything that is not loopback, and for administrators; two, comma-separated, may be valid",
+        "what callers that are not on loopback show, and administrators; two, comma-separated, may be valid",
     )
-    drain_token: SecretStr | None = Field(
-        None, description="for the preStop hook and nothing else: a hook's headers stand in the pod's specification"
+    drain_token: SecretStr | None = setting(
+        Group.HTTP,
+        SIDECAR,
+        None,
+        "what the preStop hook shows, good for nothing else: a hook's headers stand in the pod's specification",
     )
-    worker_token_optional: bool = Field(
+    worker_token_optional: bool = setting(
+        Group.HTTP,
+        SIDECAR,
         False,
-        description="for a sidecar of one worker: while only one is registered, a request of this machine without a Worker-Token is "
+        "for a sidecar of one worker: while only one is registered, a request of this machine without a Worker-Token is "
         "its own",
     )
-    encryption_keys: SecretStr | None = Field(
-        None, description="key ring for recovery data and stored conversations: id:base64,id2:base64; the first seals"
+    encryption_keys: SecretStr | None = setting(
+        Group.DATA,
+        OWNERS,
+        None,
+        "key ring for recovery data and stored conversations: id:base64,id2:base64; the first seals",
     )
-    sealed_only: bool = Field(
-        False, description="with ENCRYPTION_KEYS: recovery data that is not sealed counts as broken, too"
+    sealed_only: bool = setting(
+        Group.DATA, OWNERS, False, "with ENCRYPTION_KEYS: recovery data that is not sealed counts as broken, too"
     )
-    pod_events: bool = Field(
+    pod_events: bool = setting(
+        Group.PODS,
+        DAEMON,
         False,
-        description="watch pods of Kubernetes: one that ended certifies its instances (needs the extra kubernetes)",
+        "watch pods of Kubernetes: one that ended certifies its instances (needs the extra kubernetes)",
     )
-    pod_namespace: str = Field("", description="whose pods; default: the service account's", pattern=_NAMESPACE)
-    pod_selector: str = Field("", description="label selector of the pods to watch; default: all of the namespace")
-    pod_deletion_cost: bool = Field(
-        False, description="annotate pods of ReplicaSets with their live calls, so that the emptiest goes first"
+    pod_namespace: str = setting(
+        Group.PODS, DAEMON, "", "whose pods; default: the service account's", pattern=_NAMESPACE
     )
-    pod_api: str = Field("", description="URL of the API server; default: that of the cluster around this process")
-    pod_credentials: str = Field(
+    pod_selector: str = setting(
+        Group.PODS, DAEMON, "", "label selector of the pods to watch; default: all of the namespace"
+    )
+    pod_deletion_cost: bool = setting(
+        Group.PODS, DAEMON, False, "annotate pods of ReplicaSets with their live calls, so that the emptiest goes first"
+    )
+    pod_api: str = setting(
+        Group.PODS, DAEMON, "", "URL of the API server; default: that of the cluster around this process"
+    )
+    pod_credentials: str = setting(
+        Group.PODS,
+        DAEMON,
         "/var/run/secrets/kubernetes.io/serviceaccount",
-        description="directory with token, ca.crt and namespace for it, read again when they change",
+        "directory with token, ca.crt and namespace for it, read again when they change",
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
-    log_format: Literal["console", "json"] | None = Field(None, description="default: console on a terminal, else json")
+    log_level: Literal["debug", "info", "warning", "error"] = setting(
+        Group.PROCESS, EVERY, "info", "least level that is logged"
+    )
+    log_format: Literal["console", "json"] | None = setting(
+        Group.PROCESS, EVERY, None, "default: console on a terminal, else json"
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -346,8 +412,8 @@ class Settings(BaseSettings):
         return self.redis_url.get_secret_value() if self.redis_url else None
 
     _stands_for_others: bool = PrivateAttr(False)
-    _secret_paths: dict[str, Path] = PrivateAttr(default_factory=dict)
-    _refused: dict[str, str] = PrivateAttr(default_factory=dict)
+    _secret_paths: dict[str, Path] = PrivateAttr({})
+    _refused: dict[str, str] = PrivateAttr({})
     _keys: KeySource | None = PrivateAttr(None)
 
     def reads_again(self, given: Collection[str]) -> None:

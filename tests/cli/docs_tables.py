@@ -12,7 +12,8 @@ from prometheus_client.metrics import MetricWrapperBase
 from coordinator import bounds
 from coordinator.cli.doctor_acl import users
 from coordinator.metrics import Metrics
-from coordinator.settings import Settings, parse_duration, parse_size
+from coordinator.settings import Settings
+from coordinator.settings.groups import EVERY, grouped, programs_of, shown
 from coordinator.states import transitions_table
 from coordinator.store.scripts import SCRIPTS
 from tests.cli.lifetimes import lifetimes_table
@@ -31,28 +32,17 @@ def scripts_table() -> str:
     return "\n".join(rows)
 
 
-def shown(name: str) -> str:
-    """The default of a setting as a person would write it."""
-    field = Settings.model_fields[name]
-    value, parsers = field.default, [getattr(m, "func", None) for m in field.metadata]
-    if value is None or value == "" or field.default_factory is not None:
-        return "-"
-    if parse_duration in parsers:
-        for unit, seconds in (("d", 172800), ("h", 3600), ("m", 60), ("s", 1)):
-            if value >= seconds and value % (86400 if unit == "d" else seconds) == 0:
-                return f"{value / (86400 if unit == 'd' else seconds):g}{unit}"
-        return f"{value * 1000:g}ms"
-    if parse_size in parsers:
-        return f"{value // 1024}KiB"
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def settings_table() -> str:
-    """Every setting with its default."""
-    rows = ["| setting | default | what it is |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
-        rows.append(f"| `{name.upper()}` | {shown(name)} | {field.description} |")
-    return "\n".join(rows)
+    """Every setting with its default and the programs that use it, group by group."""
+    rows: list[str] = []
+    for group, fields in grouped(Settings.model_fields):
+        rows += [f"**{group}**", "", "| setting | default | for | what it is |", "|---|---|---|---|"]
+        for name, field in fields.items():
+            programs = programs_of(field)
+            whose = "all" if programs == EVERY else ", ".join(programs)
+            rows.append(f"| `{name.upper()}` | {shown(field) or '-'} | {whose} | {field.description} |")
+        rows.append("")
+    return "\n".join(rows[:-1])
 
 
 def metrics_table() -> str:

@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 import redis
+import typer.main
 from typer.testing import CliRunner
 
 from coordinator.cli.app import app
 from coordinator.settings import Settings
+from coordinator.settings.groups import Program, grouped, is_used, shown
 from coordinator.store.keys import Keys
 from tests.waiting import wait_until
 
@@ -119,15 +121,47 @@ def test_another_number_of_partitions_stops_the_start(url: str, redis_client: re
 
 
 @functools.cache
-def help_of_run() -> str:
-    """What its `--help` says."""
-    return CliRunner().invoke(app, ["run", "--help"]).stdout
+def help_of(command: str) -> str:
+    """What its `--help` says in 80 columns."""
+    return CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "80"}, terminal_width=80).stdout
+
+
+def flag_of(name: str) -> str:
+    """As a line of the help begins."""
+    return f"\n  --{name.replace('_', '-')} VALUE"
+
+
+PROGRAMS = [("run", Program.DAEMON), ("sidecar", Program.SIDECAR)]
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
-def test_every_setting_is_a_flag(name: str) -> None:
-    """Each setting has a flag of its name in the help of `run`."""
-    assert f"--{name.replace('_', '-')} " in help_of_run()
+@pytest.mark.parametrize(("command", "program"), PROGRAMS)
+def test_the_help_lists_what_its_program_uses(command: str, program: Program, name: str) -> None:
+    """Each setting that the program uses has a flag of its name in the command's help, and no other one has."""
+    assert (flag_of(name) in help_of(command)) == is_used(Settings.model_fields[name], program)
+
+
+@pytest.mark.parametrize(("command", "program"), PROGRAMS)
+def test_the_help_is_in_groups(command: str, program: Program) -> None:
+    """Under the title of each group stand its settings, with their defaults; no line is longer than 80 columns."""
+    said = help_of(command)
+    for group, fields in grouped(Settings.model_fields, program):
+        section = said.split(f"\n{group}:", 1)[1].split("\n\n", 1)[0]
+        for name, field in fields.items():
+            assert flag_of(name) in section
+            entry = " ".join(section.split(flag_of(name), 1)[1].split("\n  --", 1)[0].split())
+            assert entry == " ".join(
+                [*str(field.description).split(), *([f"[default: {shown(field)}]"] * bool(shown(field)))]
+            )
+    assert max(map(len, said.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("command", [command for command, _ in PROGRAMS])
+def test_every_setting_is_a_flag(command: str) -> None:
+    """A command takes a flag of each setting, listed in its help or not: a deployment gives the same ones to all its programs."""
+    commands: Any = typer.main.get_command(app)
+    flags = {flag for parameter in commands.commands[command].params for flag in parameter.opts}
+    assert {f"--{name.replace('_', '-')}" for name in Settings.model_fields} <= flags
 
 
 def test_whoever_reads_the_log_may_go_away(url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ import structlog.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+import coordinator
 from coordinator.errors import ConfigurationError
 from coordinator.settings import PROFILES, SECRETS, Settings, load, parse_duration, parse_labels, parse_size
+from coordinator.settings.groups import DAEMON, SIDECAR, WORKER, Program, grouped, programs_of
 
 
 @pytest.mark.parametrize(
@@ -395,3 +398,31 @@ def test_a_short_restart_shortens_nothing() -> None:
 def test_the_default_outlives_the_second_restart_in_a_row() -> None:
     """Kubernetes starts it after 25 s at the latest; there is time for the program to start as well."""
     assert load().for_sidecar().own_trust_window > 28
+
+
+COORDINATOR = Path(coordinator.__file__).parent
+READ = re.compile(r"\b(?:_?settings|s)\.(\w+)")
+"""How the code of this package reads a setting."""
+BY = {
+    "own_dead_after": "dead_after", "own_wedged_after": "wedged_after", "trust_window": "safety_margin", "replicated": "durability",
+    "api_tokens": "api_token", "drain_tokens": "drain_token", "key_source": "encryption_keys", "current_url": "redis_url",
+}  # fmt: skip
+"""Settings that are read by another name."""
+
+
+@pytest.mark.parametrize(("package", "program"), [("daemon", DAEMON), ("worker", WORKER), ("sidecar", SIDECAR)])
+def test_what_a_program_reads_is_listed_for_it(package: str, program: tuple[Program]) -> None:
+    """A setting that the code of a program reads is among those that its help and the documents list for it."""
+    read = {name for file in (COORDINATOR / package).glob("*.py") for name in READ.findall(file.read_text())}
+    names = {BY.get(name, name) for name in read} & Settings.model_fields.keys()
+    elsewhere = {"drain_token"} if package == "daemon" else set()  # its code reads it for the sidecar
+    listed = {name for name, field in Settings.model_fields.items() if set(program) <= set(programs_of(field))}
+    assert {"redis_url", "name"} & names
+    assert names - elsewhere <= listed
+
+
+def test_every_setting_is_listed_once() -> None:
+    """In one group, for one program at least."""
+    listed = [name for _, fields in grouped(Settings.model_fields) for name in fields]
+    assert sorted(listed) == sorted(Settings.model_fields)
+    assert all(programs_of(field) for field in Settings.model_fields.values())
