@@ -5,13 +5,14 @@ from __future__ import annotations
 import signal
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import anyio
 import structlog
 
 from coordinator.logs import configure_structlog
 from coordinator.settings import Settings
+from coordinator.settings.keywords import WorkerSettings
 from coordinator.worker.attached import AttachedSession
 from coordinator.worker.data import RecoveryData
 from coordinator.worker.drain import DrainReport
@@ -33,14 +34,15 @@ class Worker:
 
     Args:
         url: the store; default the setting ``REDIS_URL``.
-        settings: any setting by its name in lower case: ``name``, ``pool``, ``capacity``, ``dead_after``, ...
-            ``encryption_keys`` may also be a `KeyRing`, or a function that returns the present one.
+        settings: any setting by its name in lower case, as `WorkerSettings` lists them: ``name``, ``pool``, ``capacity``, ...
+            Durations are seconds or texts like ``250ms``. ``encryption_keys`` may also be a `KeyRing`, or a function that
+            returns the present one. What is not given comes from the environment, then from the file of COORDINATOR_CONFIG.
 
     Raises:
         ConfigurationError: one line a fault.
     """
 
-    def __init__(self, url: str | None = None, **settings: Any) -> None:
+    def __init__(self, url: str | None = None, **settings: Unpack[WorkerSettings]) -> None:
         self.settings = Settings.for_worker(url, **settings)
         if not structlog.is_configured():  # its default would write into the standard output of somebody's program
             configure_structlog(self.settings)

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -24,7 +25,7 @@ from tests.redis_users import as_user
 from tests.waiting import eventually
 
 PARTITIONS = 3
-PATIENT = {"store_timeout": "2s", "partitions": PARTITIONS}
+PATIENT: dict[str, Any] = {"store_timeout": "2s", "partitions": PARTITIONS}
 
 
 @pytest.fixture(scope="module")

@@ -228,7 +228,8 @@ async def test_where_nobody_has_the_key_a_call_is_given_up_on_in_the_end(
     redis_server: RedisServer, shared: redis.Redis, ring: KeyRing
 ) -> None:
     """Workers that all lack the key give a call back until it is too old: then it is a dead letter, with its data."""
-    url, quick = redis_server.url, {"lease": "800ms", "give_up_after": "1s"}
+    url = redis_server.url
+    quick: dict[str, Any] = {"lease": "800ms", "give_up_after": "1s"}
     async with (
         program(url, "old", keys=ring) as (old, theirs),
         Worker(url, name="b", **quick) as b,

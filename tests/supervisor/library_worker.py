@@ -38,7 +38,7 @@ async def main(url: str, calls: list[str]) -> None:
         workers = []
         for one in calls:
             call, _, name = one.partition("@")
-            worker = await stack.enter_async_context(Worker(url, **({"name": name} if name else {})))
+            worker = await stack.enter_async_context(Worker(url, name=name or None))
             await worker.open(call, {"n": 0})
             workers.append(worker)
         say("ready", pid=os.getpid(), instances=[[m.instance for m in worker._instance.members] for worker in workers])

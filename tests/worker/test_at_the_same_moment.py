@@ -160,7 +160,7 @@ async def test_a_child_that_is_told_to_stop_while_it_attaches(url: str, monkeypa
 
 async def test_a_child_believes_no_longer_than_is_waited_for(url: str) -> None:
     """However rare heartbeats are: two seconds at most."""
-    times = {"heartbeat_interval": "1500ms", "dead_after": "12s", "lost_connection_after": "8s"}
+    times: dict[str, Any] = {"heartbeat_interval": "1500ms", "dead_after": "12s", "lost_connection_after": "8s"}
     async with Worker(url, name="a", **times) as owner, Worker(url, name="child", **times) as process:
         session = await owner.open("call-1")
         child = await process.attach("call-1", session.epoch)
