@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-__all__ = ["faults_in"]
+__all__ = ["ROOT", "faults_in"]
 
 ROOT = Path(__file__).resolve().parents[1]
 FAULT = re.compile(r"program\.py:(\d+): error: (.*?)  \[")

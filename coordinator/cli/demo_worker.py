@@ -13,7 +13,7 @@ STAGE_SECONDS = 0.5
 
 async def serve_call(session: Session) -> None:
     """One call, opened or adopted: attaches its media with the recovery data, then keeps that data fresh."""
-    data = {"sequence": 0, **(session.recovery_data if isinstance(session.recovery_data, dict) else {})}
+    data = {"sequence": 0, **(session.recovery_data or {})}  # a call may have none yet
     print(session.id, "adopted" if session.recovered else "opened", f"at {data['sequence']}", flush=True)
     await session.resumed()  # its media is up
     while True:

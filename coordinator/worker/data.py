@@ -6,13 +6,19 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from typing_extensions import TypeVar
+
 from coordinator.bounds import MOST_DEPTH, READABLE_DEPTH, check_json, is_nested_deeper
 from coordinator.errors import DataTooLargeError, InvalidDataError
 from coordinator.worker.sealer import is_sealed
 
-__all__ = ["RecoveryData", "decode", "encode"]
+__all__ = ["Data", "RecoveryData", "decode", "encode"]
 
 RecoveryData = Mapping[str, Any] | bytes
+Data = TypeVar("Data", bound=RecoveryData, default=Any)
+"""What the calls of one program carry, as it states it to its type checker, where that is to know: ``Worker[bytes]``,
+``Worker[dict[str, Any]]``, ``Worker[Call]`` with a typed dictionary. At run time nothing follows from it; a call that was opened
+without recovery data has ``b""``."""
 
 
 def encode(data: RecoveryData, limit: int) -> tuple[bytes, str]:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, cast
 
 from coordinator import clock
 from coordinator.bounds import check_reason
@@ -19,7 +19,7 @@ from coordinator.store.entries import OfferEntry
 from coordinator.store.keys import Keys
 from coordinator.store.replies import Reply
 from coordinator.store.scripts import Call, R
-from coordinator.worker.data import decode
+from coordinator.worker.data import Data, decode
 from coordinator.worker.ledger import Ledger
 from coordinator.worker.sealer import Place, Sealer
 from coordinator.worker.session import Session
@@ -69,7 +69,7 @@ class OfferActions(Protocol):
         """This worker lacks something that the session needs."""
 
 
-class Offer:
+class Offer(Generic[Data]):
     """What ``Worker.offers`` yields.
 
     Attributes:
@@ -105,13 +105,13 @@ class Offer:
         self._restarted_since = told.restarted_since
 
     @property
-    def recovery_data(self) -> dict[str, Any] | bytes:
+    def recovery_data(self) -> Data:
         """The recovery data in the form in which it was given.
 
         Raises:
             InvalidDataError: it is no JSON, though the record says so.
         """
-        return decode(self.raw_data, self.encoding if self.raw_data else "bytes")
+        return cast("Data", decode(self.raw_data, self.encoding if self.raw_data else "bytes"))
 
     def open_data(self) -> None:
         """Opens the recovery data that travelled along, and looks whether it can be read. For the library.
@@ -141,7 +141,7 @@ class Offer:
         """Its lease was begun anew, and stands until then. For the library."""
         self._until = until
 
-    def adopt(self) -> Coroutine[Any, Any, Session | None]:
+    def adopt(self) -> Coroutine[Any, Any, Session[Data] | None]:
         """Becomes the session's owner; of a handover when its owner has let go. Awaited as any coroutine.
 
         An owner that drains and is busy with the call lets go when it is not any more, at the latest when its drain ends; this
@@ -162,7 +162,7 @@ class Offer:
             caller = asyncio.current_task()  # which may await it in a task of its own, as `asyncio.wait_for` did
         return self._adopt(caller)
 
-    async def _adopt(self, caller: asyncio.Task[Any] | None) -> Session | None:
+    async def _adopt(self, caller: asyncio.Task[Any] | None) -> Session[Data] | None:
         self._check()
         actions = self._actions
         if actions.ledger.draining:

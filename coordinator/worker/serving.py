@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
+from typing import Any
 
 import anyio
 import anyio.abc
@@ -17,6 +18,7 @@ from coordinator.bounds import fitted
 from coordinator.errors import CoordinatorError
 from coordinator.policy import backoff
 from coordinator.printable import told, trace
+from coordinator.worker.data import Data
 from coordinator.worker.ending import is_of_the_store
 from coordinator.worker.hand import Hand
 from coordinator.worker.offer import Offer
@@ -27,7 +29,7 @@ __all__ = ["Handler", "Serving"]
 
 log = structlog.get_logger()
 
-Handler = Callable[[Session], Awaitable[object]]
+Handler = Callable[[Session[Data]], Awaitable[object]]
 
 TURN_SECONDS = 0.01
 """For so long the event loop is watched after handlers were started, ..."""
@@ -52,7 +54,7 @@ def _is_cancelled() -> bool:
 class Serving:
     """What ``Worker.serve`` does with each session, in the task group that it was given."""
 
-    def __init__(self, handler: Handler, tasks: anyio.abc.TaskGroup) -> None:
+    def __init__(self, handler: Handler[Any], tasks: anyio.abc.TaskGroup) -> None:
         self._handler, self._tasks = handler, tasks
         self._pace = Pace()
         self._turn, self._begun = anyio.Lock(), 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol
 
 import anyio
 import structlog
@@ -19,7 +19,7 @@ from coordinator.store import calls
 from coordinator.store.fence import Fence, Runner
 from coordinator.store.keys import Keys
 from coordinator.store.scripts import Call, R
-from coordinator.worker.data import RecoveryData, decode, encode
+from coordinator.worker.data import Data, decode, encode
 from coordinator.worker.ending import Ending, is_of_the_store
 from coordinator.worker.ledger import Ledger
 from coordinator.worker.sealer import Place, Sealer, Written, is_sealed
@@ -90,7 +90,7 @@ class Owner(Protocol):
         """It is given up unless a task uses it within a lease. Safe to repeat."""
 
 
-class Session:
+class Session(Generic[Data]):
     """One call that this worker owns; got from ``Worker.open``, ``Offer.adopt`` or ``Worker.adopt``.
 
     Attributes:
@@ -161,7 +161,7 @@ class Session:
         self._staged: tuple[bytes, str] | None = None
 
     @property
-    def recovery_data(self) -> dict[str, Any] | bytes:
+    def recovery_data(self) -> Data:
         """The newest recovery data that this worker has given or got, in the form in which it was given.
 
         Raises:
@@ -171,7 +171,7 @@ class Session:
         raw, encoding = self.raw_data, self.encoding
         if is_sealed(encoding):
             raw, encoding = self._owner.sealer.open(self._place(self.epoch), raw, encoding)
-        return decode(raw, encoding)
+        return cast("Data", decode(raw, encoding))
 
     def _place(self, epoch: int) -> Place:
         return Place(self.id, self.tenant, epoch)
@@ -290,7 +290,7 @@ class Session:
         self._owner.served_in_vain(self.id)
         self._owner.carry_on(self)
 
-    async def checkpoint(self, data: RecoveryData) -> None:
+    async def checkpoint(self, data: Data) -> None:
         """Writes newer recovery data; when it returns, an adopter would get it.
 
         Args:
@@ -306,7 +306,7 @@ class Session:
         """
         await self.checkpoint_numbered(data, None)
 
-    async def checkpoint_numbered(self, data: RecoveryData, sequence: int | None) -> bool:
+    async def checkpoint_numbered(self, data: Data, sequence: int | None) -> bool:
         """The same with the caller's own numbers, from 1 within an epoch.
 
         Returns:
@@ -323,7 +323,7 @@ class Session:
         self._staged = None
         return await self._write(raw, encoding, sequence)
 
-    def stage(self, data: RecoveryData) -> None:
+    def stage(self, data: Data) -> None:
         """The same, later and coalesced: returns at once, and only the newest is written.
 
         Raises:
@@ -336,7 +336,7 @@ class Session:
         self._staged = (raw, encoding)
         self._owner.staged(self)
 
-    def _encoded(self, data: RecoveryData) -> tuple[bytes, str]:
+    def _encoded(self, data: Data) -> tuple[bytes, str]:
         self._owner.sealer.may_overwrite(self.id, self.encoding)
         return encode(data, self._owner.settings.max_data_bytes)
 
