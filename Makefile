@@ -94,6 +94,7 @@ UVLOOP := $(ENVIRONMENTS)/uvloop
 NEWER := $(ENVIRONMENTS)/newer
 # A loop of uvloop does not let the exception of a time-out's signal through, so there a thread ends what hangs.
 environments: $(READY) ## every Python, pip and Redis here; the worker's and acceptance tests on uvloop with sniffio, and on a Python >= 3.13
+	PROPERTY_EXAMPLES=150 $(BIN)/python -m pytest -q -n auto tests/property/test_state_machine.py tests/property/test_epochs.py
 	EVERY_ENVIRONMENT=1 $(BIN)/python -m pytest -q -n auto --dist loadgroup -rs tests/install tests/acceptance/test_other_servers.py
 	$(MAKE) setup VENV=$(UVLOOP) PYTHON="$(PYTHON)"
 	$(call locked,$(UVLOOP)) requirements-uvloop.lock
@@ -121,6 +122,7 @@ bench: $(READY) ## measure detection, takeover, claims, cost, the sidecar, what 
 model: $(READY) ## explore the protocol's model, the long scenarios too, and what each rule is for; all planted mutations
 	$(BIN)/python -m tests.model --full --without
 	ALL_MUTATIONS=1 $(BIN)/python -m pytest -q -n 2 tests/property/test_mutations.py
+	PROPERTY_EXAMPLES=1000 $(BIN)/python -m pytest -q -n 2 --timeout=1800 tests/property/test_state_machine.py tests/property/test_epochs.py
 
 faults: $(READY) ## every fault in full length; writes the tables of docs/faults.md
 	$(BIN)/python -m tests.faults --write

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import redis
@@ -28,6 +29,13 @@ def bundled_server() -> str:
     folders = (spec.submodule_search_locations or ()) if spec else ()
     found = [str(Path(folder) / "bin" / "redis-server") for folder in folders]
     return next((path for path in found if os.access(path, os.X_OK)), "")
+
+
+@cache
+def _version(binary: str) -> tuple[int, ...]:
+    """Asked once of each server: hundreds are started."""
+    text = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
+    return tuple(int(n) for n in text.split("v=")[1].split()[0].split("."))
 
 
 class RedisServer:
@@ -65,15 +73,11 @@ class RedisServer:
             self._binary, "--port", "0", "--unixsocket", self.path, "--unixsocketperm", "700", "--save", "",
             "--appendonly", "no", "--dir", self.directory, "--enable-debug-command", "yes", *words_of_all(), *self._options,
         ]  # fmt: skip
-        if self._version() < (7,):
+        if _version(self._binary) < (7,):
             at = command.index("--enable-debug-command")
             del command[at : at + 2]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | (self._environment or {}))
         wait_until(self._answers, description="the redis-server answers")
-
-    def _version(self) -> tuple[int, ...]:
-        text = subprocess.run([self._binary, "--version"], capture_output=True, text=True, check=True).stdout
-        return tuple(int(n) for n in text.split("v=")[1].split()[0].split("."))
 
     def _answers(self) -> bool:
         try:

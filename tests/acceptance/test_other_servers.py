@@ -19,7 +19,10 @@ REPOSITORY = Path(__file__).parents[2]
 long = pytest.mark.skipif("EVERY_ENVIRONMENT" not in os.environ, reason="`make environments` runs it: it takes long")
 NEWER = ("redis-server", "valkey-server")
 SERVERS = ["redis-6.2", *(pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in NEWER)]
-OF_THE_CLIENT = ("clock_steps", "connection_errors", "executor", "script_headers", "slow_lines", "tls")
+OF_THE_CLIENT = (
+    "address", "clock_steps", "connection_errors", "executor", "named", "pace", "packing", "script_headers", "slow_lines",
+    "store_errors", "tls", "url", "waiting",
+)  # fmt: skip
 """Tests in tests/store of what programs do with any server."""
 DIFFERS = [
     "tests/store", *(f"--ignore=tests/store/test_{name}.py" for name in OF_THE_CLIENT), "tests/property/test_state_machine.py",

@@ -332,7 +332,7 @@ def test_epochs_only_rise(machine: type[EpochMachine]) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=int(os.environ.get("PROPERTY_EXAMPLES", "150")),
+            max_examples=int(os.environ.get("PROPERTY_EXAMPLES", "50")),
             stateful_step_count=STEPS,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -552,7 +552,7 @@ def test_the_scripts_keep_the_rules(machine: type[ProtocolMachine], redis_client
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=int(os.environ.get("PROPERTY_EXAMPLES", "150")),
+            max_examples=int(os.environ.get("PROPERTY_EXAMPLES", "50")),
             stateful_step_count=50,
             deadline=None,
             suppress_health_check=list(HealthCheck),
