@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any, Generic, Protocol
+from typing import Any, Generic, Protocol, cast
 
 import anyio
 import structlog

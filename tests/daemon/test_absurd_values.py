@@ -15,6 +15,7 @@ import structlog
 from coordinator import Session, Worker
 from coordinator.store.keys import Keys
 from tests.coordinating import coordinating
+from tests.inside import instance_of
 from tests.waiting import eventually
 
 KEYS = Keys("recovery", 0)
@@ -85,12 +86,12 @@ async def test_the_calls_of_the_dead_are_adopted(url: str, redis_client: Any, wh
                 for call in sorted(opened):
                     await owner.open(call, call.encode())
                 INJECTED[what](redis_client, owner.id)
-                await owner._instance.end("exited", "it was killed")
+                await instance_of(owner).end("exited", "it was killed")
             await eventually(lambda: served.keys() >= calls, 20)
             assert redis_client.zcard(KEYS.dead_letters) == len(opened) - len(calls)
             served.clear()
             tasks.start_soon(following.serve, handler("next"))
-            await heir._instance.end("exited", "it was killed too")
+            await instance_of(heir).end("exited", "it was killed too")
         await eventually(lambda: served == dict.fromkeys(calls, "next"), 20)
         assert redis_client.zcard(KEYS.dead_letters) == len(opened) - len(calls)
         tasks.cancel_scope.cancel()
@@ -123,7 +124,7 @@ async def test_an_epoch_near_the_largest_never_falls(url: str, redis_client: Any
             for n in range(1, 5):
                 following = Worker(url, name=f"w{n}")
                 await tasks.start(_serving, following, serve)
-                await previous._instance.end("exited", "it was killed")
+                await instance_of(previous).end("exited", "it was killed")
                 await eventually(partial(_all_have, epochs, n + 1), 20)
                 previous = following
         tasks.cancel_scope.cancel()

@@ -14,6 +14,7 @@ from coordinator.daemon.detector import Look
 from coordinator.daemon.partition_loop import MOST_BURIALS, PartitionLoop
 from coordinator.policy import Candidate, Suspect, released
 from coordinator.store import calls
+from tests import inside
 from tests.coordinating import partition_loop
 from tests.store.harness import LEASE_MS, Bench
 from tests.waiting import eventually, within
@@ -190,9 +191,10 @@ async def test_graves_wait_for_their_turn_and_not_for_a_look(
 
         monkeypatch.setattr(Burial, "step", step)
         graves = tuple(f"g{n}~1" for n in range(100))
-        loop._start_work(tasks, Look(1, 0, buried=graves))
-        loop._start_work(tasks, Look(1, 0, graves=graves))  # found again meanwhile: nobody is emptied twice at a time
-        await eventually(lambda: set(emptied) == set(graves) and not loop._burying)
+        inside.start_burials(loop, tasks, Look(1, 0, buried=graves))
+        again = Look(1, 0, graves=graves)  # found again meanwhile: nobody is emptied twice at a time
+        inside.start_burials(loop, tasks, again)
+        await eventually(lambda: set(emptied) == set(graves) and not inside.burying(loop))
     assert most == MOST_BURIALS
 
 

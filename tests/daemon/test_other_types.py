@@ -10,6 +10,7 @@ import pytest
 from coordinator import Session, Worker
 from coordinator.store.keys import PERMANENT, PERMANENT_WHILE, TYPES, Keys
 from tests.coordinating import coordinating
+from tests.inside import instance_of
 from tests.waiting import eventually, within
 
 KEYS = Keys("recovery", 0)
@@ -56,7 +57,7 @@ async def test_the_calls_of_the_dead_are_adopted(url: str, redis_client: Any, ki
         dead = redis_client.hget(KEYS.session("call"), "owner").decode()
         for kind in kinds:
             put(redis_client, kind, dead, other)
-        await owner._instance.end("exited", "it was killed")
+        await instance_of(owner).end("exited", "it was killed")
         with within(20):
             await served.wait()
         wanted = {kind: {b"none", TYPES[kind].encode()} for kind in kinds}

@@ -28,6 +28,7 @@ from coordinator.store import reads
 from coordinator.store.connect import Connector
 from coordinator.store.executor import StorePartition
 from coordinator.store.keys import Keys
+from tests import inside
 from tests.daemon.fake_api_server import (
     NAMESPACE,
     OF_STATEFUL_SET,
@@ -299,8 +300,7 @@ async def test_a_refusal_is_counted_and_said_once_and_ends_by_itself(
     fake: FakeApiServer, account: Path, status: int, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However often it comes, a refusal is said once, and once that it is over; the gauge follows."""
-    monkeypatch.setattr("coordinator.daemon.pods.LONGEST_PAUSE", 0.05)
-    monkeypatch.setattr("coordinator.daemon.pods.LEAST_PAUSE", 0.01)
+    inside.set_pod_pauses(monkeypatch, least=0.01, longest=0.05)
     fake.refuse = status
     with structlog.testing.capture_logs() as logs:
         async with watching(fake.url, account) as seen, in_the_background(seen.watch.run):
@@ -342,17 +342,17 @@ async def test_nonsense_that_goes_on_is_said_once(
     fake: FakeApiServer, account: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A watch that opens well each time and then makes no sense is one trouble, and waits longer each time."""
-    monkeypatch.setattr("coordinator.daemon.pods.LEAST_PAUSE", 0.01)
+    inside.set_pod_pauses(monkeypatch, least=0.01)
     fake.greeting = b"<html>\n"
     with structlog.testing.capture_logs() as logs:
         async with watching(fake.url, account) as seen, in_the_background(seen.watch.run):
             await eventually(lambda: seen.errors("malformed") >= 4)
-            assert seen.watch._failures >= 4
+            assert inside.failures_of(seen.watch) >= 4
             fake.greeting = b""
             fake.put(pod_object("voice-1"))
             await eventually(lambda: fake.open_watches and seen.up)
             fake.bookmark()
-            await eventually(lambda: seen.watch._failures == 0)
+            await eventually(lambda: inside.failures_of(seen.watch) == 0)
     assert [e["event"] for e in logs] == ["pod_watch_failed", "pod_watch_back"]
 
 
@@ -394,7 +394,7 @@ async def test_a_list_that_is_nonsense_is_an_error(fake: FakeApiServer, account:
 
 async def test_a_server_that_is_away_is_waited_for(account: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unreachable at first, then there, then gone in mid-watch, then there again: the watch stands each time."""
-    monkeypatch.setattr("coordinator.daemon.pods.LONGEST_PAUSE", 0.05)
+    inside.set_pod_pauses(monkeypatch, longest=0.05)
     async with fake_api_server() as first:
         url, port = first.url, int(first.url.rsplit(":", 1)[1])
     async with watching(url, account) as seen, in_the_background(seen.watch.run):
@@ -579,10 +579,10 @@ async def test_a_pod_is_annotated_only_so_often_whoever_does_it(fake: FakeApiSer
             await eventually(each.sees("voice-1", 3))
         rows[0] = instance("voice-1", 4)
         assert await theirs.step() == 0
-        mine._written["uid-of-voice-1"] = (0, -1e9)  # it had looked before, a while ago
+        inside.wrote_cost(mine, "uid-of-voice-1", 0)  # it had looked before, a while ago
         assert await mine.step() == 0
         assert fake.patched == ["voice-1"]
-        mine._written["uid-of-voice-1"] = (3, -1e9)
+        inside.wrote_cost(mine, "uid-of-voice-1", 3)
         assert await mine.step() == 1
         assert annotation(fake, "voice-1") == "4"
 
@@ -626,8 +626,7 @@ async def test_a_patch_that_is_forbidden_is_said_once(
     fake: FakeApiServer, account: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without the right to patch, the log says so once, and the watch goes on."""
-    for name in ("COST_LOOK", "LONGEST_PAUSE"):
-        monkeypatch.setattr(f"coordinator.daemon.pods.{name}", 0.01)
+    inside.set_pod_pauses(monkeypatch, longest=0.01, look=0.01)
     fake.put(pod_object("voice-1"))
     with structlog.testing.capture_logs() as logs:
         async with two_costing(fake, account, [instance("voice-1", 3)], 0.0) as (costs, _, seen, _):
@@ -644,7 +643,7 @@ async def test_a_coordinator_annotates_what_its_workers_own(
     url: str, fake: FakeApiServer, account: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With POD_DELETION_COST a pod carries the number of calls that its instance owns in all partitions."""
-    monkeypatch.setattr("coordinator.daemon.pods.COST_LOOK", 0.05)
+    inside.set_pod_pauses(monkeypatch, look=0.05)
     fake.put(pod_object("voice-1"))
     async with (
         coordinating(fake, account, url, partitions=2, pod_deletion_cost=True),

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from coordinator import ConfigurationError, StoreUnavailableError, Worker
 from coordinator.daemon.partition_loop import PartitionLoop
 from coordinator.store import calls
+from tests import inside
 from tests.coordinating import coordinating, partition_loop, stepped
 from tests.redis_server import RedisServer
 from tests.store.harness import DEAD_AFTER_MS, Bench
@@ -130,7 +131,7 @@ async def test_nothing_is_remembered_of_the_time_before_the_store_was_away(url: 
         await loop.slow_step()
         await loop.look()
         assert (set(loop.detector.seen), set(loop.detector.watched)) == ({"a~1"}, {"a~1", "b~1"})
-        loop._down(StoreUnavailableError("timeout", "no answer"))
+        inside.store_is_away(loop)
         assert (dict(loop.detector.seen), dict(loop.detector.watched)) == ({}, {})
 
 
@@ -332,7 +333,7 @@ async def test_deaths_are_stated_again_to_another_server(url: str, bench: Bench)
         assert list(loop.events.deaths) == ["a~1"]
         keys: Any = bench.keys
         bench.client.hset(keys.instance("a~1"), "state", "alive")  # as a replica that lagged would have it
-        loop._data = "another", "lineage-1"
+        inside.forget_data(loop, "another", "lineage-1")
         await loop.look()
         assert bench.client.hget(keys.instance("a~1"), "state") == b"dead"
 
@@ -488,7 +489,7 @@ async def test_a_judge_that_is_slow_for_ever_judges_in_the_end(url: str, bench: 
         assert (await loop.look()).buried == ()
         assert value(loop, "hold_active", partition="0", reason="slow_judge") == 1
         assert value(loop, "holds_total", reason="slow_judge") == 1
-        loop.detector._unfit_since -= 11
+        inside.longer_unfit(loop.detector, 11)
         assert (await loop.look()).buried == ("a~1",)
 
 
@@ -505,7 +506,7 @@ async def test_another_primary_withholds_deaths_by_silence_for_a_bounded_time(ur
         with capture_logs() as logs:
             for _ in range(3):
                 assert (await loop.look()).reason == "another_primary"
-            loop.detector._others_since -= 31
+            inside.longer_ago(loop.detector, 31)
             bench.end_hold()
             for _ in range(3):
                 assert (await loop.look()).reason == ""

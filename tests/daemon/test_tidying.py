@@ -8,10 +8,10 @@ import pytest
 import redis
 
 from coordinator import clock
-from coordinator.daemon import tidier
 from coordinator.daemon.partition_loop import PartitionLoop
 from coordinator.store import calls
 from coordinator.store.pruning import prune
+from tests import inside
 from tests.coordinating import coordinating, partition_loop
 from tests.store.harness import Bench
 from tests.waiting import eventually
@@ -152,7 +152,7 @@ async def test_consumers_of_earlier_coordinators_go(url: str, bench: Bench, monk
             bench.client.xgroup_createconsumer(bench.keys.events, "coordinators", f"coordinator~{n}")
         await sweep(loop)
         assert len(_consumers(bench, bench.keys.events, "coordinators")) == 6, "they read just now"
-        monkeypatch.setattr(tidier, "IDLE_MS", -1)
+        inside.set_idle_consumers(monkeypatch, -1)
         await sweep(loop)
     assert _consumers(bench, bench.keys.events, "coordinators") == {"coordinator"}
 
@@ -213,11 +213,11 @@ async def test_a_stream_that_is_gone_meanwhile_is_no_error(url: str, bench: Benc
     async with partition_loop(url) as loop:
         stream = bench.keys.offers("left")
         bench.client.xgroup_create(stream, "workers", id="0", mkstream=True)
-        while not loop.sweeper._tidier._pools:
+        while not inside.tidier_of(loop.sweeper)._pools:
             await loop.sweeper.step()
         bench.client.delete(stream)
         await loop.sweeper.tidy()
-        assert loop.sweeper._tidier._told == set()
+        assert inside.tidier_of(loop.sweeper)._told == set()
 
 
 async def test_an_instance_that_no_index_names_is_found(url: str, bench: Bench) -> None:

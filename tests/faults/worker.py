@@ -31,6 +31,7 @@ from coordinator.cli import demo_worker
 from coordinator.store import calls
 from coordinator.worker.heart import Beat, Beating, Heart
 from tests.faults.history import Recorder
+from tests.inside import instance_of, member_of, members_of
 
 TICK_SECONDS = 0.02
 STAGE_SECONDS = 0.1
@@ -146,7 +147,7 @@ class Watched:
                     session._owner.keys, session=session.id, instance=session.instance, epoch=session.epoch,
                     sequence=10**6, data=data.encode(),
                 )  # fmt: skip
-                answer = (await self.worker._instance.members[0].part.executor.run(call)).word.lower()
+                answer = (await member_of(self.worker).part.executor.run(call)).word.lower()
                 self._recorder.write(
                     "checkpoint", session=session.id, epoch=session.epoch, data=data, sent=sent, answer=answer
                 )
@@ -155,7 +156,7 @@ class Watched:
 
 def ids(worker: Worker) -> list[str]:
     """Of a worker in every partition."""
-    return [member.instance for member in worker._instance.members]
+    return [member.instance for member in members_of(worker)]
 
 
 def watch(recorder: Recorder) -> None:  # noqa: C901, PLR0915 - each function stands before one of the library
@@ -165,7 +166,7 @@ def watch(recorder: Recorder) -> None:  # noqa: C901, PLR0915 - each function st
     plain_adopt, plain_write, plain_stage, plain_leave = Offer.adopt, Session._write, Session.stage, Worker.__aexit__
 
     def of(ledger: Any) -> Watched:
-        return next(one for worker, one in watched.items() if any(ledger is m.ledger for m in worker._instance.members))
+        return next(one for worker, one in watched.items() if any(ledger is m.ledger for m in members_of(worker)))
 
     def beat(heart: Heart, beatings: Sequence[Beating]) -> list[tuple[Beating, Beat]]:
         told = plain_beat(heart, beatings)
@@ -177,8 +178,8 @@ def watch(recorder: Recorder) -> None:  # noqa: C901, PLR0915 - each function st
     async def enter(worker: Worker) -> Worker:
         entered = await plain_enter(worker)
         mine = watched[worker] = Watched(worker, recorder)
-        worker._instance.start(mine.media)
-        worker._instance.start(mine.rogue)
+        instance_of(worker).start(mine.media)
+        instance_of(worker).start(mine.rogue)
         return entered
 
     async def leave(worker: Worker, kind: type[BaseException] | None, *rest: Any) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coordinator.store import calls
+from tests.inside import instance_of, member_of
 from tests.outcomes.world import World, Written
 from tests.waiting import eventually
 
@@ -128,12 +129,12 @@ async def _drained_to_an_heir(w: World, call: str, session: Any) -> None:
 
 
 async def _ended(w: World, call: str, session: Any) -> None:
-    await w.actor._instance.end("exited", "it ends")
+    await instance_of(w.actor).end("exited", "it ends")
 
 
 async def _give_up(w: World, call: str, _: Any) -> None:
     epoch = w.record(call)[b"epoch"]
-    w.actor._instance.members[0].resync.want("roll_call", "told to look")
+    member_of(w.actor).resync.want("roll_call", "told to look")
     await eventually(lambda: w.store.hit or w.record(call)[b"epoch"] != epoch)
 
 

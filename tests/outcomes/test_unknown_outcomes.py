@@ -12,8 +12,9 @@ import pytest
 import redis
 
 from coordinator import CoordinatorError, Offer, Session, Worker
-from coordinator.worker import membership
 from coordinator.worker.attached import AttachedSession
+from tests import inside
+from tests.inside import member_of
 from tests.outcomes.cancelling import Moment, cancelled_at
 from tests.outcomes.faulty import Fault
 from tests.outcomes.operations import OPERATIONS, READS, Operation
@@ -33,7 +34,7 @@ OF_ONE_CALL = [
 @pytest.fixture(autouse=True)
 def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """An operation gives up soon after the store stopped to answer."""
-    monkeypatch.setattr(membership, "PATIENCE_SECONDS", 0.1)
+    inside.set_join_patience(monkeypatch, 0.1)
 
 
 async def tried(what: Coroutine[Any, Any, Any]) -> Any:
@@ -158,7 +159,7 @@ async def test_beside_an_adoption_of_the_same_call(url: str, redis_client: redis
 
 async def _beside(w: World, operation: Operation, call: str, session: Any) -> None:
     if operation.of == "Resync":
-        w.actor._instance.members[0].resync.want("roll_call", "told to look")
+        member_of(w.actor).resync.want("roll_call", "told to look")
     else:
         await operation.run(w, call, session)
 

@@ -15,6 +15,7 @@ import redis
 from coordinator import Session, Worker
 from coordinator.store.keys import Keys
 from tests.coordinating import coordinating
+from tests.inside import instance_of, member_of, serving_of
 from tests.outcomes.faulty import FaultyExecutor
 from tests.store.harness import Bench
 from tests.waiting import eventually
@@ -70,7 +71,7 @@ class World:
         self.data: dict[str, Written] = {}
         self.closed: set[str] = set()
         self._heir_serves = False
-        member = actor._instance.members[0]
+        member = member_of(actor)
         self.store = FaultyExecutor.before(member.part.executor, self._while_stopped)
 
     def serve(self) -> None:
@@ -171,7 +172,7 @@ class World:
         return found
 
     def _not_served(self, at: list[str]) -> bool:
-        return at == ["actor"] and self.actor._instance.serving is None
+        return at == ["actor"] and serving_of(self.actor) is None
 
 
 @contextlib.asynccontextmanager
@@ -191,9 +192,9 @@ async def world(url: str, client: redis.Redis, *, serving: bool = True) -> Async
         made = World(actor, heir, plain, client, tasks)
         if serving:
             made.serve()
-            await eventually(lambda: actor._instance.serving is not None)
+            await eventually(lambda: serving_of(actor) is not None)
         yield made
         made.store.mend()
         for worker in (actor, heir, plain):
-            worker._instance.abandon()  # what was to be shown was shown: nobody hands over
+            instance_of(worker).abandon()  # what was to be shown was shown: nobody hands over
         tasks.cancel_scope.cancel()

@@ -18,6 +18,7 @@ from coordinator import Session, Worker
 from coordinator.store.keys import Keys
 from coordinator.store.shapes import Kind, faults, shaped_fields
 from tests.coordinating import coordinating
+from tests.inside import instance_of
 from tests.waiting import eventually
 
 KEYS = Keys("recovery", 0)
@@ -96,13 +97,13 @@ async def test_garbage_costs_nobody_else_anything(url: str, redis_client: redis.
         kept = await bystander.open("kept", b"x")
         for _ in range(PLACES):
             spoil(client, chance, hit, victim.id)
-        await victim._instance.end("exited", "it was killed")
+        await instance_of(victim).end("exited", "it was killed")
         await eventually(lambda: served >= set(good), 40, "the others are adopted")
-        await eventually(lambda: kept.held and heir._instance.trust_left > 0, 20, "both hold")
+        await eventually(lambda: kept.held and instance_of(heir).trust_left > 0, 20, "both hold")
         await kept.checkpoint(b"y")
         await eventually(lambda: all(settled(client, call, heir.id) for call in hit), 40, "each spoilt one is settled")
         for worker in (heir, bystander):
-            worker._instance.abandon()
+            instance_of(worker).abandon()
         tasks.cancel_scope.cancel()
     client.flushall()
 

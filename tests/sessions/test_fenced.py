@@ -30,6 +30,7 @@ from coordinator.sessions import (
 )
 from coordinator.store.keys import Keys
 from tests.deployments import cluster, sentinel
+from tests.inside import member_of, set_right_patience
 from tests.redis_server import RedisServer
 from tests.waiting import eventually, within
 
@@ -206,8 +207,8 @@ async def test_a_store_that_stays_in_doubt_is_told_as_such(
 ) -> None:
     """Where no re-assertion comes through, the error is one to be tried again, and the session is not lost."""
     session = await worker.open("call-1")
-    worker._instance.members[0].writes.patience = -1.2
-    monkeypatch.setattr(worker._instance.members[0].resync, "want", lambda *_: None)
+    set_right_patience(worker, -1.2)
+    monkeypatch.setattr(member_of(worker).resync, "want", lambda *_: None)
     shared.hset(KEYS.session("call-1"), "anew", "1")
     with pytest.raises(StoreUnavailableError, match="RESYNC"):
         await store.fenced(session).save(SessionState("call-1"))
@@ -218,7 +219,7 @@ async def test_a_store_in_another_redis_is_refused(
     shared: redis.Redis, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The session is not in the store's Redis: the error says so, nothing is written, and the worker is not disturbed."""
-    worker._instance.members[0].writes.patience = 0.2
+    set_right_patience(worker, 0.2)
     other = RedisServer()
     try:
         async with RedisStore(other.url) as store:

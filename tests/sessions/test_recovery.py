@@ -26,6 +26,7 @@ from coordinator.sessions import (
 )
 from coordinator.store.keys import Keys
 from tests.coordinating import coordinating
+from tests.inside import member_of
 from tests.redis_server import RedisServer
 from tests.waiting import eventually, within
 
@@ -366,7 +367,7 @@ async def test_in_a_handler(redis_server: RedisServer, shared: redis.Redis) -> N
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(blind.serve, without)
             await session.release("test")
-            await eventually(lambda: blind._instance.members[0].reader._reluctance._unable)
+            await eventually(lambda: member_of(blind).reader._reluctance._unable)
             tasks.start_soon(able.serve, handler)
             await eventually(lambda: heard == [2])
             await eventually(lambda: shared.hget(KEYS.session("call-1"), "state") == b"closed")

@@ -28,6 +28,7 @@ from coordinator.store.faults import ScriptError
 from coordinator.store.keys import Keys
 from coordinator.store.scripts import Call, Script, read_header
 from coordinator.store.wire import Wire
+from tests import inside
 from tests.redis_server import RedisServer
 from tests.slow_line import SlowLine
 from tests.waiting import eventually, within
@@ -164,7 +165,7 @@ async def test_whatever_writing_raises_is_a_connection_error(
     """Event loops raise what they like on a connection that was reset; the next command has a new one."""
     async with executing(url) as run:
         await run.command("PING")
-        wire = run._link.wire
+        wire = inside.link_of(run).wire
         assert wire is not None
 
         def write(data: bytes) -> None:
@@ -211,7 +212,7 @@ async def test_whatever_ends_a_connection_is_a_connection_error(url: str, error:
     """A protocol is told of the end with any exception; what waits for an answer gets an error, nothing escapes."""
     async with executing(url) as run:
         await run.command("PING")
-        wire = run._link.wire
+        wire = inside.link_of(run).wire
         assert wire is not None
         asking = asyncio.ensure_future(outcome(run, "BLPOP", "nothing", 5))
         await eventually(lambda: wire.busy)
@@ -301,7 +302,7 @@ async def test_a_connection_that_the_server_closed_while_idle_costs_nothing(
     """CLIENT KILL between two commands: the second is answered."""
     async with executing(url) as run:
         await run.command("PING")
-        wire = run._link.wire
+        wire = inside.link_of(run).wire
         assert wire is not None
         redis_client.client_kill_filter(_type="normal", skipme=True)
         await eventually(lambda: not wire.open)
@@ -479,7 +480,7 @@ async def test_an_event_loop_that_stood_still_is_no_time_out_of_the_store() -> N
     with talking(PAUSE, PAUSE, b"+late\r\n") as url:
         async with executing(url, timeout=0.6) as run:
             asking = asyncio.ensure_future(outcome(run, "ECHO", "1"))
-            await eventually(lambda: run._link.wire is not None and run._link.wire._quiet > 0)
+            await eventually(lambda: (wire := inside.link_of(run).wire) is not None and wire._quiet > 0)
             stand_still(0.8)
             assert await asking == b"late"
 
@@ -488,9 +489,9 @@ async def test_the_end_of_an_old_connection_does_not_touch_the_new_one(url: str)
     """What the event loop tells of a connection that was given up comes late, and is not heard."""
     async with executing(url) as run:
         await run.command("PING")
-        old = run._link.wire
+        old = inside.link_of(run).wire
         assert isinstance(old, Wire)
-        run._link.close()
+        inside.link_of(run).close()
         assert await run.command("ECHO", "1") == b"1"
         old.connection_lost(ConnectionResetError())
         old.data_received(b"+stray\r\n")

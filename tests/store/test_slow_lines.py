@@ -21,6 +21,7 @@ from coordinator.store.packing import pack
 from coordinator.store.scripts import Call
 from coordinator.store.thread_link import ThreadLink
 from coordinator.store.url_source import UrlSource
+from tests import inside
 from tests.redis_server import RedisServer
 from tests.slow_line import SlowLine
 from tests.waiting import eventually
@@ -231,8 +232,9 @@ async def test_a_small_checkpoint_does_not_wait_behind_large_ones_of_other_calls
         async def write(name: str, size: int) -> None:
             await run.run(checkpoint(name, size))
             done.append(name)
-            assert run._link.wire is not None
-            away.append(run._link.wire.bytes_away)
+            wire = inside.link_of(run).wire
+            assert wire is not None
+            away.append(wire.bytes_away)
 
         line.rate = 8 * MBIT
         async with anyio.create_task_group() as tasks:

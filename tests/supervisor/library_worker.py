@@ -16,6 +16,7 @@ from typing import Any
 import anyio
 
 from coordinator import Worker
+from tests.inside import members_of
 
 
 def say(what: str, **fields: Any) -> None:
@@ -41,7 +42,7 @@ async def main(url: str, calls: list[str]) -> None:
             worker = await stack.enter_async_context(Worker(url, name=name or None))
             await worker.open(call, {"n": 0})
             workers.append(worker)
-        say("ready", pid=os.getpid(), instances=[[m.instance for m in worker._instance.members] for worker in workers])
+        say("ready", pid=os.getpid(), instances=[[m.instance for m in members_of(worker)] for worker in workers])
         while True:
             line = await anyio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
             if not line:  # nobody will tell
@@ -54,7 +55,7 @@ async def main(url: str, calls: list[str]) -> None:
                 case ["fork"]:
                     leave_a_child()
                 case ["ids"]:
-                    say("ids", instances=[[m.instance for m in worker._instance.members] for worker in workers])
+                    say("ids", instances=[[m.instance for m in members_of(worker)] for worker in workers])
                 case _:
                     return
 

@@ -14,6 +14,7 @@ import redis
 from coordinator import FencedError, Session, Worker
 from coordinator.store.keys import Keys
 from coordinator.store.scripts import Call
+from tests.inside import instance_of, member_of, serving_of
 from tests.proxy import Proxy
 from tests.records import state
 from tests.redis_server import RedisServer
@@ -27,7 +28,7 @@ def gate(
     worker: Worker, script: str, monkeypatch: pytest.MonkeyPatch, *, answer: bool = False
 ) -> tuple[anyio.Event, anyio.Event]:
     """The next request of a script, or its answer, waits on its way: the first event says that it does, the second lets it go."""
-    executor = worker._instance.members[0].part.executor
+    executor = member_of(worker).part.executor
     run, waits, go = executor.run, anyio.Event(), anyio.Event()
 
     async def held_up(call: Call[Any]) -> Any:
@@ -89,7 +90,7 @@ async def test_a_drain_takes_what_was_on_its_way_as_it_began(
         taken = asyncio.create_task(worker.open("call-1") if how == "open" else worker.adopt("call-1"))
         await waits.wait()
         drained = asyncio.create_task(worker.drain(timeout=8))
-        await eventually(lambda: worker._instance.members[0].ledger.draining)
+        await eventually(lambda: member_of(worker).ledger.draining)
         tasks.start_soon(heir.serve, _forever)
         go.set()
         await taken
@@ -111,7 +112,7 @@ async def test_what_comes_as_the_worker_leaves_is_lost(
         answered, go = gate(worker, "open", monkeypatch, answer=True)
         opened = asyncio.create_task(worker.open("call-1"))
         await answered.wait()
-        await worker._instance.end("exited", "it ends")
+        await instance_of(worker).end("exited", "it ends")
         go.set()
         session = await opened
         assert session.lost.is_set()
@@ -128,10 +129,10 @@ async def test_serve_begins_anew_while_the_one_before_ends(url: str) -> None:
 
     async with Worker(url, name="a") as worker:
         first = asyncio.create_task(worker.serve(handler))
-        await eventually(lambda: worker._instance.serving is not None)
-        serving = worker._instance.serving
+        await eventually(lambda: serving_of(worker) is not None)
+        serving = serving_of(worker)
         second = asyncio.create_task(worker.serve(handler))
-        await eventually(lambda: worker._instance.serving is not serving)
+        await eventually(lambda: serving_of(worker) is not serving)
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
         await worker.open("call-1")
@@ -144,7 +145,7 @@ async def test_a_child_that_is_told_to_stop_while_it_attaches(url: str, monkeypa
     """The word comes before the answer to its first look: it does not begin to believe."""
     async with Worker(url, name="a") as owner, Worker(url, name="child") as process:
         session = await owner.open("call-1")
-        member = process._instance.members[0]
+        member = member_of(process)
         run = member.part.executor.run
 
         async def told_meanwhile(call: Call[Any]) -> Any:
@@ -219,7 +220,7 @@ async def test_a_slow_line_states_many_again_before_the_hold_ends(
             await eventually(lambda: all(s.held and s.epoch > s.first_epoch for s in taken), 20)
             assert {redis_client.hget(KEYS.session(call), "data") for call in calls} == {b"new"}
             for one in (before, worker):
-                one._instance.abandon()
+                instance_of(one).abandon()
     finally:
         proxy.close()
 

@@ -22,6 +22,7 @@ from coordinator.keyring import KeyRing
 from coordinator.store.keys import Keys
 from coordinator.store.scripts import SCRIPTS, Call
 from tests.coordinating import coordinating
+from tests.inside import instance_of
 from tests.redis_server import RedisServer
 from tests.waiting import eventually
 from tests.worker.test_worker import first_offer
@@ -49,8 +50,8 @@ class Calls:
             for name in ("child", "heir", "owner"):
                 setattr(self, name, await stack.enter_async_context(Worker(self._url, name=name, **self._settings)))
             yield
-            self.heir._instance.abandon()
-            self.owner._instance.abandon()
+            instance_of(self.heir).abandon()
+            instance_of(self.owner).abandon()
 
     def canary(self) -> dict[str, Any]:
         self.said.append(f"canary-{len(self.said)}-end")

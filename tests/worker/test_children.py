@@ -14,8 +14,9 @@ from coordinator import FencedError, StoreUnavailableError, Worker
 from coordinator.store import calls
 from coordinator.store.keys import Keys
 from coordinator.store.scripts import Call
-from coordinator.worker import membership
+from tests import inside
 from tests.coordinating import coordinating
+from tests.inside import member_of
 from tests.outcomes.faulty import FaultyExecutor
 from tests.store.harness import Bench
 from tests.waiting import eventually, within
@@ -134,11 +135,11 @@ async def test_what_the_owner_never_had_acknowledged_is_older_than_what_its_chil
     url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A checkpoint of the owner was lost, then its child wrote: a release sends nothing over what was acknowledged."""
-    monkeypatch.setattr(membership, "PATIENCE_SECONDS", 0.1)
+    inside.set_join_patience(monkeypatch, 0.1)
     async with Worker(url, name="a") as owner, Worker(url, name="child") as process:
         session = await owner.open("call-1", b"opened")
         child = await process.attach("call-1", session.epoch)
-        member = owner._instance.members[0]
+        member = member_of(owner)
         store = FaultyExecutor.before(member.part.executor, lambda: None)
         store.arm("checkpoint", "lost")
         with pytest.raises(StoreUnavailableError):
@@ -158,7 +159,7 @@ async def test_what_was_given_up_on_never_comes_over_what_was_acknowledged(
         session = await owner.open("call-1", b"opened")
         child = await process.attach("call-1", session.epoch)
         writers: dict[str, Any] = {"owner": session, "child": child}
-        member = {"owner": owner, "child": process}[late]._instance.members[0]
+        member = member_of({"owner": owner, "child": process}[late])
         run, away = member.part.executor.run, True
         kept: list[Call[Any]] = []
 

@@ -9,7 +9,8 @@ import redis
 
 from coordinator import StoreUnavailableError, Worker
 from coordinator.store.keys import Keys
-from coordinator.worker import membership
+from tests import inside
+from tests.inside import member_of
 from tests.outcomes.faulty import FaultyExecutor
 from tests.records import state
 from tests.store.harness import Bench
@@ -20,12 +21,12 @@ KEYS = Keys("recovery", 0)
 
 def faulty(worker: Worker) -> FaultyExecutor:
     """A way to the store that loses what it is told to."""
-    member = worker._instance.members[0]
+    member = member_of(worker)
     return FaultyExecutor.before(member.part.executor, lambda: None)
 
 
 def compare(worker: Worker) -> None:
-    worker._instance.members[0].resync.want("roll_call", "told to look")
+    member_of(worker).resync.want("roll_call", "told to look")
 
 
 async def test_what_came_meanwhile_is_not_given_up(
@@ -33,7 +34,7 @@ async def test_what_came_meanwhile_is_not_given_up(
 ) -> None:
     """Of two calls that only the store names one is opened while the other is given up: it stays."""
     async with Worker(url, name="a", heartbeat_interval="300ms", dead_after="30s") as worker:
-        bench, member = Bench(redis_client), worker._instance.members[0]
+        bench, member = Bench(redis_client), member_of(worker)
         plain = member.resync._give_up
         epochs: list[int] = []
 
@@ -57,7 +58,7 @@ async def test_what_came_meanwhile_is_not_given_up(
 async def test_what_is_being_taken_is_left_alone(url: str, redis_client: redis.Redis) -> None:
     """Somebody has the turn at a call that only the store names: it is given up when nobody has."""
     async with Worker(url, name="a") as worker:
-        member = worker._instance.members[0]
+        member = member_of(worker)
         Bench(redis_client).open("call-1", worker.id, b"data")
         async with member.turns.of("call-1"):
             await member.resync._compare()
@@ -71,7 +72,7 @@ async def test_a_give_up_under_an_epoch_that_moved_is_refused_and_no_more(
 ) -> None:
     """Its epoch moved after it was read: the store refuses, and the instance lives on under its id."""
     async with Worker(url, name="a") as worker:
-        bench, member, instance = Bench(redis_client), worker._instance.members[0], worker.id
+        bench, member, instance = Bench(redis_client), member_of(worker), worker.id
         bench.open("call-1", worker.id, b"data")
         plain = member.resync._give_up
         told: list[int] = []
@@ -93,11 +94,11 @@ async def test_an_unknown_outcome_is_looked_at_without_a_roll_call(
     url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An opening had no answer, and no heartbeat says a word: the instance asks by itself what became of it."""
-    monkeypatch.setattr(membership, "PATIENCE_SECONDS", 0.1)
+    inside.set_join_patience(monkeypatch, 0.1)
     async with Worker(url, name="a") as worker:
         store = faulty(worker)
-        monkeypatch.setattr(worker._instance.members[0], "_hear", lambda beat: None)
-        worker._instance.members[0]._beating.heard = lambda beat: None
+        monkeypatch.setattr(member_of(worker), "_hear", lambda beat: None)
+        member_of(worker)._beating.heard = lambda beat: None
         store.arm("open", "unanswered")
         with pytest.raises(StoreUnavailableError):
             await worker.open("call-1", b"data")
@@ -110,7 +111,7 @@ async def test_who_opens_an_id_whose_end_is_under_way_gets_another_call(
     url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The close has no answer yet: the opening waits for it, and what it returns is not what was closed."""
-    monkeypatch.setattr(membership, "PATIENCE_SECONDS", 0.2)
+    inside.set_join_patience(monkeypatch, 0.2)
     async with Worker(url, name="a") as worker:
         store = faulty(worker)
         first = await worker.open("call-1", b"data")

@@ -16,6 +16,7 @@ from coordinator.store import calls
 from coordinator.store.keys import Keys
 from coordinator.worker.drain import _Progress
 from tests.coordinating import coordinating
+from tests.inside import member_of
 from tests.store.harness import Bench
 from tests.waiting import eventually, within
 
@@ -135,9 +136,7 @@ async def test_whoever_is_told_drains(url: str, redis_client: redis.Redis) -> No
     async with Worker(url, name="old") as old, Worker(url, name="new") as new, anyio.create_task_group() as tasks:
         tasks.start_soon(adopting, new, taken)
         await old.open("call-1")
-        await new._instance.members[0].part.executor.run(
-            calls.drain(KEYS, instance=old.id, by="test", reason="rollout")
-        )
+        await member_of(new).part.executor.run(calls.drain(KEYS, instance=old.id, by="test", reason="rollout"))
         with within(15):
             await old.drained.wait()
         await eventually(lambda: set(taken) == {"call-1"})

@@ -10,6 +10,7 @@ import redis
 from coordinator import Session, Worker, clock
 from coordinator.store.keys import Keys
 from tests.coordinating import coordinating
+from tests.inside import instance_of
 from tests.waiting import eventually
 
 KEYS = Keys("recovery", 0)
@@ -54,7 +55,7 @@ async def test_alone_it_takes_its_time(url: str, redis_client: redis.Redis) -> N
             tasks.start_soon(worker.serve, handler)
             await worker.open("fails")
             await eventually(lambda: len(began["fails"]) == 3)
-            await dies._instance.end("exited", "it was killed")
+            await instance_of(dies).end("exited", "it was killed")
             await eventually(lambda: len(began["fails"]) == 4)
             tasks.cancel_scope.cancel()
         first, second, third, fourth = began["fails"]

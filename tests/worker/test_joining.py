@@ -16,6 +16,7 @@ from coordinator import NameInUseError, Worker, clock
 from coordinator.store import calls, reads
 from coordinator.store.keys import Keys
 from coordinator.worker.registration import Registration
+from tests.inside import instance_of, member_of
 from tests.store.harness import Bench
 from tests.waiting import eventually
 
@@ -58,7 +59,7 @@ async def test_it_beats_while_the_rest_of_it_starts(
 
         async def start() -> None:
             worker = Worker(url, name="a", partitions=2)
-            worker._instance.instances = {0: "a-0", 1: "a-1"} if method == "take_up" else {}
+            instance_of(worker).instances = {0: "a-0", 1: "a-1"} if method == "take_up" else {}
             async with worker:
                 pass
 
@@ -118,7 +119,7 @@ async def taking_up(url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
 
     monkeypatch.setattr(reads, "record", waits)
     worker, entered, over = Worker(url, name="w"), anyio.Event(), anyio.Event()
-    worker._instance.instances = {0: "w~1"}
+    instance_of(worker).instances = {0: "w~1"}
 
     async def live() -> None:
         async with worker:
@@ -165,7 +166,7 @@ async def test_it_is_trusted_meanwhile(
         began = clock.now()
         await eventually(lambda: clock.now() - began > 2 * worker.settings.trust_window)
         await beats(redis_client, 1)
-        assert worker._instance.members[0].ledger.pulse.held(clock.now())
+        assert member_of(worker).ledger.pulse.held(clock.now())
         go_on.set()
         await eventually(lambda: len(worker.sessions) == 6)
         for session in worker.sessions:

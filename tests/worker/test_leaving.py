@@ -20,6 +20,7 @@ from coordinator.store.keys import Keys
 from coordinator.store.scripts import Call
 from coordinator.worker.hub import Hubs
 from coordinator.worker.instance import Instance
+from tests.inside import instance_of
 from tests.store.harness import Bench
 from tests.waiting import eventually, wait_until, within
 from tests.worker.program import Program
@@ -68,7 +69,7 @@ async def test_an_error_of_its_own_cancels_whoever_entered(url: str, redis_clien
     """A task of the worker's fails: the block ends by that error, and the program's task is not cancelled any more."""
     with pytest.raises(ZeroDivisionError):
         async with Worker(url, name="a") as worker:
-            worker._instance.start(_divides)
+            instance_of(worker).start(_divides)
             await anyio.sleep_forever()
     task = asyncio.current_task()
     assert task is not None
@@ -81,8 +82,8 @@ async def test_an_error_of_its_own_is_raised_where_another_task_leaves(url: str)
     """The task that entered has ended: whoever leaves gets the error."""
     worker = Worker(url, name="a")
     await asyncio.create_task(worker.__aenter__())
-    worker._instance.start(_divides)
-    await eventually(lambda: worker._instance.home is not None and worker._instance.home._error)
+    instance_of(worker).start(_divides)
+    await eventually(lambda: (home := instance_of(worker).home) is not None and home._error)
     with pytest.raises(ZeroDivisionError):
         await worker.__aexit__(None, None, None)
 
@@ -91,8 +92,8 @@ async def test_an_error_while_the_block_ends_by_itself(url: str) -> None:
     """The worker's task fails in the moment in which the program leaves without waiting for anything more."""
     with pytest.raises(ZeroDivisionError):
         async with Worker(url, name="a") as worker:
-            worker._instance.start(_divides)
-            await eventually(lambda: worker._instance.home is not None and worker._instance.home._interrupted)
+            instance_of(worker).start(_divides)
+            await eventually(lambda: (home := instance_of(worker).home) is not None and home._interrupted)
     await asyncio.sleep(0)
 
 
@@ -101,7 +102,7 @@ async def test_a_cancellation_from_outside_wins(url: str) -> None:
 
     async def program() -> None:
         async with Worker(url, name="a") as worker:
-            worker._instance.start(_divides)
+            instance_of(worker).start(_divides)
             try:
                 await anyio.sleep_forever()
             finally:
@@ -259,7 +260,7 @@ async def in_another_task(url: str, record: Record) -> None:
 async def by_an_error_of_its_own(url: str, record: Record) -> None:
     with contextlib.suppress(ZeroDivisionError):
         async with worker_with_a_call(url, record) as (worker, _):
-            worker._instance.start(_divides)
+            instance_of(worker).start(_divides)
             await anyio.sleep_forever()
 
 

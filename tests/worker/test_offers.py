@@ -14,6 +14,7 @@ import redis
 from coordinator import Offer, Session, Worker, clock
 from coordinator.store.keys import Keys
 from tests.coordinating import coordinating
+from tests.inside import instance_of, member_of, members_of, serving_of
 from tests.store.harness import Bench
 from tests.waiting import eventually, within
 
@@ -110,8 +111,8 @@ async def test_an_offer_in_hand_is_kept(url: str, redis_client: redis.Redis) -> 
     """While the program works through it the lease of an offer begins anew, again and again."""
     bench = orphans(redis_client, 2)
     async with coordinating(url, lease=0.6), Worker(url, name="a", lease=0.6) as worker:
-        worker._instance.begin_reading()
-        reader = worker._instance.members[0].reader
+        instance_of(worker).begin_reading()
+        reader = member_of(worker).reader
         await eventually(lambda: reader.in_hand() > 0)
         [first, *_] = reader._known.values()
 
@@ -132,7 +133,7 @@ async def test_a_worker_with_room_is_asked_again(url: str, redis_client: redis.R
     async with coordinating(url, lease=0.3), Worker(url, name="a", lease=0.3) as worker:
         offers = worker.offers()
         first = await anext(offers)
-        hand = worker._instance.hand
+        hand = instance_of(worker).hand
         await eventually(lambda: hand._stalled)
         await first.decline("too late", counts=False)
         taken = 0
@@ -179,11 +180,12 @@ async def test_many_light_handlers_begin_together(url: str, redis_client: redis.
     async with Worker(url, name="a", capacity=100) as worker, anyio.create_task_group() as tasks:
         tasks.start_soon(worker.serve, handler)
         async with coordinating(url):
-            await eventually(lambda: worker._instance.serving is not None)
+            await eventually(lambda: serving_of(worker) is not None)
 
             def all_are_served() -> bool:
-                assert worker._instance.serving is not None
-                together.append(worker._instance.serving._pace.together)
+                serving = serving_of(worker)
+                assert serving is not None
+                together.append(serving._pace.together)
                 return len(worker.sessions) == 60
 
             await eventually(all_are_served, 30)
@@ -247,7 +249,7 @@ async def test_a_pause_is_no_failed_attempt(url: str, redis_client: redis.Redis)
     orphans(redis_client, 1)
     async with coordinating(url), Worker(url, name="a") as worker:
         async for offer in worker.offers():
-            [member] = worker._instance.members
+            [member] = members_of(worker)
             now = clock.now()
             offer.given_at = member.reader.hand.progress = now - 60.0
             member.ledger.pulse.stalled = now
@@ -283,10 +285,10 @@ async def test_who_is_nearly_full_leaves_them_to_who_has_room(url: str, redis_cl
         for n in range(5):
             await owner.open(f"call-{n}", b"x")
         await eventually(lambda: redis_client.hget(KEYS.detector, "last_scan_ms") is not None)
-        await owner._instance.end("exited", "it was killed")
+        await instance_of(owner).end("exited", "it was killed")
         await eventually(lambda: len(served) == 5, 20)
         assert served == ["roomy"] * 5
         for worker in (full, roomy):
-            worker._instance.abandon()
+            instance_of(worker).abandon()
         tasks.cancel_scope.cancel()
     redis_client.flushall()

@@ -18,6 +18,7 @@ from coordinator.store.keys import Keys
 from coordinator.worker.heart import Beat
 from coordinator.worker.line import Line, SilentLineError
 from coordinator.worker.post import Post
+from tests.inside import member_of, members_of
 from tests.proxy import Proxy
 from tests.redis_server import RedisServer
 from tests.waiting import eventually, within
@@ -126,7 +127,7 @@ async def test_a_failed_beat_is_a_doubt(url: str, redis_client: redis.Redis, mon
     async with Worker(url, name="a") as worker:
         await eventually(lambda: present(redis_client, worker))
         monkeypatch.setattr(Post, "doubt", lambda post: doubts.append(post))
-        [member] = worker._instance.members
+        [member] = members_of(worker)
         member._hear(Beat(member.ledger.roll, clock.now(), error=StoreUnavailableError("timeout", "no answer")))
         assert doubts == [member.hub.post]
 
@@ -209,12 +210,10 @@ async def test_a_line_listens_to_what_is_wanted_now(monkeypatch: pytest.MonkeyPa
 async def test_a_worker_that_goes_leaves_no_work_behind(url: str) -> None:
     """Two workers of a process, one of which is given up with its event loop: nothing was begun that nobody will do."""
     async with Worker(url, name="a") as first, Worker(url, name="b") as second:
-        await eventually(
-            lambda: first._instance.members[0].mailbox.subscribed and second._instance.members[0].mailbox.subscribed
-        )
-        post = first._instance.members[0].hub.post
+        await eventually(lambda: member_of(first).mailbox.subscribed and member_of(second).mailbox.subscribed)
+        post = member_of(first).hub.post
         before = asyncio.all_tasks()
-        post.remove(first._instance.members[0].part.keys.mailbox(first.id))
+        post.remove(member_of(first).part.keys.mailbox(first.id))
         assert asyncio.all_tasks() == before
 
 

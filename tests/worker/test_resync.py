@@ -13,6 +13,7 @@ from coordinator.store import calls
 from coordinator.store.keys import Keys
 from coordinator.store.past import Past
 from coordinator.store.scripts import SCRIPTS, Call
+from tests.inside import member_of
 from tests.proxy import Proxy
 from tests.records import state
 from tests.redis_server import RedisServer
@@ -31,7 +32,7 @@ async def test_a_session_that_only_the_store_lists_is_offered_to_others(
         async with Worker(url, name="a") as a, Worker(proxy.url, name="b") as b:
             await (await a.open("call-1", b"data")).release()
             async for offer in b.offers():
-                b._instance.members[0].part.executor._link._timeout = 0.3
+                member_of(b).part.executor._link._timeout = 0.3
                 proxy.lose_reply_to(SCRIPTS["adopt"].sha.encode())
                 with anyio.move_on_after(0.02):  # the program gives up before the answer and its repetition
                     await offer.adopt()
@@ -102,7 +103,7 @@ async def test_a_wipe_found_first_by_a_stranger_is_held_and_its_epochs_rise(
         assert bench.open("call-2", "stranger~1").word == "HELD"
         await eventually(lambda: session.held and session.epoch > before)
         assert bench.open("call-2", "stranger~1").int("epoch") > highest > 10**13
-        assert worker._instance.members[0].ledger.past.epoch >= session.epoch, "the renewed one is remembered too"
+        assert member_of(worker).ledger.past.epoch >= session.epoch, "the renewed one is remembered too"
         events: Any = redis_client.xrange(KEYS.events)
         holds = [fields for _, fields in events if fields[b"type"] == b"hold"]
         assert len(holds) == 1
@@ -124,7 +125,7 @@ async def test_who_makes_a_wiped_partition_and_remembers_holds_it(
 async def test_what_was_taken_up_is_remembered(url: str, redis_client: redis.Redis) -> None:
     """The epoch of a session counts as seen however it became ours, as when another process stood for its owner before."""
     async with Worker(url, name="a") as worker:
-        session, member = await worker.open("call-1", b"data"), worker._instance.members[0]
+        session, member = await worker.open("call-1", b"data"), member_of(worker)
         member.ledger.past.epoch = 0
         await member.take_up()
         assert member.ledger.past.epoch == session.epoch
@@ -175,7 +176,7 @@ async def test_a_session_that_came_during_a_resync_is_held_after_it(
 ) -> None:
     """Writes are found lost again while a resync ends: what was opened in between is stated again too."""
     async with Worker(url, name="a") as worker:
-        resync = worker._instance.members[0].resync
+        resync = member_of(worker).resync
         compare, reached, go = resync._compare, anyio.Event(), anyio.Event()
 
         async def slow_compare() -> None:
@@ -211,9 +212,9 @@ async def test_after_too_long_a_silence_an_instance_starts_over(url: str, redis_
     """Forgotten by the store and silent for more than half of fenced_ttl: a new id, and what it held is lost."""
     async with Worker(url, name="a", fenced_ttl=1.0) as worker:
         session, before = await worker.open("call-1", b"data"), worker.id
-        worker._instance.members[0].ledger.pulse.sent -= 10
-        worker._instance.members[0].stop_beating()  # no beat in between
-        worker._instance.members[0].resync.want("unknown", "the store does not know this instance")
+        member_of(worker).ledger.pulse.sent -= 10
+        member_of(worker).stop_beating()  # no beat in between
+        member_of(worker).resync.want("unknown", "the store does not know this instance")
         with within(10):
             await session.lost.wait()
         await eventually(lambda: worker.id != before)

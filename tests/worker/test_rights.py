@@ -16,6 +16,7 @@ from coordinator.store.connect import Connector
 from coordinator.store.keys import Keys
 from coordinator.store.rights import needed_by
 from tests.coordinating import coordinating
+from tests.inside import member_of
 from tests.redis_server import RedisServer
 from tests.store.harness import Bench
 from tests.waiting import eventually
@@ -142,7 +143,7 @@ async def test_a_connection_that_is_new_does_not_go_on_blind(user_url: str, acl:
 async def test_one_who_never_agrees_beats_no_faster(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Something makes beat and comparison differ for ever: it compares once a beat, and not as fast as it can."""
     async with Worker(url, name="a") as worker:
-        member = worker._instance.members[0]
+        member = member_of(worker)
         soon: list[float] = []
         monkeypatch.setattr(member.hub.heart, "soon", lambda beating: soon.append(clock.now()))
         for _ in range(50):

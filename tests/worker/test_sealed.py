@@ -17,6 +17,7 @@ from coordinator.keyring import KeyFile, KeyRing
 from coordinator.policy import LACKS_KEY
 from coordinator.store.keys import Keys
 from tests.coordinating import coordinating
+from tests.inside import instance_of, member_of
 from tests.waiting import eventually, within
 from tests.worker.test_worker import first_offer
 
@@ -39,7 +40,7 @@ def gave_back(client: Any) -> set[bytes]:
 
 async def die(worker: Worker) -> None:
     """It ends as though it was killed."""
-    await worker._instance.end("exited", "it was killed")
+    await instance_of(worker).end("exited", "it was killed")
 
 
 @pytest.mark.parametrize("data", [SMALL, LARGE, b"\xff\x00"])
@@ -219,7 +220,7 @@ async def test_a_broken_seal_is_a_dead_letter(
         kept: Any = redis_client.hgetall(KEYS.set_aside("session:call"))
         assert kept[b"raw:data"] == before["data"]
         assert served == {"other": data}
-        heir._instance.abandon()
+        instance_of(heir).abandon()
         tasks.cancel_scope.cancel()
     redis_client.flushall()
 
@@ -257,9 +258,9 @@ async def test_plain_records_of_before_are_taken_over(url: str, redis_client: re
         assert session.recovery_data == SMALL
         await session.checkpoint(SMALL)
         assert stored(redis_client)["encoding"].startswith(b"sealed:1:old:")
-        strict._instance.take_offers(4)
+        instance_of(strict).take_offers(4)
         await eventually(lambda: stored(redis_client, "refused")["state"] == b"dead_lettered")
-        heir._instance.abandon()
+        instance_of(heir).abandon()
     redis_client.flushall()
 
 
@@ -304,7 +305,7 @@ async def test_what_its_predecessor_sealed_stays_a_worker_s_own(url: str, redis_
     async with Worker(url, name="a", encryption_keys=OLD) as owner:
         await owner.open("call", SMALL)
         sealed = stored(redis_client)
-        member = owner._instance.members[0]
+        member = member_of(owner)
         member.sealer, keyed = type(member.sealer)("recovery"), member.sealer
         member.ledger.forget(owner.sessions[0])
         await member.take_up()
@@ -329,7 +330,7 @@ async def test_an_opening_without_a_handle_is_found_again_as_it_is_stored(url: s
     """Its data, and the tenant that it is bound to, are the record's, whatever the second request says."""
     async with Worker(url, name="a", encryption_keys=OLD) as owner:
         first = await owner.open("call", SMALL, tenant="acme")
-        owner._instance.members[0].ledger.forget(first)
+        member_of(owner).ledger.forget(first)
         again = await owner.open("call", {"other": 1}, tenant="globex")
         assert (again.recovery_data, again.tenant) == (SMALL, "acme")
         await again.close()

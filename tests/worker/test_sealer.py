@@ -17,6 +17,7 @@ from coordinator.keyring import KeyRing
 from coordinator.store.shapes import faults
 from coordinator.worker.data import decode
 from coordinator.worker.sealer import MORE_BYTES, OPENING, Place, Sealer, key_of
+from tests.inside import instance_of
 
 RING = KeyRing.parse(",".join(KeyRing.generate(one) for one in ("k1", "k2")))
 OTHER_WAY = KeyRing({key_id: RING._keys[key_id] for key_id in ("k2", "k1")})
@@ -158,7 +159,7 @@ def test_keys_of_a_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
         (KeyRing.generate("text"), "text"), (RING, "k1"), (lambda: OTHER_WAY, "k2"), (None, "of-the-file"),
     ]  # fmt: skip
     for keys, seals in ways:
-        written = Worker("redis://nowhere", encryption_keys=keys)._instance._sealer.seal(PLACE, b"x", "bytes")
+        written = instance_of(Worker("redis://nowhere", encryption_keys=keys))._sealer.seal(PLACE, b"x", "bytes")
         assert key_of(written["encoding"]) == seals
     with pytest.raises(ConfigurationError, match="encryption_keys"):
         Worker("redis://nowhere", encryption_keys="no key")

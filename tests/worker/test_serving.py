@@ -13,8 +13,9 @@ from structlog.testing import capture_logs
 
 from coordinator import FencedError, Session, StoreUnavailableError, Worker, clock
 from coordinator.store.keys import Keys
-from coordinator.worker import ledger, membership
 from coordinator.worker.ending import is_of_the_store
+from tests import inside
+from tests.inside import member_of
 from tests.redis_server import RedisServer
 from tests.store.harness import Bench
 from tests.waiting import eventually
@@ -26,7 +27,7 @@ AWAY = StoreUnavailableError("timeout", "no answer")
 @pytest.fixture
 def own_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
     """A server that a test may stop; requests give up on it after a moment."""
-    monkeypatch.setattr(membership, "PATIENCE_SECONDS", 0.1)
+    inside.set_join_patience(monkeypatch, 0.1)
     server = RedisServer()
     yield server
     server.close()
@@ -298,9 +299,9 @@ async def test_leaving_closes_what_was_to_be_closed(own_server: RedisServer) -> 
         own_server.pause()
         with pytest.raises(StoreUnavailableError):
             await session.close()
-        worker._instance.members[0].endings._ends._waiting.clear()  # nobody carries on: leaving does
+        member_of(worker).endings._ends._waiting.clear()  # nobody carries on: leaving does
         own_server.resume()
-        await eventually(lambda: worker._instance.members[0].ledger.pulse.held(clock.now()))
+        await eventually(lambda: member_of(worker).ledger.pulse.held(clock.now()))
         await worker.drain(timeout=2)
         assert session.closed.is_set()
     assert record(client, "call-1")["state"] == "closed"
@@ -314,7 +315,7 @@ async def test_a_close_stands_when_the_program_fails(own_server: RedisServer) ->
             own_server.pause()
             with pytest.raises(StoreUnavailableError):
                 await session.close()
-            worker._instance.members[0].endings._ends._waiting.clear()  # nobody carries on: leaving does
+            member_of(worker).endings._ends._waiting.clear()  # nobody carries on: leaving does
             own_server.resume()
             raise ValueError("a bug")
     assert record(own_server.client(), "call-1")["state"] == "closed"
@@ -573,14 +574,14 @@ async def test_what_the_store_forgot_to_say_counts_nothing(url: str, redis_clien
 
 async def test_calls_that_ended_are_remembered_within_bounds(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker keeps the newest so many ended calls, with their epochs, whatever closed_ttl says."""
-    monkeypatch.setattr(ledger, "ENDED_REMEMBERED", 3)
+    inside.set_ended_remembered(monkeypatch, 3)
     async with Worker(url, name="a") as worker:
         epochs = {}
         for n in range(6):
             session = await worker.open(f"call-{n}")
             epochs[session.id] = session.epoch
             await session.close()
-        kept = worker._instance.members[0].ledger
+        kept = member_of(worker).ledger
         assert [call for call in epochs if kept.ended_here(call, epochs[call])] == ["call-3", "call-4", "call-5"]
         assert not kept.ended_here("call-5", epochs["call-5"] + 1), "the same id again is another call"
 

@@ -12,6 +12,7 @@ import redis
 from coordinator import InvalidDataError, Session, Worker
 from coordinator.store.keys import Keys
 from tests.coordinating import coordinating
+from tests.inside import instance_of
 from tests.waiting import eventually
 
 KEYS = Keys("recovery", 0)
@@ -36,7 +37,7 @@ async def test_a_living_owner_states_its_call_again(url: str, redis_client: redi
         assert (record[b"state"], record[b"owner"], record[b"data"]) == (b"active", worker.id.encode(), b"newer")
         assert session.epoch >= before
         assert not session.lost.is_set()
-        worker._instance.abandon()
+        instance_of(worker).abandon()
     redis_client.flushall()
 
 
@@ -60,7 +61,7 @@ async def test_what_an_heir_cannot_read_is_left_to_its_living_owner(
         assert adopted is not None
         assert adopted.recovery_data == {"n": 1}
         assert adopted.epoch > session.epoch
-        heir._instance.abandon()
+        instance_of(heir).abandon()
     redis_client.flushall()
 
 
@@ -76,7 +77,7 @@ async def test_a_living_instance_registers_again(url: str, redis_client: redis.R
         assert redis_client.hget(KEYS.instance(worker.id), "capacity") == b"100"
         await eventually(lambda: session.epoch == int(redis_client.hget(KEYS.session("call"), "epoch") or 0), 20)
         assert not session.lost.is_set()
-        worker._instance.abandon()
+        instance_of(worker).abandon()
     redis_client.flushall()
 
 
@@ -99,11 +100,11 @@ async def test_data_that_nobody_can_read_is_a_dead_letter(url: str, redis_client
         deep = b'{"a":' * 2000 + b"1" + b"}" * 2000
         redis_client.hset(KEYS.session("deep"), mapping={"data": deep[:8000]})
         tasks.start_soon(heir.serve, handler)
-        await owner._instance.end("exited", "it was killed")
+        await instance_of(owner).end("exited", "it was killed")
         await eventually(lambda: served == ["good"], 20)
         await eventually(lambda: redis_client.hget(KEYS.session("deep"), "state") == b"dead_lettered", 20)
         assert redis_client.hmget(KEYS.session("deep"), "reason", "data") == [b"broken", deep[:8000]]
-        heir._instance.abandon()
+        instance_of(heir).abandon()
         tasks.cancel_scope.cancel()
     redis_client.flushall()
 
@@ -113,11 +114,11 @@ async def test_an_adopter_of_unreadable_data_is_told(url: str, redis_client: red
     async with coordinating(url), Worker(url, name="heir") as heir, Worker(url, name="owner") as owner:
         await owner.open("call", {"pad": "x" * 20_000})
         redis_client.hset(KEYS.session("call"), "data", b"{" * 20_000)
-        await owner._instance.end("exited", "it was killed")
+        await instance_of(owner).end("exited", "it was killed")
         session = await heir.adopt("call", wait=10)
         assert session is not None
         with pytest.raises(InvalidDataError):
             _ = session.recovery_data
         assert session.held
-        heir._instance.abandon()
+        instance_of(heir).abandon()
     redis_client.flushall()

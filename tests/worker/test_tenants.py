@@ -14,6 +14,7 @@ from coordinator.policy import OTHER_TENANT
 from coordinator.store.keys import Keys
 from coordinator.store.usual import BATCH
 from tests.coordinating import coordinating
+from tests.inside import instance_of, member_of
 from tests.records import state
 from tests.waiting import eventually
 from tests.worker.test_worker import first_offer
@@ -83,7 +84,7 @@ async def test_orphans_of_a_tenant_without_workers_hold_up_nobody(url: str, redi
             for call, tenant in calls.items():
                 await owner.open(call, b"x", tenant=tenant)
             tasks.start_soon(a.serve, handler)
-            await owner._instance.end("exited", "it was killed")
+            await instance_of(owner).end("exited", "it was killed")
         await eventually(lambda: list(served.values()).count("acme") == 15, 20)
         assert set(served.values()) == {"acme"}
         declined = {event[b"session"].decode() for event in events(redis_client, b"declined")}
@@ -92,8 +93,8 @@ async def test_orphans_of_a_tenant_without_workers_hold_up_nobody(url: str, redi
             tasks.start_soon(b.serve, handler)
             await eventually(lambda: served == calls, 20)
             assert {s.attempt for s in b.sessions} == {1}
-            b._instance.abandon()
-        a._instance.abandon()
+            instance_of(b).abandon()
+        instance_of(a).abandon()
         tasks.cancel_scope.cancel()
     redis_client.flushall()
 
@@ -103,7 +104,7 @@ async def test_a_worker_of_another_tenant_is_no_heir_to_wait_for(url: str) -> No
     async with Worker(url, name="a", tenant="acme"), Worker(url, name="any") as anybody:
         for tenant, waits in (("acme", True), ("globex", False)):
             session = await anybody.open("call", tenant=tenant)
-            assert await anybody._instance.others_live() == waits
+            assert await instance_of(anybody).others_live() == waits
             await session.close()
 
 
@@ -114,11 +115,11 @@ async def test_a_living_worker_of_the_tenant_gets_it_from_others_at_once(url: st
         Worker(url, name="a", tenant="acme") as a,
         Worker(url, name="owner", tenant="globex") as owner,
     ):
-        a._instance.take_offers(4)
-        await eventually(lambda: a._instance.members[0].reader.fresh)
+        instance_of(a).take_offers(4)
+        await eventually(lambda: member_of(a).reader.fresh)
         async with Worker(url, name="b", tenant="globex") as b:
             await owner.open("call", b"x")
-            await owner._instance.end("exited", "it was killed")
+            await instance_of(owner).end("exited", "it was killed")
             await eventually(lambda: events(redis_client, b"declined"))
             session = await (await first_offer(b)).adopt()
             assert session is not None
@@ -131,7 +132,7 @@ async def test_what_goes_back_takes_no_lease_of_what_is_in_hand(url: str, redis_
     """More of them than one call keeps the leases of, and before it: the offer that the program has is kept all the same."""
     async with Worker(url, name="a", tenant="acme") as a, Worker(url, name="owner") as owner:
         await (await owner.open("call", b"x", tenant="acme")).release("no media")
-        offer, reader = await first_offer(a), a._instance.members[0].reader
+        offer, reader = await first_offer(a), member_of(a).reader
         foreign = {b"%d-0" % n: copy.copy(offer) for n in range(BATCH)}
         for n, one in enumerate(foreign.values()):
             one.session_id = f"foreign-{n}"
@@ -148,11 +149,11 @@ async def test_what_goes_back_takes_no_lease_of_what_is_in_hand(url: str, redis_
 async def test_a_drain_hands_over_within_the_tenant(url: str, redis_client: redis.Redis) -> None:
     """An heir of the tenant takes it; with nobody of the tenant left it waits as an orphan, with the other tenant's worker alive."""
     async with coordinating(url), Worker(url, name="a", tenant="acme") as a:
-        a._instance.take_offers(4)
+        instance_of(a).take_offers(4)
         async with Worker(url, name="b1", tenant="globex") as first:
             await first.open("call", b"x")
             async with Worker(url, name="b2", tenant="globex") as second:
-                second._instance.take_offers(4)
+                instance_of(second).take_offers(4)
 
                 async def take() -> None:
                     async for offer in second.offers():

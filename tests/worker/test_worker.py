@@ -28,6 +28,7 @@ from coordinator import (
 from coordinator.store.keys import Keys
 from coordinator.worker.adoption import Adoption
 from tests.coordinating import coordinating
+from tests.inside import member_of, serving_of
 from tests.store.harness import Bench
 from tests.waiting import eventually, within
 
@@ -220,9 +221,9 @@ async def test_adopting_by_id_awaits_the_verdict_on_a_silent_owner(url: str) -> 
     """The owner is silent and not dead yet: adopting by id waits until it is declared, and then takes the call."""
     async with coordinating(url), Worker(url, name="b") as b, Worker(url, name="a") as a:
         await a.open("call-1", b"data")
-        a._instance.members[0].stop_beating()
-        a._instance.members[0].mailbox.open(a.id)
-        a._instance.members[0].handovers._let_go = _never  # type: ignore[method-assign]
+        member_of(a).stop_beating()
+        member_of(a).mailbox.open(a.id)
+        member_of(a).handovers._let_go = _never  # type: ignore[method-assign]
         taken = await b.adopt("call-1", wait=8)
         assert taken is not None
         assert taken.cause == "silence"
@@ -338,7 +339,7 @@ async def test_a_fenced_worker_starts_over_under_a_new_id(url: str) -> None:
             await session.lost.wait()
         assert not session.held
         assert not session.may_speak
-        await eventually(lambda: a.id != before and not a._instance.members[0].ledger.joining)
+        await eventually(lambda: a.id != before and not member_of(a).ledger.joining)
         assert (await a.open("call-2")).held
         assert not await b.certify(before, "twice")
 
@@ -391,7 +392,7 @@ async def test_serve_ends_each_session_as_its_handler_ends(url: str, redis_clien
         assert await b.adopt("lost", wait=5) is not None
         with within(5):
             await cancelled.wait()
-        assert not a._instance._draining
+        assert not a.is_draining
         tasks.cancel_scope.cancel()
 
 
@@ -430,7 +431,7 @@ async def test_an_owner_that_is_buried_while_it_is_asked(
     async with Worker(url, name="door") as worker:
         bench.join("dies~1")
         bench.open("call-1", "dies~1")
-        executor = worker._instance.members[0].part.executor
+        executor = member_of(worker).part.executor
         command = executor.command
 
         async def and_then_it_dies(*args: Any) -> Any:
@@ -488,7 +489,7 @@ async def test_an_owner_lets_go_to_nobody_whose_word_was_lost(
             assert await gone.adopt("call-1", wait=0.2) is None
             lease_end = int(record(redis_client, "call-1")["lease_until"])
             await eventually(lambda: _server_ms(redis_client) > lease_end)
-        await eventually(lambda: not old._instance.members[0].handovers._letting_go)
+        await eventually(lambda: not member_of(old).handovers._letting_go)
         assert session.held
         assert record(redis_client, "call-1")["owner"] == old.id
 
@@ -533,7 +534,7 @@ async def test_serve_serves_what_is_adopted_by_id(url: str) -> None:
     async with Worker(url, name="old") as old, Worker(url, name="new") as new, anyio.create_task_group() as tasks:
         await old.open("call-1", b"data")
         tasks.start_soon(new.serve, handler)
-        await eventually(lambda: new._instance.serving is not None)
+        await eventually(lambda: serving_of(new) is not None)
         assert await new.adopt("call-1") is await new.adopt("call-1")
         await eventually(lambda: served == ["call-1"])
         tasks.cancel_scope.cancel()
@@ -547,7 +548,7 @@ async def test_closed_calls_are_not_remembered_for_ever(url: str) -> None:
 
         async def another_is_the_only_one() -> bool:
             await (await one.open("another", b"data")).close()
-            return not any(one._instance.members[0].ledger.ended_here(f"call-{n}", 0) for n in range(5))
+            return not any(member_of(one).ledger.ended_here(f"call-{n}", 0) for n in range(5))
 
         await eventually(another_is_the_only_one)
 
