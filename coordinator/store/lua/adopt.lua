@@ -27,7 +27,7 @@
 -- REPLY FENCED cause
 -- REPLY UNKNOWN
 -- RETRY safe: the same request of the same instance gets the same epoch again.
--- USES now read epoch stream event hold offer roll again
+-- USES now read epoch stream event hold entry roll again
 local meta, detector, leases, orphans, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local instance, owned, session, offers, blamed = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local server, id, owner, request, epoch, floor = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]

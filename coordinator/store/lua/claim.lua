@@ -29,7 +29,7 @@
 -- REPLY HELD
 -- REPLY GONE
 -- RETRY safe: what was claimed is no longer owned by the grave, and is skipped.
--- USES now read epoch stream event hold offer dead_letter tell children
+-- USES now read epoch stream event hold entry offer dead_letter tell children
 local meta, detector, graves, leases, orphans, dead_letters = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local events, instance, owned, offers, blamed = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local FIRST_KEY = 11

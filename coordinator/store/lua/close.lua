@@ -21,7 +21,7 @@
 -- REPLY RESYNC
 -- REPLY UNKNOWN
 -- RETRY safe: a closed record of the same owner and epoch answers OK.
--- USES now read stream event hold owner refuse offer roll tell children
+-- USES now read stream event hold owner refuse entry roll tell children
 local meta, detector, leases, orphans, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local instance, owned, session, offers, blamed = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local server, id, owner, epoch, closed_ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]

@@ -27,7 +27,7 @@
 -- REPLY HELD
 -- REPLY FENCED cause
 -- RETRY safe: the epoch has moved on, a second call answers GONE.
--- USES now read epoch stream event hold age offer dead_letter
+-- USES now read epoch stream event hold age entry offer dead_letter
 local meta, detector, leases, orphans, dead_letters = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local events, instance, session, offers = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 local server, id, decliner, epoch, reason, counts = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]

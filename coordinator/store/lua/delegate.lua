@@ -16,7 +16,7 @@
 -- REPLY GONE
 -- REPLY FENCED cause
 -- RETRY safe: a second call extends the lease.
--- USES now read stream event hold offer
+-- USES now read stream event hold entry
 local meta, detector, leases, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local instance, session, offers = KEYS[5], KEYS[6], KEYS[7]
 local server, id, by, epoch, lease_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])

@@ -29,7 +29,7 @@
 -- REPLY GONE
 -- REPLY HELD
 -- RETRY safe: the lease has moved on, a second call answers EARLY.
--- USES now read epoch stream event hold age offer dead_letter
+-- USES now read epoch stream event hold age entry offer dead_letter
 local meta, detector, leases, orphans, dead_letters = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local events, session, offers = KEYS[6], KEYS[7], KEYS[8]
 local server, id, pool, holder, lease_ms, max_offers = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])

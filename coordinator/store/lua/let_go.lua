@@ -30,7 +30,7 @@
 -- REPLY HELD
 -- REPLY UNKNOWN
 -- RETRY safe: a second call of the same epoch answers OK again.
--- USES now read epoch stream event hold owner refuse offer roll tell children
+-- USES now read epoch stream event hold owner refuse entry roll tell children
 local meta, detector, leases, events, instance = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local owned, heir, heir_owned, session, offers, mailbox = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local blamed, heir_blamed = KEYS[12], KEYS[13]

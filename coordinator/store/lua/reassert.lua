@@ -31,7 +31,7 @@
 -- REPLY FENCED cause
 -- REPLY UNKNOWN
 -- RETRY safe: states the same again.
--- USES now read epoch stream event hold offer roll
+-- USES now read epoch stream event hold entry roll
 local meta, detector, leases, orphans, dead_letters = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local events, instance, owned, session, offers = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local rival_instance, rival_owned = KEYS[11], KEYS[12]

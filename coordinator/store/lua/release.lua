@@ -36,7 +36,7 @@
 -- REPLY HELD
 -- REPLY UNKNOWN
 -- RETRY safe: the same request gets the same answer while the offer stands.
--- USES now read epoch stream event hold owner refuse offer dead_letter roll tell children
+-- USES now read epoch stream event hold owner refuse entry offer dead_letter roll tell children
 local meta, detector, leases, orphans, dead_letters = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local events, instance, owned, session, offers, blamed = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local server, id, owner, epoch, request, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]

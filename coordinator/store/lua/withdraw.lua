@@ -14,7 +14,7 @@
 -- REPLY YOURS
 -- REPLY GONE state
 -- RETRY safe: the second call finds nothing of it left and answers GONE.
--- USES now read stream event hold offer
+-- USES now read stream event hold entry
 local meta, detector, leases, events, session, offers = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local server, id, heir_id, request = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 

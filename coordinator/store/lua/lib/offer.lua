@@ -1,13 +1,5 @@
 -- offer.lua: an orphan is put up for adoption: a new epoch, a lease, a stream entry.
 
--- Takes the entry of the present offer out of the stream, read or not.
-local function drop_entry(offers, offer_id)
-  if offer_id and offer_id ~= '' then
-    redis.pcall('XACK', offers, 'workers', offer_id) -- the group may be missing
-    redis.pcall('XDEL', offers, offer_id) -- what is no id that Redis takes is in no stream
-  end
-end
-
 local function write_entry(offers, id, r, now, inline_bytes)
   local data = r.data or ''
   local name = 'data'
