@@ -16,7 +16,6 @@ from contextlib import asynccontextmanager
 
 import anyio
 import anyio.abc
-import h11
 import structlog
 
 from coordinator import clock
@@ -133,6 +132,8 @@ class Watcher:
         Raises:
             _NotWatchedError: it was not.
         """
+        import h11  # here, as in `_ask`: a worker that nobody watches speaks no HTTP
+
         try:
             with anyio.fail_after(ANSWER_SECONDS) as limit:
                 async with await anyio.connect_unix(self._path) as connection:
@@ -153,6 +154,8 @@ class Watcher:
             raise _NotWatchedError(f"no answer: {type(error).__name__}") from None
 
     async def _ask(self, connection: anyio.abc.ByteStream) -> None:
+        import h11
+
         body = json.dumps({"instances": list(self._instances())}).encode()
         http = h11.Connection(h11.CLIENT)
         headers = [
