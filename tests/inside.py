@@ -21,6 +21,7 @@ from coordinator.store.executor import Executor
 from coordinator.store.link import Link
 from coordinator.worker.instance import Instance
 from coordinator.worker.membership import Membership
+from coordinator.worker.sealer import Sealer
 from coordinator.worker.serving import Serving
 from coordinator.worker.worker import Worker
 
@@ -40,6 +41,7 @@ __all__ = [
     "set_join_patience",
     "set_pod_pauses",
     "set_right_patience",
+    "set_sealer",
     "set_unable",
     "start_burials",
     "store_is_away",
@@ -126,6 +128,14 @@ def set_join_patience(patch: pytest.MonkeyPatch, seconds: float) -> None:
 def set_right_patience(worker: Worker, seconds: float) -> None:
     """For how long a fenced write is asked for again; what is below zero is taken off the time that is added to it."""
     member_of(worker).writes.patience = seconds
+
+
+def set_sealer(worker: Worker, sealer: Sealer) -> Sealer:
+    """Another process goes on as this instance, with other keys; returns what sealed before."""
+    member = member_of(worker)
+    before = member.sealer
+    member.sealer = member.ownership.sealer = sealer
+    return before
 
 
 def set_unable(patch: pytest.MonkeyPatch, seconds: float) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import Any, Literal, cast
 
 import anyio
@@ -18,6 +17,17 @@ __all__ = ["Fault", "FaultyExecutor"]
 Fault = Literal["lost", "unanswered", "late", "stopped"]
 """Of one request: never applied; applied, and its answer lost; applied when nobody thinks of it any more; sent by a process that stood
 still until it was dead for all others."""
+
+
+class _Plain:
+    """An executor as it was before some of its methods were replaced."""
+
+    def __init__(self, executor: Executor, names: Sequence[str]) -> None:
+        self._executor = executor
+        self.__dict__.update({name: getattr(executor, name) for name in names})
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._executor, name)
 
 
 class FaultyExecutor:
@@ -38,9 +48,7 @@ class FaultyExecutor:
     def before(cls, executor: Executor, while_stopped: Callable[[], object]) -> FaultyExecutor:
         """Stands before an executor from now on, for all who have it already."""
         names = ("run", "command", "commands")
-        faulty = cls(
-            cast(Executor, SimpleNamespace(**{name: getattr(executor, name) for name in names})), while_stopped
-        )
+        faulty = cls(cast(Executor, _Plain(executor, names)), while_stopped)
         for name in names:
             setattr(executor, name, getattr(faulty, name))
         return faulty

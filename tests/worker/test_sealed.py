@@ -16,8 +16,9 @@ from coordinator import KeyUnknownError, SealBrokenError, Session, Worker
 from coordinator.keyring import KeyFile, KeyRing
 from coordinator.policy import LACKS_KEY
 from coordinator.store.keys import Keys
+from coordinator.worker.sealer import Sealer
 from tests.coordinating import coordinating
-from tests.inside import instance_of, member_of
+from tests.inside import instance_of, member_of, set_sealer
 from tests.waiting import eventually, within
 from tests.worker.test_worker import first_offer
 
@@ -306,7 +307,7 @@ async def test_what_its_predecessor_sealed_stays_a_worker_s_own(url: str, redis_
         await owner.open("call", SMALL)
         sealed = stored(redis_client)
         member = member_of(owner)
-        member.sealer, keyed = type(member.sealer)("recovery"), member.sealer
+        keyed = set_sealer(owner, Sealer("recovery"))
         member.ledger.forget(owner.sessions[0])
         await member.take_up()
         session = owner.sessions[0]
@@ -317,7 +318,7 @@ async def test_what_its_predecessor_sealed_stays_a_worker_s_own(url: str, redis_
         member.resync.want("lost_writes", "as in a test")
         await eventually(lambda: stored(redis_client).get("encoding") == sealed["encoding"], 20)
         assert stored(redis_client)["data"] == sealed["data"]
-        member.sealer = keyed
+        set_sealer(owner, keyed)
         assert session.recovery_data == SMALL
         await eventually(lambda: session.held)
         member.ledger.forget(session)
