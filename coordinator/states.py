@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["TRANSITIONS", "InstanceState", "SessionState", "Transition", "allowed", "transitions_table"]
+__all__ = [
+    "ENDED", "LIVING", "SERVED", "TRANSITIONS", "InstanceState", "SessionState", "Transition", "allowed", "transitions_table",
+]  # fmt: skip
 
 
 class SessionState(StrEnum):
@@ -33,6 +35,14 @@ class InstanceState(StrEnum):
     ALIVE = "alive"
     DRAINING = "draining"
     DEAD = "dead"
+
+
+SERVED = (SessionState.ACTIVE, SessionState.HANDING_OVER)
+"""Of a session that an owner serves."""
+ENDED = (SessionState.CLOSED, SessionState.DEAD_LETTERED)
+"""Of a session that nobody is offered."""
+LIVING = (InstanceState.ALIVE, InstanceState.DRAINING)
+"""Of an instance that beats."""
 
 
 @dataclass(frozen=True, slots=True)

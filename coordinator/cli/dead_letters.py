@@ -20,6 +20,7 @@ from coordinator.cli.tables import clock, complain, console, print_json, print_s
 from coordinator.errors import ConfigurationError, InvalidDataError, InvalidIdError, InvalidValueError
 from coordinator.ids import check_session_id
 from coordinator.settings import Settings
+from coordinator.states import SessionState
 from coordinator.store import calls, reads
 from coordinator.store.executor import StorePartition
 from coordinator.store.reads import DeadLetter
@@ -165,7 +166,7 @@ async def _batch(part: StorePartition, letters: list[DeadLetter], make: MakeCall
             "epoch": one.epoch,
             "done": False,
             "answer": "UNFIT",
-            "state": "dead_lettered",
+            "state": SessionState.DEAD_LETTERED,
             "fault": fault,
         }
         for one, fault in zip(letters, faults, strict=True)

@@ -16,7 +16,8 @@ from coordinator.cli.status import Json
 from coordinator.cli.store import check_instance, newest_id, partitions
 from coordinator.cli.tables import console, print_json, progress_console, table
 from coordinator.settings import Settings
-from coordinator.store import calls
+from coordinator.states import LIVING, SessionState
+from coordinator.store import calls, reads
 from coordinator.store.executor import StorePartition
 
 __all__ = ["drain"]
@@ -82,12 +83,11 @@ async def _owned(part: StorePartition, instance: str) -> set[str]:
 
 async def _went(part: StorePartition, session: str, left: str) -> dict[str, Any]:
     """Where a call is now; settled when it has ended, or a living instance owns it that is not the one that it left."""
-    keys, run = part.keys, part.executor
-    state, owner = ((v or b"").decode() for v in await run.command("HMGET", keys.session(session), "state", "owner"))
-    settled = state in ("", "closed")
-    if owner and owner != left:
-        settled = await run.command("HGET", keys.instance(owner), "state") in (b"alive", b"draining")
-    return {"session": session, "state": state or "gone", "owner": owner, "settled": settled}
+    where = await reads.owner_of(part, session)
+    settled = where.state in ("", SessionState.CLOSED)
+    if where.owner and where.owner != left:
+        settled = (await reads.registered(part, where.owner)).state in LIVING
+    return {"session": session, "state": where.state or "gone", "owner": where.owner, "settled": settled}
 
 
 async def _drain(settings: Settings, named: str, reason: str, wait: bool, quiet: bool) -> list[dict[str, Any]]:
@@ -129,7 +129,7 @@ def drain(
         ]
         columns = ("partition", "instance", "outcome", "calls", "left", *(["no living owner"] if wait else []))
         console().print(table(columns, shown))
-        given_up = sum(call["state"] == "dead_lettered" for row in rows for call in row["calls"])
+        given_up = sum(call["state"] == SessionState.DEAD_LETTERED for row in rows for call in row["calls"])
         if lost := sum(row["with_nobody"] for row in rows) - given_up:
             have = "1 call has" if lost == 1 else f"{lost} calls have"
             console().print(

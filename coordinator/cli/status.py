@@ -20,7 +20,7 @@ from coordinator.cli.tables import clock, coloured, complain, console, print_jso
 from coordinator.errors import KeyUnknownError, SealBrokenError, StoreUnavailableError
 from coordinator.ids import check_session_id
 from coordinator.settings import Settings
-from coordinator.states import SessionState
+from coordinator.states import InstanceState, SessionState
 from coordinator.store import reads
 from coordinator.store.executor import StorePartition
 from coordinator.store.reads import Overview, SessionRow
@@ -72,7 +72,7 @@ def _summed_up(seen: Overview) -> Row:
     return {
         **row,
         "started": bool(seen.lineage),
-        "instances": sum(instance.state != "dead" for instance in seen.instances),
+        "instances": sum(instance.state != InstanceState.DEAD for instance in seen.instances),
         "oldest_orphan_seconds": _age(seen.now_ms, seen.oldest_orphan_ms),
         "last_scan_seconds": _age(seen.now_ms, seen.last_scan_ms),
     }

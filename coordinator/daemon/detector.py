@@ -25,6 +25,7 @@ from coordinator.policy import (
     watch,
 )
 from coordinator.settings import Settings
+from coordinator.states import InstanceState
 from coordinator.store import calls, reads
 from coordinator.store.executor import StorePartition
 from coordinator.store.past import Past
@@ -231,7 +232,7 @@ class Detector:
 
     def learn(self, rows: Iterable[reads.InstanceRow]) -> None:
         """What is known of all instances: how long each is given, and since when its deadline stands still."""
-        s, living = self.settings, [row for row in rows if row.state != "dead" and row.dead_after_ms]
+        s, living = self.settings, [row for row in rows if row.state != InstanceState.DEAD and row.dead_after_ms]
         self.dead_after = {row.id: row.dead_after_ms / 1000 for row in living}
         self.lost_connection_after = {
             row.id: lost_counts_after(s.lost_connection_after, row.trust_ms / 1000, s.safety_margin) for row in living
@@ -286,7 +287,7 @@ class Detector:
         rows = {row.id: row for row in await reads.instances(self.part)}
         room: Counter[str] = Counter()
         for row in rows.values():
-            if row.state == "alive" and row.id not in suspects:
+            if row.state == InstanceState.ALIVE and row.id not in suspects:
                 room[row.pool] += max(0, row.capacity - row.owned)
         known = [suspect for suspect in dead if suspect.instance in rows]
         waiting = await self._waiting({*room, *(rows[suspect.instance].pool for suspect in known)})

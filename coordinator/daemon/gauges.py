@@ -8,10 +8,14 @@ from dataclasses import dataclass, field
 from coordinator.metrics import Metrics
 from coordinator.printable import printable
 from coordinator.settings import Settings
+from coordinator.states import InstanceState, SessionState
 from coordinator.store import reads
 from coordinator.store.executor import StorePartition
 
 __all__ = ["PartitionGauges"]
+
+SHOWN = tuple(state for state in SessionState if state is not SessionState.CLOSED)
+"""States of which there is a gauge."""
 
 
 @dataclass(slots=True)
@@ -34,10 +38,10 @@ class PartitionGauges:
         self.last = view = await reads.overview(self.part)
         m, p = self.metrics, str(view.partition)
         handing_over = max(0, view.leased - view.offered)  # their owners still own them
-        m.sessions.labels(p, "active").set(max(0, view.active - handing_over))
-        m.sessions.labels(p, "offered").set(view.offered)
-        m.sessions.labels(p, "handing_over").set(handing_over)
-        m.sessions.labels(p, "dead_lettered").set(view.dead_lettered)
+        m.sessions.labels(p, SessionState.ACTIVE).set(max(0, view.active - handing_over))
+        m.sessions.labels(p, SessionState.OFFERED).set(view.offered)
+        m.sessions.labels(p, SessionState.HANDING_OVER).set(handing_over)
+        m.sessions.labels(p, SessionState.DEAD_LETTERED).set(view.dead_lettered)
         m.orphaned_sessions.labels(p).set(view.orphans)
         if view.oldest_orphan_ms:
             m.oldest_orphan.labels(p).set(view.oldest_orphan_ms / 1000)
@@ -56,22 +60,22 @@ class PartitionGauges:
     def _instances(self, view: reads.Overview) -> None:
         m = self.metrics
         states = Counter(row.state for row in view.instances)
-        for state in ("alive", "draining", "dead"):
+        for state in InstanceState:
             m.instances.labels(state).set(states.get(state, 0))
         free: Counter[str] = Counter()
         for row in view.instances:
-            if row.state == "alive":
+            if row.state == InstanceState.ALIVE:
                 free[printable(row.pool)] += max(0, row.capacity - row.owned)
         for pool in self._pools - set(free):
             self._remove(m.free_slots, pool)
         self._pools = set(free)
         for pool, slots in free.items():
             m.free_slots.labels(pool).set(slots)
-        living = [row for row in view.instances if row.state != "dead"]
+        living = [row for row in view.instances if row.state != InstanceState.DEAD]
         m.fullest_instance_sessions.set(max((row.owned for row in living), default=0))
         m.in_doubt_sessions.set(sum(row.owned for row in living if row.beat_age_ms > row.trust_ms))
-        m.drain_sessions_remaining.set(sum(row.owned for row in living if row.state == "draining"))
-        ends = (r.drain_until for r in living if r.state == "draining" and r.owned and r.drain_until)
+        m.drain_sessions_remaining.set(sum(row.owned for row in living if row.state == InstanceState.DRAINING))
+        ends = (r.drain_until for r in living if r.state == InstanceState.DRAINING and r.owned and r.drain_until)
         m.drain_deadline.set(min(ends, default=0) / 1000)  # of several the one that is over first
 
     def withheld(self, reason: str, on: bool) -> None:
@@ -93,7 +97,7 @@ class PartitionGauges:
         """Nothing is known: exports nothing of this partition."""
         m, p = self.metrics, str(self.part.keys.partition)
         self.last = None
-        for state in ("active", "offered", "handing_over", "dead_lettered"):
+        for state in SHOWN:
             self._remove(m.sessions, p, state)
         for gauge in (m.orphaned_sessions, m.oldest_orphan, m.breaker_open):
             self._remove(gauge, p)
@@ -101,8 +105,8 @@ class PartitionGauges:
             self._remove(m.hold_active, p, reason)
         self._reason = ""
         if p == "0":
-            for state in ("alive", "draining", "dead"):
-                self._remove(m.instances, state)
+            for instance_state in InstanceState:
+                self._remove(m.instances, instance_state)
             for one in (m.fullest_instance_sessions, m.in_doubt_sessions, m.drain_sessions_remaining, m.drain_deadline):
                 one.drop()
             for pool in self._pools:

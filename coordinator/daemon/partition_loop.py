@@ -25,6 +25,7 @@ from coordinator.errors import ConfigurationError, StoreUnavailableError, first_
 from coordinator.metrics import Metrics, known
 from coordinator.policy import backoff, sleep_seconds
 from coordinator.settings import Settings
+from coordinator.states import InstanceState
 from coordinator.steady import Steady
 from coordinator.store import calls, reads
 from coordinator.store.connect import Blocking, Connector
@@ -196,7 +197,7 @@ class PartitionLoop:
         """How many living instances of a pool have room, and how much together, as the gauges saw it last."""
         view = self.gauges.last
         rows = await reads.instances(self.burial.part) if view is None else view.instances
-        living = [row for row in rows if row.state == "alive" and row.id not in self.events.deaths]
+        living = [row for row in rows if row.state == InstanceState.ALIVE and row.id not in self.events.deaths]
         free = [row.capacity - row.owned for row in living if row.pool == pool]
         return sum(room > 0 for room in free), sum(room for room in free if room > 0)
 

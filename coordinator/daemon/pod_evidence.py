@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from coordinator.states import InstanceState
 from coordinator.store.reads import InstanceRow
 
 __all__ = ["COST_ANNOTATION", "UID_LABEL", "Pod", "belongs", "certified", "deletion_costs", "end_of", "withheld"]
@@ -165,7 +166,7 @@ def withheld(pods: Iterable[Pod], rows: Iterable[InstanceRow]) -> dict[str, Pod]
 
 def _of_the_ended(pods: Iterable[Pod], rows: Iterable[InstanceRow]) -> list[tuple[InstanceRow, Pod]]:
     find = _finder([pod for pod in pods if pod.ended_ms])
-    return [(row, pod) for row in rows if row.state != "dead" and (pod := find(row)) is not None]
+    return [(row, pod) for row in rows if row.state != InstanceState.DEAD and (pod := find(row)) is not None]
 
 
 def _came_before(pod: Pod, row: InstanceRow) -> bool:
@@ -186,7 +187,7 @@ def deletion_costs(pods: Iterable[Pod], rows: Iterable[InstanceRow]) -> dict[str
     costs: dict[str, int] = {}
     for row in rows:
         pod = find(row)
-        if pod is not None and row.state != "dead":
+        if pod is not None and row.state != InstanceState.DEAD:
             costs[pod.uid] = min(HIGHEST_COST, costs.get(pod.uid, 0) + row.owned)
     return costs
 

@@ -13,10 +13,12 @@ import structlog
 from coordinator import clock
 from coordinator.daemon.tidier import Tidier, text_of
 from coordinator.settings import Settings
+from coordinator.states import LIVING, SERVED, InstanceState, SessionState
 from coordinator.store import calls
 from coordinator.store.executor import StorePartition
 from coordinator.store.faults import ScriptError
 from coordinator.store.mending import broken_in, fields_of, look, set_aside
+from coordinator.store.shapes import text
 
 __all__ = ["Sweeper"]
 
@@ -132,20 +134,20 @@ class Sweeper:
 
     def _looks(self, session: str, state: str, owner: str) -> list[tuple[Any, ...]]:
         keys = self.part.keys
-        if state in ("active", "handing_over"):
+        if state in SERVED:
             return [
                 ("SISMEMBER", keys.owned(owner), session),
                 ("HGET", keys.instance(owner), "state"),
                 ("ZSCORE", keys.instances, owner),
                 ("ZSCORE", keys.graves, owner),
-                *([("ZSCORE", keys.leases, session)] if state == "handing_over" else []),
+                *([("ZSCORE", keys.leases, session)] if state == SessionState.HANDING_OVER else []),
             ]
-        if state == "offered":
+        if state == SessionState.OFFERED:
             return [("ZSCORE", keys.leases, session), ("ZSCORE", keys.orphans, session)]
-        return [("ZSCORE", keys.dead_letters, session)] if state == "dead_lettered" else []
+        return [("ZSCORE", keys.dead_letters, session)] if state == SessionState.DEAD_LETTERED else []
 
     def _agrees(self, state: str, owner: str, answers: list[Any]) -> bool:
-        if state not in ("active", "handing_over"):
+        if state not in SERVED:
             return all(answer is not None for answer in answers)
         indexed, known, beats, grave, *lease = answers
         if known is None:  # it may be about to register again, after lost writes
@@ -153,7 +155,7 @@ class Sweeper:
                 return True
         else:
             self.unknown_since.pop(owner, None)
-        listed = grave is not None if known in (b"dead", None) else beats is not None
+        listed = grave is not None if known is None or text(known) == InstanceState.DEAD else beats is not None
         return bool(indexed) and listed and all(answer is not None for answer in lease)
 
     def _long_unknown(self, instance: str) -> bool:
@@ -178,7 +180,7 @@ class Sweeper:
         )
         repaired = 0
         for i, state, beats, grave in zip(ids, looks[::3], looks[1::3], looks[2::3], strict=True):
-            if state not in (b"alive", b"draining") or beats is not None or grave is not None:
+            if text(state) not in LIVING or beats is not None or grave is not None:
                 continue
             if not self._long_unknown(i):
                 continue

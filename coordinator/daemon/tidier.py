@@ -12,6 +12,7 @@ import structlog
 from coordinator.bounds import MOST_SECONDS
 from coordinator.daemon.events import CONSUMER, GROUP
 from coordinator.errors import CoordinatorError, StoreUnavailableError
+from coordinator.states import LIVING
 from coordinator.store import calls
 from coordinator.store.executor import StorePartition
 from coordinator.store.faults import NoGroupError, concerns_one
@@ -241,7 +242,7 @@ class Tidier:
             [look for name in idle for look in (("HGET", keys.instance(name), "state"), ("ZSCORE", keys.graves, name))]
         )
         for name, state, grave in zip(idle, looks[::2], looks[1::2], strict=True):
-            if state not in (b"alive", b"draining") and grave is None:
+            if text(state) not in LIVING and grave is None:
                 await run.command("XGROUP", "DELCONSUMER", stream, "workers", name)
 
     async def _readers_of_events(self) -> None:

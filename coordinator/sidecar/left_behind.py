@@ -14,6 +14,7 @@ from coordinator.sidecar.hosting import Hosting
 from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.proof import ProcessEndedError
 from coordinator.sidecar.registry import Registry
+from coordinator.states import InstanceState
 from coordinator.store import calls
 from coordinator.store.executor import StorePartition
 from coordinator.store.shapes import instance_id
@@ -95,7 +96,7 @@ class LeftBehind:
                 continue
             state, token_hash, text = row
             hosting = Hosting.parse((text or b"").decode("utf-8", "replace"))
-            if token_hash and state != b"dead" and set(hosting.addresses) & set(self._addresses):
+            if token_hash and state != InstanceState.DEAD.encode() and set(hosting.addresses) & set(self._addresses):
                 found.append((instance, token_hash.decode("utf-8", "replace"), hosting))
         return found
 

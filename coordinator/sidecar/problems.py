@@ -23,6 +23,7 @@ from coordinator.errors import (
     TenantError,
 )
 from coordinator.printable import printable
+from coordinator.states import SessionState
 from coordinator.web.gate import PROBLEM
 
 __all__ = ["MEDIA_TYPE", "Problem", "SetUpWronglyError", "problem_of"]
@@ -89,6 +90,6 @@ def problem_of(error: CoordinatorError) -> Problem:
         )
     more: dict[str, Any] = {}
     if isinstance(error, SessionHeldError):
-        more = {"owner": error.owner, "state": error.state or "active"}
+        more = {"owner": error.owner, "state": error.state or SessionState.ACTIVE}
     status = next((_STATUSES[kind] for kind in type(error).__mro__ if kind in _STATUSES), None)
     return Problem(status or HTTPStatus.INTERNAL_SERVER_ERROR, str(error), **more)

@@ -22,6 +22,7 @@ from coordinator.sidecar.hosting import Hosting
 from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.proof import ProcessEndedError
 from coordinator.sidecar.schemas import Register
+from coordinator.states import InstanceState
 from coordinator.store.shapes import instance_id, labels_of, text, whole
 from coordinator.worker.hub import Hubs
 
@@ -323,10 +324,10 @@ class Registry:
                     raise Problem(HTTPStatus.NOT_FOUND, f"{handle} is not registered here")
                 if not ours:
                     raise Problem(HTTPStatus.UNAUTHORIZED, f"that Worker-Token is not the one of {handle}")
-                if found["state"] == "dead":
+                if found["state"] == InstanceState.DEAD:
                     raise Problem(HTTPStatus.GONE, f"{handle} was declared dead ({found['cause']})")
                 asked = _asked(name, found)
-            if ours and found["state"] != "dead":
+            if ours and found["state"] != InstanceState.DEAD:
                 instances[number] = instance
         assert asked is not None  # noqa: S101 - there is a partition 0
         return instances, asked

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from coordinator.states import SERVED, InstanceState, SessionState
+
 __all__ = ["KINDS", "PERMANENT", "PERMANENT_WHILE", "TYPES", "Keys", "kind_of"]
 
 PERMANENT = (
@@ -28,8 +30,8 @@ PERMANENT = (
 """Kinds of keys that have no expiry: one of each a partition (or pool, or living instance), all bounded."""
 
 PERMANENT_WHILE = {
-    "session": ("active", "offered", "handing_over"),
-    "instance": ("alive", "draining", "dead"),
+    "session": (*SERVED, SessionState.OFFERED),
+    "instance": tuple(InstanceState),
 }
 """Kinds that have no expiry in these states; an instance that is dead only as long as it is a grave."""
 

@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from coordinator.states import InstanceState, SessionState
 from coordinator.store.executor import StorePartition
 from coordinator.store.shapes import instance_id, labels_of, score, text, whole
 
 __all__ = [
-    "DeadLetter", "InstanceRow", "Overview", "SessionRow", "SetAside", "dead_letters", "instances", "letter_of", "overview",
-    "quarantine", "record", "sessions",
+    "DeadLetter", "InstanceRow", "Overview", "Registered", "SessionRow", "SetAside", "Whereabouts", "dead_letters", "instances",
+    "letter_of", "overview", "owner_of", "quarantine", "record", "registered", "sessions",
 ]  # fmt: skip
 
 SCAN_COUNT = 200
@@ -237,7 +238,7 @@ async def overview(part: StorePartition) -> Overview:
             ("ZCARD", keys.graves),
         ]
     )
-    buried = [row for row in rows if row.state == "dead"]
+    buried = [row for row in rows if row.state == InstanceState.DEAD]
     waiting = sum(row.owned for row in buried)
     since = [row.ended_at for row in buried if row.owned]
     since += [score(at) for _, at in _pairs(oldest)]
@@ -250,7 +251,7 @@ async def overview(part: StorePartition) -> Overview:
         server=text(meta["server"]),
         protocol=text(meta["protocol"]),
         now_ms=now_ms,
-        active=sum(row.owned for row in rows if row.state != "dead"),
+        active=sum(row.owned for row in rows if row.state != InstanceState.DEAD),
         offered=_count(orphans),
         leased=_count(leased),
         dead_lettered=_count(dead),
@@ -326,6 +327,44 @@ async def sessions(part: StorePartition, state: str | None = None) -> AsyncItera
             return
 
 
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """Where a session is: '' for what its record does not say, all '' where there is no record."""
+
+    state: str
+    owner: str
+    tenant: str
+    encoding: str
+
+
+async def owner_of(part: StorePartition, session_id: str) -> Whereabouts:
+    """Who owns a session, and in what state it is.
+
+    Raises:
+        StoreUnavailableError: the store did not answer.
+    """
+    names = "state", "owner", "tenant", "encoding"
+    return Whereabouts(*map(text, await part.executor.command("HMGET", part.keys.session(session_id), *names)))
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """What an instance says of itself: '' for what it does not say, all '' where it is not known."""
+
+    state: str
+    address: str
+
+
+async def registered(part: StorePartition, instance: str) -> Registered:
+    """In what state an instance is, and where it can be reached.
+
+    Raises:
+        StoreUnavailableError: the store did not answer.
+    """
+    answer = await part.executor.command("HMGET", part.keys.instance(instance), "state", "address")
+    return Registered(*map(text, answer))
+
+
 async def record(part: StorePartition, session_id: str, letter_epoch: str = "") -> dict[str, bytes] | None:
     """Every field of one session record, data included; None when there is none.
 
@@ -367,7 +406,7 @@ async def dead_letters(part: StorePartition) -> list[DeadLetter]:
     found = []
     for n, ((session, opened_again), when) in enumerate(at.items()):
         r = _fields(fields, answers[2 * n])
-        if r["state"] == b"dead_lettered":
+        if text(r["state"]) == SessionState.DEAD_LETTERED:
             size = _count(answers[2 * n + 1])
             found.append(
                 DeadLetter(

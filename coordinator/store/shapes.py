@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from coordinator.states import InstanceState, SessionState
+from coordinator.states import SERVED, InstanceState, SessionState
 
 __all__ = [
     "Kind",
@@ -188,7 +188,7 @@ def _needed(kind: Kind, state: bytes | None) -> tuple[str, ...]:
         return ()
     if not state:
         return ("state",)
-    owned = state in (b"active", b"handing_over")
+    owned = state.decode(errors="replace") in SERVED
     return ("pool",) if kind == "instance" else ("epoch", "pool", *(("owner",) if owned else ()))
 
 
@@ -288,7 +288,8 @@ def _needs(always: Sequence[str]) -> list[str]:
         "    broken(key, 'state')",
         "  end",
     ]
+    served = " or ".join(f"state == '{state}'" for state in SERVED)
     for name in others:
-        when = " and (state == 'active' or state == 'handing_over')" if name == "owner" else ""
+        when = f" and ({served})" if name == "owner" else ""
         lines += [f"  if state{when} and (r.{name} or '') == '' then", f"    broken(key, '{name}')", "  end"]
     return lines if others else []

@@ -12,11 +12,10 @@ from coordinator.errors import FencedError, KeyUnknownError, SealBrokenError, St
 from coordinator.ids import new_request_id
 from coordinator.policy import LACKS_KEY
 from coordinator.settings import Settings
-from coordinator.states import SessionState
-from coordinator.store import calls
+from coordinator.states import SERVED, SessionState
+from coordinator.store import calls, reads
 from coordinator.store.executor import StorePartition
 from coordinator.store.setting_aside import set_aside
-from coordinator.store.shapes import text
 from coordinator.worker.ledger import Ledger
 from coordinator.worker.ownership import Ownership
 from coordinator.worker.sealer import Place, Sealer
@@ -199,17 +198,16 @@ class Adoption:
     async def _ask(self, session_id: str, request: str, lease: float) -> calls.AskReply | None:
         """Asks the owner to hand over; None when there is nothing to wait for."""
         keys = self._part.keys
-        record = keys.session(session_id)
-        state, owner, encoding = await self._part.executor.command("HMGET", record, "state", "owner", "encoding")
-        if state == b"offered":
+        where = await reads.owner_of(self._part, session_id)
+        if where.state == SessionState.OFFERED:
             return calls.Orphan()
-        if state not in (b"active", b"handing_over"):
+        if where.state not in SERVED:
             return None
-        self._sealer.check(session_id, text(encoding))  # its owner serves it, and this worker could not
+        self._sealer.check(session_id, where.encoding)  # its owner serves it, and this worker could not
         instance = self._ledger.instance
         answer = await self._writes.request(
             lambda: calls.ask(
-                keys, session=session_id, instance=instance, owner=text(owner), request=request,
+                keys, session=session_id, instance=instance, owner=where.owner, request=request,
                 lease_ms=max(1, round(lease * 1000)),
             )
         )  # fmt: skip

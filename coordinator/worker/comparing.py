@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from coordinator.states import SERVED
+
 __all__ = ["Difference", "Stored", "compare"]
 
 Difference = Literal["", "state_again", "renew", "give_up"]
@@ -26,7 +28,7 @@ class Stored:
 
     def is_of(self, instance: str) -> bool:
         """Whether that instance owns it."""
-        return self.owner == instance and self.state in ("active", "handing_over")
+        return self.owner == instance and self.state in SERVED
 
 
 def compare(instance: str, held: int | None, stored: Stored) -> Difference:

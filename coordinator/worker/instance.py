@@ -36,9 +36,9 @@ from coordinator.errors import (
 from coordinator.eventloop import check_event_loop
 from coordinator.ids import check_pool, check_session_id, new_request_id, partition_of
 from coordinator.settings import Settings
+from coordinator.states import InstanceState
 from coordinator.store import calls, reads
 from coordinator.store.scripts import Call
-from coordinator.store.shapes import text
 from coordinator.worker.attached import AttachedSession
 from coordinator.worker.data import RecoveryData, encode
 from coordinator.worker.drain import DrainReport, drain
@@ -396,15 +396,11 @@ class Instance:
     async def locate(self, session_id: str) -> str | None:
         """See `coordinator.Worker.locate`."""
         member = self._member(session_id)
-        owner, tenant = await member.part.executor.command(
-            "HMGET", member.part.keys.session(session_id), "owner", "tenant"
-        )
-        if not owner or self.settings.tenant not in ("", text(tenant)):
+        where = await reads.owner_of(member.part, session_id)
+        if not where.owner or self.settings.tenant not in ("", where.tenant):
             return None
-        state, address = await member.part.executor.command(
-            "HMGET", member.part.keys.instance(text(owner)), "state", "address"
-        )
-        return text(address) if address and state != b"dead" else None
+        owner = await reads.registered(member.part, where.owner)
+        return owner.address or None if owner.state != InstanceState.DEAD else None
 
     async def attach(self, session_id: str, epoch: int) -> AttachedSession:
         """See `coordinator.Worker.attach`."""
@@ -485,7 +481,9 @@ class Instance:
             except StoreUnavailableError:
                 continue
             mine, tenants = {m.instance for m in self.members}, {"", *(s.tenant for s in self.sessions)}
-            others = [r for r in rows if r.state == "alive" and r.id not in mine and r.pool == self.settings.pool]
+            others = [
+                r for r in rows if r.state == InstanceState.ALIVE and r.id not in mine and r.pool == self.settings.pool
+            ]
             if any(other.tenant in tenants for other in others):
                 return True
         return False

@@ -17,6 +17,7 @@ from coordinator import clock
 from coordinator.errors import FencedError, InvalidDataError, KeyUnknownError, StoreUnavailableError
 from coordinator.policy import LACKS_KEY, OTHER_TENANT
 from coordinator.settings import Settings
+from coordinator.states import InstanceState
 from coordinator.store import calls, reads
 from coordinator.store.entries import BrokenEntry, OfferEntry, parse_offer
 from coordinator.store.executor import StorePartition
@@ -478,7 +479,9 @@ class Reader:
         """Whoever lives in this pool and has room."""
         self._looked_at, rows = now, await reads.instances(self._part)
         self._others = [
-            row for row in rows if row.state == "alive" and row.pool == self.settings.pool and row.owned < row.capacity
+            row
+            for row in rows
+            if row.state == InstanceState.ALIVE and row.pool == self.settings.pool and row.owned < row.capacity
         ]
 
     def _keeps_apart(self, offer: Offer) -> bool:

@@ -7,11 +7,10 @@ from http import HTTPStatus
 from coordinator.sidecar import schemas
 from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.routing import Reply
+from coordinator.states import ENDED
 from coordinator.worker.session import Session
 
 __all__ = ["ended", "not_known", "owned", "with_epoch"]
-
-ENDED = ("closed", "dead_lettered")
 
 
 def owned(session: Session) -> schemas.Owned:

@@ -15,8 +15,8 @@ from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.requests import Parameter
 from coordinator.sidecar.routes.answers import ended, not_known, with_epoch
 from coordinator.sidecar.routing import Answer, Call, Reply, operation
+from coordinator.store import reads
 from coordinator.store.executor import StorePartition
-from coordinator.store.shapes import text as text_of
 from coordinator.worker.offer import Offer
 
 __all__ = ["OfferRoutes"]
@@ -93,14 +93,13 @@ class OfferRoutes:
 
     async def _not_to_be_had(self, session_id: str) -> Problem:
         part = self._part_of(session_id)
-        state, owner = await part.executor.command("HMGET", part.keys.session(session_id), "state", "owner")
-        if state is None:
+        where = await reads.owner_of(part, session_id)
+        if not where.state:
             return not_known(session_id)
-        words = text_of(state)
-        if (over := ended(session_id, words)) is not None:
+        if (over := ended(session_id, where.state)) is not None:
             return over
-        whose = f"owned by {text_of(owner)}" if owner else words
-        return Problem(CONFLICT, f"session {session_id!r} is {whose}", state=words, owner=text_of(owner))
+        whose = f"owned by {where.owner}" if where.owner else where.state
+        return Problem(CONFLICT, f"session {session_id!r} is {whose}", state=where.state, owner=where.owner)
 
     @operation(
         "POST /v1/sessions/{id}/decline",

@@ -14,6 +14,7 @@ from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.requests import IF_MATCH, IF_MATCH_OPTIONAL
 from coordinator.sidecar.routes.answers import ended, not_known, with_epoch
 from coordinator.sidecar.routing import Answer, Call, Reply, operation
+from coordinator.states import InstanceState
 from coordinator.store import reads
 from coordinator.store.executor import StorePartition
 from coordinator.store.shapes import requires_of, whole
@@ -105,22 +106,19 @@ class SessionRoutes:
         """Where a session lives, so that its caller can be sent there."""
         session_id = check_session_id(call.path["id"])
         part = self._part_of(session_id)
-        state, owner, tenant = await part.executor.command(
-            "HMGET", part.keys.session(session_id), "state", "owner", "tenant"
-        )
-        if state is None:
+        where = await reads.owner_of(part, session_id)
+        if not where.state:
             raise not_known(session_id)
-        if call.asker.worker is not None and call.asker.worker.worker.settings.tenant not in ("", text_of(tenant)):
+        if call.asker.worker is not None and call.asker.worker.worker.settings.tenant not in ("", where.tenant):
             raise TenantError(session_id)
-        words = text_of(state)
-        if (over := ended(session_id, words)) is not None:
+        if (over := ended(session_id, where.state)) is not None:
             raise over
-        if not owner:
-            raise Problem(NOT_FOUND, f"session {session_id!r} is {words} and has no owner", state=words)
-        life, address = await part.executor.command("HMGET", part.keys.instance(text_of(owner)), "state", "address")
-        if life == b"dead":
-            raise Problem(NOT_FOUND, f"the owner of session {session_id!r} is dead", state=words)
-        body = schemas.Owner(session=session_id, state=words, instance=text_of(owner), address=text_of(address))
+        if not where.owner:
+            raise Problem(NOT_FOUND, f"session {session_id!r} is {where.state} and has no owner", state=where.state)
+        owner = await reads.registered(part, where.owner)
+        if owner.state == InstanceState.DEAD:
+            raise Problem(NOT_FOUND, f"the owner of session {session_id!r} is dead", state=where.state)
+        body = schemas.Owner(session=session_id, state=where.state, instance=where.owner, address=owner.address)
         return Reply(OK, body)
 
     @operation(
