@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 from prometheus_client import CollectorRegistry
 
-from coordinator.daemon.partition_loop import Connections, PartitionLoop
+from coordinator.daemon.partition_loop import PartitionConnections, PartitionLoop
 from coordinator.errors import first_error
 from coordinator.metrics import Metrics
 from coordinator.settings import load
@@ -22,7 +22,7 @@ async def partition_loop(url: str, **settings: Any) -> AsyncIterator[PartitionLo
     """Its parts, to be stepped by hand."""
     s = load(redis_url=url, **settings)
     connector = Connector(url, store_timeout=s.store_timeout)
-    connections = Connections.open(connector, Keys(s.prefix, 0))
+    connections = PartitionConnections.open(connector, Keys(s.prefix, 0))
     try:
         yield PartitionLoop(connections, s, Metrics(CollectorRegistry(), "test"), by="coordinator~1")
     finally:

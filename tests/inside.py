@@ -134,7 +134,7 @@ def set_sealer(worker: Worker, sealer: Sealer) -> Sealer:
     """Another process goes on as this instance, with other keys; returns what sealed before."""
     member = member_of(worker)
     before = member.sealer
-    member.sealer = member.ownership.sealer = sealer
+    member.sealer = member.owned.sealer = sealer
     return before
 
 

@@ -11,7 +11,7 @@ from coordinator.settings import Settings
 from coordinator.store import calls
 from coordinator.store.executor import Executor
 from coordinator.store.keys import Keys
-from coordinator.store.scripts import Call, R
+from coordinator.store.scripts import R, ScriptCall
 
 __all__ = ["BATCH", "LONG_MS", "Bench", "ms"]
 
@@ -59,14 +59,14 @@ class Bench:
         )  # fmt: skip
         return ids
 
-    def open_call(self, session: str, instance: str) -> Call[calls.OpenReply]:
+    def open_call(self, session: str, instance: str) -> ScriptCall[calls.OpenReply]:
         """The call that opens a session."""
         return calls.open(
             self.keys, session=session, instance=instance, request=new_request_id(), floor=0, pool="default", tenant="",
             requires="[]", data=self.data,
         )  # fmt: skip
 
-    def checkpoint_call(self, session: str, instance: str, epoch: int) -> Call[calls.CheckpointReply]:
+    def checkpoint_call(self, session: str, instance: str, epoch: int) -> ScriptCall[calls.CheckpointReply]:
         """The call that writes its first checkpoint."""
         return calls.checkpoint(self.keys, session=session, instance=instance, epoch=epoch, sequence=1, data=self.data)
 
@@ -75,7 +75,7 @@ class Bench:
         for i in range(0, len(sessions), BATCH):
             await self.all_ok([self.open_call(session, instance) for session in sessions[i : i + BATCH]])
 
-    async def all_ok(self, wanted: Sequence[Call[R]]) -> list[R]:
+    async def all_ok(self, wanted: Sequence[ScriptCall[R]]) -> list[R]:
         """Runs calls that must all answer OK.
 
         Raises:

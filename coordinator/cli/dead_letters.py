@@ -24,7 +24,7 @@ from coordinator.states import SessionState
 from coordinator.store import calls, reads
 from coordinator.store.executor import StorePartition
 from coordinator.store.reads import DeadLetter
-from coordinator.store.scripts import Call
+from coordinator.store.scripts import ScriptCall
 
 __all__ = ["app"]
 
@@ -38,7 +38,7 @@ Epoch = Annotated[
     int | None,
     typer.Option("--epoch", metavar="EPOCH", help="Its epoch: where the id was opened again, or several have it."),
 ]
-MakeCall = Callable[[StorePartition, str, str, str], Call[calls.ReplayReply | calls.PurgeReply]]
+MakeCall = Callable[[StorePartition, str, str, str], ScriptCall[calls.ReplayReply | calls.PurgeReply]]
 """From partition, session id, pool, and the epoch if the id was opened again, else ''."""
 READ = ("pool", "tenant", "requires", "data", "encoding")
 
@@ -234,7 +234,7 @@ def replay(
     if epoch is not None and everything:
         raise ConfigurationError("--epoch names one dead letter: leave out --all")
 
-    def make(part: StorePartition, session: str, pool: str, letter_epoch: str) -> Call[calls.ReplayReply]:
+    def make(part: StorePartition, session: str, pool: str, letter_epoch: str) -> ScriptCall[calls.ReplayReply]:
         lease_ms = round(settings.lease * 1000)
         return calls.replay(
             part.keys, session=session, pool=pool, lease_ms=lease_ms, holder="operator", letter_epoch=letter_epoch
@@ -263,7 +263,7 @@ def purge(
     if everything and not yes:
         raise ConfigurationError("purge --all deletes the data of every dead letter: say --yes too")
 
-    def make(part: StorePartition, session: str, pool: str, letter_epoch: str) -> Call[calls.PurgeReply]:
+    def make(part: StorePartition, session: str, pool: str, letter_epoch: str) -> ScriptCall[calls.PurgeReply]:
         closed_ttl_ms = round(settings.closed_ttl * 1000)
         return calls.purge(part.keys, session=session, closed_ttl_ms=closed_ttl_ms, letter_epoch=letter_epoch)
 

@@ -11,10 +11,10 @@ import anyio.abc
 import typer
 
 from coordinator import clock
-from coordinator.cli.demo_calls import Call, Calls
+from coordinator.cli.demo_calls import Calls, DemoCall
 from coordinator.cli.demo_report import as_data, line_of, print_summary
 from coordinator.cli.options import command_errors
-from coordinator.cli.processes import Child, CoordinatorProcess, StartError, interruptible, started
+from coordinator.cli.processes import ChildProcess, CoordinatorProcess, StartError, interruptible, started
 from coordinator.cli.tables import console, print_json
 from coordinator.embedded import EmbeddedRedis
 from coordinator.store.connect import Connector
@@ -43,7 +43,7 @@ class Demo:
         self.keys = Keys(PREFIX, 0)
         self.calls = Calls()
         self.size = (calls, workers, coordinators)
-        self.workers: list[Child] = []
+        self.workers: list[ChildProcess] = []
         self.coordinators: list[CoordinatorProcess] = []
         self.drained: dict[str, anyio.Event] = {}
         self.killed: dict[str, str] = {}
@@ -100,7 +100,7 @@ class Demo:
             await coordinator.ready()
         self.told(f"{n_coordinators} coordinators and {n_workers} workers are running, each a process of its own")
 
-    async def _follow_worker(self, worker: Child) -> None:
+    async def _follow_worker(self, worker: ChildProcess) -> None:
         async for line in worker.lines():
             self.calls.said(line)
         self.drained[worker.name].set()
@@ -148,7 +148,7 @@ class Demo:
                 return
             await anyio.sleep(POLL)
 
-    async def _kill(self, executor: Executor) -> list[Call]:
+    async def _kill(self, executor: Executor) -> list[DemoCall]:
         """SIGKILLs the first worker and, at once, the first coordinator; the calls that lost their owner."""
         worker = self.workers[0]
         dead = self.calls.of(worker.name)

@@ -10,14 +10,14 @@ from typing import Literal
 
 from coordinator.ids import name_of
 
-__all__ = ["Call", "Calls"]
+__all__ = ["Calls", "DemoCall"]
 
 Data = Literal["unknown", "acknowledged", "different"]
 ADOPTED = re.compile(r"(?P<session>\S+) adopted at (?P<sequence>\d+)\s*")
 
 
 @dataclass(slots=True)
-class Call:
+class DemoCall:
     """One call's way. Times are milliseconds of the Redis server's clock, on the same machine."""
 
     session: str
@@ -81,13 +81,13 @@ class Call:
 class Calls:
     """All calls of a run."""
 
-    by_session: dict[str, Call] = field(default_factory=dict)
+    by_session: dict[str, DemoCall] = field(default_factory=dict)
 
     def add(self, session: str, owner: str) -> None:
         """A call that ``owner`` is going to open."""
-        self.by_session[session] = Call(session, owner)
+        self.by_session[session] = DemoCall(session, owner)
 
-    def of(self, owner: str) -> list[Call]:
+    def of(self, owner: str) -> list[DemoCall]:
         """The calls that ``owner`` opened."""
         return [call for call in self.by_session.values() if call.owner == owner]
 
@@ -96,7 +96,7 @@ class Calls:
         if (match := ADOPTED.fullmatch(line)) and match["session"] in self.by_session:
             self.by_session[match["session"]].sequence = int(match["sequence"])
 
-    def event(self, fields: Mapping[str, str]) -> Call | None:
+    def event(self, fields: Mapping[str, str]) -> DemoCall | None:
         """Takes an entry of the event stream; the call that was taken from a living worker by it, if any."""
         at = int(fields["at"])
         call = self.by_session.get(fields.get("session", ""))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from coordinator.cli.demo_calls import Call, Calls
+from coordinator.cli.demo_calls import Calls, DemoCall
 from coordinator.cli.figures import percentile, rounded
 from coordinator.cli.tables import Writer, coloured
 
@@ -17,7 +17,7 @@ DATA = {
 }
 
 
-def line_of(call: Call) -> str:
+def line_of(call: DemoCall) -> str:
     """One recovered call in one line; times count from the death of its owner."""
     return (
         f"{call.session}: {call.owner} died, +{call.since_death(call.declared_ms)} ms declared ({call.cause}), "

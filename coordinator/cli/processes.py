@@ -20,7 +20,7 @@ import anyio
 import anyio.abc
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-__all__ = ["Child", "CoordinatorProcess", "StartError", "free_port", "interruptible", "started"]
+__all__ = ["ChildProcess", "CoordinatorProcess", "StartError", "free_port", "interruptible", "started"]
 
 
 class StartError(Exception):
@@ -28,7 +28,7 @@ class StartError(Exception):
 
 
 @dataclass(slots=True)
-class Child:
+class ChildProcess:
     """A process that this command started."""
 
     name: str
@@ -72,7 +72,7 @@ class Child:
 @asynccontextmanager
 async def started(
     name: str, module: str, args: Sequence[str], *, output: bool = False, environment: Mapping[str, str] | None = None
-) -> AsyncIterator[Child]:
+) -> AsyncIterator[ChildProcess]:
     """Runs ``python -m module args`` until the block is left, and kills it there if it is still alive.
 
     It ends too when this process does, however that ends.
@@ -81,7 +81,7 @@ async def started(
         name: what to call it.
         module: the module to run.
         args: its arguments.
-        output: whether its standard output is to be read by `Child.lines`.
+        output: whether its standard output is to be read by `ChildProcess.lines`.
         environment: added to this process's, without its ``COORDINATOR_*``.
     """
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("COORDINATOR_")}
@@ -94,7 +94,7 @@ async def started(
             env={**inherited, **(environment or {})},
             start_new_session=True,  # a terminal's Ctrl-C is for the command, which then ends them
         )
-        child = Child(name, process, errors)
+        child = ChildProcess(name, process, errors)
         try:
             yield child
         finally:
@@ -116,7 +116,7 @@ def free_port() -> int:
 class CoordinatorProcess:
     """A ``coordinator run`` in a process of its own."""
 
-    child: Child
+    child: ChildProcess
     port: int
 
     @classmethod

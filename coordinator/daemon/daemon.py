@@ -11,7 +11,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from coordinator import clock, failpoints
-from coordinator.daemon.partition_loop import Connections, PartitionLoop
+from coordinator.daemon.partition_loop import PartitionConnections, PartitionLoop
 from coordinator.daemon.pods import PodEvents
 from coordinator.errors import first_error
 from coordinator.ids import new_instance_id
@@ -57,7 +57,7 @@ class Daemon:
         )
         self.loops = [
             PartitionLoop(
-                Connections.open(self._connector, keys),
+                PartitionConnections.open(self._connector, keys),
                 settings,
                 self.metrics,
                 by=self.id,

@@ -15,11 +15,11 @@ import anyio.abc
 import structlog
 
 from coordinator import clock
-from coordinator.daemon.burial import Burial
+from coordinator.daemon.claimer import Claimer
 from coordinator.daemon.detector import Detector, Look, no_others
 from coordinator.daemon.events import EventReader
 from coordinator.daemon.gauges import PartitionGauges
-from coordinator.daemon.lease_keeper import LeaseKeeper
+from coordinator.daemon.lease_expirer import LeaseExpirer
 from coordinator.daemon.sweeper import Sweeper
 from coordinator.errors import ConfigurationError, StoreUnavailableError, first_error
 from coordinator.metrics import Metrics, known
@@ -35,7 +35,7 @@ from coordinator.store.faults import concerns_one
 from coordinator.store.keys import Keys
 from coordinator.store.usual import BATCH
 
-__all__ = ["Connections", "PartitionLoop"]
+__all__ = ["PartitionConnections", "PartitionLoop"]
 
 log = structlog.get_logger()
 
@@ -50,7 +50,7 @@ MOST_GRAVES_WAIT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Connections:
+class PartitionConnections:
     """Four ways to one partition, so that none of the loops waits behind another's commands."""
 
     watch: StorePartition
@@ -59,7 +59,7 @@ class Connections:
     events: Blocking
 
     @classmethod
-    def open(cls, connector: Connector, keys: Keys) -> Connections:
+    def open(cls, connector: Connector, keys: Keys) -> PartitionConnections:
         """Four connections of ``connector``."""
         watch, work, slow = (StorePartition(keys, connector.executor(keys.tag)) for _ in range(3))
         return cls(watch, work, slow, connector.blocking(keys.tag))
@@ -82,7 +82,7 @@ class PartitionLoop:
 
     def __init__(
         self,
-        connections: Connections,
+        connections: PartitionConnections,
         settings: Settings,
         metrics: Metrics,
         *,
@@ -100,8 +100,8 @@ class PartitionLoop:
             lambda reason: metrics.holds.labels(known("holds", reason)).inc(),
             other_primaries=other_primaries,
         )
-        self.burial = Burial(connections.work, settings, by, self._heirs)
-        self.leases = LeaseKeeper(connections.work, settings, by)
+        self.burial = Claimer(connections.work, settings, by, self._heirs)
+        self.leases = LeaseExpirer(connections.work, settings, by)
         self.sweeper = Sweeper(connections.slow, settings)
         self.events = EventReader(connections.slow, settings, metrics, connections.events, self._died)
         self.gauges = PartitionGauges(connections.slow, settings, metrics)

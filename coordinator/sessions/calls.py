@@ -14,7 +14,7 @@ from coordinator.sessions.keys import SessionKeys
 from coordinator.store.calls import FencedWrite, Gone, Ok, Resync, Unknown
 from coordinator.store.fence import NO_FENCE, Fence
 from coordinator.store.replies import Reply
-from coordinator.store.scripts import Call, load_scripts
+from coordinator.store.scripts import ScriptCall, load_scripts
 
 SCRIPTS = load_scripts("coordinator.sessions")
 
@@ -106,9 +106,9 @@ def create(
     version: str,
     limit: int,
     fence: Fence = NO_FENCE,
-) -> Call[CreateReply]:
+) -> ScriptCall[CreateReply]:
     """Writes a session that must not be there yet, within a limit of sessions under way."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["create"],
         (k.session(session), k.active, *fence.declared),
         (session, value, ttl_ms, int(listed), version, limit, *fence.arguments),
@@ -126,9 +126,9 @@ _DELETE: Mapping[bytes, type[DeleteReply]] = {
 }
 
 
-def delete(k: SessionKeys, *, session: str, fence: Fence = NO_FENCE) -> Call[DeleteReply]:
+def delete(k: SessionKeys, *, session: str, fence: Fence = NO_FENCE) -> ScriptCall[DeleteReply]:
     """Removes a session, also one of which only the id in the active set is left."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["delete"], (k.session(session), k.active, *fence.declared), (session, *fence.arguments), _DELETE
     )
 
@@ -149,9 +149,9 @@ _HEARTBEAT: Mapping[bytes, type[HeartbeatReply]] = {
 
 def heartbeat(
     k: SessionKeys, *, session: str, updated_at: str, ttl_ms: int, fence: Fence = NO_FENCE
-) -> Call[HeartbeatReply]:
+) -> ScriptCall[HeartbeatReply]:
     """Moves a session's updated_at and its expiry, and not one byte besides."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["heartbeat"],
         (k.session(session), k.active, *fence.declared),
         (session, updated_at, ttl_ms, *fence.arguments),
@@ -163,9 +163,9 @@ LivingReply: TypeAlias = LivingOk | Clash
 _LIVING: Mapping[bytes, type[LivingReply]] = {b"OK": LivingOk, b"CLASH": Clash}
 
 
-def living(k: SessionKeys, *, sessions: Sequence[str]) -> Call[LivingReply]:
+def living(k: SessionKeys, *, sessions: Sequence[str]) -> ScriptCall[LivingReply]:
     """Which members of the active set are under way; the others are removed from it."""
-    return Call(SCRIPTS["living"], (k.active, *(k.session(one) for one in sessions)), (*sessions,), _LIVING)
+    return ScriptCall(SCRIPTS["living"], (k.active, *(k.session(one) for one in sessions)), (*sessions,), _LIVING)
 
 
 SaveReply: TypeAlias = Ok | Same | Conflict | Gone | Full | Wrong | Clash | FencedWrite | Resync | Unknown
@@ -195,9 +195,9 @@ def save(
     seen: str,
     limit: int,
     fence: Fence = NO_FENCE,
-) -> Call[SaveReply]:
+) -> ScriptCall[SaveReply]:
     """Writes a session and its place in the active set."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["save"],
         (k.session(session), k.active, *fence.declared),
         (session, value, ttl_ms, int(listed), expected, version, seen, limit, *fence.arguments),

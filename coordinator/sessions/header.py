@@ -11,13 +11,13 @@ import hashlib
 import re
 from dataclasses import dataclass
 
-__all__ = ["Header", "read_header", "version_of"]
+__all__ = ["JsonHeader", "read_header", "version_of"]
 
 _FIELD = re.compile(rb'"((?:[^"\\]|\\.)*)":"((?:[^"\\]|\\.)*)"', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class JsonHeader:
     """Where things stand in a session's JSON.
 
     Attributes:
@@ -29,7 +29,7 @@ class Header:
     updated_at: tuple[int, int]
 
 
-def read_header(value: bytes) -> Header | None:
+def read_header(value: bytes) -> JsonHeader | None:
     """The header, None when ``status`` and ``updated_at`` are not among the text fields at the beginning."""
     if value[:1] != b"{":
         return None
@@ -40,7 +40,7 @@ def read_header(value: bytes) -> Header | None:
         elif match[1] == b"updated_at" and updated_at is None:
             updated_at = match.span(2)
         if status is not None and updated_at is not None:
-            return Header(status, updated_at)
+            return JsonHeader(status, updated_at)
         if value[match.end() : match.end() + 1] != b",":
             return None
         at = match.end() + 1

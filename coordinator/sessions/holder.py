@@ -10,9 +10,9 @@ import anyio
 from coordinator.errors import ConfigurationError
 from coordinator.sessions.errors import InvalidStateError, TenantError
 from coordinator.sessions.keys import SessionKeys
-from coordinator.store.fence import Fence, Runner
+from coordinator.store.fence import Fence, FenceRunner
 from coordinator.store.keys import KINDS
-from coordinator.store.scripts import Call, R
+from coordinator.store.scripts import R, ScriptCall
 
 __all__ = ["Holder", "check_binding", "check_same"]
 
@@ -37,7 +37,7 @@ class Holder(Protocol):
     def fence(self) -> Fence:
         """Who writes, under which epoch."""
 
-    async def fenced(self, make: Callable[[Fence], Call[R]], runner: Runner) -> R:
+    async def fenced(self, make: Callable[[Fence], ScriptCall[R]], runner: FenceRunner) -> R:
         """Runs a write that asks whether this still owns the session; see ``Session.fenced``."""
 
 

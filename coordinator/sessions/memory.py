@@ -131,7 +131,7 @@ class _Memory:
         self._aliases.clear()
 
 
-class _Fenced(_Memory):
+class _FencedMemory(_Memory):
     """The same dictionaries, bound to a session. They are this process's own, so what the session knows of itself decides."""
 
     def __init__(self, memory: _Memory, holder: Holder) -> None:
@@ -195,4 +195,4 @@ class MemoryStore(BackedStore):
     def fenced(self, session: Holder) -> FencedStore:  # noqa: D102 - described in `SessionStore`
         if self.tenant and session.tenant and self.tenant != session.tenant:
             raise TenantError(session.id)
-        return FencedStore(self, _Fenced(self._memory, session))
+        return FencedStore(self, _FencedMemory(self._memory, session))

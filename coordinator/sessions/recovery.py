@@ -39,7 +39,7 @@ S = TypeVar("S", bound=Returnable)
 Adopted = TypeVar("Adopted", bound=Returnable, covariant=True)
 
 
-class Offered(Protocol[Adopted]):
+class OfferedCall(Protocol[Adopted]):
     """What is offered: `coordinator.Offer`."""
 
     session_id: str
@@ -70,7 +70,7 @@ class Recovered(Generic[S]):
     fault: CoordinatorError | None = None
 
 
-async def recover(offer: Offered[S], manager: SessionManager) -> Recovered[S] | None:
+async def recover(offer: OfferedCall[S], manager: SessionManager) -> Recovered[S] | None:
     """Adopts what is offered, together with its conversation.
 
     A conversation that is sealed with a key that this worker lacks cannot be served here: the offer is given back before anything is

@@ -23,7 +23,7 @@ from coordinator.sessions.sealing import Codec
 from coordinator.sessions.timestamp import Timestamp
 from coordinator.store.connect import Connector
 from coordinator.store.fence import NO_FENCE, Fence
-from coordinator.store.scripts import Call, R
+from coordinator.store.scripts import R, ScriptCall
 from coordinator.store.url import parse_url
 
 __all__ = ["RedisStore"]
@@ -57,7 +57,7 @@ class _Redis:
             raise
         return value
 
-    async def _write(self, session_id: str, make: Callable[[Fence], Call[R]]) -> R:
+    async def _write(self, session_id: str, make: Callable[[Fence], ScriptCall[R]]) -> R:
         """Runs a script that changes a session."""
         return await self._runner.run(make(NO_FENCE))
 
@@ -153,14 +153,14 @@ class _Redis:
             await self._connector.aclose()
 
 
-class _Fenced(_Redis):
+class _FencedRedis(_Redis):
     """The same connection, bound to a session: each write asks in its script whether that is still the writer's."""
 
     def __init__(self, runner: Runner, keys: SessionKeys, holder: Holder) -> None:
         super().__init__(runner, keys, None)
         self._holder = holder
 
-    async def _write(self, session_id: str, make: Callable[[Fence], Call[R]]) -> R:
+    async def _write(self, session_id: str, make: Callable[[Fence], ScriptCall[R]]) -> R:
         check_same(session_id, self._holder)
         return await self._holder.fenced(make, self._runner)
 
@@ -249,4 +249,4 @@ class RedisStore(BackedStore):
                 f"on a cluster a store that is bound to a session of this partition needs its hash tag, as in the prefix "
                 f"'{theirs.tag}:voice:', so that one script sees the session and its owner; {self.keys.prefix!r} is in another slot"
             )
-        return FencedStore(self, _Fenced(self._runner, self.keys, session))
+        return FencedStore(self, _FencedRedis(self._runner, self.keys, session))

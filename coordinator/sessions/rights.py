@@ -6,7 +6,7 @@ from coordinator.sessions.calls import SCRIPTS
 from coordinator.sessions.keys import SessionKeys
 from coordinator.store.acl import User, commands, of_partitions
 from coordinator.store.commands import Name
-from coordinator.store.rights import Runner, commands_needed, look_at_rights, tries_of
+from coordinator.store.rights import RightsRunner, commands_needed, look_at_rights, tries_of
 
 __all__ = ["COMMANDS", "check_store_rights", "needed_commands", "patterns", "touched", "user"]
 
@@ -38,7 +38,7 @@ def user(keys: SessionKeys, prefix: str, partitions: int) -> User:
     return User("sessions", "the store of conversations", commands(needed_commands()), (*patterns(keys), *fence))
 
 
-async def check_store_rights(runner: Runner, keys: SessionKeys) -> None:
+async def check_store_rights(runner: RightsRunner, keys: SessionKeys) -> None:
     """Refuses a store whose user lacks a right that it will need. One round trip; changes nothing, safe to repeat.
 
     Raises:

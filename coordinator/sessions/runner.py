@@ -11,15 +11,15 @@ import redis.asyncio as aredis
 from coordinator.errors import ConfigurationError
 from coordinator.store import fence
 from coordinator.store.faults import store_error
-from coordinator.store.scripts import Argument, Call, R
+from coordinator.store.scripts import Argument, R, ScriptCall
 
 __all__ = ["ClientRunner", "Runner"]
 
 
-class Runner(fence.Runner, Protocol):
+class Runner(fence.FenceRunner, Protocol):
     """Runs also many scripts; raises `StoreUnavailableError` where the store does not answer."""
 
-    async def run_many(self, calls: Sequence[Call[R]]) -> list[R]:
+    async def run_many(self, calls: Sequence[ScriptCall[R]]) -> list[R]:
         """Scripts, pipelined where that is possible."""
 
 
@@ -46,7 +46,7 @@ class ClientRunner:
         """A client does not tell to which server it talks."""
         return ""
 
-    async def run(self, call: Call[R]) -> R:
+    async def run(self, call: ScriptCall[R]) -> R:
         """A script; by its text where the server does not know it yet."""
         try:
             try:
@@ -57,7 +57,7 @@ class ClientRunner:
             raise store_error(error, call.script.name) from error
         return call.parse(raw)
 
-    async def run_many(self, calls: Sequence[Call[R]]) -> list[R]:
+    async def run_many(self, calls: Sequence[ScriptCall[R]]) -> list[R]:
         """One after the other."""
         return [await self.run(call) for call in calls]
 

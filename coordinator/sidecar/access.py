@@ -9,15 +9,14 @@ from typing import Any
 
 from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.server import peer_uid
-from coordinator.web.access import Access as AnyAccess
-from coordinator.web.access import headers_of
+from coordinator.web.access import Access, headers_of
 
-__all__ = ["Access", "headers_of"]
+__all__ = ["SidecarAccess", "headers_of"]
 
 OVERFLOW_UID = Path("/proc/sys/kernel/overflowuid")
 
 
-class Access(AnyAccess):
+class SidecarAccess(Access):
     """Looks at where a request came from and what it shows."""
 
     def check(self, scope: Mapping[str, Any], headers: Mapping[str, list[str]]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from coordinator.ids import partition_of
 from coordinator.settings import Settings
-from coordinator.sidecar.draining import Draining
+from coordinator.sidecar.draining import SidecarDrain
 from coordinator.sidecar.registry import Registry
 from coordinator.sidecar.routes.certificates import CertificateRoutes
 from coordinator.sidecar.routes.draining import DrainRoutes
@@ -23,7 +23,7 @@ __all__ = ["table_of"]
 def table_of(
     settings: Settings,
     registry: Registry,
-    draining: Draining,
+    draining: SidecarDrain,
     watched: Watched,
     parts: Sequence[StorePartition],
     by: str,

@@ -15,14 +15,14 @@ from prometheus_client import Counter
 
 from coordinator.errors import CoordinatorError
 from coordinator.printable import told, trace
-from coordinator.sidecar.access import Access, headers_of
+from coordinator.sidecar.access import SidecarAccess, headers_of
 from coordinator.sidecar.callers import Asker
-from coordinator.sidecar.gate import Gate
+from coordinator.sidecar.gate import CallerGate
 from coordinator.sidecar.hosted import hash_of
 from coordinator.sidecar.idempotency import Answered
 from coordinator.sidecar.problems import MEDIA_TYPE, Problem, problem_of
 from coordinator.sidecar.requests import IDEMPOTENCY_KEY, read_body, read_parameters
-from coordinator.sidecar.routing import Call, Operation, Reply, Table
+from coordinator.sidecar.routing import HttpCall, HttpReply, Operation, Table
 from coordinator.sidecar.server import kind_of, peer_uid, when_closed
 from coordinator.web.access import OPEN_TO_ALL
 from coordinator.web.connections import LISTENER, Connections
@@ -51,8 +51,8 @@ class App:
     def __init__(
         self,
         table: Table,
-        access: Access,
-        gate: Gate,
+        access: SidecarAccess,
+        gate: CallerGate,
         rest: Callable[..., Awaitable[None]],
         most_body: int,
         failures: Counter,
@@ -86,7 +86,7 @@ class App:
             operation, path = found
             name = operation.name
             answer = await self._run(operation, path, headers, scope, receive)
-            if isinstance(answer, Reply):
+            if isinstance(answer, HttpReply):
                 await _send(send, answer)
             else:
                 await answer(send)
@@ -135,7 +135,7 @@ class App:
         query = _query_of(scope["query_string"])
         raw = await self._body(receive, headers)
         known = (*operation.headers, *((IDEMPOTENCY_KEY,) if operation.changes else ()))
-        call = Call(
+        call = HttpCall(
             operation, path, read_parameters(operation.query, query), read_parameters(known, headers),
             read_body(operation.body, raw) if operation.body else None, scope, asker,
         )  # fmt: skip
@@ -150,9 +150,9 @@ class App:
         parts = (operation.name, scope["raw_path"], scope["query_string"], raw, str(headers.get("if-match")))
         fingerprint = hashlib.sha256(repr(parts).encode()).digest()
 
-        async def run() -> Reply:
+        async def run() -> HttpReply:
             answer = await self._handle(call)
-            assert isinstance(answer, Reply)  # noqa: S101 - only what changes nothing is a stream
+            assert isinstance(answer, HttpReply)  # noqa: S101 - only what changes nothing is a stream
             return answer
 
         return await self._answered.once(_who(call), key, fingerprint, run)
@@ -165,7 +165,7 @@ class App:
         except CoordinatorError as error:
             raise problem_of(error) from error
 
-    async def _handle(self, call: Call) -> Any:
+    async def _handle(self, call: HttpCall) -> Any:
         try:
             self._gate.check_owner(call)
             return await call.operation.handler(call)
@@ -195,7 +195,7 @@ class App:
         )  # fmt: skip
 
 
-def _who(call: Call) -> str:
+def _who(call: HttpCall) -> str:
     """To whom an answer may be given again: the same worker, and nobody at another door."""
     client = call.scope.get("client") or ("",)
     door = f"unix:{peer_uid(call.scope)}" if client[0] == "unix" else client[0]
@@ -212,7 +212,7 @@ def _query_of(raw: bytes) -> dict[str, list[str]]:
     return found
 
 
-async def _send(send: Send, reply: Reply) -> None:
+async def _send(send: Send, reply: HttpReply) -> None:
     body = reply.document
     await _send_bytes(send, reply.status, body, "application/json" if body else "", reply.headers)
 

@@ -12,12 +12,12 @@ from coordinator.sidecar.registry import Registry
 from coordinator.sidecar.schemas import Drained, Moved
 from coordinator.worker.drain import DrainReport
 
-__all__ = ["Draining"]
+__all__ = ["SidecarDrain"]
 
 log = structlog.get_logger()
 
 
-class Draining:
+class SidecarDrain:
     """Starts at most once; asked again it is the one that is under way, or what it did."""
 
     def __init__(self, registry: Registry, tasks: anyio.abc.TaskGroup) -> None:

@@ -7,23 +7,23 @@ from http import HTTPStatus
 from typing import Any
 
 from coordinator.ids import check_session_id
-from coordinator.sidecar.access import Access
+from coordinator.sidecar.access import SidecarAccess
 from coordinator.sidecar.callers import Asker, Caller
 from coordinator.sidecar.hosted import Hosted
 from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.registry import Registry
 from coordinator.sidecar.requests import IF_MATCH, WORKER_TOKEN, read_parameters
-from coordinator.sidecar.routing import Call, Operation
+from coordinator.sidecar.routing import HttpCall, Operation
 
-__all__ = ["Gate"]
+__all__ = ["CallerGate"]
 
 Headers = Mapping[str, list[str]]
 
 
-class Gate:
+class CallerGate:
     """Lets a request in, as somebody, or refuses it."""
 
-    def __init__(self, access: Access, registry: Registry) -> None:
+    def __init__(self, access: SidecarAccess, registry: Registry) -> None:
         self._access, self._registry = access, registry
 
     async def admit(
@@ -61,7 +61,7 @@ class Gate:
             worker = self._registry.living(path["instance"])
         return Asker(worker, administrator=administrator)
 
-    def check_owner(self, call: Call) -> None:
+    def check_owner(self, call: HttpCall) -> None:
         """In the moment in which it is done: a session that only its owner may touch is the asking worker's.
 
         Raises:
@@ -97,7 +97,7 @@ class Gate:
                 HTTPStatus.UNAUTHORIZED, "say in Worker-Token with which token the instances register",
                 headers={"WWW-Authenticate": "Worker-Token"},
             )  # fmt: skip
-        if not Access.is_unix(scope):
+        if not SidecarAccess.is_unix(scope):
             raise Problem(HTTPStatus.FORBIDDEN, "the asking process cannot be seen: ask over the unix socket")
         return Asker(token=token)
 

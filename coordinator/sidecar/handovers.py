@@ -14,13 +14,13 @@ from coordinator.worker.awake import move_on_after_awake
 from coordinator.worker.offer import Offer
 from coordinator.worker.session import Session
 
-__all__ = ["Handovers"]
+__all__ = ["HostedHandovers"]
 
 LETTING_GO_SECONDS = 1.0
 """For a worker that lets go itself to do so; then the sidecar does."""
 
 
-class Handovers:
+class HostedHandovers:
     """Offers to one registered worker, and what becomes of its sessions; the library's `Host`.
 
     Args:

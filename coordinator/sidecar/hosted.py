@@ -16,7 +16,7 @@ import structlog
 from coordinator.errors import ConfigurationError, FencedError, NameInUseError
 from coordinator.settings import Settings
 from coordinator.sidecar.event_queue import EventQueue
-from coordinator.sidecar.handovers import Handovers
+from coordinator.sidecar.handovers import HostedHandovers
 from coordinator.sidecar.hosting import Hosting
 from coordinator.sidecar.presence import Presence
 from coordinator.sidecar.problems import SetUpWronglyError
@@ -87,7 +87,7 @@ class Hosted:
             "tenant": asked.tenant or settings.tenant,
         }
         self.queue = EventQueue()
-        self.handovers = Handovers(
+        self.handovers = HostedHandovers(
             self.queue,
             ended=lambda: bool(self.ended),
             has_stream=lambda: self.presence.has_stream,

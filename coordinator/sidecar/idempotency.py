@@ -15,7 +15,7 @@ import anyio
 
 from coordinator import clock
 from coordinator.sidecar.problems import Problem
-from coordinator.sidecar.routing import Reply
+from coordinator.sidecar.routing import HttpReply
 
 __all__ = ["Answered"]
 
@@ -33,7 +33,7 @@ class _Entry:
     fingerprint: bytes
     at: float
     done: anyio.Event = field(default_factory=anyio.Event)
-    answer: Reply | Problem | None = None
+    answer: HttpReply | Problem | None = None
     size: int = 0
 
 
@@ -62,7 +62,7 @@ class Answered:
     def __len__(self) -> int:
         return self._count
 
-    async def once(self, who: str, key: str, fingerprint: bytes, run: Callable[[], Awaitable[Reply]]) -> Reply:
+    async def once(self, who: str, key: str, fingerprint: bytes, run: Callable[[], Awaitable[HttpReply]]) -> HttpReply:
         """Runs it, or gives the answer that it got before; a second one that comes meanwhile waits for the first.
 
         Raises:
@@ -105,7 +105,9 @@ class Answered:
         answer = entry.answer
         if answer is None or (isinstance(answer, Problem) and answer.status in NOT_KEPT):
             return
-        entry.size = ENTRY_BYTES + len(answer.document if isinstance(answer, Reply) else json.dumps(answer.document()))
+        entry.size = ENTRY_BYTES + len(
+            answer.document if isinstance(answer, HttpReply) else json.dumps(answer.document())
+        )
         self._kept.setdefault(who, OrderedDict())[key] = entry
         self._sizes[who] = self._sizes.get(who, 0) + entry.size
         self._bytes += entry.size

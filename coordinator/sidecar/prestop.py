@@ -8,8 +8,8 @@ from http import HTTPStatus
 from typing import Any
 
 from coordinator.settings import Settings
-from coordinator.sidecar.access import Access, headers_of
-from coordinator.sidecar.draining import Draining
+from coordinator.sidecar.access import SidecarAccess, headers_of
+from coordinator.sidecar.draining import SidecarDrain
 from coordinator.sidecar.problems import MEDIA_TYPE, Problem
 from coordinator.web.gate import Receive, Scope, Send
 
@@ -19,9 +19,9 @@ __all__ = ["PreStop"]
 class PreStop:
     """The ASGI application; a kubelet calls hooks by the pod's address, so the token in a header is all that protects it."""
 
-    def __init__(self, settings: Settings, draining: Draining) -> None:
+    def __init__(self, settings: Settings, draining: SidecarDrain) -> None:
         self._settings, self._draining = settings, draining
-        self._access = Access(settings)
+        self._access = SidecarAccess(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Drains, then answers."""

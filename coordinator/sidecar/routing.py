@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from coordinator.sidecar.hosted import Hosted
     from coordinator.worker.session import Session
 
-__all__ = ["Answer", "Call", "Operation", "Reply", "Stream", "Table", "operation"]
+__all__ = ["Answer", "HttpCall", "HttpReply", "Operation", "Stream", "Table", "operation"]
 
 M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class HttpReply:
     """What is answered; its body is a document, or one that is written already."""
 
     status: HTTPStatus = HTTPStatus.OK
@@ -47,7 +47,7 @@ class Reply:
 
 
 @dataclass(slots=True)
-class Call:
+class HttpCall:
     """One request, read and checked.
 
     Attributes:
@@ -86,7 +86,7 @@ class Call:
 
 Stream = Callable[[Callable[[Mapping[str, Any]], Awaitable[None]]], Awaitable[None]]
 """Writes its answer itself."""
-Handler = Callable[[Call], Awaitable[Reply | Stream]]
+Handler = Callable[[HttpCall], Awaitable[HttpReply | Stream]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ class Operation:
         return self.method != "GET"
 
 
-H = TypeVar("H", bound=Callable[..., Awaitable[Reply | Stream]])
+H = TypeVar("H", bound=Callable[..., Awaitable[HttpReply | Stream]])
 
 
 def operation(

@@ -20,11 +20,11 @@ from coordinator.daemon.daemon import Daemon
 from coordinator.errors import ConfigurationError, StoreUnavailableError, first_error
 from coordinator.ids import new_instance_id
 from coordinator.settings import Settings
-from coordinator.sidecar.access import Access
+from coordinator.sidecar.access import SidecarAccess
 from coordinator.sidecar.api import table_of
 from coordinator.sidecar.app import App
-from coordinator.sidecar.draining import Draining
-from coordinator.sidecar.gate import Gate
+from coordinator.sidecar.draining import SidecarDrain
+from coordinator.sidecar.gate import CallerGate
 from coordinator.sidecar.hosting import addresses_of
 from coordinator.sidecar.left_behind import LeftBehind
 from coordinator.sidecar.openapi import document
@@ -86,7 +86,7 @@ class Sidecar:
         self.http_port = self.drain_port = 0
         self.registry: Registry
         self.watched: Watched
-        self._draining: Draining
+        self._draining: SidecarDrain
 
     def _sockets(self, stack: ExitStack) -> tuple[list[socket.socket], list[socket.socket]]:
         """Of the interface, and of the hook."""
@@ -147,7 +147,7 @@ class Sidecar:
                     self.registry = Registry(self._hosted_settings, self._hubs, workers, self._failures, addresses)
                     how_ended = self._parent.how_ended if self._parent is not None else lambda pid: ""
                     self.watched = Watched(self._hubs.parts, tasks, self.id, how_ended)
-                    self._draining = Draining(self.registry, tasks)
+                    self._draining = SidecarDrain(self.registry, tasks)
                     count = len(sockets) + len(hooks)
                     servers.append(api_server(self._application(), sockets, self._most_body, count))
                     if hooks:
@@ -203,8 +203,8 @@ class Sidecar:
             return JSONResponse(openapi)
 
         rest.router.routes.append(Route("/openapi.json", served))
-        access = Access(self.settings)
-        return App(table, access, Gate(access, self.registry), rest, self._most_body, self._failures)
+        access = SidecarAccess(self.settings)
+        return App(table, access, CallerGate(access, self.registry), rest, self._most_body, self._failures)
 
     @property
     def _most_body(self) -> int:

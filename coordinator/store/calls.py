@@ -1,7 +1,7 @@
 """One function a script, one class a reply: generated from the headers of ``lua/*.lua`` (tests/store/typed_calls.py).
 
-Each function returns a `Call`, which an executor runs; none does I/O. Times are whole milliseconds. A reason that does not fit is made
-to. What the keys and arguments mean, and why each script is safe to run twice, stands in its header. A reply without fields, and one
+Each function returns a `ScriptCall`, which an executor runs; none does I/O. Times are whole milliseconds. A reason is made to fit.
+What the keys and arguments mean, and why each script is safe to run twice, stands in its header. A reply without fields, and one
 that always has the same, is one class for all scripts; else each script's own is a subclass of the word's.
 """
 
@@ -15,7 +15,7 @@ from coordinator.bounds import fitted
 from coordinator.store.keys import Keys
 from coordinator.store.past import NO_PAST, Past
 from coordinator.store.replies import Reply
-from coordinator.store.scripts import SCRIPTS, SERVER, Call
+from coordinator.store.scripts import SCRIPTS, SERVER, ScriptCall
 from coordinator.store.usual import BATCH, DAY_MS, DEAD_LETTER_TTL_MS, GIVE_UP_AFTER_MS, INLINE_BYTES, MOST_SUSPECTS
 
 
@@ -700,9 +700,9 @@ def adopt(
     floor: int,
     pool: str,
     holds: int | None = None,
-) -> Call[AdoptReply]:
+) -> ScriptCall[AdoptReply]:
     """A worker becomes the owner of an orphan."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["adopt"],
         (
             k.meta,
@@ -725,9 +725,9 @@ AgreeReply: TypeAlias = Ok | Changed | Fenced | Unknown
 _AGREE: Mapping[bytes, type[AgreeReply]] = {b"OK": Ok, b"CHANGED": Changed, b"FENCED": Fenced, b"UNKNOWN": Unknown}
 
 
-def agree(k: Keys, *, instance: str, seen: str, roll: int, sessions: Sequence[str]) -> Call[AgreeReply]:
+def agree(k: Keys, *, instance: str, seen: str, roll: int, sessions: Sequence[str]) -> ScriptCall[AgreeReply]:
     """An instance has compared its sessions with their records, one by one, and found them equal: its roll and its index say so."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["agree"],
         (k.instance(instance), k.owned(instance), *(k.session(one) for one in sessions)),
         (SERVER, instance, seen, roll, *sessions),
@@ -739,9 +739,9 @@ AllowedReply: TypeAlias = AllowedOk
 _ALLOWED: Mapping[bytes, type[AllowedReply]] = {b"OK": AllowedOk}
 
 
-def allowed(*, tries: Sequence[str], scratch: str) -> Call[AllowedReply]:
+def allowed(*, tries: Sequence[str], scratch: str) -> ScriptCall[AllowedReply]:
     """Which commands the user of this connection may not run. Redis 7 is asked; on 6.2 each is tried, in a form that does nothing."""
-    return Call(SCRIPTS["allowed"], (scratch,), (SERVER, *tries), _ALLOWED)
+    return ScriptCall(SCRIPTS["allowed"], (scratch,), (SERVER, *tries), _ALLOWED)
 
 
 AskReply: TypeAlias = AskOk | Owned | Orphan | Foreign | AskGone | Draining | Held | FencedInstance | Unknown
@@ -758,9 +758,9 @@ _ASK: Mapping[bytes, type[AskReply]] = {
 }
 
 
-def ask(k: Keys, *, session: str, instance: str, owner: str, request: str, lease_ms: int) -> Call[AskReply]:
+def ask(k: Keys, *, session: str, instance: str, owner: str, request: str, lease_ms: int) -> ScriptCall[AskReply]:
     """An heir asks the living owner to hand the session over: its caller came back there, or it accepts an offer."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["ask"],
         (
             k.meta,
@@ -798,9 +798,9 @@ def beat(
     past: Past = NO_PAST,
     wedged_after_ms: int = 0,
     presence: bool = False,
-) -> Call[BeatReply]:
+) -> ScriptCall[BeatReply]:
     """An instance says "still here"; never creates one."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["beat"],
         (k.meta, k.detector, k.instances, k.events, k.instance(instance), k.owned(instance), k.mailbox(instance)),
         (
@@ -826,9 +826,9 @@ _CERTIFY: Mapping[bytes, type[CertifyReply]] = {b"OK": CertifyOk, b"ALREADY": Ce
 
 def certify(
     k: Keys, *, instance: str, cause: str, by: str, reason: str, fenced_ttl_ms: int = DAY_MS
-) -> Call[CertifyReply]:
+) -> ScriptCall[CertifyReply]:
     """Somebody knows that an instance ended: it left, its process exited, an operator says so."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["certify"],
         (k.meta, k.detector, k.instances, k.graves, k.events, k.instance(instance), k.owned(instance)),
         (SERVER, instance, cause, by, fitted(reason), fenced_ttl_ms),
@@ -857,9 +857,9 @@ def checkpoint(
     writer: str = "",
     attempt: int = 0,
     encoding: str = "bytes",
-) -> Call[CheckpointReply]:
+) -> ScriptCall[CheckpointReply]:
     """The owner writes newer recovery data."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["checkpoint"],
         (k.meta, k.detector, k.events, k.instance(instance), k.session(session)),
         (SERVER, session, instance, epoch, sequence, writer, attempt, data, encoding),
@@ -886,10 +886,10 @@ def claim(
     floor: int = 0,
     heirs: int = 1,
     room: int = 0,
-) -> Call[ClaimReply]:
+) -> ScriptCall[ClaimReply]:
     """A coordinator takes a batch of a grave's sessions under leases and offers them, handovers included."""
     _few("claim", sessions, BATCH)
-    return Call(
+    return ScriptCall(
         SCRIPTS["claim"],
         (
             k.meta,
@@ -934,9 +934,9 @@ _CLOSE: Mapping[bytes, type[CloseReply]] = {
 }
 
 
-def close(k: Keys, *, session: str, instance: str, epoch: int, closed_ttl_ms: int, pool: str) -> Call[CloseReply]:
+def close(k: Keys, *, session: str, instance: str, epoch: int, closed_ttl_ms: int, pool: str) -> ScriptCall[CloseReply]:
     """The call ended; its owner closes the session, and its recovery data goes at once."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["close"],
         (
             k.meta,
@@ -964,9 +964,9 @@ _CORRECT: Mapping[bytes, type[CorrectReply]] = {
 }
 
 
-def correct(k: Keys, *, member: str, kind: str, fields: Sequence[bytes], name: str) -> Call[CorrectReply]:
+def correct(k: Keys, *, member: str, kind: str, fields: Sequence[bytes], name: str) -> ScriptCall[CorrectReply]:
     """A person gives fields of a record that was set aside values that parse, or forgets what was set aside."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["correct"],
         (k.events, k.quarantine, k.set_aside(member), k.set_aside_key(member), k.record(kind, name)),
         (SERVER, member, kind, *fields),
@@ -994,9 +994,9 @@ def declare(
     by: str = "",
     lost_after_ms: int = 0,
     breaker_window_ms: int = 2000,
-) -> Call[DeclareReply]:
+) -> ScriptCall[DeclareReply]:
     """An instance is declared dead by its silence. The guards are looked at again here, in the same moment."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["declare"],
         (
             k.meta,
@@ -1038,9 +1038,9 @@ def decline(
     dead_letter_ttl_ms: int = DEAD_LETTER_TTL_MS,
     give_up_after_ms: int = GIVE_UP_AFTER_MS,
     restarted_since: str = "",
-) -> Call[DeclineReply]:
+) -> ScriptCall[DeclineReply]:
     """A worker gives an offer back; others get it at once."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["decline"],
         (
             k.meta,
@@ -1075,9 +1075,11 @@ DelegateReply: TypeAlias = Ok | Gone | FencedInstance
 _DELEGATE: Mapping[bytes, type[DelegateReply]] = {b"OK": Ok, b"GONE": Gone, b"FENCED": FencedInstance}
 
 
-def delegate(k: Keys, *, session: str, instance: str, epoch: int, lease_ms: int, pool: str) -> Call[DelegateReply]:
+def delegate(
+    k: Keys, *, session: str, instance: str, epoch: int, lease_ms: int, pool: str
+) -> ScriptCall[DelegateReply]:
     """A worker leaves an offer adoptable by id: its caller will come back to some door."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["delegate"],
         (k.meta, k.detector, k.leases, k.events, k.instance(instance), k.session(session), k.offers(pool)),
         (SERVER, session, instance, epoch, lease_ms),
@@ -1089,9 +1091,9 @@ DrainReply: TypeAlias = DrainOk | DrainAlready | Gone
 _DRAIN: Mapping[bytes, type[DrainReply]] = {b"OK": DrainOk, b"ALREADY": DrainAlready, b"GONE": Gone}
 
 
-def drain(k: Keys, *, instance: str, by: str, reason: str, timeout_ms: int = 0) -> Call[DrainReply]:
+def drain(k: Keys, *, instance: str, by: str, reason: str, timeout_ms: int = 0) -> ScriptCall[DrainReply]:
     """An instance takes nothing new from now on, and hands over what it owns."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["drain"],
         (k.meta, k.detector, k.events, k.instance(instance), k.owned(instance), k.mailbox(instance)),
         (SERVER, instance, by, fitted(reason), timeout_ms),
@@ -1126,9 +1128,9 @@ def expire(
     entry_of_dead: str = "",
     alone: bool = True,
     apart: int = 0,
-) -> Call[ExpireReply]:
+) -> ScriptCall[ExpireReply]:
     """A lease ended. An offer is extended, offered again or given up on; a handover goes back to its owner."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["expire"],
         (k.meta, k.detector, k.leases, k.orphans, k.dead_letters, k.events, k.session(session), k.offers(pool)),
         (
@@ -1153,9 +1155,9 @@ ForgetReply: TypeAlias = ForgetOk
 _FORGET: Mapping[bytes, type[ForgetReply]] = {b"OK": ForgetOk}
 
 
-def forget(k: Keys, *, names: Sequence[str], instances: Sequence[str]) -> Call[ForgetReply]:
+def forget(k: Keys, *, names: Sequence[str], instances: Sequence[str]) -> ScriptCall[ForgetReply]:
     """Forgets which instance a name stands for, where that instance is gone."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["forget"],
         (k.names, *(k.instance(one) for one in instances)),
         (SERVER, *(f"{a} {b}" for a, b in zip(names, instances, strict=True))),
@@ -1175,9 +1177,9 @@ _HAND_OVER: Mapping[bytes, type[HandOverReply]] = {
 
 def hand_over(
     k: Keys, *, session: str, instance: str, epoch: int, lease_ms: int, pool: str, inline_bytes: int = INLINE_BYTES
-) -> Call[HandOverReply]:
+) -> ScriptCall[HandOverReply]:
     """An owner that drains offers a session and goes on serving it; an heir accepts with ask, then the owner lets go."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["hand_over"],
         (k.meta, k.detector, k.leases, k.events, k.instance(instance), k.session(session), k.offers(pool)),
         (SERVER, session, instance, epoch, lease_ms, inline_bytes),
@@ -1194,9 +1196,11 @@ _INIT: Mapping[bytes, type[InitReply]] = {
 }
 
 
-def init(k: Keys, *, partitions: int, protocol: int, lineage: str, hold_ms: int, previous: str = "") -> Call[InitReply]:
+def init(
+    k: Keys, *, partitions: int, protocol: int, lineage: str, hold_ms: int, previous: str = ""
+) -> ScriptCall[InitReply]:
     """Makes the partition, or tells how it was made."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["init"],
         (k.meta, k.detector, k.events),
         (SERVER, partitions, protocol, lineage, hold_ms, previous),
@@ -1231,9 +1235,9 @@ def join(
     past: Past = NO_PAST,
     tenant: str = "",
     again: bool = False,
-) -> Call[JoinReply]:
+) -> ScriptCall[JoinReply]:
     """An instance registers; an older one of the same name is buried once its trust window is over."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["join"],
         (
             k.meta,
@@ -1272,19 +1276,25 @@ JudgeReply: TypeAlias = Ok | Gone
 _JUDGE: Mapping[bytes, type[JudgeReply]] = {b"OK": Ok, b"GONE": Gone}
 
 
-def judge(k: Keys, *, blamed_from_ms: int, convict: str, apart: int, probation_ms: int, grave: str) -> Call[JudgeReply]:
+def judge(
+    k: Keys, *, blamed_from_ms: int, convict: str, apart: int, probation_ms: int, grave: str
+) -> ScriptCall[JudgeReply]:
     """What a death says about the sessions of the dead, told once: whoever claims them goes by it."""
-    return Call(SCRIPTS["judge"], (k.instance(grave),), (SERVER, blamed_from_ms, convict, apart, probation_ms), _JUDGE)
+    return ScriptCall(
+        SCRIPTS["judge"], (k.instance(grave),), (SERVER, blamed_from_ms, convict, apart, probation_ms), _JUDGE
+    )
 
 
 KeepReply: TypeAlias = KeepOk | FencedInstance
 _KEEP: Mapping[bytes, type[KeepReply]] = {b"OK": KeepOk, b"FENCED": FencedInstance}
 
 
-def keep(k: Keys, *, instance: str, lease_ms: int, sessions: Sequence[str], epochs: Sequence[str]) -> Call[KeepReply]:
+def keep(
+    k: Keys, *, instance: str, lease_ms: int, sessions: Sequence[str], epochs: Sequence[str]
+) -> ScriptCall[KeepReply]:
     """A reader works through the offers that it has in hand: their leases begin anew."""
     _few("keep", sessions, BATCH)
-    return Call(
+    return ScriptCall(
         SCRIPTS["keep"],
         (k.meta, k.detector, k.leases, k.events, k.instance(instance), *(k.session(one) for one in sessions)),
         (SERVER, instance, lease_ms, *(f"{a} {b}" for a, b in zip(sessions, epochs, strict=True))),
@@ -1316,9 +1326,9 @@ def let_go(
     data: bytes = b"",
     encoding: str = "bytes",
     unserved_ms: int = 0,
-) -> Call[LetGoReply]:
+) -> ScriptCall[LetGoReply]:
     """The owner hands a session to the heir that accepted: the last data, and the epoch moves."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["let_go"],
         (
             k.meta,
@@ -1365,9 +1375,9 @@ def open(  # noqa: A001 - the word of the protocol
     data: bytes,
     encoding: str = "bytes",
     letter_epoch: str = "",
-) -> Call[OpenReply]:
+) -> ScriptCall[OpenReply]:
     """An instance becomes the first owner of a session. A dead letter of the same id is kept under its own epoch."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["open"],
         (
             k.meta,
@@ -1390,18 +1400,18 @@ _PRUNE: Mapping[bytes, type[PruneReply]] = {b"OK": PruneOk}
 
 def prune(
     k: Keys, *, states: str, members: Sequence[str], index: str, records: Sequence[str], counted: bool = False
-) -> Call[PruneReply]:
+) -> ScriptCall[PruneReply]:
     """Takes members out of an index that their records do not belong into (any more)."""
-    return Call(SCRIPTS["prune"], (index, k.detector, *records), (SERVER, states, int(counted), *members), _PRUNE)
+    return ScriptCall(SCRIPTS["prune"], (index, k.detector, *records), (SERVER, states, int(counted), *members), _PRUNE)
 
 
 PurgeReply: TypeAlias = Ok | PurgeGone
 _PURGE: Mapping[bytes, type[PurgeReply]] = {b"OK": Ok, b"GONE": PurgeGone}
 
 
-def purge(k: Keys, *, session: str, closed_ttl_ms: int, letter_epoch: str = "") -> Call[PurgeReply]:
+def purge(k: Keys, *, session: str, closed_ttl_ms: int, letter_epoch: str = "") -> ScriptCall[PurgeReply]:
     """A person closes a dead letter; its data goes."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["purge"],
         (k.dead_letters, k.events, k.letter_or_record(session, letter_epoch)),
         (SERVER, session, closed_ttl_ms, k.letter_member(session, letter_epoch)),
@@ -1433,9 +1443,9 @@ def reassert(
     opened_at_ms: int,
     encoding: str = "bytes",
     rival: str = "",
-) -> Call[ReassertReply]:
+) -> ScriptCall[ReassertReply]:
     """After lost writes an owner states again what it held; the highest epoch wins while the hold lasts."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["reassert"],
         (
             k.meta,
@@ -1488,9 +1498,9 @@ def release(
     encoding: str = "bytes",
     inline_bytes: int = INLINE_BYTES,
     dead_letter_ttl_ms: int = DEAD_LETTER_TTL_MS,
-) -> Call[ReleaseReply]:
+) -> ScriptCall[ReleaseReply]:
     """The owner gives up one session that it cannot serve, with its last data; it is offered at once."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["release"],
         (
             k.meta,
@@ -1538,9 +1548,9 @@ _RENEW: Mapping[bytes, type[RenewReply]] = {
 }
 
 
-def renew(k: Keys, *, session: str, instance: str, epoch: int) -> Call[RenewReply]:
+def renew(k: Keys, *, session: str, instance: str, epoch: int) -> ScriptCall[RenewReply]:
     """After the hold a re-asserted session gets a new epoch; only then may its owner write."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["renew"],
         (k.meta, k.detector, k.events, k.instance(instance), k.session(session)),
         (SERVER, session, instance, epoch),
@@ -1552,9 +1562,9 @@ RepairReply: TypeAlias = RepairOk | Gone | Held
 _REPAIR: Mapping[bytes, type[RepairReply]] = {b"OK": RepairOk, b"GONE": Gone, b"HELD": Held}
 
 
-def repair(k: Keys, *, session: str, owner: str, dead_after_ms: int) -> Call[RepairReply]:
+def repair(k: Keys, *, session: str, owner: str, dead_after_ms: int) -> ScriptCall[RepairReply]:
     """The record is the truth: makes the indexes agree with it."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["repair"],
         (
             k.meta,
@@ -1587,9 +1597,9 @@ def replay(
     holder: str = "",
     inline_bytes: int = INLINE_BYTES,
     letter_epoch: str = "",
-) -> Call[ReplayReply]:
+) -> ScriptCall[ReplayReply]:
     """A person offers a dead letter again; attempts and age start anew."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["replay"],
         (
             k.meta,
@@ -1616,9 +1626,9 @@ _RESUMED: Mapping[bytes, type[ResumedReply]] = {
 }
 
 
-def resumed(k: Keys, *, session: str, instance: str, epoch: int) -> Call[ResumedReply]:
+def resumed(k: Keys, *, session: str, instance: str, epoch: int) -> ScriptCall[ResumedReply]:
     """Media is up again at the new owner: the takeover's clock ends."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["resumed"],
         (k.meta, k.detector, k.events, k.instance(instance), k.session(session)),
         (SERVER, session, instance, epoch),
@@ -1646,9 +1656,9 @@ def scan(
     breaker_window_ms: int = 2000,
     another_primary: bool = False,
     past: Past = NO_PAST,
-) -> Call[ScanReply]:
+) -> ScriptCall[ScanReply]:
     """A coordinator's look at the partition: who is silent, which graves and leases are due. Declares nobody."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["scan"],
         (k.meta, k.detector, k.instances, k.graves, k.leases, k.events),
         (
@@ -1688,9 +1698,9 @@ def set_aside(
     broken: Mapping[str, bytes],
     owner: str = "",
     ttl_ms: int = DEAD_LETTER_TTL_MS,
-) -> Call[SetAsideReply]:
+) -> ScriptCall[SetAsideReply]:
     """What does not parse is kept as it was and made usable again, or given up on; nothing else waits for it."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["set_aside"],
         (
             k.meta,
@@ -1719,9 +1729,9 @@ _SET_ASIDE_MEMBER: Mapping[bytes, type[SetAsideMemberReply]] = {b"OK": Ok, b"GON
 
 def set_aside_member(
     k: Keys, *, member: str, raw: bytes, index: str, fields: Sequence[bytes], ttl_ms: int = DEAD_LETTER_TTL_MS
-) -> Call[SetAsideMemberReply]:
+) -> ScriptCall[SetAsideMemberReply]:
     """A member of an index that is no id, or an entry that nobody can read, goes out of it, and is kept with the reason."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["set_aside_member"],
         (k.events, k.quarantine, k.set_aside(member), k.index(index)),
         (SERVER, member, raw, index, ttl_ms, *fields),
@@ -1733,9 +1743,9 @@ SettleReply: TypeAlias = Ok | Left | Gone
 _SETTLE: Mapping[bytes, type[SettleReply]] = {b"OK": Ok, b"LEFT": Left, b"GONE": Gone}
 
 
-def settle(k: Keys, *, grave: str, fenced_ttl_ms: int) -> Call[SettleReply]:
+def settle(k: Keys, *, grave: str, fenced_ttl_ms: int) -> ScriptCall[SettleReply]:
     """A grave ends when nothing is left in it; what refuses the dead stays for a while."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["settle"],
         (k.graves, k.instance(grave), k.owned(grave), k.blamed(grave)),
         (SERVER, grave, fenced_ttl_ms),
@@ -1747,27 +1757,29 @@ StoppedReply: TypeAlias = StoppedOk | Gone
 _STOPPED: Mapping[bytes, type[StoppedReply]] = {b"OK": StoppedOk, b"GONE": Gone}
 
 
-def stopped(k: Keys, *, epoch: int, session: str, child: str) -> Call[StoppedReply]:
+def stopped(k: Keys, *, epoch: int, session: str, child: str) -> ScriptCall[StoppedReply]:
     """A child process that was told to stop believes no more; the owner need not wait for it."""
-    return Call(SCRIPTS["stopped"], (k.session(session), k.mailbox(child)), (SERVER, epoch), _STOPPED)
+    return ScriptCall(SCRIPTS["stopped"], (k.session(session), k.mailbox(child)), (SERVER, epoch), _STOPPED)
 
 
 TrimReply: TypeAlias = TrimOk
 _TRIM: Mapping[bytes, type[TrimReply]] = {b"OK": TrimOk}
 
 
-def trim(k: Keys, *, entries: Sequence[str], pool: str, sessions: Sequence[str]) -> Call[TrimReply]:
+def trim(k: Keys, *, entries: Sequence[str], pool: str, sessions: Sequence[str]) -> ScriptCall[TrimReply]:
     """Takes entries out of a pool's offers that no record names, and the whole stream when it is empty and nobody reads it."""
-    return Call(SCRIPTS["trim"], (k.offers(pool), *(k.session(one) for one in sessions)), (SERVER, *entries), _TRIM)
+    return ScriptCall(
+        SCRIPTS["trim"], (k.offers(pool), *(k.session(one) for one in sessions)), (SERVER, *entries), _TRIM
+    )
 
 
 TrustReply: TypeAlias = TrustOk | Stop | Fenced
 _TRUST: Mapping[bytes, type[TrustReply]] = {b"OK": TrustOk, b"STOP": Stop, b"FENCED": Fenced}
 
 
-def trust(k: Keys, *, instance: str, epoch: int, belief_ms: int, session: str, child: str) -> Call[TrustReply]:
+def trust(k: Keys, *, instance: str, epoch: int, belief_ms: int, session: str, child: str) -> ScriptCall[TrustReply]:
     """How long the owner of a session may still be relied on; for a process that writes on its parent's behalf."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["trust"],
         (k.instances, k.instance(instance), k.session(session), k.mailbox(child)),
         (SERVER, instance, epoch, belief_ms),
@@ -1779,9 +1791,9 @@ WithdrawReply: TypeAlias = Ok | Yours | WithdrawGone
 _WITHDRAW: Mapping[bytes, type[WithdrawReply]] = {b"OK": Ok, b"YOURS": Yours, b"GONE": WithdrawGone}
 
 
-def withdraw(k: Keys, *, session: str, instance: str, request: str, pool: str) -> Call[WithdrawReply]:
+def withdraw(k: Keys, *, session: str, instance: str, request: str, pool: str) -> ScriptCall[WithdrawReply]:
     """An heir waits no longer for a handover that it asked for: the owner simply goes on, or asks somebody else."""
-    return Call(
+    return ScriptCall(
         SCRIPTS["withdraw"],
         (k.meta, k.detector, k.leases, k.events, k.session(session), k.offers(pool)),
         (SERVER, session, instance, request),

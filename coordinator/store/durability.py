@@ -18,7 +18,7 @@ from coordinator import clock
 from coordinator.errors import StoreUnavailableError
 from coordinator.store.faults import store_error
 from coordinator.store.replies import Reply
-from coordinator.store.scripts import Argument, Call
+from coordinator.store.scripts import Argument, ScriptCall
 
 __all__ = ["DURABLE", "NOT_ASKED_FOR", "Confirming", "Durability"]
 
@@ -57,7 +57,7 @@ class Durability:
             raise ValueError("it must be replicas:N with N from 1 to 99 (replicas:1, say), or empty")
         return Durability(int(match[1]))
 
-    def concerns(self, call: Call[Reply]) -> bool:
+    def concerns(self, call: ScriptCall[Reply]) -> bool:
         """Whether this call's answer waits for replicas."""
         return self.replicas > 0 and call.script.name in DURABLE
 

@@ -23,7 +23,7 @@ from coordinator.store.mending import Mending, mend, mend_keys
 from coordinator.store.pace import LARGE
 from coordinator.store.packing import Packed, pack
 from coordinator.store.replies import Reply
-from coordinator.store.scripts import Argument, Call, R
+from coordinator.store.scripts import Argument, R, ScriptCall
 from coordinator.store.thread_link import ThreadLink
 from coordinator.store.waiting import Waiting
 
@@ -51,16 +51,16 @@ class _Request:
     )
 
     def __init__(
-        self, executor: Executor, what: Call[Reply] | tuple[Argument, ...], future: asyncio.Future[Any]
+        self, executor: Executor, what: ScriptCall[Reply] | tuple[Argument, ...], future: asyncio.Future[Any]
     ) -> None:
         self._executor, self.what, self.future = executor, what, future
         self._texted = False
         self._kept: Reply | None = None
-        self.durable = isinstance(what, Call) and executor.durability.concerns(what)
+        self.durable = isinstance(what, ScriptCall) and executor.durability.concerns(what)
         self.held_back = False
-        self.session = what.session if isinstance(what, Call) else ""
+        self.session = what.session if isinstance(what, ScriptCall) else ""
         self.number = 0
-        self._pack(what.evalsha() if isinstance(what, Call) else what)
+        self._pack(what.evalsha() if isinstance(what, ScriptCall) else what)
 
     def _pack(self, command: tuple[Argument, ...]) -> None:
         self.packed: Packed = pack(command)
@@ -68,7 +68,12 @@ class _Request:
 
     def prepare(self, known: set[str]) -> None:
         """Much data goes with the script's text when the server may not know it: else it might have to be sent twice."""
-        if self.size > LARGE and not self._texted and isinstance(self.what, Call) and self.what.script.sha not in known:
+        if (
+            self.size > LARGE
+            and not self._texted
+            and isinstance(self.what, ScriptCall)
+            and self.what.script.sha not in known
+        ):
             self._texted = True
             self._pack(self.what.eval())
 
@@ -80,7 +85,7 @@ class _Request:
     @property
     def operation(self) -> str:
         """A script's name, or a command."""
-        return self.what.script.name if isinstance(self.what, Call) else str(self.what[0]).lower()
+        return self.what.script.name if isinstance(self.what, ScriptCall) else str(self.what[0]).lower()
 
     def answered(self, answer: Any, seconds: float) -> None:
         """See `coordinator.store.wire.Asked`."""
@@ -88,7 +93,7 @@ class _Request:
             self.failed(answer)
             return
         self._executor.observe(self.operation, seconds)
-        call = self.what if isinstance(self.what, Call) else None
+        call = self.what if isinstance(self.what, ScriptCall) else None
         if isinstance(answer, redis.ResponseError):
             if call is not None and is_noscript(answer) and not self._texted:
                 self._texted = True  # the server does not know this script (any more): once with its text
@@ -192,7 +197,7 @@ class Executor:
         """Run id of the server of the present connection; '' before the first."""
         return self._link.server.decode()
 
-    async def run(self, call: Call[R]) -> R:
+    async def run(self, call: ScriptCall[R]) -> R:
         """Runs a script; safe to repeat as its header says.
 
         Raises:
@@ -207,7 +212,7 @@ class Executor:
             answer = await self._submit([call])[0]
         return answer
 
-    async def run_many(self, calls: Sequence[Call[R]]) -> list[R]:
+    async def run_many(self, calls: Sequence[ScriptCall[R]]) -> list[R]:
         """Runs scripts, pipelined; the first error is raised after all were answered. Raises as `run`."""
         answers: list[Any] = await asyncio.gather(*self._submit(calls), return_exceptions=True)
         for n, answer in enumerate(answers):
@@ -224,7 +229,7 @@ class Executor:
         """
         await self._run_mending(mend_keys(keys))
 
-    async def _mend(self, call: Call[Reply]) -> None:
+    async def _mend(self, call: ScriptCall[Reply]) -> None:
         """Sets aside what does not parse of all that a script met; somebody else may do the same at this moment."""
         await self._run_mending(mend(call))
 
@@ -265,7 +270,7 @@ class Executor:
                 raise answer
         return answers
 
-    def _submit(self, what: Sequence[Call[Reply] | tuple[Argument, ...]]) -> list[asyncio.Future[Any]]:
+    def _submit(self, what: Sequence[ScriptCall[Reply] | tuple[Argument, ...]]) -> list[asyncio.Future[Any]]:
         if self._closed:
             raise StoreUnavailableError("connection", "the connection was closed", sent=False)
         loop = asyncio.get_running_loop()
@@ -371,7 +376,7 @@ class SyncExecutor:
         """Run id of the server of the present connection; '' before the first."""
         return self._link.server.decode()
 
-    def run(self, call: Call[R]) -> R:
+    def run(self, call: ScriptCall[R]) -> R:
         """Runs a script.
 
         Raises:
@@ -384,7 +389,7 @@ class SyncExecutor:
             raise answer
         return answer
 
-    def run_many(self, calls: Sequence[Call[R]]) -> list[R | CoordinatorError]:
+    def run_many(self, calls: Sequence[ScriptCall[R]]) -> list[R | CoordinatorError]:
         """Runs scripts, pipelined; what went wrong stands in the place of the answer, and nothing is raised."""
         outcomes = self._run_once(calls)
         for n, outcome in enumerate(outcomes):
@@ -393,16 +398,16 @@ class SyncExecutor:
                 [outcomes[n]] = self._run_once([calls[n]])
         return outcomes
 
-    def _mend(self, call: Call[Reply]) -> None:
+    def _mend(self, call: ScriptCall[Reply]) -> None:
         """As the other executor's."""
         mending = mend(call)
         step = next(mending)
         while True:
-            scripts = [one for one in step if isinstance(one, Call)]
+            scripts = [one for one in step if isinstance(one, ScriptCall)]
             answers: list[Any] = (
                 list(self._run_once(scripts))
                 if scripts
-                else self._link.exchange([pack(one) for one in step if not isinstance(one, Call)])
+                else self._link.exchange([pack(one) for one in step if not isinstance(one, ScriptCall)])
             )
             if any(isinstance(answer, StoreUnavailableError) for answer in answers):
                 return
@@ -411,7 +416,7 @@ class SyncExecutor:
             except StopIteration:
                 return
 
-    def _run_once(self, calls: Sequence[Call[R]]) -> list[R | CoordinatorError]:
+    def _run_once(self, calls: Sequence[ScriptCall[R]]) -> list[R | CoordinatorError]:
         found: dict[int, Any] = {}
         packed: dict[int, Packed] = {}
         for i, call in enumerate(calls):
@@ -439,7 +444,7 @@ class SyncExecutor:
         self._link.close()
 
 
-def _outcome(call: Call[R], answer: Any) -> R | CoordinatorError:
+def _outcome(call: ScriptCall[R], answer: Any) -> R | CoordinatorError:
     if isinstance(answer, CoordinatorError):
         return answer
     if isinstance(answer, redis.ResponseError):

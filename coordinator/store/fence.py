@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from coordinator.store.keys import Keys
-from coordinator.store.scripts import SERVER, Argument, Call, R
+from coordinator.store.scripts import SERVER, Argument, R, ScriptCall
 
-__all__ = ["NO_FENCE", "Fence", "Runner"]
+__all__ = ["NO_FENCE", "Fence", "FenceRunner"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +52,14 @@ class _NoFence(Fence):
 NO_FENCE: Fence = _NoFence(Keys("", 0), "", "", 0)
 
 
-class Runner(Protocol):
+class FenceRunner(Protocol):
     """Runs scripts and commands; raises `StoreUnavailableError` where the store does not answer."""
 
     @property
     def server(self) -> str:
         """Run id of the server of the present connection; '' before the first, and where it is not told."""
 
-    async def run(self, call: Call[R]) -> R:
+    async def run(self, call: ScriptCall[R]) -> R:
         """A script."""
 
     async def command(self, *args: Argument) -> Any:

@@ -12,13 +12,13 @@ from typing import Any, Protocol
 from coordinator.store import calls, setting_aside
 from coordinator.store.keys import TYPES, Keys, kind_of
 from coordinator.store.replies import Reply
-from coordinator.store.scripts import Argument, Call, R
+from coordinator.store.scripts import Argument, R, ScriptCall
 from coordinator.store.shapes import Kind, faults, shaped_fields
 
 __all__ = ["Broken", "Command", "Mending", "broken_in", "fields_of", "look", "mend", "mend_keys", "set_aside"]
 
 Command = tuple[Argument, ...]
-Mending = Generator[Sequence[Call[Reply] | Command], list[Any], bool]
+Mending = Generator[Sequence[ScriptCall[Reply] | Command], list[Any], bool]
 """Yields what is to be run in one round trip, is sent the answers, errors among them; returns whether it is worth to try again."""
 
 RECORDS: Mapping[str, Kind] = {
@@ -34,10 +34,10 @@ FIRST = ("meta", "detector", "events", "quarantine")
 """Kinds of keys that are read and written as others are set aside."""
 
 
-class Runner(Protocol):
+class MendingRunner(Protocol):
     """Runs scripts."""
 
-    async def run(self, call: Call[R]) -> R:
+    async def run(self, call: ScriptCall[R]) -> R:
         """A script."""
 
 
@@ -58,7 +58,7 @@ class Broken:
     fault: str
     owner: str = ""
 
-    def set_aside(self, owner: str = "") -> Call[calls.SetAsideReply]:
+    def set_aside(self, owner: str = "") -> ScriptCall[calls.SetAsideReply]:
         """The call that sets it aside. ``owner``: who may own the session, where the record does not say it."""
         keys, kind = Keys.of(self.key), kind_of(self.key)
         name = self.key.removeprefix(f"{keys.tag}:{kind}").removeprefix(":")
@@ -99,7 +99,7 @@ def fields_of(key: str) -> tuple[str, ...]:
     return shaped_fields(RECORDS[kind_of(key)])
 
 
-async def set_aside(run: Runner, broken: Broken, owner: str = "") -> str:
+async def set_aside(run: MendingRunner, broken: Broken, owner: str = "") -> str:
     """Sets it aside, and says so once; what was done with it, '' when it is not broken any more or has to wait for the end of a hold.
 
     Raises:
@@ -109,7 +109,7 @@ async def set_aside(run: Runner, broken: Broken, owner: str = "") -> str:
     return answer.done if isinstance(answer, calls.SetAsideOk) else ""
 
 
-def mend(call: Call[Reply]) -> Mending:
+def mend(call: ScriptCall[Reply]) -> Mending:
     """Looks for what a script's run can have met, and sets it aside."""
     return _mend([*zip(call.keys, call.types, strict=True)], _owner_in(call))
 
@@ -139,7 +139,7 @@ def _mend(of_types: Sequence[tuple[str, str]], owner: str) -> Mending:
     return any(not isinstance(one, Exception) for one in done)
 
 
-def _owner_in(call: Call[Reply]) -> str:
+def _owner_in(call: ScriptCall[Reply]) -> str:
     """The instance that a call acts for, or whose grave it empties."""
     names = call.script.header.keys
     if "instance" not in names:

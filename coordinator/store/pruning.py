@@ -8,7 +8,7 @@ from typing import Literal
 from coordinator.states import InstanceState, SessionState
 from coordinator.store import calls
 from coordinator.store.keys import Keys
-from coordinator.store.scripts import Call
+from coordinator.store.scripts import ScriptCall
 
 __all__ = ["Index", "prune"]
 
@@ -23,7 +23,7 @@ STATES: dict[Index, tuple[str, ...]] = {
 """Index -> the states of records that belong into it."""
 
 
-def prune(k: Keys, *, index: Index, members: Sequence[str], counted: bool = False) -> Call[calls.PruneReply]:
+def prune(k: Keys, *, index: Index, members: Sequence[str], counted: bool = False) -> ScriptCall[calls.PruneReply]:
     """Members (ids) leave an index into which their records do not belong. ``counted``: the mass breaker has just opened by them."""
     key = {"instances": k.instances, "orphans": k.orphans, "dead_letters": k.dead_letters}[index]
     record = {"instances": k.instance, "orphans": k.session, "dead_letters": k.dead_letter}[index]

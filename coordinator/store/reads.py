@@ -11,7 +11,7 @@ from coordinator.store.executor import StorePartition
 from coordinator.store.shapes import instance_id, labels_of, score, text, whole
 
 __all__ = [
-    "DeadLetter", "InstanceRow", "Overview", "Registered", "SessionRow", "SetAside", "Whereabouts", "dead_letters", "instances",
+    "DeadLetter", "InstanceRow", "Overview", "Reachable", "SessionRow", "SetAside", "Whereabouts", "dead_letters", "instances",
     "letter_of", "overview", "owner_of", "quarantine", "record", "registered", "sessions",
 ]  # fmt: skip
 
@@ -348,21 +348,21 @@ async def owner_of(part: StorePartition, session_id: str) -> Whereabouts:
 
 
 @dataclass(frozen=True, slots=True)
-class Registered:
+class Reachable:
     """What an instance says of itself: '' for what it does not say, all '' where it is not known."""
 
     state: str
     address: str
 
 
-async def registered(part: StorePartition, instance: str) -> Registered:
+async def registered(part: StorePartition, instance: str) -> Reachable:
     """In what state an instance is, and where it can be reached.
 
     Raises:
         StoreUnavailableError: the store did not answer.
     """
     answer = await part.executor.command("HMGET", part.keys.instance(instance), "state", "address")
-    return Registered(*map(text, answer))
+    return Reachable(*map(text, answer))
 
 
 async def record(part: StorePartition, session_id: str, letter_epoch: str = "") -> dict[str, bytes] | None:

@@ -11,10 +11,10 @@ from coordinator.errors import ConfigurationError, StoreUnavailableError
 from coordinator.store import calls
 from coordinator.store.commands import TRIES, Name, Try, name_of, places
 from coordinator.store.keys import Keys
-from coordinator.store.scripts import NOT_NEEDED, SCRIPTS, Argument, Call, R, Script, commands_of
+from coordinator.store.scripts import NOT_NEEDED, SCRIPTS, Argument, R, Script, ScriptCall, commands_of
 
 __all__ = [
-    "CONNECTING", "NEEDS", "OPTIONAL", "SPOKEN", "Lack", "Need", "Program", "Runner", "check_rights", "commands_needed",
+    "CONNECTING", "NEEDS", "OPTIONAL", "SPOKEN", "Lack", "Need", "Program", "RightsRunner", "check_rights", "commands_needed",
     "every_kind", "lacking", "look_at_rights", "needed_by", "rule_of", "tries_of", "used_by", "whoami",
 ]  # fmt: skip
 
@@ -81,10 +81,10 @@ NEEDS: Mapping[Program, Need] = {
 }  # fmt: skip
 
 
-class Runner(Protocol):
+class RightsRunner(Protocol):
     """Runs scripts and commands."""
 
-    async def run(self, call: Call[R]) -> R:
+    async def run(self, call: ScriptCall[R]) -> R:
         """A script."""
 
     async def command(self, *args: Argument) -> Any:
@@ -142,7 +142,7 @@ def as_lines(tries: Iterable[Try]) -> list[str]:
     return ["\n".join(str(word) for word in one) for one in tries]
 
 
-async def check_rights(runner: Runner, k: Keys, program: Program) -> None:
+async def check_rights(runner: RightsRunner, k: Keys, program: Program) -> None:
     """Refuses to go on without a right that the program will need. One round trip; changes nothing, safe to repeat.
 
     Raises:
@@ -155,7 +155,7 @@ async def check_rights(runner: Runner, k: Keys, program: Program) -> None:
 
 
 async def look_at_rights(
-    runner: Runner,
+    runner: RightsRunner,
     scratch: str,
     tries: Sequence[Try],
     keys: Sequence[str],

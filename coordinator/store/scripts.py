@@ -31,7 +31,16 @@ from coordinator.store.replies import Reply
 from coordinator.store.shapes import lua_readers
 
 __all__ = [
-    "SCRIPTS", "SERVER", "Argument", "Call", "Header", "Script", "ServerRunId", "commands_of", "load_script", "load_scripts",
+    "SCRIPTS",
+    "SERVER",
+    "Argument",
+    "Script",
+    "ScriptCall",
+    "ScriptHeader",
+    "ServerRunId",
+    "commands_of",
+    "load_script",
+    "load_scripts",
 ]  # fmt: skip
 
 Argument = bytes | str | int
@@ -60,7 +69,7 @@ _LINE = re.compile(r"^-- (KEYS|ARGV|REPLY|RETRY|USES)\s+(.*)$")
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class ScriptHeader:
     """What the header of a script says.
 
     Attributes:
@@ -83,7 +92,7 @@ class Header:
 
 
 @dataclass(frozen=True, slots=True)
-class Call(Generic[R]):
+class ScriptCall(Generic[R]):
     """One run of a script: what an executor sends, and what may come back.
 
     Attributes:
@@ -138,7 +147,7 @@ class Script:
     """A loaded script."""
 
     name: str
-    header: Header
+    header: ScriptHeader
     source: bytes
     sha: str
 
@@ -150,7 +159,7 @@ def _names(words: Sequence[str], what: str, name: str) -> tuple[tuple[str, ...],
     return tuple(w for w in words if not w.startswith("*")), repeated[0][1:] if repeated else ""
 
 
-def read_header(name: str, text: str) -> Header:
+def read_header(name: str, text: str) -> ScriptHeader:
     """The header of a script's text.
 
     Raises:
@@ -174,7 +183,9 @@ def read_header(name: str, text: str) -> Header:
         replies[word] = (*replies.get(word, ()), *(one.partition(":")[0] for one in fields))
     uses = tuple(word for line in found["USES"] for word in line.split())
     types = tuple(line.split()[1] for line in found["KEYS"])
-    return Header(keys, args, repeated_key, repeated_arg, MappingProxyType(replies), found["RETRY"][0], uses, types)
+    return ScriptHeader(
+        keys, args, repeated_key, repeated_arg, MappingProxyType(replies), found["RETRY"][0], uses, types
+    )
 
 
 def _library(folder: Traversable, name: str) -> Traversable:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from coordinator.store import calls
 from coordinator.store.keys import Keys
-from coordinator.store.scripts import Call
+from coordinator.store.scripts import ScriptCall
 from coordinator.store.usual import DEAD_LETTER_TTL_MS
 
 __all__ = ["set_aside", "set_aside_member"]
@@ -23,7 +23,7 @@ def set_aside(
     broken: Mapping[str, bytes],
     owner: str = "",
     ttl_ms: int = DEAD_LETTER_TTL_MS,
-) -> Call[calls.SetAsideReply]:
+) -> ScriptCall[calls.SetAsideReply]:
     """What does not parse is kept as it was, and made usable again or given up on.
 
     Args:
@@ -41,7 +41,7 @@ def set_aside(
 
 def set_aside_member(
     k: Keys, *, index: str, raw: bytes, fields: Sequence[bytes] = (), ttl_ms: int = DEAD_LETTER_TTL_MS
-) -> Call[calls.SetAsideMemberReply]:
+) -> ScriptCall[calls.SetAsideMemberReply]:
     """A member that is no id, or an entry that cannot be read, goes out of an index and is kept.
 
     Args:

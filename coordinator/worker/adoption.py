@@ -16,11 +16,11 @@ from coordinator.states import SERVED, SessionState
 from coordinator.store import calls, reads
 from coordinator.store.executor import StorePartition
 from coordinator.store.setting_aside import set_aside
+from coordinator.worker.acquisition import Acquisition
 from coordinator.worker.ledger import Ledger
-from coordinator.worker.ownership import Ownership
+from coordinator.worker.owned_sessions import OwnedSessions
 from coordinator.worker.sealer import Place, Sealer
 from coordinator.worker.session import Session
-from coordinator.worker.taking import Taking
 from coordinator.worker.wait import Wait
 from coordinator.worker.writes import Doubts, Writes
 
@@ -48,7 +48,7 @@ class Adoption:
 
     Args:
         writes: how its requests run.
-        ownership: makes sessions this instance's.
+        owned: makes sessions this instance's.
         taking: whose turn it is at a session's id.
         awaited: what is told at once.
         doubts: is told when the store and this instance may differ.
@@ -62,13 +62,13 @@ class Adoption:
         ledger: Ledger[Session],
         *,
         writes: Writes[Session],
-        ownership: Ownership,
-        taking: Taking,
+        owned: OwnedSessions,
+        taking: Acquisition,
         awaited: Awaited,
         doubts: Doubts,
     ) -> None:
         self._part, self._settings, self._sealer, self._ledger = part, settings, sealer, ledger
-        self._writes, self._own, self._taking = writes, ownership.own, taking
+        self._writes, self._own, self._taking = writes, owned.own, taking
         self._awaited, self._doubts = awaited, doubts
 
     async def adopt(self, session_id: str, epoch: int | None, request: str) -> Session | None:

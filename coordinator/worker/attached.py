@@ -16,16 +16,16 @@ from coordinator.ids import new_request_id
 from coordinator.settings import Settings
 from coordinator.store import calls
 from coordinator.store.executor import StorePartition
-from coordinator.store.fence import Fence, Runner
+from coordinator.store.fence import Fence, FenceRunner
 from coordinator.store.replies import Reply
-from coordinator.store.scripts import Call, R
+from coordinator.store.scripts import R, ScriptCall
 from coordinator.store.shapes import text, whole
 from coordinator.worker.bell import Bell
 from coordinator.worker.data import RecoveryData, encode
+from coordinator.worker.reply_verdict import ReplyVerdict, verdict_on
 from coordinator.worker.sealer import Place, Sealer
-from coordinator.worker.verdict import Verdict, verdict_on
 
-__all__ = ["AttachedSession", "Children"]
+__all__ = ["AttachedSession", "Attachments"]
 
 MOST_BELIEF_SECONDS = 2.0
 """No longer, however rare heartbeats are: ``lua/lib/children.lua`` waits no longer either."""
@@ -176,7 +176,7 @@ class AttachedSession:
         """As ``Session.fence``, for its owner."""
         return Fence(self._part.keys, self.id, self.owner, self.epoch)
 
-    async def fenced(self, make: Callable[[Fence], Call[R]], runner: Runner) -> R:
+    async def fenced(self, make: Callable[[Fence], ScriptCall[R]], runner: FenceRunner) -> R:
         """As ``Session.fenced``; what is to be stated again after lost writes is stated by the owner.
 
         Raises:
@@ -224,14 +224,14 @@ class AttachedSession:
     def _check(self, answer: Reply) -> None:
         """Whether the answer to a write counts; what is to be stated again after lost writes is stated by the owner."""
         match verdict_on(answer):
-            case Verdict.NOT_THE_OWNER | Verdict.DEAD:
+            case ReplyVerdict.NOT_THE_OWNER | ReplyVerdict.DEAD:
                 self.lost.set()
                 raise FencedError(self.id, self.epoch, "its owner no longer has it")
-            case Verdict.HELD | Verdict.STATE_AGAIN | Verdict.JOIN_AGAIN:
+            case ReplyVerdict.HELD | ReplyVerdict.STATE_AGAIN | ReplyVerdict.JOIN_AGAIN:
                 raise StoreUnavailableError("try_again", f"the store answers {answer.word}")
 
 
-class Children:
+class Attachments:
     """One a membership: what this process has attached to, so that it can be told to stop."""
 
     def __init__(self) -> None:

@@ -13,9 +13,9 @@ from coordinator.settings import Settings
 from coordinator.store import calls
 from coordinator.store.connect import Connector
 from coordinator.store.keys import Keys
-from coordinator.store.scripts import Call
+from coordinator.store.scripts import ScriptCall
 from coordinator.worker.lag import Lag
-from coordinator.worker.roll import Roll
+from coordinator.worker.roll_call import RollCall
 
 __all__ = ["TURN_SECONDS", "Beat", "Beating", "Heart"]
 
@@ -32,15 +32,15 @@ BATCH = 128
 class Beat:
     """One beat and what came of it: an answer, or an error."""
 
-    roll: Roll
+    roll: RollCall
     sent: float
     answer: calls.BeatReply | None = None
     error: Exception | None = None
 
 
-def _sure(roll: Roll) -> Roll:
+def _sure(roll: RollCall) -> RollCall:
     """After this process stood still nobody knows what became of the presence connection meanwhile."""
-    return replace(roll, presence=False) if roll.presence and roll.pulse.stood_still else roll
+    return replace(roll, presence=False) if roll.presence and roll.trust_window.stood_still else roll
 
 
 @dataclass(slots=True, eq=False)
@@ -54,7 +54,7 @@ class Beating:
         due: when the next beat is sent.
     """
 
-    roll: Callable[[], Roll]
+    roll: Callable[[], RollCall]
     heard: Callable[[Beat], None]
     over: Callable[[str], None] = lambda reason: None
     due: float = field(default=float("-inf"))
@@ -120,13 +120,13 @@ class Heart(threading.Thread):
         if self._gone():
             self._believe_no_more()
         for beating in self._beatings:
-            beating.roll().pulse.tick(now)
+            beating.roll().trust_window.tick(now)
 
     def _believe_no_more(self) -> None:
         """There is no event loop on which anything could be served; the exit is stated after that."""
         for beating in self._beatings:
-            if not beating.roll().pulse.over:
-                beating.roll().pulse.over = True
+            if not beating.roll().trust_window.over:
+                beating.roll().trust_window.over = True
                 beating.over(self._gone())
 
     def end(self, reason: str) -> None:
@@ -191,7 +191,7 @@ class Heart(threading.Thread):
         """Seconds by which the event loop is late, in time in which this thread was awake."""
         return max(0.0, self._lag.seconds - TURN_SECONDS)
 
-    def _call(self, roll: Roll) -> Call[calls.BeatReply]:
+    def _call(self, roll: RollCall) -> ScriptCall[calls.BeatReply]:
         return calls.beat(
             self._keys,
             instance=roll.instance,
@@ -204,15 +204,15 @@ class Heart(threading.Thread):
             presence=roll.presence,
         )
 
-    def _take(self, roll: Roll, sent: float, answer: calls.BeatReply | CoordinatorError) -> Beat:
+    def _take(self, roll: RollCall, sent: float, answer: calls.BeatReply | CoordinatorError) -> Beat:
         if isinstance(answer, CoordinatorError):
             return Beat(roll, sent, error=answer)
         if isinstance(answer, calls.BeatOk):
-            roll.pulse.renew(sent)
+            roll.trust_window.renew(sent)
         elif isinstance(answer, calls.FencedInstance):
-            roll.pulse.over = True
+            roll.trust_window.over = True
         elif isinstance(answer, calls.Wedged):  # nobody else may believe that we speak for what we own
-            roll.pulse.over = True
+            roll.trust_window.over = True
             why = f"its event loop stood still for {self._late():.1f} s"
             certificate = calls.certify(
                 self._keys, instance=roll.instance, cause="wedged", by=roll.instance, reason=why

@@ -20,8 +20,8 @@ from coordinator.store.executor import StorePartition
 from coordinator.store.keys import Keys
 from coordinator.worker.bell import Bell
 from coordinator.worker.heart import TURN_SECONDS, Beat, Beating, Heart
-from coordinator.worker.offer_loop import OfferLoop
-from coordinator.worker.post import Post
+from coordinator.worker.notifications import Notifications
+from coordinator.worker.offer_turns import OfferTurns
 
 __all__ = ["Hub", "Hubs"]
 
@@ -37,28 +37,28 @@ class Hub:
     Attributes:
         part: keys, and the connection for scripts.
         heart: beats for all.
-        post: listens for all.
+        notifications: listens for all.
     """
 
     def __init__(self, connector: Connector, keys: Keys, settings: Settings, turns: Callable[[], int]) -> None:
         self.part = StorePartition(keys, connector.executor(keys.tag))
-        self.post = Post(connector, keys.tag)
+        self.notifications = Notifications(connector, keys.tag)
         self.heart = Heart(connector, keys, settings, turns=turns, gone=self._gone, heard=self._heard)
         self._connector = connector
-        self._loops: dict[str, OfferLoop] = {}
-        self._new_loops: list[OfferLoop] = []
+        self._loops: dict[str, OfferTurns] = {}
+        self._new_loops: list[OfferTurns] = []
         self._tasks: anyio.abc.TaskGroup | None = None
         self._beats: deque[tuple[Beating, Beat]] = deque()
         self._bell = Bell()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.current_thread()
 
-    def offers(self, pool: str) -> OfferLoop:
+    def offers(self, pool: str) -> OfferTurns:
         """The reader of a pool's offers; begins when it is asked for the first time."""
         loop = self._loops.get(pool)
         if loop is None:
             keys = self.part.keys
-            loop = self._loops[pool] = OfferLoop(self._connector.blocking(keys.tag), keys.offers(pool))
+            loop = self._loops[pool] = OfferTurns(self._connector.blocking(keys.tag), keys.offers(pool))
             if self._tasks is not None:
                 self._tasks.start_soon(loop.run)
             else:
@@ -78,7 +78,7 @@ class Hub:
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
                 tasks.start_soon(self._tell)
-                tasks.start_soon(self.post.run)
+                tasks.start_soon(self.notifications.run)
                 for loop in self._new_loops:
                     tasks.start_soon(loop.run)
         finally:

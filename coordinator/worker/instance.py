@@ -38,7 +38,7 @@ from coordinator.ids import check_pool, check_session_id, new_request_id, partit
 from coordinator.settings import Settings
 from coordinator.states import InstanceState
 from coordinator.store import calls, reads
-from coordinator.store.scripts import Call
+from coordinator.store.scripts import ScriptCall
 from coordinator.worker.attached import AttachedSession
 from coordinator.worker.data import RecoveryData, encode
 from coordinator.worker.drain import DrainReport, drain
@@ -181,13 +181,17 @@ class Instance:
     def _left(self, window: float) -> float:
         now = clock.now()
         return max(
-            0.0, min(m.ledger.pulse.sent + window - now if not m.ledger.pulse.over else 0.0 for m in self.members)
+            0.0,
+            min(
+                m.ledger.trust_window.sent + window - now if not m.ledger.trust_window.over else 0.0
+                for m in self.members
+            ),
         )
 
     @property
     def may_speak(self) -> bool:
         """As `Session.may_speak`, for all that this worker owns."""
-        return all(m.ledger.pulse.may_speak(clock.now()) for m in self.members)
+        return all(m.ledger.trust_window.may_speak(clock.now()) for m in self.members)
 
     def owned(self, session_id: str) -> Session | None:
         """The session of that id, if this worker owns it."""
@@ -335,14 +339,14 @@ class Instance:
             raise TenantError(session_id)
         if (mine := member.sessions.get(session_id)) is not None and not mine.is_given_away:
             return mine
-        async with member.taking.turn(session_id):
+        async with member.acquisition.turn(session_id):
             if (mine := member.sessions.get(session_id)) is not None:  # who had the turn before opened or adopted it
                 return mine
             if self._draining:
                 raise DrainingError("this worker is draining and takes nothing new")
             instance, request = member.instance, new_request_id()
 
-            def opening(letter_epoch: str = "") -> Call[calls.OpenReply]:
+            def opening(letter_epoch: str = "") -> ScriptCall[calls.OpenReply]:
                 return calls.open(
                     member.part.keys, session=session_id, instance=instance, request=request, floor=member.ledger.past.epoch,
                     pool=pool, tenant=tenant, requires=wanted, letter_epoch=letter_epoch,
@@ -367,7 +371,7 @@ class Instance:
                 said = await member.registration.as_opened(session_id)
                 stored = answer.data, answer.encoding
                 raw, encoding = self._sealer.open_own(Place(session_id, said[1], epoch), *stored)
-            session = member.ownership.own(
+            session = member.owned.own(
                 session_id, epoch, raw, encoding, pool=said[0], tenant=said[1], requires=said[2],
                 opened_at_ms=said[3], sequence=answer.checkpoint,
             )  # fmt: skip

@@ -11,23 +11,23 @@ from typing import Generic, Protocol, TypeVar
 
 from coordinator import clock
 from coordinator.store.past import Past
-from coordinator.worker.roll import Roll
-from coordinator.worker.trust import Pulse
+from coordinator.worker.roll_call import RollCall
+from coordinator.worker.trust_window import TrustWindow
 
-__all__ = ["Ledger", "Owned", "mark"]
+__all__ = ["Ledger", "OwnedSession", "mark"]
 
 ENDED_REMEMBERED = 10_000
 """Calls that ended here and are closed again where the store lost that; more would only take memory."""
 
 
-class Owned(Protocol):
+class OwnedSession(Protocol):
     """A session, as far as the ledger is concerned."""
 
     id: str
     epoch: int
 
 
-S = TypeVar("S", bound=Owned)
+S = TypeVar("S", bound=OwnedSession)
 
 
 def mark(session_id: str, epoch: int) -> int:
@@ -39,13 +39,13 @@ class Ledger(Generic[S]):
     """One a membership.
 
     Args:
-        instance, pulse: the present life: its id, and for how long its last beat lets it be relied on.
+        instance, trust_window: the present life: its id, and for how long its last beat lets it be relied on.
         closed_ttl: seconds for which a call that ended is remembered.
         presence_counts: whether a lost presence connection is a sign of death.
 
     Attributes:
         instance: the id under which it is registered now; another one after it was fenced.
-        pulse: what its last acknowledged beat is worth.
+        trust_window: what its last acknowledged beat is worth.
         server: run id of the server with which it last agreed.
         past: what is remembered of the partition, whatever became of its data.
         sessions: what is owned here, by id; changed by `keep`, `forget` and `renewed` only.
@@ -59,8 +59,10 @@ class Ledger(Generic[S]):
         started_at_ms: when it first registered, by the server's clock.
     """
 
-    def __init__(self, instance: str, pulse: Pulse, closed_ttl: float, *, presence_counts: bool = True) -> None:
-        self.instance, self.pulse, self.server, self.past = instance, pulse, "", Past()
+    def __init__(
+        self, instance: str, trust_window: TrustWindow, closed_ttl: float, *, presence_counts: bool = True
+    ) -> None:
+        self.instance, self.trust_window, self.server, self.past = instance, trust_window, "", Past()
         self._closed_ttl, self._presence_counts = closed_ttl, presence_counts
         self.sessions: dict[str, S] = {}
         self.taking: Counter[str] = Counter()
@@ -71,22 +73,22 @@ class Ledger(Generic[S]):
         self._changing = 0
         self._marks: dict[str, int] = {}
         self._ended: dict[str, tuple[int, float]] = {}
-        self.roll = Roll(instance, pulse, joined=False)
+        self.roll = RollCall(instance, trust_window, joined=False)
 
     def say(self) -> None:
         """The roll call is made anew from what is true now."""
         silent = self._changing or not self._arrived
-        self.roll = Roll(
-            self.instance, self.pulse, self.server, replace(self.past),
+        self.roll = RollCall(
+            self.instance, self.trust_window, self.server, replace(self.past),
             "" if silent else f"{len(self.sessions)} {self.digest}", self.version, self._present and self._presence_counts,
             self._arrived and not self.joining,
         )  # fmt: skip
 
     # -- the instance --------------------------------------------------------------------------------------------------
 
-    def begin_anew(self, instance: str, pulse: Pulse) -> None:
+    def begin_anew(self, instance: str, trust_window: TrustWindow) -> None:
         """A new life under a new id: what ended in the old one is of no account any more."""
-        self.instance, self.pulse, self.joining = instance, pulse, True
+        self.instance, self.trust_window, self.joining = instance, trust_window, True
         self._ended.clear()
         self.say()
 
@@ -95,8 +97,8 @@ class Ledger(Generic[S]):
         self.server, self.joining = server, False
         self.past.agree(lineage, now_ms)
         self.started_at_ms = self.started_at_ms or now_ms
-        self.pulse.tick(clock.now())
-        self.pulse.renew(sent)
+        self.trust_window.tick(clock.now())
+        self.trust_window.renew(sent)
         self.say()
 
     def arrived(self) -> None:
@@ -119,7 +121,7 @@ class Ledger(Generic[S]):
         """An answer said that ``instance`` is dead; whether that is this life, which nobody has ended before: it is believed."""
         if instance != self.instance or self.has_left:
             return False
-        self.pulse.over = True
+        self.trust_window.over = True
         return True
 
     # -- its sessions --------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Protocol
 import anyio
 
 from coordinator.store.keys import Keys
-from coordinator.worker.post import Post
+from coordinator.worker.notifications import Notifications
 
 __all__ = ["Mailbox", "Told"]
 
@@ -45,7 +45,7 @@ class Mailbox:
         subscribed: whether it is listened to.
     """
 
-    def __init__(self, post: Post, keys: Keys, told: Told, changed: Callable[[bool], None]) -> None:
+    def __init__(self, post: Notifications, keys: Keys, told: Told, changed: Callable[[bool], None]) -> None:
         self._post, self._keys, self._told, self._changed = post, keys, told, changed
         self._waiting: dict[str, anyio.Event] = {}
         self._channel = ""

@@ -20,8 +20,9 @@ from coordinator.states import InstanceState
 from coordinator.steady import Steady, keep_on
 from coordinator.store import calls
 from coordinator.store.faults import ScriptError
+from coordinator.worker.acquisition import Acquisition
 from coordinator.worker.adoption import Adoption
-from coordinator.worker.attached import Children
+from coordinator.worker.attached import Attachments
 from coordinator.worker.ending import Endings
 from coordinator.worker.hand import Hand
 from coordinator.worker.handover import Handovers
@@ -31,16 +32,15 @@ from coordinator.worker.hub import Hub
 from coordinator.worker.ledger import Ledger
 from coordinator.worker.mailbox import Mailbox
 from coordinator.worker.offer import Offer
-from coordinator.worker.ownership import Ownership
-from coordinator.worker.reader import Reader
+from coordinator.worker.offer_reader import OfferReader
+from coordinator.worker.owned_sessions import OwnedSessions
 from coordinator.worker.registration import Registration, new_pulse
 from coordinator.worker.reluctance import Reluctance
 from coordinator.worker.resync import Resync
-from coordinator.worker.roll import Roll
+from coordinator.worker.roll_call import RollCall
 from coordinator.worker.sealer import Sealer
 from coordinator.worker.session import Session
 from coordinator.worker.stager import Stager
-from coordinator.worker.taking import Taking
 from coordinator.worker.turns import Turns
 from coordinator.worker.writes import Writes
 
@@ -59,7 +59,7 @@ class Membership:
 
     Attributes:
         ledger: what the instance is, owns here, is taking, and has ended.
-        registration, writes, ownership, taking, adoption, handovers, resync, reader, mailbox: its parts, each by its role.
+        registration, writes, owned, acquisition, adoption, handovers, resync, reader, mailbox: its parts, each by its role.
         turns: one opens, adopts or gives up a session at a time.
         children: what this process has attached to.
     """
@@ -87,25 +87,25 @@ class Membership:
         self.ledger = ledger = Ledger[Session](
             instance or new_instance_id(settings.name), new_pulse(settings), settings.closed_ttl, presence_counts=heard
         )
-        self.turns, self.children, reluctance = Turns(), Children(), Reluctance()
+        self.turns, self.children, reluctance = Turns(), Attachments(), Reluctance()
         self.stager, self.endings = Stager(), Endings(settings.lease)
         self.registration = Registration(
             part, settings, ledger, self, patience=PATIENCE_SECONDS, token_hash=token_hash, hosting=hosting
         )
         self.resync = Resync(part, settings, ledger, self.turns, self.registration, self._agreed)
         self.writes = Writes(part, ledger, settings, self.resync, PATIENCE_SECONDS)
-        self.ownership = Ownership(
+        self.owned = OwnedSessions(
             settings, sealer, part.keys, ledger, self.writes, stager=self.stager, endings=self.endings,
             reluctance=reluctance, doubts=self.resync, host=host, changing=self.changing, room_changed=self.room_changed,
         )  # fmt: skip
-        self.taking = Taking(ledger, self.turns, self.resync, self.changing, PATIENCE_SECONDS)
-        self.mailbox = Mailbox(hub.post, part.keys, self, self._presence_changed)
+        self.acquisition = Acquisition(ledger, self.turns, self.resync, self.changing, PATIENCE_SECONDS)
+        self.mailbox = Mailbox(hub.notifications, part.keys, self, self._presence_changed)
         self.adoption = Adoption(
-            part, settings, sealer, ledger, writes=self.writes, ownership=self.ownership, taking=self.taking,
+            part, settings, sealer, ledger, writes=self.writes, owned=self.owned, taking=self.acquisition,
             awaited=self.mailbox, doubts=self.resync,
         )  # fmt: skip
         self.handovers = Handovers(part, ledger, host, self.start)
-        self.reader = Reader(
+        self.reader = OfferReader(
             part, settings, sealer, ledger, writes=self.writes, adoption=self.adoption, reluctance=reluctance,
             start=self.start, watches_adopters=host is None, loop=lambda: hub.offers(settings.pool), room=room, free=free,
             deliver=deliver, hand=hand,
@@ -134,7 +134,7 @@ class Membership:
 
     def continued(self, now: float) -> float:
         """When this process went on after it last stood still, in seconds of `coordinator.clock`; long ago when it did not."""
-        return self.ledger.pulse.continued(now)
+        return self.ledger.trust_window.continued(now)
 
     # -- life and tasks ------------------------------------------------------------------------------------------------
 
@@ -154,7 +154,7 @@ class Membership:
         Raises:
             StoreUnavailableError: the store did not answer.
         """
-        await self.registration.take_up(self.ownership.own, self.sealer)
+        await self.registration.take_up(self.owned.own, self.sealer)
 
     def start(self, what: Callable[..., Coroutine[Any, Any, object]], *arguments: Any) -> None:
         """Does something as a task of this worker's, which no error of it ends; nothing once it has ended."""
@@ -211,7 +211,7 @@ class Membership:
 
     def _over(self, reason: str) -> None:
         """There is no event loop for it any more; from any thread, and without a word."""
-        self.ledger.has_left = self.ledger.pulse.over = True
+        self.ledger.has_left = self.ledger.trust_window.over = True
         self._tasks = None
         for session in list(self.sessions.values()):
             session.out_of_hand(reason)
@@ -268,7 +268,7 @@ class Membership:
             case calls.BeatResync():
                 self._differs(beat.roll, beat.answer)
 
-    def _counts_the_same(self, roll: Roll, answer: calls.BeatOk) -> None:
+    def _counts_the_same(self, roll: RollCall, answer: calls.BeatOk) -> None:
         self._mismatches = 0
         self.ledger.past.now_ms = answer.now_ms
         if roll.presence and answer.presence == "0" and answer.server:
@@ -279,7 +279,7 @@ class Membership:
             self._asked += asked
             self.handovers.look_for_heirs(asked)
 
-    def _differs(self, roll: Roll, answer: calls.BeatResync) -> None:
+    def _differs(self, roll: RollCall, answer: calls.BeatResync) -> None:
         """The store is another one, lost writes, or counts other sessions."""
         if answer.server != roll.server or answer.lineage != roll.past.lineage or answer.held:
             self.resync.want("lost_writes", "the server or its data changed")

@@ -18,7 +18,7 @@ from coordinator.store import calls
 from coordinator.store.entries import OfferEntry
 from coordinator.store.keys import Keys
 from coordinator.store.replies import Reply
-from coordinator.store.scripts import Call, R
+from coordinator.store.scripts import R, ScriptCall
 from coordinator.worker.data import Data, decode
 from coordinator.worker.ledger import Ledger
 from coordinator.worker.sealer import Place, Sealer
@@ -41,7 +41,7 @@ class OfferActions(Protocol):
     keys: Keys
     ledger: Ledger[Session]
 
-    async def request(self, make: Callable[[], Call[R]]) -> R:
+    async def request(self, make: Callable[[], ScriptCall[R]]) -> R:
         """Runs a call until its answer counts; see ``Writes.request``."""
 
     def dead(self, instance: str, reason: str) -> None:
@@ -252,7 +252,7 @@ class Offer(Generic[Data]):
 
     def _check(self) -> None:
         ledger = self._actions.ledger
-        if ledger.instance != self._instance or ledger.pulse.over:
+        if ledger.instance != self._instance or ledger.trust_window.over:
             raise FencedError(self.session_id, self.epoch, "this instance was declared dead since it read the offer")
 
     def _refused(self, answer: Reply) -> None:

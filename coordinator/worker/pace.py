@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["Pace"]
+__all__ = ["HandlerPace"]
 
 MOST = 16
 LATE_SECONDS = 0.01
 LONGEST_PAUSE_SECONDS = 1.0
 
 
-class Pace:
+class HandlerPace:
     """Begins with one at a time; as long as the loop turns over between two starts, twice as many each time.
 
     Attributes:

@@ -22,9 +22,9 @@ from coordinator.worker.ledger import Ledger
 from coordinator.worker.sealer import Place, Sealer
 from coordinator.worker.session import Session
 from coordinator.worker.succession import NameWait
-from coordinator.worker.trust import Pulse
+from coordinator.worker.trust_window import TrustWindow
 
-__all__ = ["Lives", "Registration", "new_pulse"]
+__all__ = ["LifeListener", "Registration", "new_pulse"]
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -32,12 +32,12 @@ T = TypeVar("T")
 RETRY_SECONDS = 0.05
 
 
-def new_pulse(settings: Settings) -> Pulse:
+def new_pulse(settings: Settings) -> TrustWindow:
     """Of an instance that has not beaten yet."""
-    return Pulse(settings.trust_window, settings.store_timeout + settings.safety_margin)
+    return TrustWindow(settings.trust_window, settings.store_timeout + settings.safety_margin)
 
 
-class Lives(Protocol):
+class LifeListener(Protocol):
     """Who is told of the lives of this worker."""
 
     def renamed(self) -> None:
@@ -67,7 +67,7 @@ class Registration:
         part: StorePartition,
         settings: Settings,
         ledger: Ledger[Session],
-        lives: Lives,
+        lives: LifeListener,
         *,
         patience: float,
         token_hash: str = "",
@@ -162,7 +162,7 @@ class Registration:
         """
         ledger, partition = self._ledger, self._part.keys.partition
         log.warning("instance_fenced", instance=ledger.instance, reason=reason, partition=partition)
-        ledger.pulse.over = True
+        ledger.trust_window.over = True
         for session in list(ledger.sessions.values()):
             session.lose(f"{ledger.instance} is dead: {reason}")
         ledger.begin_anew(new_instance_id(self._settings.name), new_pulse(self._settings))
@@ -180,7 +180,7 @@ class Registration:
         """What the store says that this instance owns becomes ours: another process stood for it before.
 
         Args:
-            own: see ``Ownership.own``.
+            own: see ``OwnedSessions.own``.
 
         Raises:
             StoreUnavailableError: the store did not answer.
@@ -218,7 +218,7 @@ class Registration:
             StoreUnavailableError: the store did not answer: its silence will tell.
         """
         ledger = self._ledger
-        ledger.has_left = ledger.pulse.over = True  # belief ends before the right does
+        ledger.has_left = ledger.trust_window.over = True  # belief ends before the right does
         for session in list(ledger.sessions.values()):
             session.lose(f"{ledger.instance} ends: {reason}")
         await fall_silent()

@@ -14,7 +14,7 @@ from coordinator.ids import new_request_id
 from coordinator.settings import Settings
 from coordinator.store import calls
 from coordinator.store.executor import StorePartition
-from coordinator.store.scripts import Call, R
+from coordinator.store.scripts import R, ScriptCall
 from coordinator.store.shapes import session_id as session_id_of
 from coordinator.store.shapes import text, whole
 from coordinator.store.usual import BATCH
@@ -22,9 +22,9 @@ from coordinator.worker.bell import Bell
 from coordinator.worker.comparing import Difference, Stored, compare
 from coordinator.worker.ledger import Ledger
 from coordinator.worker.registration import Registration
+from coordinator.worker.reply_verdict import ReplyVerdict, verdict_on
 from coordinator.worker.session import Session
 from coordinator.worker.turns import Turns
-from coordinator.worker.verdict import Verdict, verdict_on
 
 __all__ = ["Resync"]
 
@@ -112,7 +112,7 @@ class Resync:
             await self._registration.start_over(wanted["fenced"])
             return
         again = "unknown" in wanted
-        if again and clock.now() - ledger.pulse.sent > self._settings.fenced_ttl / 2:
+        if again and clock.now() - ledger.trust_window.sent > self._settings.fenced_ttl / 2:
             await self._registration.start_over(
                 "unknown to the store, and silent for too long to come back under the same id"
             )
@@ -122,9 +122,9 @@ class Resync:
         while True:
             try:
                 if again:
-                    sent = ledger.pulse.sent
+                    sent = ledger.trust_window.sent
                     await self._registration.join()
-                    ledger.pulse.sent = sent  # only a beat that is answered OK makes it hold again
+                    ledger.trust_window.sent = sent  # only a beat that is answered OK makes it hold again
                     again = False
                 await self._state_again([s for s in ledger.sessions.values() if everything or s.undecided])
                 await self._compare()
@@ -293,7 +293,7 @@ class Resync:
 
     def _end_of(
         self, session_id: str, epoch: int, pool: str, request: str
-    ) -> Call[calls.CloseReply | calls.ReleaseReply]:
+    ) -> ScriptCall[calls.CloseReply | calls.ReleaseReply]:
         """Closes it, or offers it to others under a request."""
         ledger, s = self._ledger, self._settings
         if not request:
@@ -308,12 +308,12 @@ class Resync:
             dead_letter_ttl_ms=round(s.dead_letter_ttl * 1000),
         )  # fmt: skip
 
-    async def _run(self, call: Call[R]) -> R:
+    async def _run(self, call: ScriptCall[R]) -> R:
         answer = await self._part.executor.run(call)
         match verdict_on(answer):
-            case Verdict.JOIN_AGAIN:
+            case ReplyVerdict.JOIN_AGAIN:
                 raise _AgainError
-            case Verdict.DEAD:
+            case ReplyVerdict.DEAD:
                 raise FencedError(detail=f"{self._ledger.instance} is dead")
             case _:
                 return answer

@@ -22,7 +22,7 @@ from coordinator.worker.data import Data
 from coordinator.worker.ending import is_of_the_store
 from coordinator.worker.hand import Hand
 from coordinator.worker.offer import Offer
-from coordinator.worker.pace import Pace
+from coordinator.worker.pace import HandlerPace
 from coordinator.worker.session import Session
 
 __all__ = ["Handler", "Serving"]
@@ -56,7 +56,7 @@ class Serving:
 
     def __init__(self, handler: Handler[Any], tasks: anyio.abc.TaskGroup) -> None:
         self._handler, self._tasks = handler, tasks
-        self._pace = Pace()
+        self._pace = HandlerPace()
         self._turn, self._begun = anyio.Lock(), 0
         self._served: set[Session] = set()
 
@@ -96,11 +96,11 @@ class Serving:
         while first:
             now = [first.popleft() for _ in range(min(self._pace.together, len(first)))]
             await self._in_pace(partial(self._start_all, now))
-        self._pace = Pace()
+        self._pace = HandlerPace()
         waits_since = clock.now()
         while offer := await hand.next():
             if clock.now() - waits_since > BURST_SECONDS:  # what came before says nothing of these
-                self._pace = Pace()
+                self._pace = HandlerPace()
             await self._in_pace(partial(self._adopt_all, [offer, *hand.ready(self._pace.together - 1)]))
             waits_since = clock.now()
 

@@ -16,9 +16,9 @@ from coordinator.errors import FencedError, StoreUnavailableError
 from coordinator.printable import told, trace
 from coordinator.settings import Settings
 from coordinator.store import calls
-from coordinator.store.fence import Fence, Runner
+from coordinator.store.fence import Fence, FenceRunner
 from coordinator.store.keys import Keys
-from coordinator.store.scripts import Call, R
+from coordinator.store.scripts import R, ScriptCall
 from coordinator.worker.data import Data, decode, encode
 from coordinator.worker.ending import Ending, is_of_the_store
 from coordinator.worker.ledger import Ledger
@@ -43,7 +43,7 @@ NEWEST = 2**53 - 1
 """Number of data that is newer than all that was written under an epoch."""
 
 
-class Owner(Protocol):
+class SessionOwner(Protocol):
     """What a session needs of the instance that has it.
 
     Attributes:
@@ -56,10 +56,10 @@ class Owner(Protocol):
     keys: Keys
     ledger: Ledger[Session]
 
-    async def write(self, session: Session, operation: str, make: Callable[[int], Call[R]]) -> R:
+    async def write(self, session: Session, operation: str, make: Callable[[int], ScriptCall[R]]) -> R:
         """Runs the owner's write, made for the epoch that it is given, until the answer counts; see ``Writes.write``."""
 
-    async def guarded(self, session: Session, make: Callable[[Fence], Call[R]], runner: Runner) -> R:
+    async def guarded(self, session: Session, make: Callable[[Fence], ScriptCall[R]], runner: FenceRunner) -> R:
         """Runs another package's write; see ``Writes.guarded``."""
 
     def staged(self, session: Session) -> None:
@@ -117,7 +117,7 @@ class Session(Generic[Data]):
 
     def __init__(
         self,
-        owner: Owner,
+        owner: SessionOwner,
         session_id: str,
         epoch: int,
         raw: bytes,
@@ -156,7 +156,7 @@ class Session(Generic[Data]):
         self._busy = 0
         self._idle = anyio.Event()
         self._owner = owner
-        self.instance, self._pulse = owner.ledger.instance, owner.ledger.pulse
+        self.instance, self._pulse = owner.ledger.instance, owner.ledger.trust_window
         self._writing = anyio.Lock()
         self._staged: tuple[bytes, str] | None = None
 
@@ -182,7 +182,7 @@ class Session(Generic[Data]):
 
     @property
     def _ours(self) -> bool:
-        return not self.lost.is_set() and not self.closed.is_set() and self._pulse is self._owner.ledger.pulse
+        return not self.lost.is_set() and not self.closed.is_set() and self._pulse is self._owner.ledger.trust_window
 
     @property
     def is_over(self) -> bool:
@@ -595,7 +595,7 @@ class Session(Generic[Data]):
             self._attempt = self._attempt + 1 if again else 0
             self.sequence = sequence or (self.sequence if again else self.sequence + 1)
 
-            def numbered(epoch: int) -> Call[calls.CheckpointReply]:
+            def numbered(epoch: int) -> ScriptCall[calls.CheckpointReply]:
                 self.sequence = max(1, self.sequence)  # a renewal began to count anew, and 0 would not be stored
                 return calls.checkpoint(
                     self._keys, session=self.id, instance=self.instance, epoch=epoch, sequence=self.sequence,
@@ -623,7 +623,7 @@ class Session(Generic[Data]):
         self._used()
         return Fence(self._owner.keys, self.id, self.instance, self.epoch)
 
-    async def fenced(self, make: Callable[[Fence], Call[R]], runner: Runner) -> R:
+    async def fenced(self, make: Callable[[Fence], ScriptCall[R]], runner: FenceRunner) -> R:
         """Runs a write that asks in its own script whether this worker still owns the session; for session stores.
 
         After lost writes it waits until the session was stated again, and goes on under the new epoch.
@@ -640,7 +640,7 @@ class Session(Generic[Data]):
         """
         return await self._owner.guarded(self, make, runner)
 
-    async def _give_away(self, operation: str, make: Callable[[int], Call[R]]) -> R:
+    async def _give_away(self, operation: str, make: Callable[[int], ScriptCall[R]]) -> R:
         """A write after which somebody else may speak: from before it is sent this worker holds the session no more.
 
         When its outcome is unknown (no answer, or cancelled) that lasts until a re-assertion has told.

@@ -13,13 +13,13 @@ from coordinator.errors import ConfigurationError, FencedError, StoreUnavailable
 from coordinator.settings import Settings
 from coordinator.store import calls
 from coordinator.store.executor import StorePartition
-from coordinator.store.fence import Fence, Runner
+from coordinator.store.fence import Fence, FenceRunner
 from coordinator.store.replies import Reply, epoch_in
-from coordinator.store.scripts import Call, R
-from coordinator.worker.ledger import Ledger, Owned
-from coordinator.worker.verdict import Verdict, verdict_on
+from coordinator.store.scripts import R, ScriptCall
+from coordinator.worker.ledger import Ledger, OwnedSession
+from coordinator.worker.reply_verdict import ReplyVerdict, verdict_on
 
-__all__ = ["Doubts", "Writes", "Written"]
+__all__ = ["Doubts", "Writes", "WritingSession"]
 
 RENEWAL_SECONDS = 2.0
 """For so long a renewal of our own is waited for."""
@@ -35,7 +35,7 @@ class Doubts(Protocol):
         """See ``Resync.want``."""
 
 
-class Written(Owned, Protocol):
+class WritingSession(OwnedSession, Protocol):
     """A session, as far as its owner's writes are concerned."""
 
     instance: str
@@ -52,7 +52,7 @@ class Written(Owned, Protocol):
         """The store said that this worker no longer has it; final."""
 
 
-W = TypeVar("W", bound=Written)
+W = TypeVar("W", bound=WritingSession)
 
 
 class Writes(Generic[W]):
@@ -75,7 +75,7 @@ class Writes(Generic[W]):
         self._part, self._ledger, self._settings, self._doubts = part, ledger, settings, doubts
         self.patience = patience
 
-    async def request(self, make: Callable[[], Call[R]], session: W | None = None) -> R:
+    async def request(self, make: Callable[[], ScriptCall[R]], session: W | None = None) -> R:
         """Runs a call that is safe to repeat until it has an answer that counts.
 
         Waits out holds, has the instance registered again where the store forgot it, and tries again where it did not answer.
@@ -95,7 +95,7 @@ class Writes(Generic[W]):
                 continue
             failing_since = math.inf
             verdict = verdict_on(answer)
-            if verdict not in (Verdict.HELD, Verdict.STATE_AGAIN, Verdict.JOIN_AGAIN):
+            if verdict not in (ReplyVerdict.HELD, ReplyVerdict.STATE_AGAIN, ReplyVerdict.JOIN_AGAIN):
                 self._ledger.past.saw(epoch_in(answer))
                 return answer
             self._doubt(verdict, answer)
@@ -110,10 +110,10 @@ class Writes(Generic[W]):
         """Seconds until a hold and its aftermath should be over."""
         return self.patience + 2 * self._settings.dead_after
 
-    def _doubt(self, verdict: Verdict, answer: Reply) -> None:
-        if verdict is Verdict.JOIN_AGAIN:
+    def _doubt(self, verdict: ReplyVerdict, answer: Reply) -> None:
+        if verdict is ReplyVerdict.JOIN_AGAIN:
             self._doubts.want("unknown", "a write was answered " + answer.word)
-        elif verdict is Verdict.STATE_AGAIN:
+        elif verdict is ReplyVerdict.STATE_AGAIN:
             self._doubts.want("lost_writes", "a write was answered " + answer.word)
 
     def dead(self, instance: str, reason: str) -> None:
@@ -121,7 +121,7 @@ class Writes(Generic[W]):
         if self._ledger.is_dead(instance):
             self._doubts.want("fenced", reason)
 
-    async def write(self, session: W, make: Callable[[int], Call[R]]) -> R:
+    async def write(self, session: W, make: Callable[[int], ScriptCall[R]]) -> R:
         """Runs a write of a session's owner, under the epoch that it has at each attempt, until the answer counts.
 
         Raises:
@@ -151,12 +151,12 @@ class Writes(Generic[W]):
     def _refused(self, session: W, answer: calls.FencedWrite) -> NoReturn:
         """The store refused a write for good."""
         detail = answer.state and f"it is {answer.state} under epoch {answer.epoch}"
-        if verdict_on(answer) is Verdict.DEAD:
+        if verdict_on(answer) is ReplyVerdict.DEAD:
             self.dead(session.instance, "a write was refused")
         session.lose(detail or "its owner is dead")
         raise FencedError(session.id, session.epoch, detail or "this instance was declared dead")
 
-    async def guarded(self, session: W, make: Callable[[Fence], Call[R]], runner: Runner) -> R:
+    async def guarded(self, session: W, make: Callable[[Fence], ScriptCall[R]], runner: FenceRunner) -> R:
         """Runs a write of another package that asks for the owner's right in its own script; see ``Session.fenced``."""
         if not self._settings.without_info:
             await _sees_lost_writes(runner)
@@ -168,7 +168,7 @@ class Writes(Generic[W]):
             if isinstance(answer, calls.FencedWrite):
                 if not self._is_renewed(session, answer) or waited > self.patience:
                     self._refused(session, answer)
-            elif verdict not in (Verdict.STATE_AGAIN, Verdict.JOIN_AGAIN):
+            elif verdict not in (ReplyVerdict.STATE_AGAIN, ReplyVerdict.JOIN_AGAIN):
                 return answer
             elif await self._is_same_store(runner):
                 self._doubt(verdict, answer)
@@ -181,14 +181,14 @@ class Writes(Generic[W]):
                 raise StoreUnavailableError("try_again", f"the store answers {answer.word}")
             await anyio.sleep(RETRY_SECONDS)
 
-    async def _is_same_store(self, runner: Runner) -> bool:
+    async def _is_same_store(self, runner: FenceRunner) -> bool:
         """Whether both connections see the same history of the partition."""
         ask = ("HGET", self._part.keys.meta, "lineage")
         ours, theirs = await self._part.executor.command(*ask), await runner.command(*ask)
         return bool(ours == theirs)
 
 
-async def _sees_lost_writes(runner: Runner) -> None:
+async def _sees_lost_writes(runner: FenceRunner) -> None:
     if not runner.server:
         await runner.command("PING")  # it may not have connected yet
     if not runner.server:

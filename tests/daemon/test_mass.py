@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from coordinator.daemon import detector
-from coordinator.daemon.burial import Burial
+from coordinator.daemon.claimer import Claimer
 from coordinator.daemon.detector import Look
 from coordinator.daemon.partition_loop import MOST_BURIALS, PartitionLoop
 from coordinator.policy import Candidate, Suspect, released
@@ -180,7 +180,7 @@ async def test_graves_wait_for_their_turn_and_not_for_a_look(
     under_way = most = 0
     async with partition_loop(url) as loop, anyio.create_task_group() as tasks:
 
-        async def step(_: Burial, grave: str) -> bool:
+        async def step(_: Claimer, grave: str) -> bool:
             nonlocal under_way, most
             under_way += 1
             most = max(most, under_way)
@@ -189,7 +189,7 @@ async def test_graves_wait_for_their_turn_and_not_for_a_look(
             emptied.append(grave)
             return True
 
-        monkeypatch.setattr(Burial, "step", step)
+        monkeypatch.setattr(Claimer, "step", step)
         graves = tuple(f"g{n}~1" for n in range(100))
         inside.start_burials(loop, tasks, Look(1, 0, buried=graves))
         again = Look(1, 0, graves=graves)  # found again meanwhile: nobody is emptied twice at a time

@@ -89,7 +89,14 @@ class Base:
     def _over(self, w: World, i: int) -> World:
         x = w.processes[i]
         return self._process(
-            w, i, over=True, trust=False, pulse=False, memory=(None,) * len(x.memory), offer=None, unsure=frozenset()
+            w,
+            i,
+            over=True,
+            trust=False,
+            trust_window=False,
+            memory=(None,) * len(x.memory),
+            offer=None,
+            unsure=frozenset(),
         )
 
     def believes(self, x: Process, s: int) -> bool:

@@ -140,7 +140,7 @@ class Protocol(Requests):
         x, name = w.processes[i], NAMES[i]
         w1 = w
         if "quiet" in self.rules:
-            gone = Process((None,) * len(x.memory), "gone", pulse=False, trust=False)
+            gone = Process((None,) * len(x.memory), "gone", trust_window=False, trust=False)
             w1 = w._replace(processes=put(w.processes, i, gone))
         yield Step(f"{name} leaves", self._over(self._buried(w1, i), i))
         if self._unknown(w, "leave"):
@@ -176,7 +176,14 @@ class Protocol(Requests):
             yield Step(
                 f"{name} beats: UNKNOWN, joins again",
                 self._process(
-                    w2, i, seen=w2.store.server, pulse=True, unsure=ours, stated=frozenset(), trust=False, doing=None
+                    w2,
+                    i,
+                    seen=w2.store.server,
+                    trust_window=True,
+                    unsure=ours,
+                    stated=frozenset(),
+                    trust=False,
+                    doing=None,
                 ),
             )
             return
@@ -187,7 +194,7 @@ class Protocol(Requests):
                     w,
                     i,
                     seen=st.server,
-                    pulse=True,
+                    trust_window=True,
                     unsure=ours,
                     stated=frozenset(),
                     doing=None,
@@ -198,12 +205,12 @@ class Protocol(Requests):
         repaired, broken = self._roll(w, i) if "roll_call" in self.rules and not st.held and not x.unsure else (w, "")
         if repaired != w:
             yield Step(f"{name} beats: RESYNC, calls the roll", repaired, broken)
-        elif not x.pulse or not x.trust:
+        elif not x.trust_window or not x.trust:
             restores = not (st.held and "doubt" in self.rules)
-            if not x.pulse or restores:
+            if not x.trust_window or restores:
                 yield Step(
                     f"{name} beats: {'OK' if restores else 'RESYNC'}",
-                    self._process(w, i, pulse=True, trust=x.trust or restores),
+                    self._process(w, i, trust_window=True, trust=x.trust or restores),
                 )
 
     def _told(self, w: World, i: int) -> World:
@@ -385,7 +392,7 @@ class Protocol(Requests):
         st = w.store
         for i in range(self.scenario.instances):
             x = w.processes[i]
-            silent = x.run == "gone" or not x.pulse or (x.run == "cut" and "trust" not in self.rules)
+            silent = x.run == "gone" or not x.trust_window or (x.run == "cut" and "trust" not in self.rules)
             if st.known[i] == "alive" and not st.held and silent:
                 w2 = self._store(w, known=put(st.known, i, "dead"), graves=st.graves | {i})
                 yield Step(f"{NAMES[i]} is declared dead", w2._replace(deaths=w.deaths | {i}))
@@ -414,7 +421,7 @@ class Protocol(Requests):
 
         def quiet(x: Process) -> bool:
             done = x.seen == w.store.server and x.unsure <= x.stated
-            return x.over or x.run == "gone" or (done if x.run == "up" else not x.pulse)
+            return x.over or x.run == "gone" or (done if x.run == "up" else not x.trust_window)
 
         told = "restate" not in self.rules or all(w.store.known[i] == "dead" for i in w.deaths)
         return told and all(map(quiet, w.processes))
@@ -458,14 +465,15 @@ class Protocol(Requests):
             yield Step(
                 f"{name} {'continues' if x.run == 'frozen' else 'has its network again'}", self._process(w, i, run="up")
             )
-            if x.pulse:
+            if x.trust_window:
                 yield Step(
-                    f"{name}'s trust window, then its deadline pass", self._process(w, i, pulse=False, trust=False)
+                    f"{name}'s trust window, then its deadline pass",
+                    self._process(w, i, trust_window=False, trust=False),
                 )
         if i == self.scenario.instances - 1 or x.run == "gone":
             return
         if may_go_wrong(w, "crash"):
-            gone = Process((None,) * len(x.memory), "gone", pulse=False, trust=False)
+            gone = Process((None,) * len(x.memory), "gone", trust_window=False, trust=False)
             yield Step(f"{name} crashes", spend(w._replace(processes=put(w.processes, i, gone)), "crash"), fault=True)
         for fault, run in (("freeze", "frozen"), ("cut", "cut")):
             if x.run == "up" and not x.over and may_go_wrong(w, fault):

@@ -65,7 +65,7 @@ class Process(NamedTuple):
 
     memory: tuple[Memory | None, ...]  # session -> what it serves
     run: str = "up"  # up cut frozen gone
-    pulse: bool = True  # its deadline lies ahead
+    trust_window: bool = True  # its deadline lies ahead
     trust: bool = True  # its trust window is open
     over: bool = False  # it was told that its id is dead
     seen: int = 0  # server with which it last agreed

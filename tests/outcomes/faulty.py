@@ -10,7 +10,7 @@ import anyio.lowlevel
 
 from coordinator.errors import StoreUnavailableError
 from coordinator.store.executor import Executor
-from coordinator.store.scripts import Call
+from coordinator.store.scripts import ScriptCall
 
 __all__ = ["Fault", "FaultyExecutor"]
 
@@ -41,7 +41,7 @@ class FaultyExecutor:
         self._real, self._while_stopped = real, while_stopped
         self._armed: tuple[str, Fault] | None = None
         self._away = False
-        self._late: list[Call[Any]] = []
+        self._late: list[ScriptCall[Any]] = []
         self.hit = ""
 
     @classmethod
@@ -73,7 +73,7 @@ class FaultyExecutor:
             await anyio.lowlevel.checkpoint()
             raise StoreUnavailableError("timeout", "no answer")
 
-    async def run(self, call: Call[Any]) -> Any:
+    async def run(self, call: ScriptCall[Any]) -> Any:
         """Runs a script, or has its fault."""
         await self._answers()
         script, fault = self._armed or ("", "")

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 
 from coordinator.states import SessionState, allowed
 from coordinator.store import calls
-from coordinator.store.scripts import Call
+from coordinator.store.scripts import ScriptCall
 from coordinator.worker.ledger import mark
 from tests.store.answers import Answer
 from tests.store.harness import LEASE_MS, Bench
@@ -419,7 +419,7 @@ class ProtocolMachine(RuleBasedStateMachine):
         session, epoch = data.draw(st.sampled_from(sorted(self.letters)))
         c, kept = self.calls[session], self.letters[session, epoch]
         if purge:
-            call: Call[Any] = calls.purge(
+            call: ScriptCall[Any] = calls.purge(
                 self.bench.keys, session=session, closed_ttl_ms=60_000, letter_epoch=str(epoch)
             )
         else:

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from coordinator.settings import load
-from coordinator.sidecar.access import Access
+from coordinator.sidecar.access import SidecarAccess
 from coordinator.sidecar.callers import Caller
 from coordinator.sidecar.hosting import addresses_of
 from coordinator.sidecar.routing import Operation, Table
@@ -444,7 +444,7 @@ def test_without_a_port_there_must_be_a_socket(server: RedisServer, what: str) -
 )  # fmt: skip
 def test_what_is_local(client: Any, local: bool) -> None:
     """Unix sockets, 127.0.0.1 and ::1; no other address, and nobody of whom nothing is known."""
-    assert Access.is_local({"client": client}) is local
+    assert SidecarAccess.is_local({"client": client}) is local
 
 
 @pytest.mark.parametrize(
@@ -456,17 +456,17 @@ def test_what_is_local(client: Any, local: bool) -> None:
 )  # fmt: skip
 def test_which_token_is_shown(given: list[str], token: str) -> None:
     """One header Authorization with the scheme Bearer; of two none counts."""
-    assert Access.bearer({"authorization": given}) == token
+    assert SidecarAccess.bearer({"authorization": given}) == token
 
 
 def test_a_user_of_another_namespace_is_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """All of them have one number: a sidecar that runs as that one knows its own user by nothing."""
     scope = {"client": ("unix", 1), "state": {_PEER_UID: os.geteuid()}}
-    assert Access.is_own_user(scope)
-    assert not Access.is_own_user({"client": ("127.0.0.1", 1), "state": {}})
+    assert SidecarAccess.is_own_user(scope)
+    assert not SidecarAccess.is_own_user({"client": ("127.0.0.1", 1), "state": {}})
     (tmp_path / "overflowuid").write_text(f"{os.geteuid()}\n")
     monkeypatch.setattr("coordinator.sidecar.access.OVERFLOW_UID", tmp_path / "overflowuid")
-    assert not Access.is_own_user(scope)
+    assert not SidecarAccess.is_own_user(scope)
 
 
 def test_a_port_that_is_off_is_no_address_of_a_sidecar(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from coordinator.sidecar.idempotency import ENTRY_BYTES, Answered
 from coordinator.sidecar.problems import Problem
-from coordinator.sidecar.routing import Reply
+from coordinator.sidecar.routing import HttpReply
 
 
 class Requests:
@@ -18,12 +18,12 @@ class Requests:
     def __init__(self, answered: Answered) -> None:
         self.answered, self.done = answered, list[str]()
 
-    async def send(self, who: str, key: str, size: int = 10, problem: HTTPStatus | None = None) -> Reply:
-        async def run() -> Reply:
+    async def send(self, who: str, key: str, size: int = 10, problem: HTTPStatus | None = None) -> HttpReply:
+        async def run() -> HttpReply:
             self.done.append(key)
             if problem is not None:
                 raise Problem(problem, "no")
-            return Reply(body=b"x" * size)
+            return HttpReply(body=b"x" * size)
 
         return await self.answered.once(who, key, b"the same", run)
 
@@ -87,10 +87,10 @@ async def test_what_is_under_way_is_never_pushed_out() -> None:
     answered, go = Answered(most=2), anyio.Event()
     runs = []
 
-    async def slow() -> Reply:
+    async def slow() -> HttpReply:
         runs.append(1)
         await go.wait()
-        return Reply(body=b"done")
+        return HttpReply(body=b"done")
 
     async def ask() -> None:
         assert (await answered.once("w", "slow", b"f", slow)).body == b"done"

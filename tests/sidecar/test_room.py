@@ -14,7 +14,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from coordinator.settings import load
-from coordinator.sidecar.access import Access
+from coordinator.sidecar.access import SidecarAccess
 from coordinator.sidecar.app import App
 from coordinator.sidecar.routing import Table
 from coordinator.sidecar.server import ROOMS, kind_of
@@ -220,7 +220,7 @@ async def test_a_defect_that_each_request_meets_is_one_line(capsys: pytest.Captu
         raise RuntimeError("a defect")
 
     failures = Counter("recovery_sidecar_failures", "x", ["operation"], registry=CollectorRegistry())
-    access = Access(load(redis_url="redis://x"))
+    access = SidecarAccess(load(redis_url="redis://x"))
     nobody: Any = None  # no operation is asked for, so no gate is
     app = App(Table(), access, nobody, broken, 100, failures)
     sent = []

@@ -15,7 +15,7 @@ from coordinator.settings import load
 from coordinator.sidecar import routes
 from coordinator.sidecar.api import table_of
 from coordinator.sidecar.callers import Caller
-from coordinator.sidecar.routing import Answer, Call, Reply, Table, operation
+from coordinator.sidecar.routing import Answer, HttpCall, HttpReply, Table, operation
 from tests.sidecar.test_callers import CALLERS
 
 NOBODY = cast(Any, None)
@@ -53,9 +53,9 @@ def test_an_operation_is_found_by_its_route() -> None:
 
 class _New:
     @operation("GET /v1/new", callers=Caller.WORKER, answers={HTTPStatus.OK: Answer("all")}, takes_up="none")
-    async def new(self, call: Call) -> Reply:
+    async def new(self, call: HttpCall) -> HttpReply:
         """Is new; and so is `This`."""
-        return Reply()
+        return HttpReply()
 
 
 def test_what_a_handler_declares() -> None:
@@ -70,15 +70,15 @@ def test_two_handlers_of_one_route_or_name_are_none() -> None:
 
     class OtherName:
         @operation("GET /v1/new", callers=Caller.WORKER, answers={})
-        async def newer(self, call: Call) -> Reply:
+        async def newer(self, call: HttpCall) -> HttpReply:
             """Is newer."""
-            return Reply()
+            return HttpReply()
 
     class OtherRoute:
         @operation("PUT /v1/new", callers=Caller.WORKER, answers={})
-        async def new(self, call: Call) -> Reply:
+        async def new(self, call: HttpCall) -> HttpReply:
             """Is newer."""
-            return Reply()
+            return HttpReply()
 
     for other in (OtherName(), OtherRoute()):
         with pytest.raises(ValueError, match=r"/v1/new newe?r?: there is new already"):

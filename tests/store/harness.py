@@ -10,7 +10,7 @@ from coordinator.store import calls
 from coordinator.store.keys import Keys
 from coordinator.store.past import Past
 from coordinator.store.replies import Reply
-from coordinator.store.scripts import SERVER, Call
+from coordinator.store.scripts import SERVER, ScriptCall
 from tests.store.answers import Answer
 
 DEAD_AFTER_MS = 60_000
@@ -33,7 +33,7 @@ class Bench:
         self.server_id = client.info("server")["run_id"]
         self._requests = 0
 
-    def run(self, call: Call[Reply]) -> Answer:
+    def run(self, call: ScriptCall[Reply]) -> Answer:
         """Runs a call and parses what it answers."""
         raw = self.client.execute_command(*[self.server_id if a is SERVER else a for a in call.eval()])
         answer = Answer(call.parse(raw))

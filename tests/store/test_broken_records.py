@@ -9,7 +9,7 @@ import redis
 
 from coordinator.store.keys import kind_of
 from coordinator.store.mending import RECORDS, mend
-from coordinator.store.scripts import Call
+from coordinator.store.scripts import ScriptCall
 from coordinator.store.shapes import faults, shaped_fields
 from tests.store.answers import Answer
 from tests.store.harness import Bench
@@ -18,7 +18,7 @@ from tests.store.test_twice import CASES
 GARBAGE = b"\xffnone of ours\n{"
 
 
-def run(bench: Bench, call: Call[Any]) -> Answer | redis.ResponseError:
+def run(bench: Bench, call: ScriptCall[Any]) -> Answer | redis.ResponseError:
     """The answer, or what the script ended with."""
     try:
         return bench.run(call)
@@ -26,14 +26,14 @@ def run(bench: Bench, call: Call[Any]) -> Answer | redis.ResponseError:
         return error
 
 
-def mended(bench: Bench, call: Call[Any]) -> bool:
+def mended(bench: Bench, call: ScriptCall[Any]) -> bool:
     """What an executor does after a script that ended with an error; whether something was set aside."""
     mending = mend(call)
     step = next(mending)
     while True:
         answers: list[Any] = []
         for one in step:
-            if isinstance(one, Call):
+            if isinstance(one, ScriptCall):
                 answers.append(run(bench, one))
                 continue
             try:
@@ -51,7 +51,7 @@ def dump(bench: Bench) -> dict[bytes, bytes]:
     return {key: bench.client.dump(key) for key in bench.client.keys("*")}
 
 
-def made(bench: Bench, name: str) -> Call[Any]:
+def made(bench: Bench, name: str) -> ScriptCall[Any]:
     """The call of a script, in a store that is new."""
     bench.client.flushall()
     prepare, make = CASES[name]

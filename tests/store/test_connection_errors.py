@@ -26,7 +26,7 @@ from coordinator.store.connect import Connector
 from coordinator.store.executor import PIECE, Executor
 from coordinator.store.faults import ScriptError
 from coordinator.store.keys import Keys
-from coordinator.store.scripts import Call, Script, read_header
+from coordinator.store.scripts import Script, ScriptCall, read_header
 from coordinator.store.wire import Wire
 from tests import inside
 from tests.redis_server import RedisServer
@@ -60,11 +60,11 @@ def stand_still(seconds: float) -> None:
     threading.Event().wait(seconds)
 
 
-def script(text: str) -> Call[Any]:
+def script(text: str) -> ScriptCall[Any]:
     """A call of a script that exists for a test only; its header lists the answer OK."""
     source = f"-- odd.lua: for a test.\n-- REPLY OK\n-- RETRY safe: it does nothing.\n{text}".encode()
     sha = hashlib.sha1(source, usedforsecurity=False).hexdigest()
-    return Call(Script("odd", read_header("odd", source.decode()), source, sha), (), (), {b"OK": calls.Ok})
+    return ScriptCall(Script("odd", read_header("odd", source.decode()), source, sha), (), (), {b"OK": calls.Ok})
 
 
 # -- errors of ours --------------------------------------------------------------------------------------------------------
@@ -407,7 +407,7 @@ def test_a_wrong_beat_of_the_thread_hurts_no_other() -> None:
     try:
         sync = Connector(server.url, store_timeout=1.0).heart(KEYS.tag)
         good = script("return {'OK'}")
-        wrong = Call(good.script, (), ("\udcff",), good.replies)
+        wrong = ScriptCall(good.script, (), ("\udcff",), good.replies)
         answers = sync.run_many([good, wrong, script("return 5"), good])
         assert [type(a).__name__ for a in answers] == ["Ok", "InvalidIdError", "ScriptError", "Ok"]
         sync.close()

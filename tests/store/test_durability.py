@@ -16,7 +16,7 @@ from coordinator.store.connect import Connector
 from coordinator.store.durability import DURABLE, Durability
 from coordinator.store.executor import Executor
 from coordinator.store.keys import Keys
-from coordinator.store.scripts import Call
+from coordinator.store.scripts import ScriptCall
 from tests.coordinating import coordinating
 from tests.deployments import Node, replicated
 from tests.store.test_connection_errors import talking
@@ -49,7 +49,7 @@ def waits(node: Node) -> int:
     return int(told.get("calls", 0))
 
 
-def certificate(n: int) -> Call[Any]:
+def certificate(n: int) -> ScriptCall[Any]:
     return calls.certify(KEYS, instance=f"w{n}~1", cause="exited", by="test", reason="")
 
 
@@ -132,13 +132,13 @@ async def test_without_the_answer_of_the_replicas_the_outcome_is_unknown() -> No
                 assert (await run.run(script)).word == "OK"
 
 
-def _opening() -> Call[Any]:
+def _opening() -> ScriptCall[Any]:
     return calls.open(
         KEYS, session="s", instance="w~1", request="r", floor=0, pool="default", tenant="", requires="", data=b""
     )
 
 
-def _making() -> Call[Any]:
+def _making() -> ScriptCall[Any]:
     return calls.init(KEYS, partitions=1, protocol=PROTOCOL, lineage="test", hold_ms=0)
 
 

@@ -18,7 +18,7 @@ from coordinator.store.connect import Connector
 from coordinator.store.executor import Executor
 from coordinator.store.keys import Keys
 from coordinator.store.packing import pack
-from coordinator.store.scripts import Call
+from coordinator.store.scripts import ScriptCall
 from coordinator.store.thread_link import ThreadLink
 from coordinator.store.url_source import UrlSource
 from tests import inside
@@ -215,7 +215,7 @@ async def test_the_thread_does_not_wait_for_answer_after_answer(slow_line: Lines
     link.close()
 
 
-def checkpoint(session: str, size: int) -> Call[Any]:
+def checkpoint(session: str, size: int) -> ScriptCall[Any]:
     """A checkpoint of a session that nobody opened: it is answered, which is enough here."""
     return calls.checkpoint(
         KEYS, session=session, instance="a~1", epoch=1, sequence=1, data=os.urandom(size), encoding="bytes"

@@ -11,7 +11,7 @@ import pytest
 from coordinator.store import calls
 from coordinator.store.past import Past
 from coordinator.store.pruning import prune
-from coordinator.store.scripts import SCRIPTS, Call
+from coordinator.store.scripts import SCRIPTS, ScriptCall
 from coordinator.store.setting_aside import set_aside, set_aside_member
 from tests.store.harness import LEASE_MS, TRUST_MS, Bench
 
@@ -135,7 +135,7 @@ def _entry(bench: Bench) -> str:
     return str(entry.decode())
 
 
-Make = Callable[[Bench, int], Call[Any]]
+Make = Callable[[Bench, int], ScriptCall[Any]]
 K: Any = calls
 COMMON: dict[str, Any] = {"lease_ms": LEASE_MS}
 LIMITS: dict[str, Any] = {**COMMON, "max_recoveries": 3, "recovery_window_ms": 600_000}

@@ -201,9 +201,9 @@ _{constant}: Mapping[bytes, type[{alias}]] = {{{table}}}
 
 def {script.name}({noqa}
     {", ".join(parameters)}
-) -> Call[{alias}]:
+) -> ScriptCall[{alias}]:
     """{script.what}"""
-{body}    return Call(SCRIPTS["{script.name}"], ({", ".join(script.keys)}{one}), ({", ".join(script.sent)}{only}), _{constant})
+{body}    return ScriptCall(SCRIPTS["{script.name}"], ({", ".join(script.keys)}{one}), ({", ".join(script.sent)}{only}), _{constant})
 '''
 
 
@@ -231,8 +231,8 @@ def formatted(text: str) -> str:
 
 STORE = '''"""One function a script, one class a reply: generated from the headers of ``lua/*.lua`` (tests/store/typed_calls.py).
 
-Each function returns a `Call`, which an executor runs; none does I/O. Times are whole milliseconds. A reason that does not fit is made
-to. What the keys and arguments mean, and why each script is safe to run twice, stands in its header. A reply without fields, and one
+Each function returns a `ScriptCall`, which an executor runs; none does I/O. Times are whole milliseconds. A reason is made to fit.
+What the keys and arguments mean, and why each script is safe to run twice, stands in its header. A reply without fields, and one
 that always has the same, is one class for all scripts; else each script's own is a subclass of the word's.
 """
 
@@ -246,7 +246,7 @@ from coordinator.bounds import fitted
 from coordinator.store.keys import Keys
 from coordinator.store.past import NO_PAST, Past
 from coordinator.store.replies import Reply
-from coordinator.store.scripts import SCRIPTS, SERVER, Call
+from coordinator.store.scripts import SCRIPTS, SERVER, ScriptCall
 from coordinator.store.usual import BATCH, DAY_MS, DEAD_LETTER_TTL_MS, GIVE_UP_AFTER_MS, INLINE_BYTES, MOST_SUSPECTS
 
 
@@ -273,7 +273,7 @@ from coordinator.sessions.keys import SessionKeys
 from coordinator.store.calls import SHARED
 from coordinator.store.fence import NO_FENCE, Fence
 from coordinator.store.replies import Reply
-from coordinator.store.scripts import Call, load_scripts
+from coordinator.store.scripts import ScriptCall, load_scripts
 
 SCRIPTS = load_scripts("coordinator.sessions")
 '''

@@ -16,7 +16,7 @@ from coordinator.sessions.keys import SessionKeys
 from coordinator.store import calls
 from coordinator.store.fence import Fence
 from coordinator.store.replies import Reply
-from coordinator.store.scripts import SCRIPTS, Argument, Call, Script
+from coordinator.store.scripts import SCRIPTS, Argument, Script, ScriptCall
 from tests.store.harness import LEASE_MS, Bench
 
 __all__ = ["OWNERS_CHECK", "REASONS", "WRITERS", "Reason", "Writer", "asked", "check_owner", "check_refusal"]
@@ -60,7 +60,7 @@ class Writer:
         """Whether it tells lost writes from a lost session; one that only permits to believe for a moment does not."""
         return "RESYNC" in self.script.header.replies
 
-    def call(self, bench: Bench, epoch: int) -> Call[Reply]:
+    def call(self, bench: Bench, epoch: int) -> ScriptCall[Reply]:
         """It writes for the owner of the scene, under this epoch."""
         header, keys = self.script.header, _keys(bench)
         given = {
@@ -77,7 +77,7 @@ class Writer:
         fenced = header.repeated_key == "fence"
         if fenced:
             keys |= {"session": SessionKeys().session(ID), "active": SessionKeys().active}
-        return Call(
+        return ScriptCall(
             self.script,
             (*(keys[name] for name in header.keys), *(fence.declared if fenced else ())),
             (*(given.get(name, _SOME[kinds[name]]) for name in header.args), *(fence.arguments if fenced else ())),

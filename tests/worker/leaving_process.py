@@ -15,7 +15,7 @@ from typing import Any
 
 from coordinator import Session, Worker
 from coordinator.store.executor import Executor, SyncExecutor
-from coordinator.store.scripts import Call
+from coordinator.store.scripts import ScriptCall
 
 MODE = sys.argv[2]
 _SESSIONS: list[Session] = []
@@ -29,7 +29,7 @@ def say(who: str, **fields: Any) -> None:
 
 def tell_of(calls: Sequence[Any]) -> None:
     for call in calls:
-        if isinstance(call, Call) and call.script.name in ("certify", "release"):
+        if isinstance(call, ScriptCall) and call.script.name in ("certify", "release"):
             say(call.script.name, cause=dict(zip(call.script.header.args, call.args, strict=True))["cause"])
 
 
@@ -37,7 +37,7 @@ def watch() -> None:
     """Tells of each certificate and release before it is sent."""
     run_many, submit = SyncExecutor.run_many, Executor._submit
 
-    def from_the_thread(executor: SyncExecutor, calls: Sequence[Call[Any]]) -> Any:
+    def from_the_thread(executor: SyncExecutor, calls: Sequence[ScriptCall[Any]]) -> Any:
         tell_of(calls)
         return run_many(executor, calls)
 

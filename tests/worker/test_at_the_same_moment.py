@@ -13,7 +13,7 @@ import redis
 
 from coordinator import FencedError, Session, Worker
 from coordinator.store.keys import Keys
-from coordinator.store.scripts import Call
+from coordinator.store.scripts import ScriptCall
 from tests.inside import instance_of, member_of, serving_of
 from tests.proxy import Proxy
 from tests.records import state
@@ -31,7 +31,7 @@ def gate(
     executor = member_of(worker).part.executor
     run, waits, go = executor.run, anyio.Event(), anyio.Event()
 
-    async def held_up(call: Call[Any]) -> Any:
+    async def held_up(call: ScriptCall[Any]) -> Any:
         mine = call.script.name == script and not waits.is_set()
         told = await run(call) if answer or not mine else None
         if mine:
@@ -148,7 +148,7 @@ async def test_a_child_that_is_told_to_stop_while_it_attaches(url: str, monkeypa
         member = member_of(process)
         run = member.part.executor.run
 
-        async def told_meanwhile(call: Call[Any]) -> Any:
+        async def told_meanwhile(call: ScriptCall[Any]) -> Any:
             answer = await run(call)
             if call.script.name == "trust":
                 member.children.stop("call-1")

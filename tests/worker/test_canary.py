@@ -20,7 +20,7 @@ from coordinator import CoordinatorError, Session, Worker
 from coordinator.daemon.partition_loop import PartitionLoop
 from coordinator.keyring import KeyRing
 from coordinator.store.keys import Keys
-from coordinator.store.scripts import SCRIPTS, Call
+from coordinator.store.scripts import SCRIPTS, ScriptCall
 from tests.coordinating import coordinating
 from tests.inside import instance_of
 from tests.redis_server import RedisServer
@@ -163,15 +163,15 @@ def _readable(path: Path) -> bool:
 async def test_no_canary_is_ever_seen(sealed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """With keys on Redis has been told no recovery data, ever, nor has anybody else; without keys this test finds all of it."""
     sent: dict[str, set[str]] = {}
-    evalsha = Call.evalsha
+    evalsha = ScriptCall.evalsha
 
-    def spy(self: Call[Any]) -> Any:
+    def spy(self: ScriptCall[Any]) -> Any:
         args: dict[str, Any] = dict(zip(self.script.header.args, self.args, strict=False))
         if args.get("data"):
             sent.setdefault(self.script.name, set()).add(args["encoding"].split(":")[0])
         return evalsha(self)
 
-    monkeypatch.setattr(Call, "evalsha", spy)
+    monkeypatch.setattr(ScriptCall, "evalsha", spy)
     options = "--appendonly yes --rdbcompression no --slowlog-log-slower-than 0 --slowlog-max-len 100000"
     server = RedisServer(*options.split(), "--dbfilename", "all.rdb")
     stream = io.StringIO()

@@ -13,7 +13,7 @@ import redis
 from coordinator import FencedError, StoreUnavailableError, Worker
 from coordinator.store import calls
 from coordinator.store.keys import Keys
-from coordinator.store.scripts import Call
+from coordinator.store.scripts import ScriptCall
 from tests import inside
 from tests.coordinating import coordinating
 from tests.inside import member_of
@@ -161,9 +161,9 @@ async def test_what_was_given_up_on_never_comes_over_what_was_acknowledged(
         writers: dict[str, Any] = {"owner": session, "child": child}
         member = member_of({"owner": owner, "child": process}[late])
         run, away = member.part.executor.run, True
-        kept: list[Call[Any]] = []
+        kept: list[ScriptCall[Any]] = []
 
-        async def on_its_way(call: Call[Any]) -> Any:
+        async def on_its_way(call: ScriptCall[Any]) -> Any:
             if away and call.script.name == "checkpoint":
                 kept.append(call)
                 await anyio.sleep_forever()

@@ -166,7 +166,7 @@ async def test_it_is_trusted_meanwhile(
         began = clock.now()
         await eventually(lambda: clock.now() - began > 2 * worker.settings.trust_window)
         await beats(redis_client, 1)
-        assert member_of(worker).ledger.pulse.held(clock.now())
+        assert member_of(worker).ledger.trust_window.held(clock.now())
         go_on.set()
         await eventually(lambda: len(worker.sessions) == 6)
         for session in worker.sessions:

@@ -17,7 +17,7 @@ from coordinator import Session, Worker
 from coordinator.settings import load
 from coordinator.store.executor import Executor, SyncExecutor
 from coordinator.store.keys import Keys
-from coordinator.store.scripts import Call
+from coordinator.store.scripts import ScriptCall
 from coordinator.worker.hub import Hubs
 from coordinator.worker.instance import Instance
 from tests.inside import instance_of
@@ -172,13 +172,13 @@ class Record:
 
     def _look(self, what: Any) -> None:
         for call in what:
-            if not isinstance(call, Call) or call.script.name not in GIVES_AWAY:
+            if not isinstance(call, ScriptCall) or call.script.name not in GIVES_AWAY:
                 continue
             self.sent.append(call.script.name)
             for session in self.sessions:
                 self._compare(session, call)
 
-    def _compare(self, session: Session, call: Call[Any]) -> None:
+    def _compare(self, session: Session, call: ScriptCall[Any]) -> None:
         is_exit = call.script.name == "certify"
         ends = KEYS.instance(session.instance) if is_exit else KEYS.session(session.id)
         is_told = session.lost.is_set() or session.closed.is_set() or not is_exit or self.loop_stands

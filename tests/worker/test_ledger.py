@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from coordinator.worker.comparing import Stored, compare
 from coordinator.worker.ledger import Ledger, mark
-from coordinator.worker.trust import Pulse
+from coordinator.worker.trust_window import TrustWindow
 
 ME = "a~1"
 
 
 def fresh() -> Any:
-    return Ledger(ME, Pulse(1.0, 1.0), 60)
+    return Ledger(ME, TrustWindow(1.0, 1.0), 60)
 
 
 def session(name: str, epoch: int) -> Any:

@@ -252,11 +252,11 @@ async def test_a_pause_is_no_failed_attempt(url: str, redis_client: redis.Redis)
             [member] = members_of(worker)
             now = clock.now()
             offer.given_at = member.reader.hand.progress = now - 60.0
-            member.ledger.pulse.stalled = now
+            member.ledger.trust_window.stalled = now
             await member.reader._give_back_overdue()
             assert offer.in_hand
             assert not offer.answering
-            member.ledger.pulse.stalled = now - 30.0
+            member.ledger.trust_window.stalled = now - 30.0
             await member.reader._give_back_overdue()
             assert not offer.in_hand
             break

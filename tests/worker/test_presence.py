@@ -16,8 +16,8 @@ from coordinator.errors import StoreUnavailableError
 from coordinator.store.connect import Connector
 from coordinator.store.keys import Keys
 from coordinator.worker.heart import Beat
-from coordinator.worker.line import Line, SilentLineError
-from coordinator.worker.post import Post
+from coordinator.worker.notifications import Notifications
+from coordinator.worker.subscription import SilentSubscriptionError, Subscription
 from tests.inside import member_of, members_of
 from tests.proxy import Proxy
 from tests.redis_server import RedisServer
@@ -126,10 +126,10 @@ async def test_a_failed_beat_is_a_doubt(url: str, redis_client: redis.Redis, mon
     doubts = []
     async with Worker(url, name="a") as worker:
         await eventually(lambda: present(redis_client, worker))
-        monkeypatch.setattr(Post, "doubt", lambda post: doubts.append(post))
+        monkeypatch.setattr(Notifications, "doubt", lambda post: doubts.append(post))
         [member] = members_of(worker)
         member._hear(Beat(member.ledger.roll, clock.now(), error=StoreUnavailableError("timeout", "no answer")))
-        assert doubts == [member.hub.post]
+        assert doubts == [member.hub.notifications]
 
 
 # -- one connection, turn by turn --------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ class Heard:
         self.box = Box()
         monkeypatch.setattr(clock, "now", lambda: self.box.now)
         self.told: list[str] = []
-        self.line = Line(
+        self.line = Subscription(
             self.box, 0.5, take=lambda channel, text: None, confirmed=self.told.append,
             doubted=lambda: self.told.append("doubt"),
         )  # fmt: skip
@@ -211,7 +211,7 @@ async def test_a_worker_that_goes_leaves_no_work_behind(url: str) -> None:
     """Two workers of a process, one of which is given up with its event loop: nothing was begun that nobody will do."""
     async with Worker(url, name="a") as first, Worker(url, name="b") as second:
         await eventually(lambda: member_of(first).mailbox.subscribed and member_of(second).mailbox.subscribed)
-        post = member_of(first).hub.post
+        post = member_of(first).hub.notifications
         before = asyncio.all_tasks()
         post.remove(member_of(first).part.keys.mailbox(first.id))
         assert asyncio.all_tasks() == before
@@ -263,6 +263,6 @@ async def test_a_line_without_answers_ends(monkeypatch: pytest.MonkeyPatch) -> N
         return await plain(timeout)
 
     monkeypatch.setattr(heard.box, "get_message", get_message)
-    with pytest.raises(SilentLineError), within(10):
+    with pytest.raises(SilentSubscriptionError), within(10):
         await heard.line.run()
     assert turns > 10

@@ -12,7 +12,7 @@ from coordinator import Worker
 from coordinator.store import calls
 from coordinator.store.keys import Keys
 from coordinator.store.past import Past
-from coordinator.store.scripts import SCRIPTS, Call
+from coordinator.store.scripts import SCRIPTS, ScriptCall
 from tests.inside import member_of
 from tests.proxy import Proxy
 from tests.records import state
@@ -76,9 +76,9 @@ def forgetful(monkeypatch: pytest.MonkeyPatch, *scripts: str) -> None:
 
         def silent(
             *args: Any, plain: Any = plain, script: str = script, past: Past | None = None, **kwargs: Any
-        ) -> Call[Any]:
+        ) -> ScriptCall[Any]:
             lineage = past.lineage if past and script == "beat" else ""  # by which it is known to agree
-            made: Call[Any] = plain(*args, past=Past(lineage), **kwargs)
+            made: ScriptCall[Any] = plain(*args, past=Past(lineage), **kwargs)
             return made
 
         monkeypatch.setattr(calls, script, silent)
@@ -212,7 +212,7 @@ async def test_after_too_long_a_silence_an_instance_starts_over(url: str, redis_
     """Forgotten by the store and silent for more than half of fenced_ttl: a new id, and what it held is lost."""
     async with Worker(url, name="a", fenced_ttl=1.0) as worker:
         session, before = await worker.open("call-1", b"data"), worker.id
-        member_of(worker).ledger.pulse.sent -= 10
+        member_of(worker).ledger.trust_window.sent -= 10
         member_of(worker).stop_beating()  # no beat in between
         member_of(worker).resync.want("unknown", "the store does not know this instance")
         with within(10):

@@ -301,7 +301,7 @@ async def test_leaving_closes_what_was_to_be_closed(own_server: RedisServer) -> 
             await session.close()
         member_of(worker).endings._ends._waiting.clear()  # nobody carries on: leaving does
         own_server.resume()
-        await eventually(lambda: member_of(worker).ledger.pulse.held(clock.now()))
+        await eventually(lambda: member_of(worker).ledger.trust_window.held(clock.now()))
         await worker.drain(timeout=2)
         assert session.closed.is_set()
     assert record(client, "call-1")["state"] == "closed"

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.worker.hand import MOST, Window
-from coordinator.worker.pace import Pace
+from coordinator.worker.pace import HandlerPace
 from coordinator.worker.placement import MOST_DEATHS, Apart, Share
 
 
@@ -47,7 +47,7 @@ def test_who_may_take_none_takes_none() -> None:
 
 def test_handlers_start_faster_while_the_loop_turns_over() -> None:
     """One, two, four at a time, without a pause."""
-    pace, together = Pace(), []
+    pace, together = HandlerPace(), []
     for _ in range(6):
         together.append(pace.together)
         assert pace.turned_over(0.0) == 0.0
@@ -56,7 +56,7 @@ def test_handlers_start_faster_while_the_loop_turns_over() -> None:
 
 def test_a_late_loop_has_a_pause_as_long_as_it_was_late() -> None:
     """The live calls get half of the time, and the next start is a small one."""
-    pace = Pace()
+    pace = HandlerPace()
     for _ in range(5):
         pace.turned_over(0.0)
     assert pace.turned_over(0.05) == 0.05

@@ -12,8 +12,8 @@ from coordinator.settings import Settings
 from coordinator.store.connect import Connector
 from coordinator.store.keys import Keys
 from coordinator.worker.heart import Beating, Heart
-from coordinator.worker.roll import Roll
-from coordinator.worker.trust import Pulse
+from coordinator.worker.roll_call import RollCall
+from coordinator.worker.trust_window import TrustWindow
 
 
 @pytest.mark.parametrize(("sidecar", "expected"), [(False, (2000, 5000)), (True, (30_000, 30_000))])
@@ -23,7 +23,7 @@ def test_a_beat_of_a_sidecar_gives_its_workers_the_time_of_a_restart(sidecar: bo
     own = settings.for_sidecar() if sidecar else settings
     connector = Connector(settings.current_url, store_timeout=settings.store_timeout)
     heart = Heart(connector, Keys("recovery", 0), own, turns=lambda: 0, heard=lambda beats: None)
-    call: Any = heart._call(Roll("a~1", Pulse(1.0, 1.0)))
+    call: Any = heart._call(RollCall("a~1", TrustWindow(1.0, 1.0)))
     said = dict(zip(call.script.header.args, call.args, strict=True))
     assert (said["dead_after_ms"], said["wedged_after_ms"]) == expected
 
@@ -38,7 +38,7 @@ def test_a_beat_after_a_pause_tells_of_no_lag(monkeypatch: pytest.MonkeyPatch) -
 
     def lag_ms() -> Any:
         heart._tick()
-        call: Any = heart._call(Roll("a~1", Pulse(1.0, 1.0)))
+        call: Any = heart._call(RollCall("a~1", TrustWindow(1.0, 1.0)))
         return dict(zip(call.script.header.args, call.args, strict=True))["loop_lag_ms"]
 
     assert lag_ms() == 0
@@ -57,10 +57,10 @@ def test_the_first_beat_after_a_pause_claims_no_presence() -> None:
     heart = Heart(connector, Keys("recovery", 0), settings, turns=lambda: 1, heard=lambda beats: None)
     said: list[Any] = []
     heart._executor.run_many = lambda calls: said.extend(calls) or []  # type: ignore[method-assign,func-returns-value]
-    pulse = Pulse(1.0, 1.0)
-    pulse.renew(10.0)
+    trust_window = TrustWindow(1.0, 1.0)
+    trust_window.renew(10.0)
     for stalled in (9.0, 11.0):
-        pulse.stalled = stalled
+        trust_window.stalled = stalled
         with contextlib.suppress(ValueError):  # nobody answers
-            heart.beat([Beating(lambda: Roll("a~1", pulse, presence=True), lambda beat: None)])
+            heart.beat([Beating(lambda: RollCall("a~1", trust_window, presence=True), lambda beat: None)])
     assert [dict(zip(one.script.header.args, one.args, strict=True))["presence"] for one in said] == [1, 0]

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.worker.trust import Pulse
+from coordinator.worker.trust_window import TrustWindow
 
 TIMES = st.floats(min_value=0, max_value=1000, allow_nan=False)
 
 
-def pulse(sent: float = 0.0, ticked: float = 0.0) -> Pulse:
+def trust_window(sent: float = 0.0, ticked: float = 0.0) -> TrustWindow:
     """Trust for 0.75 s, a stand-still from 0.75 s without a tick."""
-    fresh = Pulse(0.75, 0.75)
+    fresh = TrustWindow(0.75, 0.75)
     fresh.tick(ticked)
     fresh.renew(sent)
     return fresh
@@ -31,7 +31,7 @@ def pulse(sent: float = 0.0, ticked: float = 0.0) -> Pulse:
 )
 def test_standings(now: float, ticked: float, held: bool, may_speak: bool) -> None:
     """Held within the trust window of the last beat; in doubt it may speak while its own thread turns over."""
-    p = pulse()
+    p = trust_window()
     step = 0.0
     while step < ticked:
         p.tick(step)
@@ -42,7 +42,7 @@ def test_standings(now: float, ticked: float, held: bool, may_speak: bool) -> No
 
 def test_a_process_that_stood_still_may_not_speak_before_the_next_answer() -> None:
     """The stand-still is remembered after the thread turns over again; an answered beat ends it."""
-    p = pulse()
+    p = trust_window()
     p.tick(3.0)
     assert p.stood_still
     assert not p.may_speak(3.0)
@@ -54,7 +54,7 @@ def test_a_process_that_stood_still_may_not_speak_before_the_next_answer() -> No
 def test_an_answer_that_waited_while_the_process_stood_still_ends_nothing() -> None:
     """The beat went out before, others may have the call by now: read before or after the thread turns over, it allows nothing."""
     for first_read in (True, False):
-        p = pulse()
+        p = trust_window()
         if first_read:
             p.renew(0.2)
             assert not p.may_speak(3.0)
@@ -67,7 +67,7 @@ def test_an_answer_that_waited_while_the_process_stood_still_ends_nothing() -> N
 
 def test_what_is_over_stays_over() -> None:
     """After the store said that the id is dead nothing is held, whatever beats are answered later."""
-    p = pulse()
+    p = trust_window()
     p.over = True
     p.renew(0.1)
     assert not p.held(0.2)
@@ -77,7 +77,7 @@ def test_what_is_over_stays_over() -> None:
 @given(st.lists(TIMES, min_size=1, max_size=20), TIMES)
 def test_held_counts_from_the_sending_of_the_newest_answered_beat(sent: list[float], now: float) -> None:
     """Answers that come out of order change nothing; the newest sending counts, and only for the window."""
-    p = pulse(sent=float("-inf"))
+    p = trust_window(sent=float("-inf"))
     for at in sent:
         p.renew(at)
     assert p.held(now) == (now - max(sent) < 0.75)
@@ -86,7 +86,7 @@ def test_held_counts_from_the_sending_of_the_newest_answered_beat(sent: list[flo
 @given(st.lists(TIMES, min_size=1, max_size=20), TIMES)
 def test_held_implies_may_speak(ticks: list[float], now: float) -> None:
     """There is no moment at which it holds and may not speak."""
-    p = pulse()
+    p = trust_window()
     for at in sorted(ticks):
         p.tick(at)
     assert p.may_speak(now) or not p.held(now)
@@ -94,7 +94,7 @@ def test_held_implies_may_speak(ticks: list[float], now: float) -> None:
 
 def test_when_it_went_on_is_known_before_the_thread_turns_over() -> None:
     """Time-outs begin anew when a pause is over, whoever notices it first; without a pause they never did."""
-    p = pulse()
+    p = trust_window()
     assert p.continued(0.5) == float("-inf")
     assert p.continued(3.0) == 3.0
     p.tick(3.0)

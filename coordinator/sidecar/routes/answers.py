@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 from coordinator.sidecar import schemas
 from coordinator.sidecar.problems import Problem
-from coordinator.sidecar.routing import Reply
+from coordinator.sidecar.routing import HttpReply
 from coordinator.states import ENDED
 from coordinator.worker.session import Session
 
@@ -24,9 +24,9 @@ def owned(session: Session) -> schemas.Owned:
     )  # fmt: skip
 
 
-def with_epoch(status: HTTPStatus, session: Session) -> Reply:
+def with_epoch(status: HTTPStatus, session: Session) -> HttpReply:
     """The same as a whole answer, with the epoch as its ETag."""
-    return Reply(status, owned(session), {"ETag": f'"{session.epoch}"'})
+    return HttpReply(status, owned(session), {"ETag": f'"{session.epoch}"'})
 
 
 def not_known(session_id: str) -> Problem:

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from coordinator.sidecar import schemas
 from coordinator.sidecar.callers import Caller
 from coordinator.sidecar.problems import Problem
-from coordinator.sidecar.routing import Answer, Call, Reply, operation
+from coordinator.sidecar.routing import Answer, HttpCall, HttpReply, operation
 from coordinator.store import calls
 from coordinator.store.executor import StorePartition
 
@@ -35,7 +35,7 @@ class CertificateRoutes:
         answers={OK: Answer("noted", schemas.Certified)},
         problems=(NOT_FOUND,),
     )
-    async def certify(self, call: Call) -> Reply:
+    async def certify(self, call: HttpCall) -> HttpReply:
         """States that an instance ended, also one that lives elsewhere."""
         body = call.read(schemas.Certificate)
         outcomes = set()
@@ -47,4 +47,4 @@ class CertificateRoutes:
         if outcomes == {"UNKNOWN"}:
             raise Problem(NOT_FOUND, f"nobody knows the instance {body.instance}")
         outcome = "certified" if "OK" in outcomes else "already_dead"
-        return Reply(OK, schemas.Certified(instance=body.instance, outcome=outcome))
+        return HttpReply(OK, schemas.Certified(instance=body.instance, outcome=outcome))

@@ -7,9 +7,9 @@ from http import HTTPStatus
 from coordinator.settings import Settings
 from coordinator.sidecar import schemas
 from coordinator.sidecar.callers import Caller
-from coordinator.sidecar.draining import Draining
+from coordinator.sidecar.draining import SidecarDrain
 from coordinator.sidecar.requests import Parameter
-from coordinator.sidecar.routing import Answer, Call, Reply, operation
+from coordinator.sidecar.routing import Answer, HttpCall, HttpReply, operation
 
 __all__ = ["DrainRoutes"]
 
@@ -30,7 +30,7 @@ UNTIL_DONE = Parameter(
 class DrainRoutes:
     """Operations on the one drain."""
 
-    def __init__(self, settings: Settings, draining: Draining) -> None:
+    def __init__(self, settings: Settings, draining: SidecarDrain) -> None:
         self._settings, self._draining = settings, draining
 
     @operation(
@@ -40,17 +40,17 @@ class DrainRoutes:
         query=(UNTIL_DONE,),
         answers={OK: Answer("done", schemas.Drained), ACCEPTED: Answer("under way", schemas.Drained)},
     )
-    async def drain(self, call: Call) -> Reply:
+    async def drain(self, call: HttpCall) -> HttpReply:
         """Hands over what all workers here own."""
         body = call.read(schemas.Drain)
         timeout = self._settings.drain_timeout if body.timeout_ms is None else body.timeout_ms / 1000
         self._draining.start(timeout, body.reason or "asked for")
         if call.query.get(UNTIL_DONE.name):
             await self._draining.done()
-            return Reply(OK, self._draining.progress())
-        return Reply(ACCEPTED, self._draining.progress())
+            return HttpReply(OK, self._draining.progress())
+        return HttpReply(ACCEPTED, self._draining.progress())
 
     @operation("GET /v1/drain", callers=Caller.ADMINISTRATOR, answers={OK: Answer("so far", schemas.Drained)})
-    async def drain_progress(self, call: Call) -> Reply:
+    async def drain_progress(self, call: HttpCall) -> HttpReply:
         """How far that is."""
-        return Reply(OK, self._draining.progress())
+        return HttpReply(OK, self._draining.progress())

@@ -14,7 +14,7 @@ from coordinator.sidecar.hosted import Hosted
 from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.requests import Parameter
 from coordinator.sidecar.routes.answers import ended, not_known, with_epoch
-from coordinator.sidecar.routing import Answer, Call, Reply, operation
+from coordinator.sidecar.routing import Answer, HttpCall, HttpReply, operation
 from coordinator.store import reads
 from coordinator.store.executor import StorePartition
 from coordinator.worker.offer import Offer
@@ -62,12 +62,12 @@ class OfferRoutes:
         query=(WAIT, MAX),
         answers={OK: Answer("new ones", schemas.Offers)},
     )
-    async def offers(self, call: Call) -> Reply:
+    async def offers(self, call: HttpCall) -> HttpReply:
         """Offers, for workers without the stream."""
         hosted = call.worker
         found = await hosted.poll(call.query.get(WAIT.name, 0.0), call.query.get(MAX.name, 10))
         offered = [schemas.Offered(session=offer.session_id, **hosted.handovers.describe(offer)) for offer in found]
-        return Reply(OK, schemas.Offers(offers=offered))
+        return HttpReply(OK, schemas.Offers(offers=offered))
 
     @operation(
         "POST /v1/sessions/{id}/adopt",
@@ -77,7 +77,7 @@ class OfferRoutes:
         answers={OK: Answer("adopted", schemas.Owned)},
         problems=(NOT_FOUND, GONE, CONFLICT, FENCED),
     )
-    async def adopt(self, call: Call) -> Reply:
+    async def adopt(self, call: HttpCall) -> HttpReply:
         """Becomes the owner of an orphan, or takes over a call whose caller came here."""
         hosted, session_id = call.worker, check_session_id(call.path["id"])
         offer, wait = hosted.handovers.offer_of(session_id), call.query.get(WAIT.name)
@@ -108,13 +108,13 @@ class OfferRoutes:
         answers={NO_CONTENT: Answer("others are asked")},
         problems=(NOT_FOUND, FENCED),
     )
-    async def decline(self, call: Call) -> Reply:
+    async def decline(self, call: HttpCall) -> HttpReply:
         """Gives an offer back."""
         body = call.read(schemas.Decline)
         hosted, offer = self._offer(call)
         await offer.decline(body.reason, counts=body.counts)
         hosted.handovers.answered(offer.session_id)
-        return Reply(NO_CONTENT)
+        return HttpReply(NO_CONTENT)
 
     @operation(
         "POST /v1/sessions/{id}/delegate",
@@ -122,15 +122,15 @@ class OfferRoutes:
         answers={NO_CONTENT: Answer("left")},
         problems=(NOT_FOUND, FENCED),
     )
-    async def delegate(self, call: Call) -> Reply:
+    async def delegate(self, call: HttpCall) -> HttpReply:
         """Leaves an offered session adoptable by its id for one lease."""
         hosted, offer = self._offer(call)
         await offer.delegate()
         hosted.handovers.answered(offer.session_id)
-        return Reply(NO_CONTENT)
+        return HttpReply(NO_CONTENT)
 
     @staticmethod
-    def _offer(call: Call) -> tuple[Hosted, Offer]:
+    def _offer(call: HttpCall) -> tuple[Hosted, Offer]:
         hosted, session_id = call.worker, check_session_id(call.path["id"])
         offer = hosted.handovers.offer_of(session_id)
         if offer is None:

@@ -13,7 +13,7 @@ from coordinator.sidecar.callers import Caller
 from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.requests import IF_MATCH, IF_MATCH_OPTIONAL
 from coordinator.sidecar.routes.answers import ended, not_known, with_epoch
-from coordinator.sidecar.routing import Answer, Call, Reply, operation
+from coordinator.sidecar.routing import Answer, HttpCall, HttpReply, operation
 from coordinator.states import InstanceState
 from coordinator.store import reads
 from coordinator.store.executor import StorePartition
@@ -49,7 +49,7 @@ class SessionRoutes:
         },
         problems=(CONFLICT, FENCED),
     )
-    async def open(self, call: Call) -> Reply:
+    async def open(self, call: HttpCall) -> HttpReply:
         """Opens a session."""
         body, session_id = call.read(schemas.Open), check_session_id(call.path["id"])
         worker = call.worker.worker
@@ -66,7 +66,7 @@ class SessionRoutes:
         answers={OK: Answer("it", schemas.Record)},
         problems=(NOT_FOUND,),
     )
-    async def record(self, call: Call) -> Reply:
+    async def record(self, call: HttpCall) -> HttpReply:
         """The record of a session."""
         session_id = check_session_id(call.path["id"])
         found = await reads.record(self._part_of(session_id), session_id)
@@ -82,7 +82,7 @@ class SessionRoutes:
             opened_at_ms=whole(found.get("opened_at")), updated_at_ms=whole(found.get("updated_at")),
             **schemas.shown(*data),
         )  # fmt: skip
-        return Reply(OK, body, {"ETag": f'"{body.epoch}"'})
+        return HttpReply(OK, body, {"ETag": f'"{body.epoch}"'})
 
     @operation(
         "DELETE /v1/sessions/{id}",
@@ -91,10 +91,10 @@ class SessionRoutes:
         answers={NO_CONTENT: Answer("closed")},
         problems=(FENCED,),
     )
-    async def close(self, call: Call) -> Reply:
+    async def close(self, call: HttpCall) -> HttpReply:
         """Closes a session: the call ended."""
         await call.own_session.close()
-        return Reply(NO_CONTENT)
+        return HttpReply(NO_CONTENT)
 
     @operation(
         "GET /v1/sessions/{id}/owner",
@@ -102,7 +102,7 @@ class SessionRoutes:
         answers={OK: Answer("its owner", schemas.Owner)},
         problems=(NOT_FOUND, GONE),
     )
-    async def owner(self, call: Call) -> Reply:
+    async def owner(self, call: HttpCall) -> HttpReply:
         """Where a session lives, so that its caller can be sent there."""
         session_id = check_session_id(call.path["id"])
         part = self._part_of(session_id)
@@ -119,7 +119,7 @@ class SessionRoutes:
         if owner.state == InstanceState.DEAD:
             raise Problem(NOT_FOUND, f"the owner of session {session_id!r} is dead", state=where.state)
         body = schemas.Owner(session=session_id, state=where.state, instance=where.owner, address=owner.address)
-        return Reply(OK, body)
+        return HttpReply(OK, body)
 
     @operation(
         "PUT /v1/sessions/{id}/checkpoint",
@@ -129,7 +129,7 @@ class SessionRoutes:
         answers={NO_CONTENT: Answer("written")},
         problems=(FENCED, CONFLICT),
     )
-    async def checkpoint(self, call: Call) -> Reply:
+    async def checkpoint(self, call: HttpCall) -> HttpReply:
         """Writes newer recovery data."""
         body, session = call.read(schemas.Checkpoint), call.own_session
         data = schemas.data_of(body)
@@ -141,7 +141,7 @@ class SessionRoutes:
                 CONFLICT, f"checkpoint {body.sequence} is older than {session.sequence}, which is written",
                 sequence=session.sequence,
             )  # fmt: skip
-        return Reply(NO_CONTENT, headers={"ETag": f'"{session.epoch}"'})
+        return HttpReply(NO_CONTENT, headers={"ETag": f'"{session.epoch}"'})
 
     @operation(
         "POST /v1/sessions/{id}/release",
@@ -151,10 +151,10 @@ class SessionRoutes:
         answers={NO_CONTENT: Answer("on offer")},
         problems=(FENCED,),
     )
-    async def release(self, call: Call) -> Reply:
+    async def release(self, call: HttpCall) -> HttpReply:
         """Gives a session up, for others."""
         await call.own_session.release(call.read(schemas.Release).reason)
-        return Reply(NO_CONTENT)
+        return HttpReply(NO_CONTENT)
 
     @operation(
         "POST /v1/sessions/{id}/resumed",
@@ -163,10 +163,10 @@ class SessionRoutes:
         answers={NO_CONTENT: Answer("noted")},
         problems=(FENCED,),
     )
-    async def resumed(self, call: Call) -> Reply:
+    async def resumed(self, call: HttpCall) -> HttpReply:
         """Media is up again."""
         await call.own_session.resumed()
-        return Reply(NO_CONTENT)
+        return HttpReply(NO_CONTENT)
 
     @operation(
         "POST /v1/sessions/{id}/let-go",
@@ -176,7 +176,7 @@ class SessionRoutes:
         answers={NO_CONTENT: Answer("the heir may speak")},
         problems=(FENCED, CONFLICT),
     )
-    async def let_go(self, call: Call) -> Reply:
+    async def let_go(self, call: HttpCall) -> HttpReply:
         """Answers `letting_go`: the worker has stopped speaking."""
         hosted, session = call.worker, call.own_session
         data = schemas.data_of(call.read(schemas.LetGo))
@@ -184,4 +184,4 @@ class SessionRoutes:
             session.stage(data)
         if not hosted.handovers.let_go(session.id):
             raise Problem(CONFLICT, f"nobody asked {hosted.handle} to let go of {session.id!r}")
-        return Reply(NO_CONTENT)
+        return HttpReply(NO_CONTENT)

@@ -12,7 +12,7 @@ from coordinator.sidecar.hosted import hash_of
 from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.registry import Registry
 from coordinator.sidecar.routes.answers import owned
-from coordinator.sidecar.routing import Answer, Call, Reply, Stream, operation
+from coordinator.sidecar.routing import Answer, HttpCall, HttpReply, Stream, operation
 from coordinator.sidecar.server import peer_process, peer_uid, when_closed
 from coordinator.sidecar.stream import EventStream
 from coordinator.sidecar.watched import Watched
@@ -57,7 +57,7 @@ class WorkerRoutes:
         answers={CREATED: Answer("registered", schemas.Registered)},
         problems=(CONFLICT, TOO_MANY_REQUESTS),
     )
-    async def register(self, call: Call) -> Reply:
+    async def register(self, call: HttpCall) -> HttpReply:
         """Registers a worker."""
         hosted = await self._registry.register(call.read(schemas.Register), by_user=peer_uid(call.scope))
         gone: list[bool] = []
@@ -70,7 +70,7 @@ class WorkerRoutes:
             instance=hosted.handle, worker_token=hosted.token, heartbeat_ms=round(s.heartbeat_interval * 1000),
             answer_within_ms=round(s.wedged_after * 1000), grace_ms=round(s.trust_window * 1000),
         )  # fmt: skip
-        return Reply(CREATED, body, {"Location": f"/v1/workers/{hosted.handle}"})
+        return HttpReply(CREATED, body, {"Location": f"/v1/workers/{hosted.handle}"})
 
     @operation(
         "GET /v1/workers/{instance}/events",
@@ -79,7 +79,7 @@ class WorkerRoutes:
         problems=(NOT_FOUND, GONE, CONFLICT),
         takes_up="all",
     )
-    async def events(self, call: Call) -> Stream:
+    async def events(self, call: HttpCall) -> Stream:
         """Kept open: the worker's presence, and what it is told, as it happens."""
         accepts = b" ".join(value for name, value in call.scope["headers"] if name == b"accept")
         return EventStream(call.worker, server_sent=SERVER_SENT.encode() in accepts, scope=call.scope)
@@ -92,11 +92,11 @@ class WorkerRoutes:
         problems=(NOT_FOUND, GONE),
         takes_up="none",
     )
-    async def alive(self, call: Call) -> Reply:
+    async def alive(self, call: HttpCall) -> HttpReply:
         """Answers a ping of the stream."""
         presence = call.worker.presence
         presence.alive()
-        return Reply(NO_CONTENT, headers={TRUST: str(presence.trust_ms), ALONE: str(presence.alone_ms)})
+        return HttpReply(NO_CONTENT, headers={TRUST: str(presence.trust_ms), ALONE: str(presence.alone_ms)})
 
     @operation(
         "GET /v1/workers/{instance}/sessions",
@@ -104,10 +104,12 @@ class WorkerRoutes:
         answers={OK: Answer("all", schemas.Sessions)},
         problems=(NOT_FOUND, GONE),
     )
-    async def sessions(self, call: Call) -> Reply:
+    async def sessions(self, call: HttpCall) -> HttpReply:
         """What a worker owns."""
         hosted = call.worker
-        return Reply(OK, schemas.Sessions(instance=hosted.handle, sessions=[owned(s) for s in hosted.worker.sessions]))
+        return HttpReply(
+            OK, schemas.Sessions(instance=hosted.handle, sessions=[owned(s) for s in hosted.worker.sessions])
+        )
 
     @operation(
         "POST /v1/watched",
@@ -116,7 +118,7 @@ class WorkerRoutes:
         answers={NO_CONTENT: Answer("watched, and no more than that: the instances need not be registered yet")},
         problems=(CONFLICT, TOO_MANY_REQUESTS),
     )
-    async def watch(self, call: Call) -> Reply:
+    async def watch(self, call: HttpCall) -> HttpReply:
         """Has the end of the asking process stated for instances that beat for themselves; over the unix socket."""
         process = peer_process(call.scope)
         if process is None:
@@ -124,4 +126,4 @@ class WorkerRoutes:
         self._watched.announce(hash_of(call.asker.token), call.read(schemas.Watch).instances, process)
         if self._announced is not None:
             await self._announced()
-        return Reply(NO_CONTENT)
+        return HttpReply(NO_CONTENT)

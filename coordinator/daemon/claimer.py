@@ -16,12 +16,12 @@ from coordinator.settings import Settings
 from coordinator.store import calls
 from coordinator.store.executor import StorePartition
 from coordinator.store.faults import NoGroupError, concerns_one
-from coordinator.store.scripts import Call
+from coordinator.store.scripts import ScriptCall
 from coordinator.store.setting_aside import set_aside_member
 from coordinator.store.shapes import score, session_id, text, whole
 from coordinator.store.usual import BATCH
 
-__all__ = ["Burial", "expire_call"]
+__all__ = ["Claimer", "expire_call"]
 
 log = structlog.get_logger()
 
@@ -39,7 +39,7 @@ def expire_call(
     entry_of_dead: str = "",
     alone: bool = True,
     apart: int = 0,
-) -> Call[calls.ExpireReply]:
+) -> ScriptCall[calls.ExpireReply]:
     """The call that ends a lease, with this coordinator's settings."""
     return calls.expire(
         part.keys,
@@ -57,7 +57,7 @@ def expire_call(
 
 
 @dataclass(slots=True)
-class Burial:
+class Claimer:
     """Empties graves in bounded batches.
 
     Attributes:

@@ -7,10 +7,10 @@ from enum import Enum
 from coordinator.store import calls
 from coordinator.store.replies import Reply
 
-__all__ = ["Verdict", "verdict_on"]
+__all__ = ["ReplyVerdict", "verdict_on"]
 
 
-class Verdict(Enum):
+class ReplyVerdict(Enum):
     """What an answer means for whoever asked."""
 
     COUNTS = "it says what became of the request"
@@ -21,18 +21,18 @@ class Verdict(Enum):
     DEAD = "this instance was declared dead"
 
 
-def verdict_on(reply: Reply) -> Verdict:
+def verdict_on(reply: Reply) -> ReplyVerdict:
     """What the reply of whatever script means; every other word than these counts."""
     match reply:
         case calls.Held():
-            return Verdict.HELD
+            return ReplyVerdict.HELD
         case calls.Resync():
-            return Verdict.STATE_AGAIN
+            return ReplyVerdict.STATE_AGAIN
         case calls.Unknown():
-            return Verdict.JOIN_AGAIN
+            return ReplyVerdict.JOIN_AGAIN
         case calls.FencedWrite() if reply.scope == "session":
-            return Verdict.NOT_THE_OWNER
+            return ReplyVerdict.NOT_THE_OWNER
         case calls.Fenced():
-            return Verdict.DEAD
+            return ReplyVerdict.DEAD
         case _:
-            return Verdict.COUNTS
+            return ReplyVerdict.COUNTS

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 
 import structlog
 
-from coordinator.daemon.burial import expire_call
+from coordinator.daemon.claimer import expire_call
 from coordinator.failpoints import reach
 from coordinator.settings import Settings
 from coordinator.store import calls
 from coordinator.store.executor import StorePartition
 from coordinator.store.shapes import text
 
-__all__ = ["LeaseKeeper"]
+__all__ = ["LeaseExpirer"]
 
 log = structlog.get_logger()
 
 
 @dataclass(slots=True)
-class LeaseKeeper:
+class LeaseExpirer:
     """Looks at the sessions whose lease is due."""
 
     part: StorePartition

@@ -12,10 +12,10 @@ from coordinator.worker.session import Session
 from coordinator.worker.turns import Turns
 from coordinator.worker.writes import Doubts
 
-__all__ = ["Taking"]
+__all__ = ["Acquisition"]
 
 
-class Taking:
+class Acquisition:
     """One a membership.
 
     Args:

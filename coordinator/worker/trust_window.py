@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Pulse"]
+__all__ = ["TrustWindow"]
 
 
 @dataclass(slots=True)
-class Pulse:
+class TrustWindow:
     """What one instance id knows of its own life; times in seconds of `coordinator.clock.now`.
 
     Attributes:

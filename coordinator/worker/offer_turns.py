@@ -14,7 +14,7 @@ from coordinator.steady import Steady
 from coordinator.store.connect import Blocking
 from coordinator.store.faults import NoGroupError
 
-__all__ = ["OfferLoop"]
+__all__ = ["OfferTurns"]
 
 log = structlog.get_logger()
 
@@ -42,7 +42,7 @@ class TakesTurns(Protocol):
         """What it was given may not have been seen."""
 
 
-class OfferLoop:
+class OfferTurns:
     """One a process, partition and pool.
 
     Args:

@@ -21,7 +21,7 @@ from coordinator.states import InstanceState
 from coordinator.store import calls, reads
 from coordinator.store.entries import BrokenEntry, OfferEntry, parse_offer
 from coordinator.store.executor import StorePartition
-from coordinator.store.scripts import Call, R
+from coordinator.store.scripts import R, ScriptCall
 from coordinator.store.setting_aside import set_aside, set_aside_member
 from coordinator.store.shapes import instance_id, session_id, text
 from coordinator.store.usual import BATCH
@@ -29,7 +29,7 @@ from coordinator.worker.adoption import Adoption
 from coordinator.worker.hand import Hand
 from coordinator.worker.ledger import Ledger
 from coordinator.worker.offer import Offer
-from coordinator.worker.offer_loop import OfferLoop
+from coordinator.worker.offer_turns import OfferTurns
 from coordinator.worker.placement import Apart, Share, has_a_small_part, suits
 from coordinator.worker.reluctance import Reluctance
 from coordinator.worker.sealer import Sealer
@@ -37,7 +37,7 @@ from coordinator.worker.session import Session
 from coordinator.worker.wait import Wait
 from coordinator.worker.writes import Writes
 
-__all__ = ["Reader"]
+__all__ = ["OfferReader"]
 
 log = structlog.get_logger()
 
@@ -65,7 +65,7 @@ def _about(pause: float) -> float:
     return pause * (0.5 + random.random())  # noqa: S311 - jitter
 
 
-class Reader:
+class OfferReader:
     """Reads one partition's offers to this worker's pool, in its turn.
 
     Attributes:
@@ -95,7 +95,7 @@ class Reader:
         reluctance: Reluctance,
         start: Callable[..., None],
         watches_adopters: bool,
-        loop: Callable[[], OfferLoop],
+        loop: Callable[[], OfferTurns],
         room: Callable[[], int],
         free: Callable[[], int],
         deliver: Callable[[Offer], None],
@@ -122,7 +122,7 @@ class Reader:
         self._unblocked = anyio.Event()
 
     @property
-    def _loop(self) -> OfferLoop:
+    def _loop(self) -> OfferTurns:
         return self._find_loop()
 
     def begin(self) -> None:
@@ -151,7 +151,7 @@ class Reader:
 
     # -- what offers ask of the instance that read them: see `coordinator.worker.offer.OfferActions` -------------------
 
-    async def request(self, make: Callable[[], Call[R]]) -> R:
+    async def request(self, make: Callable[[], ScriptCall[R]]) -> R:
         """See ``Writes.request``."""
         return await self._writes.request(make)
 
@@ -281,7 +281,7 @@ class Reader:
         it, or was never given, goes to others as though it had not been read.
         """
         lease, now = self.settings.lease, clock.now()
-        continued = self.ledger.pulse.continued(now)  # the program stood still as well
+        continued = self.ledger.trust_window.continued(now)  # the program stood still as well
         idle = [
             o
             for o in self._known.values()

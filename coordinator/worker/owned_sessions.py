@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from coordinator.settings import Settings
-from coordinator.store.fence import Fence, Runner
+from coordinator.store.fence import Fence, FenceRunner
 from coordinator.store.keys import Keys
-from coordinator.store.scripts import Call, R
+from coordinator.store.scripts import R, ScriptCall
 from coordinator.worker.ending import Endings
 from coordinator.worker.host import Host
 from coordinator.worker.ledger import Ledger
@@ -19,10 +19,10 @@ from coordinator.worker.session import Session
 from coordinator.worker.stager import Stager
 from coordinator.worker.writes import Doubts, Writes
 
-__all__ = ["Ownership"]
+__all__ = ["OwnedSessions"]
 
 
-class Ownership:
+class OwnedSessions:
     """One a membership.
 
     Args:
@@ -67,12 +67,12 @@ class Ownership:
             session.lose(f"{self.ledger.instance} has ended")
         return session
 
-    async def write(self, session: Session, operation: str, make: Callable[[int], Call[R]]) -> R:
+    async def write(self, session: Session, operation: str, make: Callable[[int], ScriptCall[R]]) -> R:
         """See `coordinator.worker.session.Owner`; while it changes hands the roll call stays away from the beats."""
         with contextlib.nullcontext() if operation == "checkpoint" else self._changing():
             return await self._writes.write(session, make)
 
-    async def guarded(self, session: Session, make: Callable[[Fence], Call[R]], runner: Runner) -> R:
+    async def guarded(self, session: Session, make: Callable[[Fence], ScriptCall[R]], runner: FenceRunner) -> R:
         """See `coordinator.worker.session.Owner`."""
         return await self._writes.guarded(session, make, runner)
 

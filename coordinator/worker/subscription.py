@@ -15,7 +15,7 @@ import redis
 from coordinator import clock
 from coordinator.store.pace import allowance
 
-__all__ = ["Line", "SilentLineError"]
+__all__ = ["SilentSubscriptionError", "Subscription"]
 
 TURN_SECONDS = 0.25
 """For a message it waits so long; then it looks at the time."""
@@ -25,11 +25,11 @@ BATCH = 100
 """Channels in one command."""
 
 
-class SilentLineError(redis.ConnectionError):
+class SilentSubscriptionError(redis.ConnectionError):
     """The server, or something in between, does not answer on this connection any more."""
 
 
-class Line:
+class Subscription:
     """Of one `Post`; ends by an error, and another one takes its place.
 
     Args:
@@ -104,7 +104,7 @@ class Line:
         """Listens until cancelled.
 
         Raises:
-            SilentLineError: it is open, and there was no answer in time.
+            SilentSubscriptionError: it is open, and there was no answer in time.
             redis.RedisError, OSError: the connection is over.
         """
         looked = clock.now()
@@ -120,7 +120,7 @@ class Line:
             elif message is None and self._awaits:
                 self._quiet += min(passed, 2 * TURN_SECONDS)
                 if self._quiet > self._limit + allowance(sum(self._subscribing.values())):
-                    raise SilentLineError(f"no answer within {self._quiet:.2g} s")
+                    raise SilentSubscriptionError(f"no answer within {self._quiet:.2g} s")
             if now - self._pinged_at >= PING_SECONDS:
                 self._pinged_at = now
                 self._pings += 1

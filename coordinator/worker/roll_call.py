@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from coordinator.store.past import Past
-from coordinator.worker.trust import Pulse
+from coordinator.worker.trust_window import TrustWindow
 
-__all__ = ["Roll"]
+__all__ = ["RollCall"]
 
 
 @dataclass(frozen=True, slots=True)
-class Roll:
+class RollCall:
     """The roll call, and what goes along.
 
     Attributes:
@@ -24,7 +24,7 @@ class Roll:
     """
 
     instance: str
-    pulse: Pulse
+    trust_window: TrustWindow
     server: str = ""
     past: Past = field(default_factory=Past)
     owned: str = ""

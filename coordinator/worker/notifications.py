@@ -17,9 +17,9 @@ from coordinator.store.connect import Connector
 from coordinator.store.faults import connection_error
 from coordinator.store.link import CONNECT_TIMEOUTS
 from coordinator.worker.bell import Bell
-from coordinator.worker.line import Line, SilentLineError
+from coordinator.worker.subscription import SilentSubscriptionError, Subscription
 
-__all__ = ["Post"]
+__all__ = ["Notifications"]
 
 log = structlog.get_logger()
 
@@ -28,7 +28,7 @@ class _MissingError(redis.ConnectionError):
     """The server to which the beats go knows nothing of the connection."""
 
 
-class Listener(Protocol):
+class Subscriber(Protocol):
     """Who is told what comes on a channel."""
 
     def listening(self, yes: bool) -> None:
@@ -38,7 +38,7 @@ class Listener(Protocol):
         """A message."""
 
 
-class Post:
+class Notifications:
     """Listens to the channels of mailboxes; a lost message is made good by the beat, or by asking again.
 
     Args:
@@ -47,8 +47,8 @@ class Post:
 
     def __init__(self, connector: Connector, key: str) -> None:
         self._connector, self._key = connector, key
-        self._listeners: dict[str, Listener] = {}
-        self._line: Line | None = None
+        self._listeners: dict[str, Subscriber] = {}
+        self._line: Subscription | None = None
         self._listening: anyio.CancelScope | None = None
         self._before: Any = None
         self._failures = 0
@@ -58,7 +58,7 @@ class Post:
         self._changed = Bell()
         self._changing = anyio.CancelScope()
 
-    def add(self, channel: str, listener: Listener) -> None:
+    def add(self, channel: str, listener: Subscriber) -> None:
         """Listens for this one too."""
         self._listeners[channel] = listener
         self._some.set()
@@ -127,7 +127,7 @@ class Post:
             with anyio.fail_after(CONNECT_TIMEOUTS * self._connector.timeout):
                 await box.connect()
             await self._listen_on(box)
-        except SilentLineError:
+        except SilentSubscriptionError:
             # The server may hear us all the same, and know us by this connection until it knows us by the next.
             before, self._before, client = self._before, client, None
             await self._close(before)
@@ -138,7 +138,7 @@ class Post:
     async def _listen_on(self, box: Any) -> None:
         assert self._tasks is not None  # noqa: S101 - it runs
         limit = self._connector.timeout
-        line = Line(box, limit, take=self._take, confirmed=self._confirmed, doubted=self._look)
+        line = Subscription(box, limit, take=self._take, confirmed=self._confirmed, doubted=self._look)
         self._line = line
         self._changed.ring()
         try:
