@@ -1,4 +1,4 @@
-"""What an instance does for the sessions that it has: see `coordinator.worker.session.Owner`."""
+"""What an instance does for the sessions that it has: see `coordinator.worker.session.SessionOwner`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from coordinator.settings import Settings
-from coordinator.store.fence import Fence, FenceRunner
+from coordinator.store.fence import FenceRunner
 from coordinator.store.keys import Keys
 from coordinator.store.scripts import R, ScriptCall
 from coordinator.worker.ending import Endings
@@ -68,50 +68,50 @@ class OwnedSessions:
         return session
 
     async def write(self, session: Session, operation: str, make: Callable[[int], ScriptCall[R]]) -> R:
-        """See `coordinator.worker.session.Owner`; while it changes hands the roll call stays away from the beats."""
-        with contextlib.nullcontext() if operation == "checkpoint" else self._changing():
+        """See `coordinator.worker.session.SessionOwner`; while it changes hands the roll call stays away from the beats."""
+        with contextlib.nullcontext() if operation == "checkpoint" or session.is_over else self._changing():
             return await self._writes.write(session, make)
 
-    async def guarded(self, session: Session, make: Callable[[Fence], ScriptCall[R]], runner: FenceRunner) -> R:
-        """See `coordinator.worker.session.Owner`."""
+    async def guarded(self, session: Session, make: Callable[[], ScriptCall[R]], runner: FenceRunner) -> R:
+        """See `coordinator.worker.session.SessionOwner`."""
         return await self._writes.guarded(session, make, runner)
 
     def staged(self, session: Session) -> None:
-        """See `coordinator.worker.session.Owner`."""
+        """See `coordinator.worker.session.SessionOwner`."""
         self._stager.wake(session)
 
     def renewed(self, session: Session) -> None:
-        """See `coordinator.worker.session.Owner`."""
+        """See `coordinator.worker.session.SessionOwner`."""
         self.ledger.renewed(session)
         if self._host is not None:
             self._host.session_renewed(session)
 
     def over(self, session: Session) -> None:
-        """See `coordinator.worker.session.Owner`."""
+        """See `coordinator.worker.session.SessionOwner`."""
         self.ledger.forget(session)
         self._room_changed()
 
     def lost(self, session: Session) -> None:
-        """See `coordinator.worker.session.Owner`."""
+        """See `coordinator.worker.session.SessionOwner`."""
         if self._host is not None:
             self._host.session_lost(session)
 
     def outcome_unknown(self, reason: str) -> None:
-        """See `coordinator.worker.session.Owner`."""
+        """See `coordinator.worker.session.SessionOwner`."""
         self._doubts.want("outcome_unknown", reason)
 
     def served_in_vain(self, session_id: str) -> None:
-        """See `coordinator.worker.session.Owner`."""
+        """See `coordinator.worker.session.SessionOwner`."""
         self._reluctance.failed(session_id)
 
     def cannot_serve(self, session_id: str) -> None:
-        """See `coordinator.worker.session.Owner`."""
+        """See `coordinator.worker.session.SessionOwner`."""
         self._reluctance.cannot_serve(session_id)
 
     def carry_on(self, session: Session) -> None:
-        """See `coordinator.worker.session.Owner`."""
+        """See `coordinator.worker.session.SessionOwner`."""
         self._endings.carry_on(session)
 
     def give_up_unless_used(self, session: Session) -> None:
-        """See `coordinator.worker.session.Owner`."""
+        """See `coordinator.worker.session.SessionOwner`."""
         self._endings.give_up_unless_used(session)

@@ -59,7 +59,7 @@ class SessionOwner(Protocol):
     async def write(self, session: Session, operation: str, make: Callable[[int], ScriptCall[R]]) -> R:
         """Runs the owner's write, made for the epoch that it is given, until the answer counts; see ``Writes.write``."""
 
-    async def guarded(self, session: Session, make: Callable[[Fence], ScriptCall[R]], runner: FenceRunner) -> R:
+    async def guarded(self, session: Session, make: Callable[[], ScriptCall[R]], runner: FenceRunner) -> R:
         """Runs another package's write; see ``Writes.guarded``."""
 
     def staged(self, session: Session) -> None:
@@ -638,7 +638,7 @@ class Session(Generic[Data]):
                 written.
             ConfigurationError: that connection leads to another Redis than the worker's.
         """
-        return await self._owner.guarded(self, make, runner)
+        return await self._owner.guarded(self, lambda: make(self.fence), runner)
 
     async def _give_away(self, operation: str, make: Callable[[int], ScriptCall[R]]) -> R:
         """A write after which somebody else may speak: from before it is sent this worker holds the session no more.

@@ -24,6 +24,10 @@ def _failure_of(task: asyncio.Task[Any]) -> BaseException | None:
     return RuntimeError("it ended by the cancellation of something that it waited for")
 
 
+def _nothing(failed_adopting: bool) -> None:
+    """It is over: nobody has to be found for it."""
+
+
 class Users:
     """Of one session: the tasks that adopted it, the first other one that uses it, and those that use it for longer than a lease.
 
@@ -76,6 +80,9 @@ class Users:
         """It is over, and tasks that live long need not keep it."""
         for task, ended in list(self._following.items()):
             task.remove_done_callback(ended)
+        self._unused = (
+            _nothing  # else session and users would keep each other, and the call's data, until they are collected
+        )
 
     def _ended(self, adopted: bool, helps_from: float, task: asyncio.Task[Any]) -> None:
         failure = _failure_of(task)

@@ -120,14 +120,13 @@ class Worker(Generic[Data]):
         """
         return await self._instance.open(session_id, recovery_data, pool=pool, tenant=tenant, requires=requires)
 
-    async def offers(self) -> AsyncIterator[Offer[Data]]:
+    def offers(self) -> AsyncIterator[Offer[Data]]:
         """Offers to this worker's pool, as long as it has room; only a few are read before they are answered.
 
         Whoever has an offer answers it: `Offer.adopt`, `Offer.decline` or `Offer.delegate`. One that has no answer within
         ``lease`` goes to others as a failed attempt; those that the program does not get to go to others as they were.
         """
-        async for offer in self._instance.offers():
-            yield offer
+        return self._instance.offers()
 
     async def adopt(self, session_id: str, wait: float = 3.0) -> Session[Data] | None:
         """Takes a call whose caller came back here.

@@ -13,7 +13,7 @@ from coordinator.errors import ConfigurationError, FencedError, StoreUnavailable
 from coordinator.settings import Settings
 from coordinator.store import calls
 from coordinator.store.executor import StorePartition
-from coordinator.store.fence import Fence, FenceRunner
+from coordinator.store.fence import FenceRunner
 from coordinator.store.replies import Reply, epoch_in
 from coordinator.store.scripts import R, ScriptCall
 from coordinator.worker.ledger import Ledger, OwnedSession
@@ -151,23 +151,25 @@ class Writes(Generic[W]):
     def _refused(self, session: W, answer: calls.FencedWrite) -> NoReturn:
         """The store refused a write for good."""
         detail = answer.state and f"it is {answer.state} under epoch {answer.epoch}"
-        if verdict_on(answer) is ReplyVerdict.DEAD:
+        if answer.scope == "instance":
             self.dead(session.instance, "a write was refused")
         session.lose(detail or "its owner is dead")
         raise FencedError(session.id, session.epoch, detail or "this instance was declared dead")
 
-    async def guarded(self, session: W, make: Callable[[Fence], ScriptCall[R]], runner: FenceRunner) -> R:
+    async def guarded(self, session: W, make: Callable[[], ScriptCall[R]], runner: FenceRunner) -> R:
         """Runs a write of another package that asks for the owner's right in its own script; see ``Session.fenced``."""
         if not self._settings.without_info:
             await _sees_lost_writes(runner)
         began = clock.now()
         while True:
             session.check()
-            answer = await runner.run(make(Fence(self._part.keys, session.id, session.instance, session.epoch)))
+            answer = await runner.run(make())
             waited, verdict = clock.now() - began, verdict_on(answer)
             if isinstance(answer, calls.FencedWrite):
                 if not self._is_renewed(session, answer) or waited > self.patience:
                     self._refused(session, answer)
+            elif verdict is ReplyVerdict.DEAD:
+                raise FencedError(session.id, session.epoch, "this instance was declared dead")
             elif verdict not in (ReplyVerdict.STATE_AGAIN, ReplyVerdict.JOIN_AGAIN):
                 return answer
             elif await self._is_same_store(runner):

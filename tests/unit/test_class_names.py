@@ -34,12 +34,15 @@ def _classes(path: Path) -> set[str]:
 
 def test_a_name_that_a_reply_or_body_shares_is_named_with_its_module() -> None:
     """No file imports such a class by itself, but for the conversations' replies, which are made from scripts too."""
-    named = {module: _classes(PACKAGE / module) for module in NAMED_WITH_THEIR_MODULE}
+    all_of = {str(path.relative_to(PACKAGE)): _classes(path) for path in PACKAGE.rglob("*.py")}
+    shared = {
+        module: all_of[module] & {one for other, found in all_of.items() if other != module for one in found}
+        for module in NAMED_WITH_THEIR_MODULE
+    }
     for path in sorted(PACKAGE.rglob("*.py")):
         text = path.read_text()
-        for module, own in named.items():
+        for module, names in shared.items():
             dotted = "coordinator." + module.removesuffix(".py").replace("/", ".")
-            others = {one for other in PACKAGE.rglob("*.py") if other != PACKAGE / module for one in _classes(other)}
             taken = re.search(rf"^from {re.escape(dotted)} import (\([^)]*\)|.*)$", text, re.MULTILINE)
             if taken and str(path.relative_to(PACKAGE)) != "sessions/calls.py":
-                assert not set(re.findall(r"\w+", taken[1])) & own & others, path
+                assert not names.intersection(re.findall(r"\w+", taken[1])), path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -12,9 +13,13 @@ import pytest
 import redis
 
 from coordinator import Offer, Session, Worker
+from coordinator.store import calls
+from coordinator.store.fence import Fence
 from coordinator.store.keys import Keys
+from coordinator.store.scripts import ScriptCall
 from coordinator.worker import ending
 from coordinator.worker.ending import Endings
+from tests.inside import member_of
 from tests.waiting import eventually
 
 KEYS = Keys("recovery", 0)
@@ -132,6 +137,11 @@ FAILURES = [
 ]  # fmt: skip
 
 
+def resumed(session: Session, fence: Fence) -> ScriptCall[Any]:
+    """A write that asks for the owner's right."""
+    return calls.resumed(fence.keys, session=session.id, instance=fence.instance, epoch=fence.epoch)
+
+
 async def takes(program: Program, code: Callable[[Program, Offer], Awaitable[None]]) -> None:
     """The loop over offers, each in a task of its own."""
     async for offer in program.worker.offers():
@@ -196,6 +206,51 @@ async def test_what_is_over_is_kept_by_no_task(url: str) -> None:
         await session.close()
         assert here is not None
         assert here.remove_done_callback(session._users._following[here]) == 0
+
+
+async def test_who_only_saves_through_a_session_store_uses_the_call(url: str) -> None:
+    """The task that adopted fails while another one serves, and writes nothing but its conversation: the call goes on here."""
+    async with Worker(url, name="a") as a, Worker(url, name="b", lease=LEASE) as b:
+        program = Program(b)
+        saved = anyio.Event()
+
+        async def adopts_and_fails(offer: Offer) -> None:
+            session = await program.adopt(offer)
+
+            async def serve() -> None:
+                await session.fenced(lambda fence: resumed(session, fence), member_of(b).part.executor)
+                saved.set()
+                await anyio.sleep_forever()
+
+            program.spawn(serve())
+            await saved.wait()
+            raise RuntimeError("a bug")
+
+        await (await a.open("call-1", b"data")).hand_back("for others")
+        async for offer in b.offers():
+            await asyncio.gather(program.spawn(adopts_and_fails(offer)), return_exceptions=True)
+            break
+        [session] = program.sessions
+        await asyncio.sleep(2 * LEASE)
+        assert session.held
+        for task in program.tasks:
+            task.cancel()
+
+
+async def test_what_is_over_is_freed_without_a_collection(url: str) -> None:
+    """A call's data is as large as it may be: no cycle keeps it until the collector comes, which some programs switch off."""
+    gc.collect()
+    gc.disable()
+    try:
+        async with Worker(url, name="a") as worker:
+            session = await worker.open("call-1", b"x" * 1000)
+            await session.checkpoint(b"y" * 1000)
+            kept = weakref.ref(session)
+            await session.close()
+            del session
+            await eventually(lambda: kept() is None)
+    finally:
+        gc.enable()
 
 
 async def test_the_error_of_a_helper_says_nothing(url: str) -> None:
