@@ -22,7 +22,7 @@ KEPT := PYTHONDONTWRITEBYTECODE PYTHONIOENCODING PYTHONPYCACHEPREFIX PYTHONUNBUF
 	UV_CACHE_DIR UV_DEFAULT_INDEX UV_INDEX UV_NATIVE_TLS
 unexport $(filter-out $(KEPT),$(filter PYTHON% PIP_% UV_% COORDINATOR_%,$(.VARIABLES)))
 
-.PHONY: help setup demo test test-fast check environments fmt lock bench model faults fuzz kubernetes cluster clean
+.PHONY: help setup demo test test-long test-fast check environments fmt lock bench model faults fuzz kubernetes cluster clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -70,8 +70,16 @@ setup: $(READY) ## the virtual environment, from the lock files
 demo: $(RUNS) ## kill a worker and a coordinator, watch the calls go on; installs only what runs
 	$(BIN)/coordinator demo
 
-test: check ## everything: format, lint, types, layers, tests with their coverage
-	$(BIN)/python -m pytest -q -n auto --dist loadgroup --cov --cov-report= --ignore tests/cluster tests
+# What takes longest, each in a short form; the installs and other servers are those of `make environments`.
+LONG := tests/faults tests/callers tests/sidecar/test_example_answers.py tests/sidecar/test_example_faults.py \
+	tests/sidecar/test_examples.py tests/sidecar/test_fuzz.py
+ELSEWHERE := tests/cluster tests/install tests/acceptance/test_other_servers.py
+
+test: check ## format, lint, types, layers, and tests with their coverage
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup --cov --cov-report= $(addprefix --ignore ,$(LONG) $(ELSEWHERE)) tests
+
+test-long: $(READY) ## faults, callers, and the examples in three languages, each in its short form
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup $(LONG)
 
 # Sources are compiled once, also where the caller writes no compiled ones beside them: else that takes half of the time.
 COMPILED := PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX="$(CURDIR)/$(VENV)/.compiled"
