@@ -114,7 +114,7 @@ def show(
 async def _faults(part: StorePartition, letters: list[DeadLetter]) -> list[str]:
     """Why each of them cannot be offered as it is; '' for one that can."""
     where = [part.keys.letter(one.id, one.epoch) if one.opened_again else part.keys.session(one.id) for one in letters]
-    return [_fault(*record) for record in await part.executor.commands([("HMGET", key, *READ) for key in where])]
+    return [_fault(*record) for record in await reads.raw_fields(part, where, READ)]
 
 
 def _fault(pool: bytes, tenant: bytes, requires: bytes, data: bytes, encoding: bytes) -> str:

@@ -17,7 +17,7 @@ from coordinator.cli.store import check_instance, newest_id, partitions
 from coordinator.cli.tables import console, print_json, progress_console, table
 from coordinator.settings import Settings
 from coordinator.states import LIVING, SessionState
-from coordinator.store import calls, reads
+from coordinator.store import calls, lookups
 from coordinator.store.executor import StorePartition
 
 __all__ = ["drain"]
@@ -78,15 +78,15 @@ async def _watch(
 
 
 async def _owned(part: StorePartition, instance: str) -> set[str]:
-    return {member.decode() for member in await part.executor.command("SMEMBERS", part.keys.owned(instance))}
+    return await lookups.owned_by(part, instance)
 
 
 async def _went(part: StorePartition, session: str, left: str) -> dict[str, Any]:
     """Where a call is now; settled when it has ended, or a living instance owns it that is not the one that it left."""
-    where = await reads.owner_of(part, session)
+    where = await lookups.owner_of(part, session)
     settled = where.state in ("", SessionState.CLOSED)
     if where.owner and where.owner != left:
-        settled = (await reads.registered(part, where.owner)).state in LIVING
+        settled = (await lookups.reachable(part, where.owner)).state in LIVING
     return {"session": session, "state": where.state or "gone", "owner": where.owner, "settled": settled}
 
 

@@ -10,6 +10,7 @@ from coordinator.cli.tables import complain
 from coordinator.errors import ConfigurationError, InvalidIdError, StoreUnavailableError
 from coordinator.ids import check_session_id, partition_of
 from coordinator.settings import Settings
+from coordinator.store import lookups
 from coordinator.store.connect import Connector
 from coordinator.store.executor import StorePartition
 from coordinator.store.keys import Keys
@@ -67,8 +68,7 @@ async def newest_id(part: StorePartition, named: str) -> str:
     """
     if "~" in named:
         return named
-    found = await part.executor.command("HGET", part.keys.names, named)
-    return found.decode() if found else ""
+    return await lookups.newest_of(part, named)
 
 
 @asynccontextmanager
@@ -84,21 +84,21 @@ async def partitions(settings: Settings) -> AsyncIterator[list[StorePartition]]:
         all_keys = [Keys(settings.prefix, p) for p in range(settings.partitions)]
         parts = [StorePartition(keys, connections.executor(keys.tag)) for keys in all_keys]
         stored = await _number(parts)
-        if stored is not None and int(stored) != settings.partitions:
+        if stored is not None and stored != settings.partitions:
             raise ConfigurationError(
-                f"partitions is {settings.partitions}, but this deployment was made with {int(stored)}: "
-                f"use --partitions {int(stored)}"
+                f"partitions is {settings.partitions}, but this deployment was made with {stored}: "
+                f"use --partitions {stored}"
             )
         yield parts
     finally:
         await connections.aclose()
 
 
-async def _number(parts: list[StorePartition]) -> bytes | None:
+async def _number(parts: list[StorePartition]) -> int | None:
     """How many partitions the store was made with, as the first that answers says; None when it was not made."""
     for part in parts:
         try:
-            found: bytes | None = await part.executor.command("HGET", part.keys.meta, "partitions")
+            found = await lookups.partitions_of(part)
         except StoreUnavailableError:
             if part is parts[-1]:
                 raise

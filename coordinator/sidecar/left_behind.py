@@ -15,9 +15,8 @@ from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.proof import ProcessEndedError
 from coordinator.sidecar.registry import Registry
 from coordinator.states import InstanceState
-from coordinator.store import calls
+from coordinator.store import calls, lookups
 from coordinator.store.executor import StorePartition
-from coordinator.store.shapes import instance_id
 
 __all__ = ["LeftBehind"]
 
@@ -79,25 +78,17 @@ class LeftBehind:
 
     async def _find(self) -> list[tuple[str, str, Hosting]]:
         part = self._parts[0]
-        run, keys = part.executor, part.keys
         while True:
             try:
-                listed = await run.command("ZRANGE", keys.instances, 0, -1)
-                instances = [one for raw in listed if (one := instance_id(raw))]
-                rows = await run.outcomes(
-                    [("HMGET", keys.instance(one), "state", "token_hash", "hosting") for one in instances]
-                )
+                rows = await lookups.instances_with(part, "state", "token_hash", "hosting")
                 break
             except StoreUnavailableError:
                 await anyio.sleep(RETRY_SECONDS)
         found = []
-        for instance, row in zip(instances, rows, strict=True):
-            if not isinstance(row, list):
-                continue
-            state, token_hash, text = row
-            hosting = Hosting.parse((text or b"").decode("utf-8", "replace"))
-            if token_hash and state != InstanceState.DEAD.encode() and set(hosting.addresses) & set(self._addresses):
-                found.append((instance, token_hash.decode("utf-8", "replace"), hosting))
+        for instance, row in rows.items():
+            hosting, token_hash = Hosting.parse(row["hosting"]), row["token_hash"]
+            if token_hash and row["state"] != InstanceState.DEAD and set(hosting.addresses) & set(self._addresses):
+                found.append((instance, token_hash, hosting))
         return found
 
     async def _go_on(self, handle: str, token_hash: str) -> None:

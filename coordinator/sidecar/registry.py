@@ -23,7 +23,8 @@ from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.proof import ProcessEndedError
 from coordinator.sidecar.schemas import Register
 from coordinator.states import InstanceState
-from coordinator.store.shapes import instance_id, labels_of, text, whole
+from coordinator.store import lookups
+from coordinator.store.shapes import labels_of, whole
 from coordinator.worker.hub import Hubs
 
 __all__ = ["Registry"]
@@ -314,10 +315,8 @@ class Registry:
         instances: dict[int, str] = {}
         asked: tuple[Register, Hosting] | None = None
         for number, part in enumerate(hub.part for hub in self._hubs.hubs):
-            raw = await part.executor.command("HGET", part.keys.names, name)
-            instance = instance_id(raw)
-            told = await part.executor.command("HMGET", part.keys.instance(instance), *fields)
-            found = dict(zip(fields, map(text, told), strict=True))
+            instance = await lookups.newest_of(part, name)
+            found = await lookups.said_by(part, instance, *fields) or dict.fromkeys(fields, "")
             ours = hmac.compare_digest(found["token_hash"], token_hash)
             if number == 0:
                 if instance != handle or not found["state"]:

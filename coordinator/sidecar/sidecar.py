@@ -32,6 +32,7 @@ from coordinator.sidecar.prestop import PreStop
 from coordinator.sidecar.registry import Registry
 from coordinator.sidecar.server import api_server, hook_server, listen_on_path
 from coordinator.sidecar.watched import Watched
+from coordinator.store import lookups
 from coordinator.store.deployment import check_number, check_partition
 from coordinator.store.executor import StorePartition
 from coordinator.store.rights import check_rights
@@ -239,7 +240,7 @@ class Sidecar:
                     if part.keys.partition not in looked:
                         await check_partition(part, "worker", without_info=self.settings.without_info)
                         looked.add(part.keys.partition)
-                    await part.executor.command("HGET", part.keys.meta, "lineage")
+                    await lookups.lineage_of(part)
                     if rights_due:
                         lacks = await self._lacks_in(part) or lacks
                 except StoreUnavailableError as error:

@@ -18,7 +18,7 @@ from coordinator.policy import backoff
 from coordinator.printable import told, trace
 from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.proof import ProcessWatch
-from coordinator.store import calls
+from coordinator.store import calls, lookups
 from coordinator.store.executor import StorePartition
 
 __all__ = ["Watched"]
@@ -163,10 +163,10 @@ class Watched:
                 failures += 1
 
     async def _certify(self, part: StorePartition, instance: str, token_hash: str, reason: str) -> None:
-        registered = await part.executor.command("HGET", part.keys.instance(instance), "token_hash")
+        registered = await lookups.said_by(part, instance, "token_hash")
         if registered is None:  # it ended before it had registered, or it is forgotten already
             return
-        if not hmac.compare_digest(registered, token_hash.encode()):
+        if not hmac.compare_digest(registered["token_hash"].encode(), token_hash.encode()):
             log.warning("exit_not_certified", instance=instance, reason=reason, error="it is not the announcer's own")
             return
         answer = await part.executor.run(

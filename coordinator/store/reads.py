@@ -11,8 +11,8 @@ from coordinator.store.executor import StorePartition
 from coordinator.store.shapes import instance_id, labels_of, score, text, whole
 
 __all__ = [
-    "DeadLetter", "InstanceRow", "Overview", "Reachable", "SessionRow", "SetAside", "Whereabouts", "dead_letters", "instances",
-    "letter_of", "overview", "owner_of", "quarantine", "record", "registered", "sessions",
+    "DeadLetter", "InstanceRow", "Overview", "SessionRow", "SetAside", "dead_letters", "instances",
+    "letter_of", "overview", "quarantine", "raw_fields", "record", "sessions",
 ]  # fmt: skip
 
 SCAN_COUNT = 200
@@ -327,42 +327,14 @@ async def sessions(part: StorePartition, state: str | None = None) -> AsyncItera
             return
 
 
-@dataclass(frozen=True, slots=True)
-class Whereabouts:
-    """Where a session is: '' for what its record does not say, all '' where there is no record."""
-
-    state: str
-    owner: str
-    tenant: str
-    encoding: str
-
-
-async def owner_of(part: StorePartition, session_id: str) -> Whereabouts:
-    """Who owns a session, and in what state it is.
+async def raw_fields(part: StorePartition, records: Sequence[str], names: Sequence[str]) -> list[list[Any]]:
+    """These fields of records, as they are stored, by the records' keys.
 
     Raises:
         StoreUnavailableError: the store did not answer.
     """
-    names = "state", "owner", "tenant", "encoding"
-    return Whereabouts(*map(text, await part.executor.command("HMGET", part.keys.session(session_id), *names)))
-
-
-@dataclass(frozen=True, slots=True)
-class Reachable:
-    """What an instance says of itself: '' for what it does not say, all '' where it is not known."""
-
-    state: str
-    address: str
-
-
-async def registered(part: StorePartition, instance: str) -> Reachable:
-    """In what state an instance is, and where it can be reached.
-
-    Raises:
-        StoreUnavailableError: the store did not answer.
-    """
-    answer = await part.executor.command("HMGET", part.keys.instance(instance), "state", "address")
-    return Reachable(*map(text, answer))
+    found: list[list[Any]] = await part.executor.commands([("HMGET", key, *names) for key in records])
+    return found
 
 
 async def record(part: StorePartition, session_id: str, letter_epoch: str = "") -> dict[str, bytes] | None:

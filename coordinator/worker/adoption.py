@@ -13,7 +13,7 @@ from coordinator.ids import new_request_id
 from coordinator.policy import LACKS_KEY
 from coordinator.settings import Settings
 from coordinator.states import SERVED, SessionState
-from coordinator.store import calls, reads
+from coordinator.store import calls, lookups
 from coordinator.store.executor import StorePartition
 from coordinator.store.setting_aside import set_aside
 from coordinator.worker.acquisition import Acquisition
@@ -198,7 +198,7 @@ class Adoption:
     async def _ask(self, session_id: str, request: str, lease: float) -> calls.AskReply | None:
         """Asks the owner to hand over; None when there is nothing to wait for."""
         keys = self._part.keys
-        where = await reads.owner_of(self._part, session_id)
+        where = await lookups.owner_of(self._part, session_id)
         if where.state == SessionState.OFFERED:
             return calls.Orphan()
         if where.state not in SERVED:

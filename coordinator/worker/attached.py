@@ -14,12 +14,11 @@ from coordinator.errors import FencedError, SessionGoneError, StoreUnavailableEr
 from coordinator.forked import in_a_child
 from coordinator.ids import new_request_id
 from coordinator.settings import Settings
-from coordinator.store import calls
+from coordinator.store import calls, lookups
 from coordinator.store.executor import StorePartition
 from coordinator.store.fence import Fence, FenceRunner
 from coordinator.store.replies import Reply
 from coordinator.store.scripts import R, ScriptCall
-from coordinator.store.shapes import text, whole
 from coordinator.worker.bell import Bell
 from coordinator.worker.data import RecoveryData, encode
 from coordinator.worker.reply_verdict import ReplyVerdict, verdict_on
@@ -100,19 +99,17 @@ class AttachedSession:
             StoreUnavailableError: the store did not answer.
         """
         check_epoch(epoch)
-        owner, stored, sequence, tenant, encoding = await part.executor.command(
-            "HMGET", part.keys.session(session_id), "owner", "epoch", "checkpoint", "tenant", "encoding"
-        )
-        if stored is None:
+        stored = await lookups.to_write(part, session_id)
+        if stored.epoch is None:
             raise SessionGoneError(session_id)
-        if whole(stored) != epoch or not owner:
-            raise FencedError(session_id, epoch, f"the store has epoch {text(stored)}")
-        if settings.tenant and text(tenant) != settings.tenant:
+        if stored.epoch != epoch or not stored.owner:
+            raise FencedError(session_id, epoch, f"the store has epoch {stored.epoch}")
+        if settings.tenant and stored.tenant != settings.tenant:
             raise TenantError(session_id)
-        sealer.check(session_id, text(encoding))  # else it would write what its parent cannot read, or in clear
-        session = cls(part, settings, sealer, session_id, epoch, text(owner), child)
-        session._sequence = whole(sequence)
-        session.tenant = text(tenant)
+        sealer.check(session_id, stored.encoding)  # else it would write what its parent cannot read, or in clear
+        session = cls(part, settings, sealer, session_id, epoch, stored.owner, child)
+        session._sequence = stored.checkpoint
+        session.tenant = stored.tenant
         made(session)
         await session.look()
         return session

@@ -10,8 +10,8 @@ import structlog
 
 from coordinator import clock
 from coordinator.errors import FencedError, StoreUnavailableError
+from coordinator.store import lookups
 from coordinator.store.executor import StorePartition
-from coordinator.store.shapes import instance_id
 from coordinator.worker.host import Host
 from coordinator.worker.ledger import Ledger
 from coordinator.worker.session import Session
@@ -74,8 +74,7 @@ class Handovers:
             while (session := self._ledger.sessions.get(session_id)) is not None and session.ending is None:
                 self._heirs.pop(session_id, None)
                 if not heir:
-                    key = self._part.keys.session(session_id)
-                    heir = instance_id(await self._part.executor.command("HGET", key, "heir"))
+                    heir = await lookups.heir_of(self._part, session_id)
                 await session.quiet(lambda: self.lets_go_by)
                 heir = self._heirs.pop(session_id, "") or heir
                 if session.is_over or session.ending is not None or not heir:

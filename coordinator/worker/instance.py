@@ -37,7 +37,7 @@ from coordinator.eventloop import check_event_loop
 from coordinator.ids import check_pool, check_session_id, new_request_id, partition_of
 from coordinator.settings import Settings
 from coordinator.states import InstanceState
-from coordinator.store import calls, reads
+from coordinator.store import calls, lookups, reads
 from coordinator.store.scripts import ScriptCall
 from coordinator.worker.attached import AttachedSession
 from coordinator.worker.data import RecoveryData, encode
@@ -366,14 +366,14 @@ class Instance:
                     raise FencedError(session_id, None, "this instance was declared dead")
             if instance != member.instance or not isinstance(answer, calls.OpenOk):
                 raise FencedError(session_id, None, "this instance was declared dead")
-            epoch, said = answer.epoch, (pool, tenant, wanted, answer.now_ms)
+            epoch, said = answer.epoch, lookups.Opening(pool, tenant, wanted, answer.now_ms)
             if answer.existing:  # it was opened before, by a request of which there is no handle here
                 said = await member.registration.as_opened(session_id)
                 stored = answer.data, answer.encoding
-                raw, encoding = self._sealer.open_own(Place(session_id, said[1], epoch), *stored)
+                raw, encoding = self._sealer.open_own(Place(session_id, said.tenant, epoch), *stored)
             session = member.owned.own(
-                session_id, epoch, raw, encoding, pool=said[0], tenant=said[1], requires=said[2],
-                opened_at_ms=said[3], sequence=answer.checkpoint,
+                session_id, epoch, raw, encoding, pool=said.pool, tenant=said.tenant, requires=said.requires,
+                opened_at_ms=said.opened_at_ms, sequence=answer.checkpoint,
             )  # fmt: skip
         if self.serving:
             self.serving.start(session)
@@ -400,10 +400,10 @@ class Instance:
     async def locate(self, session_id: str) -> str | None:
         """See `coordinator.Worker.locate`."""
         member = self._member(session_id)
-        where = await reads.owner_of(member.part, session_id)
+        where = await lookups.owner_of(member.part, session_id)
         if not where.owner or self.settings.tenant not in ("", where.tenant):
             return None
-        owner = await reads.registered(member.part, where.owner)
+        owner = await lookups.reachable(member.part, where.owner)
         return owner.address or None if owner.state != InstanceState.DEAD else None
 
     async def attach(self, session_id: str, epoch: int) -> AttachedSession:

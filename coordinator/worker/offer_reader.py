@@ -18,12 +18,12 @@ from coordinator.errors import FencedError, InvalidDataError, KeyUnknownError, S
 from coordinator.policy import LACKS_KEY, OTHER_TENANT
 from coordinator.settings import Settings
 from coordinator.states import InstanceState
-from coordinator.store import calls, reads
+from coordinator.store import calls, lookups, offer_stream, reads
 from coordinator.store.entries import BrokenEntry, OfferEntry, parse_offer
 from coordinator.store.executor import StorePartition
 from coordinator.store.scripts import R, ScriptCall
 from coordinator.store.setting_aside import set_aside, set_aside_member
-from coordinator.store.shapes import instance_id, session_id, text
+from coordinator.store.shapes import session_id, text
 from coordinator.store.usual import BATCH
 from coordinator.worker.adoption import Adoption
 from coordinator.worker.hand import Hand
@@ -41,7 +41,7 @@ __all__ = ["OfferReader"]
 
 log = structlog.get_logger()
 
-BLOCK_MS = 1000
+BLOCK_SECONDS = 1.0
 PASS_ON_SECONDS = 2.0
 """For so long a worker passes on an offer that suits another one better."""
 LOOK_SECONDS = 0.25
@@ -341,12 +341,11 @@ class OfferReader:
     async def step(self) -> None:
         """One read: first what was given to this consumer and never seen, then what is new."""
         instance = self.ledger.instance
-        answer = await (self._wait(instance) if self.fresh else self._look(instance))
-        for entry, fields in answer[0][1] if answer else ():
+        for entry, fields in await (self._wait(instance) if self.fresh else self._look(instance)):
             if entry in self._known or self.ledger.instance != instance:
                 continue
             if not fields:  # it ended meanwhile, and only its delivery is left
-                await self._part.executor.command("XACK", self._loop.stream, "workers", entry)
+                await offer_stream.acknowledge(self._part.executor, self._loop.stream, entry)
                 continue
             try:
                 offer = Offer(self, entry, await self._with_tenant(parse_offer(fields)))
@@ -369,8 +368,7 @@ class OfferReader:
         """An entry of an older program does not name the tenant: the record does."""
         if told.tenant is not None:
             return told
-        run, keys = self._part.executor, self._part.keys
-        return replace(told, tenant=text(await run.command("HGET", keys.session(told.session), "tenant")))
+        return replace(told, tenant=await lookups.tenant_of(self._part, told.session))
 
     async def _lacks_key(self, offer: Offer, error: KeyUnknownError) -> None:
         """It goes back as it was, and to others first."""
@@ -412,7 +410,7 @@ class OfferReader:
         broken = error.broken if isinstance(error, BrokenEntry) else {"data": about.get(b"data", b"")}
         log.error("offer_unreadable", session=session, entry=text(entry), error=str(error))
         if session and broken:
-            owner = instance_id(await run.command("HGET", keys.session(session), "owner"))  # it may live: a handover
+            owner = (await lookups.owner_of(self._part, session)).owner  # it may live: a handover
             await run.run(
                 set_aside(
                     keys,
@@ -428,27 +426,24 @@ class OfferReader:
             set_aside_member(keys, index=self._loop.stream.removeprefix(f"{keys.tag}:"), raw=entry, fields=fields)
         )
 
-    async def _wait(self, instance: str) -> Any:
+    async def _wait(self, instance: str) -> list[offer_stream.Entry]:
         """What is new; when it is cut off, what was given meanwhile."""
         self._unblocked = anyio.Event()
         try:
             with anyio.CancelScope() as self._blocked:
-                return await self._loop.blocking.command(
-                    "XREADGROUP", "GROUP", "workers", instance, "COUNT", self._count, "BLOCK", BLOCK_MS, "STREAMS",
-                    self._loop.stream, ">",
-                )  # fmt: skip
+                return await offer_stream.wait_for(
+                    self._loop.blocking, self._loop.stream, instance, self._count, BLOCK_SECONDS
+                )
         finally:
             self._blocked = None
             self._unblocked.set()
-        return await self._look(instance) if self.ledger.draining else None
+        return await self._look(instance) if self.ledger.draining else []
 
-    async def _look(self, instance: str) -> Any:
+    async def _look(self, instance: str) -> list[offer_stream.Entry]:
         """What this consumer was given and has not answered."""
-        answer = await self._part.executor.command(
-            "XREADGROUP", "GROUP", "workers", instance, "COUNT", 100, "STREAMS", self._loop.stream, "0"
-        )
+        entries = await offer_stream.given_before(self._part.executor, self._loop.stream, instance)
         self.fresh = True
-        return answer
+        return entries
 
     async def _passes_on(self, offer: Offer) -> bool:
         """Whether another instance with room suits it better, and has not been waited for in vain."""

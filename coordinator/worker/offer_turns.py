@@ -8,9 +8,10 @@ from typing import Protocol
 import anyio
 import structlog
 
-from coordinator.errors import CoordinatorError, StoreUnavailableError
+from coordinator.errors import StoreUnavailableError
 from coordinator.policy import backoff
 from coordinator.steady import Steady
+from coordinator.store import offer_stream
 from coordinator.store.connect import Blocking
 from coordinator.store.faults import NoGroupError
 
@@ -122,8 +123,5 @@ class OfferTurns:
         return chosen
 
     async def _make_group(self) -> None:
-        try:
-            await self.blocking.command("XGROUP", "CREATE", self.stream, "workers", "0", "MKSTREAM")
-        except CoordinatorError as error:
-            if "BUSYGROUP" not in str(error):
-                await anyio.sleep(PASS_SECONDS)
+        if not await offer_stream.make_group(self.blocking, self.stream):
+            await anyio.sleep(PASS_SECONDS)

@@ -14,7 +14,7 @@ from coordinator import clock
 from coordinator.errors import FencedError, NameInUseError, StoreUnavailableError
 from coordinator.ids import new_instance_id
 from coordinator.settings import Settings
-from coordinator.store import calls, reads
+from coordinator.store import calls, lookups, reads
 from coordinator.store.deployment import check_partition, prepare
 from coordinator.store.executor import StorePartition
 from coordinator.store.shapes import text, whole
@@ -185,9 +185,8 @@ class Registration:
         Raises:
             StoreUnavailableError: the store did not answer.
         """
-        keys, run, instance = self._part.keys, self._part.executor, self._ledger.instance
-        for raw in await self.patiently(partial(run.command, "SMEMBERS", keys.owned(instance))):
-            session_id = text(raw)
+        instance = self._ledger.instance
+        for session_id in await self.patiently(partial(lookups.owned_by, self._part, instance)):
             record = await self.patiently(partial(reads.record, self._part, session_id))
             if record is not None and text(record.get("owner")) == instance and whole(record.get("epoch")):
                 epoch, tenant = whole(record["epoch"]), text(record.get("tenant"))
@@ -198,15 +197,13 @@ class Registration:
                     opened_at_ms=whole(record.get("opened_at")), sequence=whole(record.get("checkpoint")),
                 )  # fmt: skip
 
-    async def as_opened(self, session_id: str) -> tuple[str, str, str, int]:
-        """Pool, tenant, requirements and time of opening (ms), as the record has them.
+    async def as_opened(self, session_id: str) -> lookups.Opening:
+        """How the record says that a session was opened.
 
         Raises:
             StoreUnavailableError: the store did not answer.
         """
-        command = "HMGET", self._part.keys.session(session_id), "pool", "tenant", "requires", "opened_at"
-        pool, tenant, requires, opened_at = await self.patiently(partial(self._part.executor.command, *command))
-        return text(pool), text(tenant), text(requires), whole(opened_at)
+        return await self.patiently(partial(lookups.opening_of, self._part, session_id))
 
     async def leave(self, cause: str, reason: str, fall_silent: Callable[[], Awaitable[None]]) -> None:
         """States that this instance ends now; what it still owns is offered to others at once.

@@ -12,11 +12,9 @@ from coordinator import clock
 from coordinator.errors import FencedError, StoreUnavailableError
 from coordinator.ids import new_request_id
 from coordinator.settings import Settings
-from coordinator.store import calls
+from coordinator.store import calls, lookups
 from coordinator.store.executor import StorePartition
 from coordinator.store.scripts import R, ScriptCall
-from coordinator.store.shapes import session_id as session_id_of
-from coordinator.store.shapes import text, whole
 from coordinator.store.usual import BATCH
 from coordinator.worker.bell import Bell
 from coordinator.worker.comparing import Difference, Stored, compare
@@ -37,7 +35,6 @@ READ_TOGETHER = 500
 """Records that are read in one exchange."""
 MOST_ROUNDS = 5
 """Comparisons in a row; what is still changing hands then is found by the next roll call."""
-FIELDS = ("state", "owner", "epoch", "pool")
 
 
 class _AgainError(Exception):
@@ -194,15 +191,12 @@ class Resync:
     async def _compare(self) -> None:
         """The roll, call by call: each difference is acted upon under the epoch that was seen, until there is none."""
         ledger = self._ledger
-        keys, run = self._part.keys, self._part.executor
-        lineage = await run.command("HGET", keys.meta, "lineage")
-        if lineage is None:
+        lineage = await lookups.lineage_of(self._part)
+        if not lineage:
             raise _AgainError
         for rounds_left in reversed(range(MOST_ROUNDS)):
-            version, roll = ledger.version, await run.command("HGET", keys.instance(ledger.instance), "roll")
-            listed = {
-                one for raw in await run.command("SMEMBERS", keys.owned(ledger.instance)) if (one := session_id_of(raw))
-            }
+            version, roll = ledger.version, await lookups.roll_of(self._part, ledger.instance)
+            listed = await lookups.owned_by(self._part, ledger.instance)
             records = await self._records(listed | ledger.sessions.keys())
             differences = [
                 (session_id, stored, difference)
@@ -217,19 +211,17 @@ class Resync:
                 strays = [
                     one for one in listed if not records[one].is_of(ledger.instance) and one not in ledger.sessions
                 ]
-                await self._agree(text(roll), strays)
+                await self._agree(roll, strays)
                 break
-        ledger.agree(run.server, text(lineage))
+        ledger.agree(self._part.executor.server, lineage)
         self._agreed()
 
     async def _records(self, ids: Iterable[str]) -> dict[str, Stored]:
-        keys, wanted, found = self._part.keys, sorted(ids), {}
+        wanted, found = sorted(ids), {}
         for first in range(0, len(wanted), READ_TOGETHER):
             some = wanted[first : first + READ_TOGETHER]
-            rows = await self._part.executor.outcomes([("HMGET", keys.session(i), *FIELDS) for i in some])
-            for session_id, row in zip(some, rows, strict=True):
-                state, owner, epoch, pool = row if isinstance(row, list) else (b"", b"", b"", b"")
-                found[session_id] = Stored(text(state), text(owner), whole(epoch), text(pool))
+            for session_id, one in (await lookups.standings_of(self._part, some)).items():
+                found[session_id] = Stored(one.state, one.owner, one.epoch, one.pool)
         return found
 
     def _difference(self, session_id: str, stored: Stored) -> Difference:

@@ -18,7 +18,8 @@ from coordinator.store.scripts import SCRIPTS, commands_of
 PACKAGE = Path(__file__).parents[2] / "coordinator"
 WRAPPED = ("coordinator.store.pruning", "coordinator.store.setting_aside")
 """Modules with calls of scripts, by the scripts' names."""
-READS = PACKAGE / "store" / "reads.py"
+DOORS = ("lookups", "offer_stream", "reads")
+"""Modules of the store that send commands for others."""
 LOOKS = tuple(f"cli/{name}.py" for name in ("dead_letters", "quarantine", "status", "store", "doctor", "doctor_checks"))
 FILES: dict[Program, tuple[str, ...]] = {
     "worker": ("worker/*.py", "sidecar/*.py", "supervisor/*.py"),
@@ -79,11 +80,10 @@ def _sent(tree: ast.AST, known: set[str]) -> set[Name]:
     return found
 
 
-def _read(names: set[str], known: set[str]) -> set[Name]:
-    """What functions of `reads` send, those that they use included."""
-    functions = {
-        node.name: node for node in ast.parse(READS.read_text()).body if isinstance(node, ast.AsyncFunctionDef)
-    }
+def _read(module: str, names: set[str], known: set[str]) -> set[Name]:
+    """What functions of a module of the store send, those that they use included."""
+    tree = ast.parse((PACKAGE / "store" / f"{module}.py").read_text())
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.AsyncFunctionDef)}
     todo, done = [name for name in names if name in functions], set()
     found: set[Name] = set()
     while todo:
@@ -97,13 +97,15 @@ def _read(names: set[str], known: set[str]) -> set[Name]:
 
 @pytest.mark.parametrize("program", FILES)
 def test_a_program_needs_what_its_code_sends(program: Program, redis_client: redis.Redis) -> None:
-    """Scripts and commands of its source, those of `reads` included, are those of the list: none is missing, none is too many."""
+    """Scripts and commands of its source, and of the store's doors that it uses, are those of the list: no more and no less."""
     known = {str(name).upper() for name in redis_client.command()}
     scripts: set[str] = set()
     commands: set[Name] = set(LISTENS.get(program, ()))
     for tree in _trees(program):
         scripts |= (_attributes(tree, "calls") | _imported(tree, WRAPPED)) & SCRIPTS.keys()
-        commands |= _sent(tree, known) | _read(_attributes(tree, "reads"), known)
+        commands |= _sent(tree, known)
+        for door in DOORS:
+            commands |= _read(door, _attributes(tree, door), known)
     need = NEEDS[program]
     scripts |= {"init"} & set(need.scripts)  # run by `prepare`
     if program == "reader":

@@ -15,7 +15,7 @@ from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.requests import Parameter
 from coordinator.sidecar.routes.answers import ended, not_known, with_epoch
 from coordinator.sidecar.routing import Answer, HttpCall, HttpReply, operation
-from coordinator.store import reads
+from coordinator.store import lookups
 from coordinator.store.executor import StorePartition
 from coordinator.worker.offer import Offer
 
@@ -93,7 +93,7 @@ class OfferRoutes:
 
     async def _not_to_be_had(self, session_id: str) -> Problem:
         part = self._part_of(session_id)
-        where = await reads.owner_of(part, session_id)
+        where = await lookups.owner_of(part, session_id)
         if not where.state:
             return not_known(session_id)
         if (over := ended(session_id, where.state)) is not None:

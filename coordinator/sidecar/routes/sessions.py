@@ -15,7 +15,7 @@ from coordinator.sidecar.requests import IF_MATCH, IF_MATCH_OPTIONAL
 from coordinator.sidecar.routes.answers import ended, not_known, with_epoch
 from coordinator.sidecar.routing import Answer, HttpCall, HttpReply, operation
 from coordinator.states import InstanceState
-from coordinator.store import reads
+from coordinator.store import lookups, reads
 from coordinator.store.executor import StorePartition
 from coordinator.store.shapes import requires_of, whole
 from coordinator.store.shapes import text as text_of
@@ -106,7 +106,7 @@ class SessionRoutes:
         """Where a session lives, so that its caller can be sent there."""
         session_id = check_session_id(call.path["id"])
         part = self._part_of(session_id)
-        where = await reads.owner_of(part, session_id)
+        where = await lookups.owner_of(part, session_id)
         if not where.state:
             raise not_known(session_id)
         if call.asker.worker is not None and call.asker.worker.worker.settings.tenant not in ("", where.tenant):
@@ -115,7 +115,7 @@ class SessionRoutes:
             raise over
         if not where.owner:
             raise Problem(NOT_FOUND, f"session {session_id!r} is {where.state} and has no owner", state=where.state)
-        owner = await reads.registered(part, where.owner)
+        owner = await lookups.reachable(part, where.owner)
         if owner.state == InstanceState.DEAD:
             raise Problem(NOT_FOUND, f"the owner of session {session_id!r} is dead", state=where.state)
         body = schemas.Owner(session=session_id, state=where.state, instance=where.owner, address=owner.address)

@@ -1,0 +1,160 @@
+"""Single facts that programs ask of records.
+
+None changes anything, and each raises `StoreUnavailableError` where the store did not answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from coordinator.store.executor import StorePartition
+from coordinator.store.shapes import instance_id, session_id, text, whole
+
+__all__ = [
+    "AtHand", "Opening", "Reachable", "Standing", "Whereabouts", "heir_of", "instances_with", "lineage_of", "newest_of", "opening_of",
+    "owned_by", "owner_of", "partitions_of", "reachable", "roll_of", "said_by", "standings_of", "tenant_of", "to_write",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """Where a session is: '' for what its record does not say, all '' where there is no record."""
+
+    state: str
+    owner: str
+    tenant: str
+    encoding: str
+
+
+async def owner_of(part: StorePartition, session: str) -> Whereabouts:
+    """Who owns a session, and in what state it is."""
+    names = "state", "owner", "tenant", "encoding"
+    return Whereabouts(*map(text, await part.executor.command("HMGET", part.keys.session(session), *names)))
+
+
+@dataclass(frozen=True, slots=True)
+class AtHand:
+    """What one needs to write a session for its owner; ``epoch`` is None where there is no such session."""
+
+    owner: str
+    epoch: int | None
+    checkpoint: int
+    tenant: str
+    encoding: str
+
+
+async def to_write(part: StorePartition, session: str) -> AtHand:
+    """Whose a session is, and how far its data is numbered."""
+    names = "owner", "epoch", "checkpoint", "tenant", "encoding"
+    owner, epoch, checkpoint, tenant, encoding = await part.executor.command(
+        "HMGET", part.keys.session(session), *names
+    )
+    known = None if epoch is None else whole(epoch)
+    return AtHand(text(owner), known, whole(checkpoint), text(tenant), text(encoding))
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """As a session was opened; the time in ms of the server's clock."""
+
+    pool: str
+    tenant: str
+    requires: str
+    opened_at_ms: int
+
+
+async def opening_of(part: StorePartition, session: str) -> Opening:
+    """How a session was opened."""
+    names = "pool", "tenant", "requires", "opened_at"
+    pool, tenant, requires, opened_at = await part.executor.command("HMGET", part.keys.session(session), *names)
+    return Opening(text(pool), text(tenant), text(requires), whole(opened_at))
+
+
+async def tenant_of(part: StorePartition, session: str) -> str:
+    """Whose a session is, '' for nobody's."""
+    return text(await part.executor.command("HGET", part.keys.session(session), "tenant"))
+
+
+async def heir_of(part: StorePartition, session: str) -> str:
+    """The instance that waits for a session, '' where none does."""
+    return instance_id(await part.executor.command("HGET", part.keys.session(session), "heir"))
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Whose a session is by its record; epoch 0 without one."""
+
+    state: str
+    owner: str
+    epoch: int
+    pool: str
+
+
+async def standings_of(part: StorePartition, sessions: Sequence[str]) -> Mapping[str, Standing]:
+    """Of many sessions in one exchange; where a key is of another type its session has none."""
+    names = "state", "owner", "epoch", "pool"
+    rows = await part.executor.outcomes([("HMGET", part.keys.session(one), *names) for one in sessions])
+    found = {}
+    for one, row in zip(sessions, rows, strict=True):
+        state, owner, epoch, pool = row if isinstance(row, list) else (None, None, None, None)
+        found[one] = Standing(text(state), text(owner), whole(epoch), text(pool))
+    return found
+
+
+async def owned_by(part: StorePartition, instance: str) -> set[str]:
+    """Ids of the sessions that the index of an instance names."""
+    members = await part.executor.command("SMEMBERS", part.keys.owned(instance))
+    return {one for raw in members if (one := session_id(raw))}
+
+
+@dataclass(frozen=True, slots=True)
+class Reachable:
+    """What an instance says of itself: '' for what it does not say, all '' where it is not known."""
+
+    state: str
+    address: str
+
+
+async def reachable(part: StorePartition, instance: str) -> Reachable:
+    """In what state an instance is, and where it can be reached."""
+    return Reachable(*map(text, await part.executor.command("HMGET", part.keys.instance(instance), "state", "address")))
+
+
+async def said_by(part: StorePartition, instance: str, *fields: str) -> dict[str, str] | None:
+    """These fields of an instance's record, as text; None where there is no such instance."""
+    answer = await part.executor.command("HMGET", part.keys.instance(instance), *fields)
+    return None if all(one is None for one in answer) else dict(zip(fields, map(text, answer), strict=True))
+
+
+async def instances_with(part: StorePartition, *fields: str) -> dict[str, dict[str, str]]:
+    """These fields of all instances whose heartbeats are watched; one whose key is of another type is left out."""
+    listed = await part.executor.command("ZRANGE", part.keys.instances, 0, -1)
+    instances = [one for raw in listed if (one := instance_id(raw))]
+    rows = await part.executor.outcomes([("HMGET", part.keys.instance(one), *fields) for one in instances])
+    return {
+        one: dict(zip(fields, map(text, row), strict=True))
+        for one, row in zip(instances, rows, strict=True)
+        if isinstance(row, list)
+    }
+
+
+async def newest_of(part: StorePartition, name: str) -> str:
+    """The newest instance of a name, '' where no instance ever had it."""
+    return instance_id(await part.executor.command("HGET", part.keys.names, name))
+
+
+async def roll_of(part: StorePartition, instance: str) -> str:
+    """The digest that the store keeps of what an instance owns, '' for none."""
+    return text(await part.executor.command("HGET", part.keys.instance(instance), "roll"))
+
+
+async def lineage_of(part: StorePartition) -> str:
+    """The lineage of a partition, '' where it was not made."""
+    return text(await part.executor.command("HGET", part.keys.meta, "lineage"))
+
+
+async def partitions_of(part: StorePartition) -> int | None:
+    """How many partitions the deployment was made with, None where it was not made."""
+    found = await part.executor.command("HGET", part.keys.meta, "partitions")
+    return None if found is None else whole(found)
