@@ -57,8 +57,9 @@ class Typed:
             self.process = subprocess.Popen([sys.executable, str(ROOT / path), *words], stdout=output, env=environment)
 
     def lines(self) -> list[str]:
-        """What it has printed."""
-        return self._output.read_text().splitlines()
+        """What it has printed, as far as lines are complete: text and line end may be written one after the other."""
+        complete, _, _ = self._output.read_text().rpartition("\n")
+        return complete.splitlines()
 
     def close(self) -> None:
         """Its end, at once."""
