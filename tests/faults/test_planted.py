@@ -79,7 +79,7 @@ RESURRECT = "if me.state == 'dead' then\n  redis.call('HSET', instance, 'state',
 
 BUGS = (
     Bug("no epoch check", released_and_written, "G1", (
-        ("store/lua/checkpoint.lua", "r.owner ~= owner or r.epoch ~= epoch or", ""),
+        ("store/lua/lib/owner.lua", "r.owner ~= owner or r.epoch ~= epoch or", ""),
     )),
     Bug("no fence on claim", claimed_again_by_a_stale_coordinator, "G1", (
         ("store/lua/claim.lua", "if r.owner ~= grave or", "if"),
