@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from coordinator.clock import in_ms, in_seconds
+
 __all__ = [
     "LACKS_KEY",
     "OTHER_TENANT",
@@ -151,7 +153,7 @@ def vote(
 
 def _counts_from(deadline_ms: int, dead_after: float, lost_after: float) -> int:
     """When, by the server's clock, a lost connection counts."""
-    return deadline_ms - round((dead_after - lost_after) * 1000)
+    return deadline_ms - in_ms(dead_after - lost_after)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +202,7 @@ def clock_step_ms(before: tuple[int, float], after: tuple[int, float]) -> int:
     """
     if not before[0]:
         return 0
-    return max(0, after[0] - before[0] - round((after[1] - before[1]) * 1000))
+    return max(0, after[0] - before[0] - in_ms(after[1] - before[1]))
 
 
 def unfit_to_judge(loop_lag: float, round_trip: float, max_scan_gap: float) -> str:
@@ -243,7 +245,7 @@ def sleep_seconds(
     """
     waits = [max_scan_gap / 4]
     if next_ms:
-        waits.append((next_ms - now_ms + 1) / 1000)
+        waits.append(in_seconds(next_ms - now_ms + 1))
     for instance, known in seen.items():
         its = (own or {}).get(instance, dead_after)
         lost = lost_after and (own_lost or {}).get(instance, lost_after)
@@ -252,7 +254,7 @@ def sleep_seconds(
             if ahead > 0:  # else it is held back, and looked at again in a while
                 waits.append(ahead)
         elif lost:
-            ahead = (_counts_from(known.deadline_ms, its, lost) - now_ms + 1) / 1000
+            ahead = in_seconds(_counts_from(known.deadline_ms, its, lost) - now_ms + 1)
             ahead = max(ahead, known.since + lost / 2 - now)
             if ahead > 0:  # else its connection was looked at, and still stands
                 waits.append(ahead)

@@ -73,7 +73,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition(_S.OFFERED, _S.ACTIVE, "adopt", "a worker adopted it"),
     Transition(_S.OFFERED, _S.OFFERED, "expire", "the lease ended: extended, written anew or offered again"),
     Transition(_S.OFFERED, _S.OFFERED, "decline", "a worker gave the offer back"),
-    Transition(_S.OFFERED, _S.OFFERED, "keep", "a reader goes on working through what it has in hand"),
+    Transition(_S.OFFERED, _S.OFFERED, "extend_leases", "a reader goes on working through what it has in hand"),
     Transition(_S.OFFERED, _S.OFFERED, "delegate", "a worker left it to be adopted by id"),
     Transition(_S.OFFERED, _S.DEAD_LETTERED, "expire", "too many offers, or too old"),
     Transition(_S.OFFERED, _S.DEAD_LETTERED, "decline", "too many offers, or too old"),

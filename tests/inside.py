@@ -37,7 +37,6 @@ __all__ = [
     "members_of",
     "serving_of",
     "set_ended_remembered",
-    "set_idle_consumers",
     "set_join_patience",
     "set_pod_pauses",
     "set_right_patience",
@@ -146,11 +145,6 @@ def set_unable(patch: pytest.MonkeyPatch, seconds: float) -> None:
 def set_ended_remembered(patch: pytest.MonkeyPatch, count: int) -> None:
     """How many ended calls a worker remembers; a test of the bound would have to end a great many."""
     patch.setattr("coordinator.worker.ledger.ENDED_REMEMBERED", count)
-
-
-def set_idle_consumers(patch: pytest.MonkeyPatch, milliseconds: int) -> None:
-    """After how long a reader of events that does not read is taken for gone: an hour, by the server's clock."""
-    patch.setattr("coordinator.daemon.tidier.IDLE_MS", milliseconds)
 
 
 def set_pod_pauses(

@@ -7,10 +7,11 @@ from contextlib import AsyncExitStack
 import anyio
 
 from coordinator import clock
-from coordinator.cli.bench_store import Bench, ms
+from coordinator.cli.bench_store import Bench
 from coordinator.cli.figures import percentile, rounded
 from coordinator.cli.processes import CoordinatorProcess, started
 from coordinator.store import calls
+from coordinator.store.lookups import now_ms
 
 __all__ = ["deaths"]
 
@@ -64,10 +65,10 @@ async def deaths(bench: Bench, url: str, count: int, storm: int) -> dict[str, ob
         tasks.start_soon(ears.listen)
         await _hold_over(bench)
 
-        dead_after_ms = ms(settings.dead_after)
+        dead_after = settings.dead_after
         for i in range(count):
             due = clock.now() + 1 / PER_SECOND
-            [instance] = await bench.join([f"silent-{i}"], dead_after_ms, capacity=0)
+            [instance] = await bench.join([f"silent-{i}"], dead_after, capacity=0)
             await bench.open_many([f"silent-{i}"], instance)
             await anyio.sleep(max(0.0, due - clock.now()))
         with anyio.move_on_after(PATIENCE):
@@ -88,7 +89,7 @@ async def deaths(bench: Bench, url: str, count: int, storm: int) -> dict[str, ob
         "detection_after_deadline_ms": _spread(list(ears.detection.values()), count),
         "takeover_after_deadline_ms": _spread(takeover, count),
         "exit_of_one_with_many_ms": {**_spread(stormed, storm), "last": max(stormed, default=None)},
-        "dead_after_ms": dead_after_ms,
+        "dead_after_ms": clock.in_ms(dead_after),
     }
 
 
@@ -105,7 +106,6 @@ async def _hold_over(bench: Bench) -> None:
     """Until the hold at the start has ended."""
     while True:
         ends = await bench.executor.command("HGET", bench.keys.detector, "hold_until_ms")
-        seconds, _ = await bench.executor.command("TIME")
-        if ends is not None and int(ends) < int(seconds) * 1000:
+        if ends is not None and int(ends) < await now_ms(bench.executor):
             return
         await anyio.sleep(0.05)

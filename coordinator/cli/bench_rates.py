@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from coordinator.cli.bench_store import BATCH, LONG_MS, Bench, ms
+from coordinator.cli.bench_store import BATCH, LONG, Bench
 from coordinator.cli.figures import rounded
 from coordinator.ids import new_request_id
 from coordinator.store import calls
@@ -31,8 +31,8 @@ async def rates(bench: Bench, sessions: int) -> dict[str, object]:
         await bench.all_ok(
             [
                 calls.claim(
-                    keys, grave=dead, sessions=names[i : i + BATCH], pool="default", lease_ms=LONG_MS,
-                    max_recoveries=settings.max_recoveries, recovery_window_ms=ms(settings.recovery_window),
+                    keys, grave=dead, sessions=names[i : i + BATCH], pool="default", lease=LONG,
+                    max_recoveries=settings.max_recoveries, recovery_window=settings.recovery_window,
                 )
             ]
         )  # fmt: skip
@@ -106,11 +106,11 @@ async def heartbeats(bench: Bench, beats: int) -> dict[str, object]:
     beat = calls.beat(
         bench.keys,
         instance=instance,
-        dead_after_ms=LONG_MS,
+        dead_after=LONG,
         seen_server=server,
         past=Past(lineage),
         roll="0 0",
-        loop_lag_ms=0,
+        loop_lag=0,
     )
     await bench.all_ok([beat])
     before, began = await bench.cpu_ms(), time.perf_counter()

@@ -13,16 +13,11 @@ from coordinator.store.executor import Executor
 from coordinator.store.keys import Keys
 from coordinator.store.scripts import R, ScriptCall
 
-__all__ = ["BATCH", "LONG_MS", "Bench", "ms"]
+__all__ = ["BATCH", "LONG", "Bench"]
 
 BATCH = 100
-LONG_MS = 3_600_000
+LONG = 3600.0
 """An instance with such a deadline lives as long as the measurement, without a heartbeat."""
-
-
-def ms(seconds: float) -> int:
-    """Whole milliseconds."""
-    return round(seconds * 1000)
 
 
 @dataclass(slots=True)
@@ -39,20 +34,20 @@ class Bench:
     async def make(cls, executor: Executor, prefix: str, settings: Settings, data_bytes: int, protocol: int) -> Bench:
         """A new partition under a prefix of its own."""
         bench = cls(Keys(prefix, 0), executor, settings, os.urandom(data_bytes // 2).hex().encode())
-        hold_ms = ms(settings.dead_after)
+
         await executor.run(
-            calls.init(bench.keys, partitions=1, protocol=protocol, lineage=new_lineage(), hold_ms=hold_ms)
+            calls.init(bench.keys, partitions=1, protocol=protocol, lineage=new_lineage(), hold=settings.dead_after)
         )
         return bench
 
-    async def join(self, names: Sequence[str], dead_after_ms: int = LONG_MS, capacity: int = 1_000_000) -> list[str]:
+    async def join(self, names: Sequence[str], dead_after: float = LONG, capacity: int = 1_000_000) -> list[str]:
         """Registers an instance of each name; their ids. ``capacity``: 0 of one that reads no offers, as others leave calls to it."""
         ids = [new_instance_id(name) for name in names]
         await self.all_ok(
             [
                 calls.join(
                     self.keys, instance=id_, name=name, pool="default", capacity=capacity, labels="{}", address="",
-                    dead_after_ms=dead_after_ms, trust_ms=0,
+                    dead_after=dead_after, trust=0,
                 )
                 for name, id_ in zip(names, ids, strict=True)
             ]

@@ -235,9 +235,8 @@ def replay(
         raise ConfigurationError("--epoch names one dead letter: leave out --all")
 
     def make(part: StorePartition, session: str, pool: str, letter_epoch: str) -> ScriptCall[calls.ReplayReply]:
-        lease_ms = round(settings.lease * 1000)
         return calls.replay(
-            part.keys, session=session, pool=pool, lease_ms=lease_ms, holder="operator", letter_epoch=letter_epoch
+            part.keys, session=session, pool=pool, lease=settings.lease, holder="operator", letter_epoch=letter_epoch
         )
 
     done = anyio.run(partial(_each, settings, session_id, epoch, make, look=True))
@@ -264,8 +263,7 @@ def purge(
         raise ConfigurationError("purge --all deletes the data of every dead letter: say --yes too")
 
     def make(part: StorePartition, session: str, pool: str, letter_epoch: str) -> ScriptCall[calls.PurgeReply]:
-        closed_ttl_ms = round(settings.closed_ttl * 1000)
-        return calls.purge(part.keys, session=session, closed_ttl_ms=closed_ttl_ms, letter_epoch=letter_epoch)
+        return calls.purge(part.keys, session=session, closed_ttl=settings.closed_ttl, letter_epoch=letter_epoch)
 
     return _told(anyio.run(_each, settings, session_id, epoch, make), "closed", as_json)
 

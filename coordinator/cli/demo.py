@@ -20,6 +20,7 @@ from coordinator.embedded import EmbeddedRedis
 from coordinator.store.connect import Connector
 from coordinator.store.executor import Executor
 from coordinator.store.keys import Keys
+from coordinator.store.lookups import now_ms
 
 __all__ = ["demo"]
 
@@ -143,8 +144,7 @@ class Demo:
         self.told(f"{len(self.calls.by_session)} calls are open and checkpointed all the time: {share}")
         while True:
             ends = await executor.command("HGET", self.keys.detector, "hold_until_ms")
-            seconds, micros = await executor.command("TIME")
-            if ends is not None and int(ends) < int(seconds) * 1000 + int(micros) // 1000:
+            if ends is not None and int(ends) < await now_ms(executor):
                 return
             await anyio.sleep(POLL)
 
@@ -153,10 +153,10 @@ class Demo:
         worker = self.workers[0]
         dead = self.calls.of(worker.name)
         self.killed[worker.name] = "worker"
-        seconds, micros = await executor.command("TIME")
+        died_ms = await now_ms(executor)
         worker.kill()
         for call in dead:
-            call.died_ms = int(seconds) * 1000 + int(micros) // 1000
+            call.died_ms = died_ms
         self.told(f"SIGKILL to {worker.name} (pid {worker.pid}), which serves {len(dead)} calls")
         if len(self.coordinators) > 1:
             coordinator = self.coordinators[0].child

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from coordinator.cli.figures import percentile
+from coordinator.clock import in_ms
 from coordinator.errors import StoreUnavailableError
 from coordinator.store.deployment import OLDEST_REDIS
 from coordinator.store.keys import Keys
@@ -264,7 +265,7 @@ async def clock(server: Server) -> Finding:
     ended = time.time()  # noqa: TID251 - as above
     at = int(seconds) + int(micros) / 1e6
     apart = max(began - at, at - ended, 0.0)
-    found = f"{apart * 1000:.0f} ms apart"
+    found = f"{in_ms(apart)} ms apart"
     if apart > CLOCK_WARNING:
         return Finding(
             "clock", "warn", found, "the server's clock judges; synchronise both, or times in logs will not match"

@@ -17,6 +17,7 @@ from rich.live import Live
 from coordinator.cli.options import NEGATIVE, OK, STORE_AWAY, with_settings
 from coordinator.cli.store import partition_for, partitions
 from coordinator.cli.tables import clock, coloured, complain, console, print_json, print_some, seconds, table
+from coordinator.clock import in_seconds
 from coordinator.errors import KeyUnknownError, SealBrokenError, StoreUnavailableError
 from coordinator.ids import check_session_id
 from coordinator.settings import Settings
@@ -79,7 +80,7 @@ def _summed_up(seen: Overview) -> Row:
 
 
 def _age(now_ms: int, at_ms: int) -> float | None:
-    return max(0, now_ms - at_ms) / 1000 if at_ms else None
+    return in_seconds(max(0, now_ms - at_ms)) if at_ms else None
 
 
 def _status_table(rows: list[Row]) -> RenderableType:
@@ -89,10 +90,10 @@ def _status_table(rows: list[Row]) -> RenderableType:
     )  # fmt: skip
     shown = []
     for row in rows:
-        left = (row["hold_until_ms"] - row["now_ms"]) / 1000
+        left = in_seconds(row["hold_until_ms"] - row["now_ms"])
         hold = coloured(f"{row['hold_reason']}, {seconds(left)}", "yellow") if row["hold_reason"] else "-"
         if row["breaker_since_ms"]:
-            hold = coloured(f"mass breaker, for {seconds((row['now_ms'] - row['breaker_since_ms']) / 1000)}", "red")
+            hold = coloured(f"mass breaker, for {seconds(in_seconds(row['now_ms'] - row['breaker_since_ms']))}", "red")
         orphans = coloured(str(row["orphans"]), "red" if row["orphans"] else "")
         scan = coloured(seconds(row["last_scan_seconds"]), "red" if _unwatched(row) else "")
         shown.append(
@@ -188,7 +189,7 @@ def instances(settings: Settings, as_json: Json = False) -> int:
     shown = (
         (
             row.id, row.partition, row.state, row.pool, f"{row.owned}/{row.capacity}",
-            seconds(row.beat_age_ms / 1000) if row.deadline_ms else None, seconds(row.loop_lag_ms / 1000), row.address,
+            seconds(in_seconds(row.beat_age_ms)) if row.deadline_ms else None, seconds(in_seconds(row.loop_lag_ms)), row.address,
             clock(row.started_at), clock(row.ended_at), row.cause,
         )
         for row in rows

@@ -19,6 +19,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from coordinator.clock import in_ms, in_seconds
 from coordinator.printable import printable, printable_json, printable_lines
 
 __all__ = [
@@ -136,7 +137,7 @@ def seconds(value: float | None) -> str:
     if value is None:
         return "-"
     if value < 1:
-        return f"{value * 1000:.0f} ms"
+        return f"{in_ms(value)} ms"
     if value < 120:
         return f"{value:.1f} s"
     return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
@@ -146,4 +147,4 @@ def clock(at_ms: int | None) -> str:
     """A time of the Redis server for people, in UTC."""
     if not at_ms:
         return "-"
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.fromtimestamp(in_seconds(at_ms), UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import anyio
 import structlog
 
 from coordinator.blame import SHARE, Blamed, judge
+from coordinator.clock import in_ms, in_seconds
 from coordinator.errors import CoordinatorError
 from coordinator.failpoints import reach
 from coordinator.settings import Settings
-from coordinator.store import calls
+from coordinator.store import calls, graves, offer_stream
 from coordinator.store.executor import StorePartition
 from coordinator.store.faults import NoGroupError, concerns_one
 from coordinator.store.scripts import ScriptCall
-from coordinator.store.setting_aside import set_aside_member
-from coordinator.store.shapes import score, session_id, text, whole
-from coordinator.store.usual import BATCH
+from coordinator.store.tidying import set_aside_members
 
 __all__ = ["Claimer", "expire_call"]
 
@@ -45,10 +44,10 @@ def expire_call(
         part.keys,
         session=session,
         pool=pool,
-        lease_ms=round(settings.lease * 1000),
+        lease=settings.lease,
         max_offers=settings.max_offers,
-        give_up_after_ms=round(settings.give_up_after * 1000),
-        dead_letter_ttl_ms=round(settings.dead_letter_ttl * 1000),
+        give_up_after=settings.give_up_after,
+        dead_letter_ttl=settings.dead_letter_ttl,
         entry_of_dead=entry_of_dead,
         alone=alone,
         apart=apart,
@@ -83,23 +82,19 @@ class Claimer:
         except CoordinatorError as error:  # what it met is set aside, and found to be well, or told
             if not concerns_one(error):
                 raise
-            keys, run = self.part.keys, self.part.executor
-            await run.mend([keys.instance(grave), keys.blamed(grave), keys.owned(grave)])
-            pool = text(await run.command("HGET", keys.instance(grave), "pool")) or "default"
-            await run.mend([keys.quarantine, keys.events, keys.offers(pool)])
+            await graves.mend(self.part, grave)
             return await self._step(grave)
 
     async def _step(self, grave: str) -> bool:
-        keys, run = self.part.keys, self.part.executor
-        pool, many = await run.commands([("HGET", keys.instance(grave), "pool"), ("ZCARD", keys.blamed(grave))])
-        pool = text(pool) or "default"
-        if many:
+        dead = await graves.look(self.part, grave)
+        pool = dead.pool
+        if dead.died_before:
             await self._judge(grave)
-        while ids := await run.command("SRANDMEMBER", keys.owned(grave), BATCH):
+        while any(owned := await graves.some_owned(self.part, grave)):
+            sessions, strangers = owned
             reach("before_claim")
-            sessions = [one for raw in ids if (one := session_id(raw))]
-            if len(sessions) < len(ids):
-                await self._set_aside(f"owned:{grave}", [raw for raw in ids if not session_id(raw)])
+            if strangers:  # they would be found again and again
+                await set_aside_members(self.part, self.part.keys.owned(grave), strangers)
             answer = await self._claim(grave, sessions, pool)
             if not isinstance(answer, calls.ClaimOk):
                 return False
@@ -108,51 +103,39 @@ class Claimer:
             for line in answer.other_pools:
                 session, _, other = line.rpartition(" ")
                 others[other].append(session)
-            children_ms = answer.children_ms
+            children = answer.children
             for other, sessions in others.items():
                 answer = await self._claim(grave, sessions, other)
                 if not isinstance(answer, calls.ClaimOk):
                     return False
-                children_ms = max(children_ms, answer.children_ms)
-            if children_ms:  # children of the dead are told to stop, and say so in a moment or believe until then
-                await anyio.sleep(min(children_ms / 1000, CHILDREN_SECONDS))
+                children = max(children, answer.children)
+            if children:  # children of the dead are told to stop, and say so in a moment or believe until then
+                await anyio.sleep(min(children, CHILDREN_SECONDS))
             reach("after_claim")
         await self._give_back(grave, pool)
         reach("before_settle")
-        settled = await run.run(calls.settle(keys, grave=grave, fenced_ttl_ms=round(self.settings.fenced_ttl * 1000)))
+        settled = await self.part.executor.run(
+            calls.settle(self.part.keys, grave=grave, fenced_ttl=self.settings.fenced_ttl)
+        )
         reach("after_settle")
         return not isinstance(settled, calls.Left)
 
-    async def _set_aside(self, index: str, members: Sequence[bytes]) -> None:
-        """Members that are no ids: they would be found again and again."""
-        await self.part.executor.run_many([set_aside_member(self.part.keys, index=index, raw=raw) for raw in members])
-
     async def _judge(self, grave: str) -> None:
         """Says, once, which of the sessions that died before are blamed for this death too."""
-        keys, run, s = self.part.keys, self.part.executor, self.settings
-        members = await run.command("ZRANGE", keys.blamed(grave), 0, -1, "WITHSCORES")
-        got_at = {
-            one: score(at) for raw, at in zip(members[::2], members[1::2], strict=True) if (one := session_id(raw))
-        }
-        dead, *rows = await run.commands(
-            [
-                ("HMGET", keys.instance(grave), "ended_at", "served_until", "cause"),
-                *(("HMGET", keys.session(session), "orphanings", "probation_ms") for session in got_at),
-            ]
-        )
-        ended_at = whole(dead[0])
-        last_ms = whole(dead[1], ended_at)
-        if dead[2] == b"wedged":  # it gave signs of life for so long, and served nobody
-            last_ms -= round(s.wedged_after * 1000)
-        since = ended_at - round(s.recovery_window * 1000)
+        keys, s = self.part.keys, self.settings
+        death, sessions = await graves.who_died_before(self.part, grave)
+        last_ms = death.served_until_ms
+        if death.cause == "wedged":  # it gave signs of life for so long, and served nobody
+            last_ms -= in_ms(s.wedged_after)
+        since_ms = death.ended_at_ms - in_ms(s.recovery_window)
         blamed = [
             Blamed(
-                session,
-                sum(whole(at) > since for at in (orphanings or b"").split()),
-                max(0, last_ms - at) / 1000,
-                whole(probation) / 1000,
+                one.session,
+                sum(at > since_ms for at in one.orphanings_ms),
+                in_seconds(max(0, last_ms - one.got_at_ms)),
+                one.probation,
             )
-            for (session, at), (orphanings, probation) in zip(got_at.items(), rows, strict=True)
+            for one in sessions
         ]
         blamed = [one for one in blamed if one.times]
         if not blamed:
@@ -163,14 +146,14 @@ class Claimer:
                 "sessions_blamed", instance=grave, sessions=len(blamed), apart=verdict.apart, convict=verdict.convict,
                 partition=keys.partition,
             )  # fmt: skip
-        await run.run(
-            calls.judge(
+        await self.part.executor.run(
+            calls.blame(
                 keys,
                 grave=grave,
-                blamed_from_ms=0 if verdict.oldest is None else last_ms - round(verdict.oldest * 1000),
+                blamed_from_ms=0 if verdict.oldest is None else last_ms - in_ms(verdict.oldest),
                 convict=verdict.convict,
                 apart=verdict.apart,
-                probation_ms=round(verdict.probation * 1000),
+                probation=verdict.probation,
             )
         )
 
@@ -183,10 +166,10 @@ class Claimer:
                 grave=grave,
                 sessions=sessions,
                 pool=pool,
-                lease_ms=round(s.lease * 1000),
+                lease=s.lease,
                 max_recoveries=s.max_recoveries,
-                recovery_window_ms=round(s.recovery_window * 1000),
-                dead_letter_ttl_ms=round(s.dead_letter_ttl * 1000),
+                recovery_window=s.recovery_window,
+                dead_letter_ttl=s.dead_letter_ttl,
                 holder=self.by,
                 heirs=heirs,
                 room=room,
@@ -201,42 +184,34 @@ class Claimer:
 
     async def _give_back(self, grave: str, pool: str) -> None:
         """Offers that the dead had read are offered again at once; then its consumer goes."""
-        keys, run = self.part.keys, self.part.executor
-        stream = keys.offers(pool)
+        run, stream = self.part.executor, self.part.keys.offers(pool)
         try:
-            while pending := await run.command("XPENDING", stream, "workers", "-", "+", BATCH, grave):
-                entries = [row[0] for row in pending]
-                found = await run.commands([("XRANGE", stream, entry, entry) for entry in entries])
-                held: list[tuple[str, str, int]] = []
-                for entry, rows in zip(entries, found, strict=True):
-                    fields = rows[0][1] if rows else []
-                    values = dict(zip(fields[::2], fields[1::2], strict=False))
-                    named = session_id(values.get(b"session"))
-                    if not named:  # trimmed away, or none of ours: nothing to offer again by this entry
-                        await run.command("XACK", stream, "workers", entry)
-                    else:
-                        held.append((named, entry.decode(), whole(values.get(b"attempt"), 1)))
-                again = sum(attempt > 1 for _, _, attempt in held)  # readers have died with these before
+            while given := await offer_stream.held_by(run, stream, grave):
+                for one in given:
+                    if not one.session:  # trimmed away, or none of ours: nothing to offer again by this entry
+                        await offer_stream.acknowledge(run, stream, one.entry)
+                held = [one for one in given if one.session]
+                again = sum(one.attempt > 1 for one in held)  # readers have died with these before
                 answers = await run.run_many(
                     [
                         expire_call(
                             self.part,
                             self.settings,
-                            session,
+                            one.session,
                             pool,
                             self.by,
-                            entry_of_dead=entry,
-                            alone=(attempt > 1 and again == 1) or len(held) == 1,
+                            entry_of_dead=one.entry.decode(),
+                            alone=(one.attempt > 1 and again == 1) or len(held) == 1,
                             apart=max(1, len(held) // SHARE),
                         )
-                        for session, entry, attempt in held
+                        for one in held
                     ]
                 )
                 if any(isinstance(answer, calls.Held) for answer in answers):
                     return
-                for entry, rows in zip(entries, found, strict=True):  # an entry of an offer that is over
-                    if rows:
-                        await run.command("XACK", stream, "workers", entry)
-            await run.command("XGROUP", "DELCONSUMER", stream, "workers", grave)
+                for one in given:  # an entry of an offer that is over
+                    if one.stands:
+                        await offer_stream.acknowledge(run, stream, one.entry)
+            await offer_stream.forget_reader(run, stream, grave)
         except NoGroupError:
             return  # nobody of this pool ever read

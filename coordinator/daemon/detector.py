@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from coordinator import clock
+from coordinator.clock import in_ms, in_seconds
 from coordinator.errors import StoreUnavailableError
 from coordinator.failpoints import reach
 from coordinator.policy import (
@@ -28,9 +29,11 @@ from coordinator.settings import Settings
 from coordinator.states import InstanceState
 from coordinator.store import calls, reads
 from coordinator.store.executor import StorePartition
+from coordinator.store.offer_stream import offers_waiting
 from coordinator.store.past import Past
 from coordinator.store.pruning import prune
-from coordinator.store.shapes import instance_id, score, session_id
+from coordinator.store.shapes import instance_id, session_id
+from coordinator.store.suspects import awaited_of, later_suspects, listeners_of, without_a_record
 from coordinator.store.usual import BATCH, MOST_SUSPECTS
 
 __all__ = ["Detector", "Look", "no_others"]
@@ -87,6 +90,8 @@ class Detector:
         unfit: why this coordinator does not judge just now, '' when it may.
         other_primaries: returns servers that take themselves for the primary beside the one that the Sentinels name, and where
             somebody beats.
+        page: suspects that one look names at most; the others are read page by page.
+        breaker_patience: times ``dead_after`` after which an open mass breaker lets all go, room or not.
     """
 
     part: StorePartition
@@ -101,6 +106,8 @@ class Detector:
     past: Past = field(default_factory=Past)
     unfit: str = ""
     other_primaries: Callable[[], Awaitable[tuple[str, ...]]] = no_others
+    page: int = MOST_SUSPECTS
+    breaker_patience: float = BREAKER_PATIENCE
     _others_since: float = float("inf")
     _others_told: bool = False
     _looked: tuple[int, float] = (0, 0.0)
@@ -125,24 +132,24 @@ class Detector:
         first = min(self.dead_after, key=lambda one: self.dead_after[one], default="")
         least = self.dead_after.get(first, s.dead_after)
         lost_first = lost_after and self.lost_connection_after.get(first, lost_after)
-        horizon_ms = round(horizon(least, s.max_scan_gap, lost_first) * 1000)
-        due_ms = max(0, round((least - lost_first) * 1000)) if lost_first else 0
-        answer, began, seen_at = await self._scan(horizon_ms, due_ms)
+        ahead = horizon(least, s.max_scan_gap, lost_first)
+        due = max(0.0, least - lost_first) if lost_first else 0.0
+        answer, began, seen_at = await self._scan(ahead, due)
         reach("after_scan")
         if isinstance(answer, calls.Unknown):
             return Look(0, 0, known=False)
         stepped = clock_step_ms(self._looked, (answer.now_ms, seen_at))  # from the question before to the answer now
-        if (
-            stepped > s.max_scan_gap * 1000
+        if stepped > in_ms(
+            s.max_scan_gap
         ):  # only an answer tells: a request may have waited while the server stood still
-            answer, began, seen_at = await self._scan(horizon_ms, due_ms, (self._looked[0], stepped))
+            answer, began, seen_at = await self._scan(ahead, due, (self._looked[0], stepped))
             if isinstance(answer, calls.Unknown):
                 return Look(0, 0, known=False)
         suspects = [one for line in answer.suspects if (one := Suspect.parse(line)) is not None]
         now_ms = answer.now_ms
         self._looked = now_ms, began
-        if len(answer.suspects) >= MOST_SUSPECTS:
-            suspects += await self._more_suspects(now_ms + horizon_ms)
+        if len(answer.suspects) >= self.page:
+            suspects += await later_suspects(self.part, now_ms + in_ms(ahead), self.page)
         before = earliest(suspects, self.seen, self.watched)
         silent, doubtful, self.seen = vote(
             suspects, before, now_ms, seen_at, s.dead_after, lost_after, self.dead_after, self.lost_connection_after
@@ -170,7 +177,7 @@ class Detector:
         )
 
     async def _scan(
-        self, horizon_ms: int, due_ms: int, stepped: tuple[int, int] = (0, 0)
+        self, ahead: float, due: float, stepped: tuple[int, int] = (0, 0)
     ) -> tuple[calls.ScanReply, float, float]:
         """The answer of one scan, and when it was asked for and came, by this process's own clock."""
         s = self.settings
@@ -179,15 +186,16 @@ class Detector:
         answer = await self.part.executor.run(
             calls.scan(
                 self.part.keys,
-                max_scan_gap_ms=round(s.max_scan_gap * 1000),
-                hold_ms=round(s.dead_after * 1000),
-                horizon_ms=horizon_ms,
+                max_scan_gap=s.max_scan_gap,
+                hold=s.dead_after,
+                horizon=ahead,
+                most_suspects=self.page,
                 seen_ms=stepped[0],
-                stepped_ms=stepped[1],
-                due_ms=due_ms,
+                stepped=in_seconds(stepped[1]),
+                due=due,
                 breaker_min=s.breaker_min,
-                breaker_permille=round(s.breaker_share * 1000),
-                breaker_window_ms=round(s.breaker_window * 1000),
+                breaker_share=s.breaker_share,
+                breaker_window=s.breaker_window,
                 another_primary=another_primary,
                 past=self.past,
             )
@@ -216,26 +224,13 @@ class Detector:
             )  # fmt: skip
         return False
 
-    async def _more_suspects(self, until_ms: int) -> list[Suspect]:
-        """Those that one look could not name, in bounded pages."""
-        found: list[Suspect] = []
-        page, first = MOST_SUSPECTS, MOST_SUSPECTS
-        while True:
-            members = await self.part.executor.command(
-                "ZRANGEBYSCORE", self.part.keys.instances, "-inf", until_ms, "WITHSCORES", "LIMIT", first, page
-            )
-            pairs = zip(members[::2], members[1::2], strict=True)
-            found += [Suspect(one, score(deadline)) for raw, deadline in pairs if (one := instance_id(raw))]
-            if len(members) < 2 * page:
-                return found
-            first += page
-
     def learn(self, rows: Iterable[reads.InstanceRow]) -> None:
         """What is known of all instances: how long each is given, and since when its deadline stands still."""
         s, living = self.settings, [row for row in rows if row.state != InstanceState.DEAD and row.dead_after_ms]
-        self.dead_after = {row.id: row.dead_after_ms / 1000 for row in living}
+        self.dead_after = {row.id: in_seconds(row.dead_after_ms) for row in living}
         self.lost_connection_after = {
-            row.id: lost_counts_after(s.lost_connection_after, row.trust_ms / 1000, s.safety_margin) for row in living
+            row.id: lost_counts_after(s.lost_connection_after, in_seconds(row.trust_ms), s.safety_margin)
+            for row in living
         }
         self.watched = watch(self.watched, {row.id: row.deadline_ms for row in living}, clock.now())
 
@@ -248,9 +243,8 @@ class Detector:
         """Those to whose presence connection nobody listens any more: one command for all."""
         if not doubtful:
             return []
-        channels = [self.part.keys.mailbox(suspect.instance) for suspect in doubtful]
         try:
-            told = await self.part.executor.command("PUBSUB", "NUMSUB", *channels)
+            listeners = await listeners_of(self.part, [suspect.instance for suspect in doubtful])
         except StoreUnavailableError as error:
             if error.kind not in ("permission", "unsupported"):
                 raise
@@ -260,15 +254,14 @@ class Detector:
                 consequence="the dead are found by silence",
             )  # fmt: skip
             return []
-        return [suspect for suspect, listeners in zip(doubtful, told[1::2], strict=True) if int(listeners) == 0]
+        return [suspect for suspect, many in zip(doubtful, listeners, strict=True) if not many]
 
     async def _leave_out_who_never_lived(self, suspects: list[str]) -> None:
         """Members of the index without a record were counted, too: the breaker is judged anew without them."""
-        keys, run = self.part.keys, self.part.executor
-        there = await run.commands([("EXISTS", keys.instance(one)) for one in suspects])
-        ghosts = [one for one, exists in zip(suspects, there, strict=True) if not exists]
+        ghosts = await without_a_record(self.part, suspects)
         for first in range(0, len(ghosts), BATCH):
-            await run.run(prune(keys, index="instances", members=ghosts[first : first + BATCH], counted=True))
+            members = ghosts[first : first + BATCH]
+            await self.part.executor.run(prune(self.part.keys, index="instances", members=members, counted=True))
 
     async def _released(
         self, dead: dict[Suspect, str], now_ms: int, since_ms: int, suspects: set[str]
@@ -279,10 +272,12 @@ class Detector:
             self._breaker_told = since_ms
             log.error("mass_breaker_opened", partition=self.part.keys.partition, suspects=len(suspects))
             await self._leave_out_who_never_lived(sorted(suspects))
-        open_for = (now_ms - since_ms) / 1000
+        open_for = in_seconds(now_ms - since_ms)
         if open_for < s.dead_after or not dead:
             return {}
-        if open_for > s.dead_after * BREAKER_PATIENCE:  # never stuck for ever: their calls wait for workers as offers
+        if (
+            open_for > s.dead_after * self.breaker_patience
+        ):  # never stuck for ever: their calls wait for workers as offers
             return dead
         rows = {row.id: row for row in await reads.instances(self.part)}
         room: Counter[str] = Counter()
@@ -290,8 +285,8 @@ class Detector:
             if row.state == InstanceState.ALIVE and row.id not in suspects:
                 room[row.pool] += max(0, row.capacity - row.owned)
         known = [suspect for suspect in dead if suspect.instance in rows]
-        waiting = await self._waiting({*room, *(rows[suspect.instance].pool for suspect in known)})
-        awaited = await self._awaited()
+        waiting = await offers_waiting(self.part, {*room, *(rows[suspect.instance].pool for suspect in known)})
+        awaited = await awaited_of(self.part, MOST_AWAITED)
         candidates = [
             Candidate(suspect, row.pool, row.owned, awaited[suspect.instance])
             for suspect in known
@@ -299,21 +294,6 @@ class Detector:
         ]
         gone = released(candidates, {pool: room[pool] - waiting[pool] for pool in waiting})
         return {suspect: dead[suspect] for suspect in gone}
-
-    async def _waiting(self, pools: Iterable[str]) -> dict[str, int]:
-        """Offers that wait in each pool: they will take up its room, and nobody else's."""
-        named = list(pools)
-        counts = await self.part.executor.outcomes([("XLEN", self.part.keys.offers(pool)) for pool in named])
-        return {pool: count if isinstance(count, int) else 0 for pool, count in zip(named, counts, strict=True)}
-
-    async def _awaited(self) -> Counter[str]:
-        """How many sessions of each instance an heir waits for: the caller is at a living worker's door already."""
-        keys, run = self.part.keys, self.part.executor
-        leased = await run.command("ZRANGE", keys.leases, -MOST_AWAITED, -1)
-        ids = [one for member in leased if (one := session_id(member))]
-        rows = await run.outcomes([("HMGET", keys.session(session), "owner", "heir") for session in ids])
-        found = (row for row in rows if isinstance(row, list))
-        return Counter(instance_id(owner) for owner, heir in found if instance_id(owner) and heir)
 
     def _fit(self, round_trip: float, now: float) -> bool:
         why = unfit_to_judge(self.loop_lag(), round_trip, self.settings.max_scan_gap)
@@ -333,7 +313,7 @@ class Detector:
     def _tell_of_hold(self, answer: calls.ScanOk | calls.ScanHeld) -> None:
         reason = answer.reason or "hold" if isinstance(answer, calls.ScanHeld) else ""
         if reason and reason != self._held:
-            seconds = (answer.hold_until_ms - answer.now_ms) / 1000
+            seconds = in_seconds(answer.hold_until_ms - answer.now_ms)
             log.warning("hold_started", partition=self.part.keys.partition, reason=reason, seconds=seconds)
         elif self._held and not reason:
             log.info("hold_ended", partition=self.part.keys.partition, reason=self._held)
@@ -359,11 +339,11 @@ class Detector:
                     self.part.keys,
                     instance=suspect.instance,
                     deadline_ms=suspect.deadline_ms,
-                    max_scan_gap_ms=round(s.max_scan_gap * 1000),
+                    max_scan_gap=s.max_scan_gap,
                     cause=cause,
                     by=self.by,
-                    lost_after_ms=round(s.lost_connection_after * 1000),
-                    breaker_window_ms=round(s.breaker_window * 1000),
+                    lost_after=s.lost_connection_after,
+                    breaker_window=s.breaker_window,
                 )
                 for suspect, cause in dead.items()
             ]

@@ -8,32 +8,27 @@ from dataclasses import dataclass, field
 import structlog
 
 from coordinator import clock
-from coordinator.errors import StoreUnavailableError
 from coordinator.metrics import Metrics, known
 from coordinator.policy import LACKS_KEY, OTHER_TENANT
 from coordinator.settings import Settings
+from coordinator.store import event_stream
 from coordinator.store.connect import Blocking
 from coordinator.store.executor import StorePartition
-from coordinator.store.faults import NoGroupError
 from coordinator.store.shapes import instance_id, whole
 
-__all__ = ["CONSUMER", "GROUP", "EventReader"]
+__all__ = ["EventReader"]
 
 log = structlog.get_logger()
 
-GROUP = "coordinators"
-CONSUMER = "coordinator"
-"""All read under one name: nothing is acknowledged, so a name says nothing, and each would stay for ever."""
-COUNT = 500
 MOST_DEATHS = 10_000
-BLOCK_MS = 1000
+BLOCK_SECONDS = 1.0
 LACKS = {LACKS_KEY: "key", OTHER_TENANT: "tenant"}
 """What a worker lacks that gives a session back for that reason."""
 ABOUT_INSTANCES = ("died", "joined", "draining")
 
 
 def _seconds(event: dict[str, str], name: str) -> float:
-    return _number(event, name) / 1000
+    return clock.in_seconds(_number(event, name))
 
 
 def _number(event: dict[str, str], name: str, default: int = 0) -> int:
@@ -62,7 +57,7 @@ class EventReader:
         """Reads what is new.
 
         Args:
-            block: wait for `BLOCK_MS` until there is something.
+            block: wait for `BLOCK_SECONDS` until there is something.
 
         Returns:
             How many events were read.
@@ -70,28 +65,12 @@ class EventReader:
         Raises:
             StoreUnavailableError: the store did not answer.
         """
-        keys, run = self.part.keys, self.part.executor
-        wait = ("BLOCK", BLOCK_MS) if block else ()
-        read = ("XREADGROUP", "GROUP", GROUP, CONSUMER, "NOACK", "COUNT", COUNT, *wait, "STREAMS", keys.events, ">")
-        command = self.blocking.command if block and self.blocking is not None else run.command
-        try:
-            answer = await command(*read)
-        except NoGroupError:
-            await self._make_group()
-            answer = await command(*read)
-        entries = answer[0][1] if answer else []
-        for _, fields in entries:
-            values = [v.decode("utf-8", "replace") for v in fields]
-            self.take(dict(zip(values[::2], values[1::2], strict=False)))
+        blocking = self.blocking if block else None
+        events = await event_stream.read_new(self.part, blocking, BLOCK_SECONDS)
+        for event in events:
+            self.take(event)
         self._forget()
-        return len(entries)
-
-    async def _make_group(self) -> None:
-        try:
-            await self.part.executor.command("XGROUP", "CREATE", self.part.keys.events, GROUP, "0", "MKSTREAM")
-        except StoreUnavailableError as error:
-            if "BUSYGROUP" not in error.detail:  # another coordinator was faster
-                raise
+        return len(events)
 
     def take(self, event: dict[str, str]) -> None:
         """Counts and logs one event."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from coordinator.clock import in_seconds
 from coordinator.metrics import Metrics
 from coordinator.printable import printable
 from coordinator.settings import Settings
@@ -44,7 +45,7 @@ class PartitionGauges:
         m.sessions.labels(p, SessionState.DEAD_LETTERED).set(view.dead_lettered)
         m.orphaned_sessions.labels(p).set(view.orphans)
         if view.oldest_orphan_ms:
-            m.oldest_orphan.labels(p).set(view.oldest_orphan_ms / 1000)
+            m.oldest_orphan.labels(p).set(in_seconds(view.oldest_orphan_ms))
         else:
             m.oldest_orphan.clear() if self.settings.partitions == 1 else self._remove(m.oldest_orphan, p)
         reason = printable(view.hold_reason)
@@ -76,7 +77,7 @@ class PartitionGauges:
         m.in_doubt_sessions.set(sum(row.owned for row in living if row.beat_age_ms > row.trust_ms))
         m.drain_sessions_remaining.set(sum(row.owned for row in living if row.state == InstanceState.DRAINING))
         ends = (r.drain_until for r in living if r.state == InstanceState.DRAINING and r.owned and r.drain_until)
-        m.drain_deadline.set(min(ends, default=0) / 1000)  # of several the one that is over first
+        m.drain_deadline.set(in_seconds(min(ends, default=0)))  # of several the one that is over first
 
     def withheld(self, reason: str, on: bool) -> None:
         """This coordinator, not the partition, declares nobody just now."""

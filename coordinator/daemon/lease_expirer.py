@@ -10,9 +10,8 @@ import structlog
 from coordinator.daemon.claimer import expire_call
 from coordinator.failpoints import reach
 from coordinator.settings import Settings
-from coordinator.store import calls
+from coordinator.store import calls, lookups
 from coordinator.store.executor import StorePartition
-from coordinator.store.shapes import text
 
 __all__ = ["LeaseExpirer"]
 
@@ -35,12 +34,11 @@ class LeaseExpirer:
         """
         if not sessions:
             return
-        keys, run = self.part.keys, self.part.executor
-        pools = await run.outcomes([("HGET", keys.session(s), "pool") for s in sessions])
+        pools = await lookups.pools_of(self.part, sessions)
         reach("before_expire")
-        answers = await run.run_many(
+        answers = await self.part.executor.run_many(
             [
-                expire_call(self.part, self.settings, session, text(pool) or "default", self.by)
+                expire_call(self.part, self.settings, session, pool, self.by)
                 for session, pool in zip(sessions, pools, strict=True)
             ]
         )

@@ -135,10 +135,13 @@ class PartitionLoop:
         if not self.prepared:
             await check_partition(self.part, "coordinator", without_info=self.settings.without_info)
         s = self.settings
-        hold_ms = round(s.dead_after * 1000)
         may_make = self._first() is self or self._first().prepared
         await prepare(
-            self.part, partitions=s.partitions, hold_ms=hold_ms, previous=self.detector.past.lineage, may_make=may_make
+            self.part,
+            partitions=s.partitions,
+            hold=s.dead_after,
+            previous=self.detector.past.lineage,
+            may_make=may_make,
         )
         self.prepared = True
 
@@ -221,7 +224,7 @@ class PartitionLoop:
                         cause="restated",
                         by=self.detector.by,
                         reason="the server or its data changed",
-                        fenced_ttl_ms=round(self.settings.fenced_ttl * 1000),
+                        fenced_ttl=self.settings.fenced_ttl,
                     )
                     for dead in known[first : first + BATCH]
                 ]

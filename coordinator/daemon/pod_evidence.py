@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from coordinator.clock import in_ms
 from coordinator.states import InstanceState
 from coordinator.store.reads import InstanceRow
 
@@ -236,4 +237,4 @@ def _time_ms(value: object) -> int:
         at = datetime.fromisoformat(_text(value))
     except ValueError:
         return 0
-    return max(0, round(at.timestamp() * 1000)) if at.tzinfo is not None else 0
+    return max(0, in_ms(at.timestamp())) if at.tzinfo is not None else 0

@@ -6,19 +6,17 @@ A fixed number of keys a step, so that its cost does not grow with the number of
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import structlog
 
 from coordinator import clock
-from coordinator.daemon.tidier import Tidier, text_of
+from coordinator.daemon.tidier import Tidier
 from coordinator.settings import Settings
-from coordinator.states import LIVING, SERVED, InstanceState, SessionState
-from coordinator.store import calls
+from coordinator.states import LIVING, InstanceState
+from coordinator.store import calls, walk
 from coordinator.store.executor import StorePartition
 from coordinator.store.faults import ScriptError
-from coordinator.store.mending import broken_in, fields_of, look, set_aside
-from coordinator.store.shapes import text
+from coordinator.store.shapes import text_if_any
 
 __all__ = ["Sweeper"]
 
@@ -27,7 +25,7 @@ log = structlog.get_logger()
 MOST_BETWEEN_SECONDS = 2.0
 """Between two steps so much counts at most: if they are further apart there was a pause."""
 COUNT = 100
-"""Keys a step, more or less: what SCAN takes as a hint."""
+"""Keys a step, more or less."""
 
 
 @dataclass(slots=True)
@@ -59,17 +57,15 @@ class Sweeper:
             StoreUnavailableError: the store did not answer; the walk goes on from here.
         """
         self._count_no_pause()
-        keys, run = self.part.keys, self.part.executor
-        self.cursor, found = await run.command("SCAN", self.cursor, "MATCH", f"{keys.tag}:*", "COUNT", COUNT)
-        by_kind: dict[str, list[str]] = {"session": [], "instance": [], "offers": [], "events": []}
-        for raw in found:
-            kind, _, name = (text_of(raw) or "").removeprefix(f"{keys.tag}:").partition(":")
-            if kind in by_kind:
-                by_kind[kind].append(name)
-        repaired = await self._sessions(by_kind["session"]) + await self._instances(by_kind["instance"])
-        self._tidier.met(by_kind["offers"], events=bool(by_kind["events"]))
-        await self._sound([keys.meta, keys.detector])  # scripts fall back on something else where these are broken
-        if self.cursor == b"0":  # a walk is over: whoever was not met in it is gone
+        keys = self.part.keys
+        step = await walk.next_keys(self.part, self.cursor, COUNT)
+        self.cursor = step.cursor
+        repaired = await self._sessions(step.sessions) + await self._instances(step.instances)
+        self._tidier.met(step.pools, events=step.events)
+        await walk.records_that_parse(
+            self.part, [keys.meta, keys.detector]
+        )  # scripts fall back on something else without these
+        if step.over:  # an instance that was not met in the whole walk is gone
             self.unknown_since = {who: since for who, since in self.unknown_since.items() if who in self._met}
             self._met.clear()
         return repaired
@@ -83,27 +79,25 @@ class Sweeper:
             self.unknown_since = {who: since + pause for who, since in self.unknown_since.items()}
 
     async def _sessions(self, ids: list[str]) -> int:
-        keys, run = self.part.keys, self.part.executor
-        rows = await self._sound([keys.session(i) for i in ids])
+        keys = self.part.keys
+        rows = await walk.records_that_parse(self.part, [keys.session(i) for i in ids])
         records = [
-            (i, text_of(row["state"]) or "", text_of(row["owner"]) or "")
+            (i, text_if_any(row["state"]) or "", text_if_any(row["owner"]) or "")
             for i in ids
             if (row := rows.get(keys.session(i))) is not None
         ]
-        answers = await run.outcomes([look for r in records for look in self._looks(*r)])
-        wrong, at = [], 0
-        for session, state, owner in records:
-            n = len(self._looks(session, state, owner))
-            mine = answers[at : at + n]
-            at += n
-            if n and all(self._readable("session", session, a) for a in mine) and not self._agrees(state, owner, mine):
+        wrong = []
+        for (session, _, owner), found in zip(records, await walk.indexed(self.part, records), strict=True):
+            if found.refused:  # a key of another type than ours is left alone, and holds up no other session
+                log.error(
+                    "record_unreadable", kind="session", name=session, error=found.refused, partition=keys.partition
+                )
+            elif found.needed and not self._agrees(owner, found):
                 wrong.append((session, owner))
         for session, owner in wrong:
             try:
-                answer = await run.run(
-                    calls.repair(
-                        keys, session=session, owner=owner, dead_after_ms=round(self.settings.dead_after * 1000)
-                    )
+                answer = await self.part.executor.run(
+                    calls.repair(keys, session=session, owner=owner, dead_after=self.settings.dead_after)
                 )
             except ScriptError as error:
                 log.error("index_not_repaired", session=session, instance=owner, error=str(error))
@@ -112,51 +106,17 @@ class Sweeper:
                 log.warning("index_repaired", session=session, instance=owner, indexes=answer.repaired)
         return len(wrong)
 
-    async def _sound(self, records: list[str]) -> dict[str, dict[str, bytes | None]]:
-        """Key -> fields of those records that parse; the others are set aside."""
-        run = self.part.executor
-        answers = await run.outcomes(look(records))
-        sound, broken = {}, []
-        for key, there, values in zip(records, answers[::2], answers[1::2], strict=True):
-            if (one := broken_in(key, there, values)) is not None:
-                broken.append(one)
-            elif not isinstance(values, Exception):
-                sound[key] = dict(zip(fields_of(key), values, strict=True))
-        for one in broken:
-            await set_aside(run, one)
-        return sound
-
-    def _readable(self, kind: str, name: str, answer: Any) -> bool:
-        """Whether there is an answer; a key of another type than ours is left alone, and stops nobody."""
-        if isinstance(answer, Exception):
-            log.error("record_unreadable", kind=kind, name=name, error=str(answer), partition=self.part.keys.partition)
-        return not isinstance(answer, Exception)
-
-    def _looks(self, session: str, state: str, owner: str) -> list[tuple[Any, ...]]:
-        keys = self.part.keys
-        if state in SERVED:
-            return [
-                ("SISMEMBER", keys.owned(owner), session),
-                ("HGET", keys.instance(owner), "state"),
-                ("ZSCORE", keys.instances, owner),
-                ("ZSCORE", keys.graves, owner),
-                *([("ZSCORE", keys.leases, session)] if state == SessionState.HANDING_OVER else []),
-            ]
-        if state == SessionState.OFFERED:
-            return [("ZSCORE", keys.leases, session), ("ZSCORE", keys.orphans, session)]
-        return [("ZSCORE", keys.dead_letters, session)] if state == SessionState.DEAD_LETTERED else []
-
-    def _agrees(self, state: str, owner: str, answers: list[Any]) -> bool:
-        if state not in SERVED:
-            return all(answer is not None for answer in answers)
-        indexed, known, beats, grave, *lease = answers
-        if known is None:  # it may be about to register again, after lost writes
+    def _agrees(self, owner: str, found: walk.Indexed) -> bool:
+        """Whether the indexes say of a session what its record says."""
+        if found.owner_state is None:
+            return found.listed
+        if not found.owner_state:  # its owner may be about to register again, after lost writes
             if not self._long_unknown(owner):
                 return True
         else:
             self.unknown_since.pop(owner, None)
-        listed = grave is not None if known is None or text(known) == InstanceState.DEAD else beats is not None
-        return bool(indexed) and listed and all(answer is not None for answer in lease)
+        gone = found.owner_state in ("", InstanceState.DEAD)
+        return found.listed and (found.buried if gone else found.beats)
 
     def _long_unknown(self, instance: str) -> bool:
         self._met.add(instance)
@@ -165,30 +125,14 @@ class Sweeper:
 
     async def _instances(self, ids: list[str]) -> int:
         """Instances that live by their record and whose heartbeats nobody watches get a deadline: they beat, or they are dead."""
-        keys, run = self.part.keys, self.part.executor
-        await self._sound([keys.instance(i) for i in ids])
-        looks = await run.outcomes(
-            [
-                look
-                for i in ids
-                for look in (
-                    ("HGET", keys.instance(i), "state"),
-                    ("ZSCORE", keys.instances, i),
-                    ("ZSCORE", keys.graves, i),
-                )
-            ]
-        )
+        await walk.records_that_parse(self.part, [self.part.keys.instance(i) for i in ids])
         repaired = 0
-        for i, state, beats, grave in zip(ids, looks[::3], looks[1::3], looks[2::3], strict=True):
-            if text(state) not in LIVING or beats is not None or grave is not None:
+        for found in await walk.instances_indexed(self.part, ids):
+            if found.state not in LIVING or found.listed or not self._long_unknown(found.instance):
                 continue
-            if not self._long_unknown(i):
-                continue
-            seconds, _ = await run.command("TIME")
-            deadline_ms = int(seconds) * 1000 + round(self.settings.dead_after * 1000)
-            repaired += int(await run.command("ZADD", keys.instances, "NX", deadline_ms, i))
-            self.unknown_since.pop(i, None)
-            log.warning("index_repaired", instance=i, indexes="instances")
+            repaired += await walk.give_deadline(self.part, found.instance, self.settings.dead_after)
+            self.unknown_since.pop(found.instance, None)
+            log.warning("index_repaired", instance=found.instance, indexes="instances")
         return repaired
 
     async def tidy(self) -> None:

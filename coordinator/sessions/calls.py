@@ -1,6 +1,6 @@
 """One function a script, one class a reply: generated from the headers of ``lua/*.lua`` (tests/store/typed_calls.py).
 
-Times are whole milliseconds; what the keys and arguments mean stands in the header of each ``.lua`` file. With a fence a script asks
+Lengths of time are in seconds; what the keys and arguments mean stands in the header of each ``.lua`` file. With a fence a script asks
 first whether the writer still owns the session.
 """
 
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
+from coordinator.clock import in_ms
 from coordinator.sessions.keys import SessionKeys
 from coordinator.store.calls import FencedWrite, Gone, Ok, Resync, Unknown
 from coordinator.store.fence import NO_FENCE, Fence
@@ -101,7 +102,7 @@ def create(
     *,
     session: str,
     value: bytes,
-    ttl_ms: int,
+    ttl: float,
     listed: bool,
     version: str,
     limit: int,
@@ -111,7 +112,7 @@ def create(
     return ScriptCall(
         SCRIPTS["create"],
         (k.session(session), k.active, *fence.declared),
-        (session, value, ttl_ms, int(listed), version, limit, *fence.arguments),
+        (session, value, in_ms(ttl), int(listed), version, limit, *fence.arguments),
         _CREATE,
     )
 
@@ -148,13 +149,13 @@ _HEARTBEAT: Mapping[bytes, type[HeartbeatReply]] = {
 
 
 def heartbeat(
-    k: SessionKeys, *, session: str, updated_at: str, ttl_ms: int, fence: Fence = NO_FENCE
+    k: SessionKeys, *, session: str, updated_at: str, ttl: float, fence: Fence = NO_FENCE
 ) -> ScriptCall[HeartbeatReply]:
     """Moves a session's updated_at and its expiry, and not one byte besides."""
     return ScriptCall(
         SCRIPTS["heartbeat"],
         (k.session(session), k.active, *fence.declared),
-        (session, updated_at, ttl_ms, *fence.arguments),
+        (session, updated_at, in_ms(ttl), *fence.arguments),
         _HEARTBEAT,
     )
 
@@ -188,7 +189,7 @@ def save(
     *,
     session: str,
     value: bytes,
-    ttl_ms: int,
+    ttl: float,
     listed: bool,
     expected: str,
     version: str,
@@ -200,6 +201,6 @@ def save(
     return ScriptCall(
         SCRIPTS["save"],
         (k.session(session), k.active, *fence.declared),
-        (session, value, ttl_ms, int(listed), expected, version, seen, limit, *fence.arguments),
+        (session, value, in_ms(ttl), int(listed), expected, version, seen, limit, *fence.arguments),
         _SAVE,
     )

@@ -9,6 +9,7 @@ from typing import Any, Self
 import redis.asyncio as aredis
 from redis.crc import key_slot
 
+from coordinator.clock import in_ms
 from coordinator.errors import ConfigurationError, StoreUnavailableError
 from coordinator.eventloop import check_event_loop
 from coordinator.keyring import KeySource
@@ -33,8 +34,9 @@ BATCH = 100
 _GLOB = re.compile(r"([*?\[\]\\^])")
 
 
-def _ms(seconds: float) -> int:
-    return max(1, round(seconds * 1000)) if seconds > 0 else 0
+def _kept_for(seconds: float) -> float:
+    """0 means for ever in Redis, so what is to expire at once has a millisecond."""
+    return max(0.001, seconds) if seconds > 0 else 0
 
 
 def _wrong_type(error: StoreUnavailableError) -> bool:
@@ -75,7 +77,7 @@ class _Redis:
         answer = await self._write(
             session_id,
             lambda fence: calls.save(
-                self._keys, session=session_id, value=value, ttl_ms=_ms(ttl), listed=listed, expected=expected,
+                self._keys, session=session_id, value=value, ttl=_kept_for(ttl), listed=listed, expected=expected,
                 version=version, seen=seen, limit=limit, fence=fence,
             ),
         )  # fmt: skip
@@ -85,7 +87,7 @@ class _Redis:
         answer = await self._write(
             session_id,
             lambda fence: calls.create(
-                self._keys, session=session_id, value=value, ttl_ms=_ms(ttl), listed=listed, version=version, limit=limit,
+                self._keys, session=session_id, value=value, ttl=_kept_for(ttl), listed=listed, version=version, limit=limit,
                 fence=fence,
             ),
         )  # fmt: skip
@@ -99,7 +101,7 @@ class _Redis:
         answer = await self._write(
             session_id,
             lambda fence: calls.heartbeat(
-                self._keys, session=session_id, updated_at=updated_at, ttl_ms=_ms(ttl), fence=fence
+                self._keys, session=session_id, updated_at=updated_at, ttl=_kept_for(ttl), fence=fence
             ),
         )
         return answer.word, answer.status if isinstance(answer, calls.Ended) else ""
@@ -125,7 +127,7 @@ class _Redis:
                 return list(found)
 
     async def set_alias(self, token: str, session_id: str, ttl: float) -> None:
-        expiry: tuple[str | int, ...] = ("PX", _ms(ttl)) if ttl > 0 else ()
+        expiry: tuple[str | int, ...] = ("PX", in_ms(_kept_for(ttl))) if ttl > 0 else ()
         await self._runner.command("SET", self._keys.alias(token), session_id, *expiry)
 
     async def get_alias(self, token: str) -> str | None:

@@ -61,7 +61,7 @@ class SidecarDrain:
             row = Moved(instance=hosted.handle, state=state, left=left)
             if report:
                 row.handed_over, row.failed = report.handed_over, report.failed
-                row.silence_ms = {session: round(seconds * 1000) for session, seconds in report.silence.items()}
+                row.silence_ms = {session: clock.in_ms(seconds) for session, seconds in report.silence.items()}
                 row.released, row.closed = list(report.released), list(report.closed)
             rows.append(row)
         return Drained(draining=self.started, done=self._done.is_set(), workers=rows)

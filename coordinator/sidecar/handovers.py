@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 
+from coordinator.clock import in_ms
 from coordinator.sidecar.event_queue import EventQueue
 from coordinator.sidecar.schemas import shown
 from coordinator.worker.awake import move_on_after_awake
@@ -124,7 +125,7 @@ class HostedHandovers:
 
     def draining(self, timeout: float) -> None:
         """It is to hand over what it owns."""
-        self._queue.put("drain", timeout_ms=round(timeout * 1000))
+        self._queue.put("drain", timeout_ms=in_ms(timeout))
 
     async def before_letting_go(self, session: Session, heir: str) -> None:
         """An heir waits: the worker lets go first if it said that it does."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -10,6 +9,7 @@ from typing import Any, Literal
 import anyio
 import anyio.abc
 
+from coordinator.clock import in_ms_at_most
 from coordinator.sidecar.event_queue import EventQueue
 from coordinator.sidecar.proof import ProcessWatch
 from coordinator.worker.awake import move_on_after_awake
@@ -176,12 +176,12 @@ class Presence:
     @property
     def trust_ms(self) -> int:
         """For how long it may rely on what it owns, from now on, without hearing more."""
-        return max(0, math.floor(self._worker.trust_left * 1000))
+        return in_ms_at_most(self._worker.trust_left)
 
     @property
     def alone_ms(self) -> int:
         """For how long, from now on, when this sidecar is no more: another one is to have its chance to be started."""
-        return max(0, math.floor(self._worker.alone_left * 1000))
+        return in_ms_at_most(self._worker.alone_left)
 
     @property
     def trust(self) -> dict[str, int]:

@@ -13,6 +13,7 @@ from types import TracebackType
 import anyio
 import anyio.to_thread
 
+from coordinator.clock import in_seconds
 from coordinator.errors import ConfigurationError
 from coordinator.sidecar.schemas import Health
 from coordinator.worker.awake import watch_for_pauses
@@ -124,9 +125,9 @@ class HealthCheck:
 
     async def failed(self) -> None:
         """Returns when it did not answer 2xx so many times in a row. A question in which this process stood still does not count."""
-        failures, limit = 0, self._health.timeout_ms / 1000
+        failures, limit = 0, in_seconds(self._health.timeout_ms)
         while failures < self._health.failures:
-            await anyio.sleep(self._health.interval_ms / 1000)
+            await anyio.sleep(in_seconds(self._health.interval_ms))
             async with watch_for_pauses(limit / SLICES) as pauses:
                 well = await anyio.to_thread.run_sync(self._ask, abandon_on_cancel=True)
             if well:
@@ -137,7 +138,7 @@ class HealthCheck:
     def _ask(self) -> bool:
         url = urllib.parse.urlsplit(self._health.url)
         assert url.hostname is not None  # noqa: S101 - by its pattern
-        connection = http.client.HTTPConnection(url.hostname, url.port, timeout=self._health.timeout_ms / 1000)
+        connection = http.client.HTTPConnection(url.hostname, url.port, timeout=in_seconds(self._health.timeout_ms))
         try:
             connection.request("GET", url.path + (f"?{url.query}" if url.query else ""))
             return 200 <= connection.getresponse().status < 300

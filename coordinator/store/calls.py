@@ -1,6 +1,7 @@
 """One function a script, one class a reply: generated from the headers of ``lua/*.lua`` (tests/store/typed_calls.py).
 
-Each function returns a `ScriptCall`, which an executor runs; none does I/O. Times are whole milliseconds. A reason is made to fit.
+Each function returns a `ScriptCall`, which an executor runs; none does I/O. Lengths of time are in seconds. A reason is made to
+fit.
 What the keys and arguments mean, and why each script is safe to run twice, stands in its header. A reply without fields, and one
 that always has the same, is one class for all scripts; else each script's own is a subclass of the word's.
 """
@@ -12,16 +13,21 @@ from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
 from coordinator.bounds import fitted
+from coordinator.clock import in_ms
 from coordinator.store.keys import Keys
 from coordinator.store.past import NO_PAST, Past
 from coordinator.store.replies import Reply
 from coordinator.store.scripts import SCRIPTS, SERVER, ScriptCall
-from coordinator.store.usual import BATCH, DAY_MS, DEAD_LETTER_TTL_MS, GIVE_UP_AFTER_MS, INLINE_BYTES, MOST_SUSPECTS
+from coordinator.store.usual import BATCH, DAY, DEAD_LETTER_TTL, GIVE_UP_AFTER, INLINE_BYTES, MOST_SUSPECTS
 
 
 def _few(script: str, things: Sequence[str], most: int) -> None:
     if len(things) > most:
         raise ValueError(f"{len(things)} are more than one call of {script}.lua takes ({most})")
+
+
+def _permille(share: float) -> int:
+    return round(share * 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +64,7 @@ class Children(Reply):
     """CHILDREN."""
 
     word: ClassVar[str] = "CHILDREN"
-    left_ms: int
+    left: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +146,7 @@ class NameInUse(Reply):
 
     word: ClassVar[str] = "NAME_IN_USE"
     instance: str
-    retry_ms: int
+    retry: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +318,7 @@ class AllowedOk(Ok):
 class AskOk(Ok):
     """OK."""
 
-    left_ms: int
+    left: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,7 +390,7 @@ class ClaimOk(Ok):
     dead_lettered: int
     skipped: int
     other_pools: tuple[str, ...]
-    children_ms: int
+    children: float
     left: int
 
 
@@ -438,6 +444,13 @@ class DrainAlready(Already):
 
 
 @dataclass(frozen=True, slots=True)
+class ExtendLeasesOk(Ok):
+    """OK."""
+
+    kept: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ForgetOk(Ok):
     """OK."""
 
@@ -475,13 +488,6 @@ class JoinAgain(Again):
     """AGAIN."""
 
     predecessor: str
-
-
-@dataclass(frozen=True, slots=True)
-class KeepOk(Ok):
-    """OK."""
-
-    kept: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -603,7 +609,7 @@ class ReplayGone(Gone):
 class ResumedOk(Ok):
     """OK."""
 
-    resume_ms: int
+    resume: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -666,8 +672,8 @@ class TrimOk(Ok):
 class TrustOk(Ok):
     """OK."""
 
-    remaining_ms: int
-    dead_after_ms: int
+    remaining: float
+    dead_after: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -758,7 +764,7 @@ _ASK: Mapping[bytes, type[AskReply]] = {
 }
 
 
-def ask(k: Keys, *, session: str, instance: str, owner: str, request: str, lease_ms: int) -> ScriptCall[AskReply]:
+def ask(k: Keys, *, session: str, instance: str, owner: str, request: str, lease: float) -> ScriptCall[AskReply]:
     """An heir asks the living owner to hand the session over: its caller came back there, or it accepts an offer."""
     return ScriptCall(
         SCRIPTS["ask"],
@@ -772,7 +778,7 @@ def ask(k: Keys, *, session: str, instance: str, owner: str, request: str, lease
             k.session(session),
             k.mailbox(owner),
         ),
-        (SERVER, session, instance, owner, request, lease_ms),
+        (SERVER, session, instance, owner, request, in_ms(lease)),
         _ASK,
     )
 
@@ -791,12 +797,12 @@ def beat(
     k: Keys,
     *,
     instance: str,
-    dead_after_ms: int,
+    dead_after: float,
     seen_server: str,
     roll: str,
-    loop_lag_ms: int,
+    loop_lag: float,
     past: Past = NO_PAST,
-    wedged_after_ms: int = 0,
+    wedged_after: float = 0,
     presence: bool = False,
 ) -> ScriptCall[BeatReply]:
     """An instance says "still here"; never creates one."""
@@ -806,17 +812,30 @@ def beat(
         (
             SERVER,
             instance,
-            dead_after_ms,
+            in_ms(dead_after),
             seen_server,
             past.lineage,
             past.since_ms,
             past.epoch,
             roll,
-            loop_lag_ms,
-            wedged_after_ms,
+            in_ms(loop_lag),
+            in_ms(wedged_after),
             int(presence),
         ),
         _BEAT,
+    )
+
+
+BlameReply: TypeAlias = Ok | Gone
+_BLAME: Mapping[bytes, type[BlameReply]] = {b"OK": Ok, b"GONE": Gone}
+
+
+def blame(
+    k: Keys, *, blamed_from_ms: int, convict: str, apart: int, probation: float, grave: str
+) -> ScriptCall[BlameReply]:
+    """What a death says about the sessions of the dead, told once: whoever claims them goes by it."""
+    return ScriptCall(
+        SCRIPTS["blame"], (k.instance(grave),), (SERVER, blamed_from_ms, convict, apart, in_ms(probation)), _BLAME
     )
 
 
@@ -825,13 +844,13 @@ _CERTIFY: Mapping[bytes, type[CertifyReply]] = {b"OK": CertifyOk, b"ALREADY": Ce
 
 
 def certify(
-    k: Keys, *, instance: str, cause: str, by: str, reason: str, fenced_ttl_ms: int = DAY_MS
+    k: Keys, *, instance: str, cause: str, by: str, reason: str, fenced_ttl: float = DAY
 ) -> ScriptCall[CertifyReply]:
     """Somebody knows that an instance ended: it left, its process exited, an operator says so."""
     return ScriptCall(
         SCRIPTS["certify"],
         (k.meta, k.detector, k.instances, k.graves, k.events, k.instance(instance), k.owned(instance)),
-        (SERVER, instance, cause, by, fitted(reason), fenced_ttl_ms),
+        (SERVER, instance, cause, by, fitted(reason), in_ms(fenced_ttl)),
         _CERTIFY,
     )
 
@@ -876,13 +895,13 @@ def claim(
     *,
     grave: str,
     pool: str,
-    lease_ms: int,
+    lease: float,
     max_recoveries: int,
-    recovery_window_ms: int,
+    recovery_window: float,
     sessions: Sequence[str],
     holder: str = "",
     inline_bytes: int = INLINE_BYTES,
-    dead_letter_ttl_ms: int = DEAD_LETTER_TTL_MS,
+    dead_letter_ttl: float = DEAD_LETTER_TTL,
     floor: int = 0,
     heirs: int = 1,
     room: int = 0,
@@ -910,11 +929,11 @@ def claim(
             grave,
             pool,
             holder,
-            lease_ms,
+            in_ms(lease),
             max_recoveries,
-            recovery_window_ms,
+            in_ms(recovery_window),
             inline_bytes,
-            dead_letter_ttl_ms,
+            in_ms(dead_letter_ttl),
             floor,
             heirs,
             room,
@@ -934,7 +953,7 @@ _CLOSE: Mapping[bytes, type[CloseReply]] = {
 }
 
 
-def close(k: Keys, *, session: str, instance: str, epoch: int, closed_ttl_ms: int, pool: str) -> ScriptCall[CloseReply]:
+def close(k: Keys, *, session: str, instance: str, epoch: int, closed_ttl: float, pool: str) -> ScriptCall[CloseReply]:
     """The call ended; its owner closes the session, and its recovery data goes at once."""
     return ScriptCall(
         SCRIPTS["close"],
@@ -950,7 +969,7 @@ def close(k: Keys, *, session: str, instance: str, epoch: int, closed_ttl_ms: in
             k.offers(pool),
             k.blamed(instance),
         ),
-        (SERVER, session, instance, epoch, closed_ttl_ms),
+        (SERVER, session, instance, epoch, in_ms(closed_ttl)),
         _CLOSE,
     )
 
@@ -989,11 +1008,11 @@ def declare(
     *,
     instance: str,
     deadline_ms: int,
-    max_scan_gap_ms: int,
+    max_scan_gap: float,
     cause: str = "silence",
     by: str = "",
-    lost_after_ms: int = 0,
-    breaker_window_ms: int = 2000,
+    lost_after: float = 0,
+    breaker_window: float = 2,
 ) -> ScriptCall[DeclareReply]:
     """An instance is declared dead by its silence. The guards are looked at again here, in the same moment."""
     return ScriptCall(
@@ -1008,7 +1027,7 @@ def declare(
             k.owned(instance),
             k.mailbox(instance),
         ),
-        (SERVER, instance, deadline_ms, max_scan_gap_ms, cause, by, lost_after_ms, breaker_window_ms),
+        (SERVER, instance, deadline_ms, in_ms(max_scan_gap), cause, by, in_ms(lost_after), in_ms(breaker_window)),
         _DECLARE,
     )
 
@@ -1032,11 +1051,11 @@ def decline(
     reason: str,
     counts: bool,
     max_offers: int,
-    lease_ms: int,
+    lease: float,
     pool: str,
     inline_bytes: int = INLINE_BYTES,
-    dead_letter_ttl_ms: int = DEAD_LETTER_TTL_MS,
-    give_up_after_ms: int = GIVE_UP_AFTER_MS,
+    dead_letter_ttl: float = DEAD_LETTER_TTL,
+    give_up_after: float = GIVE_UP_AFTER,
     restarted_since: str = "",
 ) -> ScriptCall[DeclineReply]:
     """A worker gives an offer back; others get it at once."""
@@ -1061,10 +1080,10 @@ def decline(
             fitted(reason),
             int(counts),
             max_offers,
-            lease_ms,
+            in_ms(lease),
             inline_bytes,
-            dead_letter_ttl_ms,
-            give_up_after_ms,
+            in_ms(dead_letter_ttl),
+            in_ms(give_up_after),
             restarted_since,
         ),
         _DECLINE,
@@ -1075,14 +1094,12 @@ DelegateReply: TypeAlias = Ok | Gone | FencedInstance
 _DELEGATE: Mapping[bytes, type[DelegateReply]] = {b"OK": Ok, b"GONE": Gone, b"FENCED": FencedInstance}
 
 
-def delegate(
-    k: Keys, *, session: str, instance: str, epoch: int, lease_ms: int, pool: str
-) -> ScriptCall[DelegateReply]:
+def delegate(k: Keys, *, session: str, instance: str, epoch: int, lease: float, pool: str) -> ScriptCall[DelegateReply]:
     """A worker leaves an offer adoptable by id: its caller will come back to some door."""
     return ScriptCall(
         SCRIPTS["delegate"],
         (k.meta, k.detector, k.leases, k.events, k.instance(instance), k.session(session), k.offers(pool)),
-        (SERVER, session, instance, epoch, lease_ms),
+        (SERVER, session, instance, epoch, in_ms(lease)),
         _DELEGATE,
     )
 
@@ -1091,12 +1108,12 @@ DrainReply: TypeAlias = DrainOk | DrainAlready | Gone
 _DRAIN: Mapping[bytes, type[DrainReply]] = {b"OK": DrainOk, b"ALREADY": DrainAlready, b"GONE": Gone}
 
 
-def drain(k: Keys, *, instance: str, by: str, reason: str, timeout_ms: int = 0) -> ScriptCall[DrainReply]:
+def drain(k: Keys, *, instance: str, by: str, reason: str, timeout: float = 0) -> ScriptCall[DrainReply]:
     """An instance takes nothing new from now on, and hands over what it owns."""
     return ScriptCall(
         SCRIPTS["drain"],
         (k.meta, k.detector, k.events, k.instance(instance), k.owned(instance), k.mailbox(instance)),
-        (SERVER, instance, by, fitted(reason), timeout_ms),
+        (SERVER, instance, by, fitted(reason), in_ms(timeout)),
         _DRAIN,
     )
 
@@ -1119,12 +1136,12 @@ def expire(
     *,
     session: str,
     pool: str,
-    lease_ms: int,
+    lease: float,
     max_offers: int,
-    give_up_after_ms: int,
+    give_up_after: float,
     holder: str = "",
     inline_bytes: int = INLINE_BYTES,
-    dead_letter_ttl_ms: int = DEAD_LETTER_TTL_MS,
+    dead_letter_ttl: float = DEAD_LETTER_TTL,
     entry_of_dead: str = "",
     alone: bool = True,
     apart: int = 0,
@@ -1138,16 +1155,33 @@ def expire(
             session,
             pool,
             holder,
-            lease_ms,
+            in_ms(lease),
             max_offers,
-            give_up_after_ms,
+            in_ms(give_up_after),
             inline_bytes,
-            dead_letter_ttl_ms,
+            in_ms(dead_letter_ttl),
             entry_of_dead,
             int(alone),
             apart,
         ),
         _EXPIRE,
+    )
+
+
+ExtendLeasesReply: TypeAlias = ExtendLeasesOk | FencedInstance
+_EXTEND_LEASES: Mapping[bytes, type[ExtendLeasesReply]] = {b"OK": ExtendLeasesOk, b"FENCED": FencedInstance}
+
+
+def extend_leases(
+    k: Keys, *, instance: str, lease: float, sessions: Sequence[str], epochs: Sequence[str]
+) -> ScriptCall[ExtendLeasesReply]:
+    """A reader works through the offers that it has in hand: their leases begin anew."""
+    _few("extend_leases", sessions, BATCH)
+    return ScriptCall(
+        SCRIPTS["extend_leases"],
+        (k.meta, k.detector, k.leases, k.events, k.instance(instance), *(k.session(one) for one in sessions)),
+        (SERVER, instance, in_ms(lease), *(f"{a} {b}" for a, b in zip(sessions, epochs, strict=True))),
+        _EXTEND_LEASES,
     )
 
 
@@ -1176,13 +1210,13 @@ _HAND_OVER: Mapping[bytes, type[HandOverReply]] = {
 
 
 def hand_over(
-    k: Keys, *, session: str, instance: str, epoch: int, lease_ms: int, pool: str, inline_bytes: int = INLINE_BYTES
+    k: Keys, *, session: str, instance: str, epoch: int, lease: float, pool: str, inline_bytes: int = INLINE_BYTES
 ) -> ScriptCall[HandOverReply]:
     """An owner that drains offers a session and goes on serving it; an heir accepts with ask, then the owner lets go."""
     return ScriptCall(
         SCRIPTS["hand_over"],
         (k.meta, k.detector, k.leases, k.events, k.instance(instance), k.session(session), k.offers(pool)),
-        (SERVER, session, instance, epoch, lease_ms, inline_bytes),
+        (SERVER, session, instance, epoch, in_ms(lease), inline_bytes),
         _HAND_OVER,
     )
 
@@ -1197,13 +1231,13 @@ _INIT: Mapping[bytes, type[InitReply]] = {
 
 
 def init(
-    k: Keys, *, partitions: int, protocol: int, lineage: str, hold_ms: int, previous: str = ""
+    k: Keys, *, partitions: int, protocol: int, lineage: str, hold: float, previous: str = ""
 ) -> ScriptCall[InitReply]:
     """Makes the partition, or tells how it was made."""
     return ScriptCall(
         SCRIPTS["init"],
         (k.meta, k.detector, k.events),
-        (SERVER, partitions, protocol, lineage, hold_ms, previous),
+        (SERVER, partitions, protocol, lineage, in_ms(hold), previous),
         _INIT,
     )
 
@@ -1227,8 +1261,8 @@ def join(
     capacity: int,
     labels: str,
     address: str,
-    dead_after_ms: int,
-    trust_ms: int,
+    dead_after: float,
+    trust: float,
     predecessor: str = "",
     token_hash: str = "",
     hosting: str = "",
@@ -1257,8 +1291,8 @@ def join(
             capacity,
             labels,
             address,
-            dead_after_ms,
-            trust_ms,
+            in_ms(dead_after),
+            in_ms(trust),
             predecessor,
             token_hash,
             hosting,
@@ -1269,36 +1303,6 @@ def join(
             int(again),
         ),
         _JOIN,
-    )
-
-
-JudgeReply: TypeAlias = Ok | Gone
-_JUDGE: Mapping[bytes, type[JudgeReply]] = {b"OK": Ok, b"GONE": Gone}
-
-
-def judge(
-    k: Keys, *, blamed_from_ms: int, convict: str, apart: int, probation_ms: int, grave: str
-) -> ScriptCall[JudgeReply]:
-    """What a death says about the sessions of the dead, told once: whoever claims them goes by it."""
-    return ScriptCall(
-        SCRIPTS["judge"], (k.instance(grave),), (SERVER, blamed_from_ms, convict, apart, probation_ms), _JUDGE
-    )
-
-
-KeepReply: TypeAlias = KeepOk | FencedInstance
-_KEEP: Mapping[bytes, type[KeepReply]] = {b"OK": KeepOk, b"FENCED": FencedInstance}
-
-
-def keep(
-    k: Keys, *, instance: str, lease_ms: int, sessions: Sequence[str], epochs: Sequence[str]
-) -> ScriptCall[KeepReply]:
-    """A reader works through the offers that it has in hand: their leases begin anew."""
-    _few("keep", sessions, BATCH)
-    return ScriptCall(
-        SCRIPTS["keep"],
-        (k.meta, k.detector, k.leases, k.events, k.instance(instance), *(k.session(one) for one in sessions)),
-        (SERVER, instance, lease_ms, *(f"{a} {b}" for a, b in zip(sessions, epochs, strict=True))),
-        _KEEP,
     )
 
 
@@ -1325,7 +1329,7 @@ def let_go(
     sequence: int = 0,
     data: bytes = b"",
     encoding: str = "bytes",
-    unserved_ms: int = 0,
+    unserved: float = 0,
 ) -> ScriptCall[LetGoReply]:
     """The owner hands a session to the heir that accepted: the last data, and the epoch moves."""
     return ScriptCall(
@@ -1345,7 +1349,7 @@ def let_go(
             k.blamed(instance),
             k.blamed(heir),
         ),
-        (SERVER, session, instance, heir, epoch, sequence, data, encoding, unserved_ms),
+        (SERVER, session, instance, heir, epoch, sequence, data, encoding, in_ms(unserved)),
         _LET_GO,
     )
 
@@ -1409,12 +1413,12 @@ PurgeReply: TypeAlias = Ok | PurgeGone
 _PURGE: Mapping[bytes, type[PurgeReply]] = {b"OK": Ok, b"GONE": PurgeGone}
 
 
-def purge(k: Keys, *, session: str, closed_ttl_ms: int, letter_epoch: str = "") -> ScriptCall[PurgeReply]:
+def purge(k: Keys, *, session: str, closed_ttl: float, letter_epoch: str = "") -> ScriptCall[PurgeReply]:
     """A person closes a dead letter; its data goes."""
     return ScriptCall(
         SCRIPTS["purge"],
         (k.dead_letters, k.events, k.letter_or_record(session, letter_epoch)),
-        (SERVER, session, closed_ttl_ms, k.letter_member(session, letter_epoch)),
+        (SERVER, session, in_ms(closed_ttl), k.letter_member(session, letter_epoch)),
         _PURGE,
     )
 
@@ -1487,17 +1491,17 @@ def release(
     request: str,
     reason: str,
     cause: str,
-    lease_ms: int,
+    lease: float,
     max_recoveries: int,
-    recovery_window_ms: int,
+    recovery_window: float,
     pool: str,
     counts: bool = True,
-    unserved_ms: int = 0,
+    unserved: float = 0,
     sequence: int = 0,
     data: bytes = b"",
     encoding: str = "bytes",
     inline_bytes: int = INLINE_BYTES,
-    dead_letter_ttl_ms: int = DEAD_LETTER_TTL_MS,
+    dead_letter_ttl: float = DEAD_LETTER_TTL,
 ) -> ScriptCall[ReleaseReply]:
     """The owner gives up one session that it cannot serve, with its last data; it is offered at once."""
     return ScriptCall(
@@ -1524,15 +1528,15 @@ def release(
             fitted(reason),
             cause,
             int(counts),
-            unserved_ms,
+            in_ms(unserved),
             sequence,
             data,
             encoding,
-            lease_ms,
+            in_ms(lease),
             max_recoveries,
-            recovery_window_ms,
+            in_ms(recovery_window),
             inline_bytes,
-            dead_letter_ttl_ms,
+            in_ms(dead_letter_ttl),
         ),
         _RELEASE,
     )
@@ -1562,7 +1566,7 @@ RepairReply: TypeAlias = RepairOk | Gone | Held
 _REPAIR: Mapping[bytes, type[RepairReply]] = {b"OK": RepairOk, b"GONE": Gone, b"HELD": Held}
 
 
-def repair(k: Keys, *, session: str, owner: str, dead_after_ms: int) -> ScriptCall[RepairReply]:
+def repair(k: Keys, *, session: str, owner: str, dead_after: float) -> ScriptCall[RepairReply]:
     """The record is the truth: makes the indexes agree with it."""
     return ScriptCall(
         SCRIPTS["repair"],
@@ -1579,7 +1583,7 @@ def repair(k: Keys, *, session: str, owner: str, dead_after_ms: int) -> ScriptCa
             k.instance(owner),
             k.owned(owner),
         ),
-        (SERVER, session, owner, dead_after_ms),
+        (SERVER, session, owner, in_ms(dead_after)),
         _REPAIR,
     )
 
@@ -1592,7 +1596,7 @@ def replay(
     k: Keys,
     *,
     session: str,
-    lease_ms: int,
+    lease: float,
     pool: str,
     holder: str = "",
     inline_bytes: int = INLINE_BYTES,
@@ -1612,7 +1616,7 @@ def replay(
             k.offers(pool),
             k.letter_or_record(session, letter_epoch),
         ),
-        (SERVER, session, holder, lease_ms, inline_bytes, letter_epoch),
+        (SERVER, session, holder, in_ms(lease), inline_bytes, letter_epoch),
         _REPLAY,
     )
 
@@ -1643,17 +1647,17 @@ _SCAN: Mapping[bytes, type[ScanReply]] = {b"OK": ScanOk, b"HELD": ScanHeld, b"UN
 def scan(
     k: Keys,
     *,
-    max_scan_gap_ms: int,
-    hold_ms: int,
-    horizon_ms: int,
+    max_scan_gap: float,
+    hold: float,
+    horizon: float,
     limit: int = BATCH,
     most_suspects: int = MOST_SUSPECTS,
     seen_ms: int = 0,
-    stepped_ms: int = 0,
-    due_ms: int = 0,
+    stepped: float = 0,
+    due: float = 0,
     breaker_min: int = 3,
-    breaker_permille: int = 300,
-    breaker_window_ms: int = 2000,
+    breaker_share: float = 0.3,
+    breaker_window: float = 2,
     another_primary: bool = False,
     past: Past = NO_PAST,
 ) -> ScriptCall[ScanReply]:
@@ -1663,17 +1667,17 @@ def scan(
         (k.meta, k.detector, k.instances, k.graves, k.leases, k.events),
         (
             SERVER,
-            max_scan_gap_ms,
-            hold_ms,
-            horizon_ms,
+            in_ms(max_scan_gap),
+            in_ms(hold),
+            in_ms(horizon),
             limit,
             most_suspects,
             seen_ms,
-            stepped_ms,
-            due_ms,
+            in_ms(stepped),
+            in_ms(due),
             breaker_min,
-            breaker_permille,
-            breaker_window_ms,
+            _permille(breaker_share),
+            in_ms(breaker_window),
             int(another_primary),
             past.lineage,
             past.since_ms,
@@ -1697,7 +1701,7 @@ def set_aside(
     fault: str,
     broken: Mapping[str, bytes],
     owner: str = "",
-    ttl_ms: int = DEAD_LETTER_TTL_MS,
+    ttl: float = DEAD_LETTER_TTL,
 ) -> ScriptCall[SetAsideReply]:
     """What does not parse is kept as it was and made usable again, or given up on; nothing else waits for it."""
     return ScriptCall(
@@ -1718,7 +1722,17 @@ def set_aside(
             k.instance(owner),
             k.owned(owner),
         ),
-        (SERVER, member, kind, name, wanted, fault, owner, ttl_ms, *(word for pair in broken.items() for word in pair)),
+        (
+            SERVER,
+            member,
+            kind,
+            name,
+            wanted,
+            fault,
+            owner,
+            in_ms(ttl),
+            *(word for pair in broken.items() for word in pair),
+        ),
         _SET_ASIDE,
     )
 
@@ -1728,13 +1742,13 @@ _SET_ASIDE_MEMBER: Mapping[bytes, type[SetAsideMemberReply]] = {b"OK": Ok, b"GON
 
 
 def set_aside_member(
-    k: Keys, *, member: str, raw: bytes, index: str, fields: Sequence[bytes], ttl_ms: int = DEAD_LETTER_TTL_MS
+    k: Keys, *, member: str, raw: bytes, index: str, fields: Sequence[bytes], ttl: float = DEAD_LETTER_TTL
 ) -> ScriptCall[SetAsideMemberReply]:
     """A member of an index that is no id, or an entry that nobody can read, goes out of it, and is kept with the reason."""
     return ScriptCall(
         SCRIPTS["set_aside_member"],
         (k.events, k.quarantine, k.set_aside(member), k.index(index)),
-        (SERVER, member, raw, index, ttl_ms, *fields),
+        (SERVER, member, raw, index, in_ms(ttl), *fields),
         _SET_ASIDE_MEMBER,
     )
 
@@ -1743,12 +1757,12 @@ SettleReply: TypeAlias = Ok | Left | Gone
 _SETTLE: Mapping[bytes, type[SettleReply]] = {b"OK": Ok, b"LEFT": Left, b"GONE": Gone}
 
 
-def settle(k: Keys, *, grave: str, fenced_ttl_ms: int) -> ScriptCall[SettleReply]:
+def settle(k: Keys, *, grave: str, fenced_ttl: float) -> ScriptCall[SettleReply]:
     """A grave ends when nothing is left in it; what refuses the dead stays for a while."""
     return ScriptCall(
         SCRIPTS["settle"],
         (k.graves, k.instance(grave), k.owned(grave), k.blamed(grave)),
-        (SERVER, grave, fenced_ttl_ms),
+        (SERVER, grave, in_ms(fenced_ttl)),
         _SETTLE,
     )
 
@@ -1777,12 +1791,12 @@ TrustReply: TypeAlias = TrustOk | Stop | Fenced
 _TRUST: Mapping[bytes, type[TrustReply]] = {b"OK": TrustOk, b"STOP": Stop, b"FENCED": Fenced}
 
 
-def trust(k: Keys, *, instance: str, epoch: int, belief_ms: int, session: str, child: str) -> ScriptCall[TrustReply]:
+def trust(k: Keys, *, instance: str, epoch: int, belief: float, session: str, child: str) -> ScriptCall[TrustReply]:
     """How long the owner of a session may still be relied on; for a process that writes on its parent's behalf."""
     return ScriptCall(
         SCRIPTS["trust"],
         (k.instances, k.instance(instance), k.session(session), k.mailbox(child)),
-        (SERVER, instance, epoch, belief_ms),
+        (SERVER, instance, epoch, in_ms(belief)),
         _TRUST,
     )
 

@@ -86,12 +86,12 @@ async def check_server(executor: Executor, *, without_info: bool) -> bool:
     return sees
 
 
-async def prepare(part: StorePartition, *, partitions: int, hold_ms: int, previous: str, may_make: bool = True) -> str:
+async def prepare(part: StorePartition, *, partitions: int, hold: float, previous: str, may_make: bool = True) -> str:
     """Makes the partition, or checks that it was made for a program like this. Safe to repeat.
 
     Args:
         partitions: how many this program believes there are.
-        hold_ms: length of a hold.
+        hold: length of a hold in seconds.
         previous: the lineage that the caller knew, '' for none.
         may_make: make it where there is none. Partition 0 is made first, and says whether the number is right: a wrong one
             leaves nothing behind in the others.
@@ -109,7 +109,7 @@ async def prepare(part: StorePartition, *, partitions: int, hold_ms: int, previo
             partitions=partitions,
             protocol=PROTOCOL,
             lineage=new_lineage() if may_make else "",
-            hold_ms=hold_ms,
+            hold=hold,
             previous=previous,
         )
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from coordinator.clock import in_seconds
 from coordinator.store.shapes import faults, instance_id, requires_of, session_id, text, whole
 
 __all__ = ["BrokenEntry", "OfferEntry", "parse_offer"]
@@ -25,7 +26,10 @@ class BrokenEntry(Exception):  # noqa: N818 - it is one
 
 @dataclass(frozen=True, slots=True)
 class OfferEntry:
-    """What an entry says; see `coordinator.Offer`. Times in ms. ``tenant``: None where an older program wrote the entry."""
+    """What an entry says; see `coordinator.Offer`. ``probation`` is in seconds.
+
+    ``tenant`` is None where an older program wrote the entry.
+    """
 
     session: str
     epoch: int
@@ -38,7 +42,7 @@ class OfferEntry:
     tenant: str | None
     restarted_since: int
     apart: int
-    probation_ms: int
+    probation: float
     room: int
     died_with: int
 
@@ -72,7 +76,7 @@ def parse_offer(raw: Sequence[bytes]) -> OfferEntry:
         tenant=text(fields["tenant"]) if "tenant" in fields else None,
         restarted_since=whole(fields.get("restarted_since")),
         apart=whole(fields.get("apart")),
-        probation_ms=whole(fields.get("probation_ms")),
+        probation=in_seconds(whole(fields.get("probation_ms"))),
         room=whole(fields.get("room")),
         died_with=whole(fields.get("died_with")),
     )

@@ -8,12 +8,31 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from coordinator.store.executor import StorePartition
+from coordinator.store.executor import Executor, StorePartition
 from coordinator.store.shapes import instance_id, session_id, text, whole
 
 __all__ = [
-    "AtHand", "Opening", "Reachable", "Standing", "Whereabouts", "heir_of", "instances_with", "lineage_of", "newest_of", "opening_of",
-    "owned_by", "owner_of", "partitions_of", "reachable", "roll_of", "said_by", "standings_of", "tenant_of", "to_write",
+    "AtHand",
+    "Opening",
+    "Reachable",
+    "Standing",
+    "Whereabouts",
+    "heir_of",
+    "instances_with",
+    "lineage_of",
+    "newest_of",
+    "now_ms",
+    "opening_of",
+    "owned_by",
+    "owner_of",
+    "partitions_of",
+    "pools_of",
+    "reachable",
+    "roll_of",
+    "said_by",
+    "standings_of",
+    "tenant_of",
+    "to_write",
 ]  # fmt: skip
 
 
@@ -102,6 +121,12 @@ async def standings_of(part: StorePartition, sessions: Sequence[str]) -> Mapping
     return found
 
 
+async def pools_of(part: StorePartition, sessions: Sequence[str]) -> list[str]:
+    """The pool of each session; ``default`` where its record does not say one."""
+    pools = await part.executor.outcomes([("HGET", part.keys.session(one), "pool") for one in sessions])
+    return [text(pool) or "default" for pool in pools]
+
+
 async def owned_by(part: StorePartition, instance: str) -> set[str]:
     """Ids of the sessions that the index of an instance names."""
     members = await part.executor.command("SMEMBERS", part.keys.owned(instance))
@@ -158,3 +183,9 @@ async def partitions_of(part: StorePartition) -> int | None:
     """How many partitions the deployment was made with, None where it was not made."""
     found = await part.executor.command("HGET", part.keys.meta, "partitions")
     return None if found is None else whole(found)
+
+
+async def now_ms(run: Executor) -> int:
+    """The time of the server's clock, in ms."""
+    seconds, micros = await run.command("TIME")
+    return int(seconds) * 1000 + int(micros) // 1000

@@ -1,12 +1,26 @@
-"""The stream of offers to a pool, as its consumers read it: group ``workers``, one consumer an instance."""
+"""The stream of offers to a pool: group ``workers``, one consumer an instance.
+
+Workers read it, and coordinators look after it: what a dead reader had read is offered again, and what ended is taken out. Each
+function raises `StoreUnavailableError` where the store did not answer.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from coordinator.clock import in_ms
 from coordinator.errors import CoordinatorError
 from coordinator.store.connect import Blocking
-from coordinator.store.executor import Executor
+from coordinator.store.consumers import consumers_of
+from coordinator.store.executor import Executor, StorePartition
+from coordinator.store.shapes import session_id, text, text_if_any, whole
+from coordinator.store.usual import BATCH
 
-__all__ = ["Entry", "acknowledge", "given_before", "make_group", "wait_for"]
+__all__ = [
+    "Entry", "HeldOffer", "StoredOffer", "acknowledge", "forget_reader", "given_before", "held_by", "idle_readers", "make_group",
+    "offers_waiting", "stored_after", "wait_for",
+]  # fmt: skip
 
 GROUP = "workers"
 GIVEN_AT_ONCE = 100
@@ -35,7 +49,7 @@ async def wait_for(blocking: Blocking, stream: str, instance: str, count: int, s
             "COUNT",
             count,
             "BLOCK",
-            round(seconds * 1000),
+            in_ms(seconds),
             "STREAMS",
             stream,
             ">",
@@ -66,3 +80,86 @@ async def make_group(blocking: Blocking, stream: str) -> bool:
     except CoordinatorError as error:
         return "BUSYGROUP" in str(error)
     return True
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOffer:
+    """An entry that was given to a reader and not answered.
+
+    Attributes:
+        session: '' of an entry that was trimmed away, or that no program of this kind wrote.
+        stands: whether the entry is still in the stream.
+    """
+
+    entry: bytes
+    session: str
+    attempt: int
+    stands: bool
+
+
+async def held_by(run: Executor, stream: str, reader: str) -> list[HeldOffer]:
+    """Some of what a reader was given and has not answered; empty when there is nothing.
+
+    Raises:
+        NoGroupError: no worker has read there yet.
+    """
+    pending = await run.command("XPENDING", stream, GROUP, "-", "+", BATCH, reader)
+    entries = [row[0] for row in pending]
+    if not entries:
+        return []
+    found = await run.commands([("XRANGE", stream, entry, entry) for entry in entries])
+    held = []
+    for entry, rows in zip(entries, found, strict=True):
+        values = _values(rows[0][1]) if rows else {}
+        held.append(HeldOffer(entry, session_id(values.get(b"session")), whole(values.get(b"attempt"), 1), bool(rows)))
+    return held
+
+
+async def forget_reader(run: Executor, stream: str, reader: str) -> None:
+    """A consumer goes, with what is pending for it.
+
+    Raises:
+        NoGroupError: no worker has read there yet.
+    """
+    await run.command("XGROUP", "DELCONSUMER", stream, GROUP, reader)
+
+
+async def idle_readers(run: Executor, stream: str) -> list[str]:
+    """Consumers for whom nothing is pending."""
+    return [name for name, row in (await consumers_of(run, stream, GROUP)).items() if not row.get("pending")]
+
+
+async def offers_waiting(part: StorePartition, pools: Iterable[str]) -> dict[str, int]:
+    """How many offers lie in the stream of each pool; 0 where its key is of another type."""
+    named = list(pools)
+    counts = await part.executor.outcomes([("XLEN", part.keys.offers(pool)) for pool in named])
+    return {pool: count if isinstance(count, int) else 0 for pool, count in zip(named, counts, strict=True)}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredOffer:
+    """An entry of the stream.
+
+    Attributes:
+        session: None where the entry names none that is text: no program of this kind wrote it.
+        current: whether the session's record names this entry as its offer.
+    """
+
+    entry: str
+    session: str | None
+    current: bool
+
+
+async def stored_after(part: StorePartition, pool: str, last: str, count: int) -> list[StoredOffer]:
+    """At most ``count`` entries of a pool's stream after the entry ``last``, '' for the first ones."""
+    keys, run = part.keys, part.executor
+    found = await run.command("XRANGE", keys.offers(pool), f"({last}" if last else "-", "+", "COUNT", count)
+    named = {entry: text_if_any(_values(fields).get(b"session")) for entry, fields in found}
+    of_sessions = {entry: session for entry, session in named.items() if session is not None}
+    offers = await run.outcomes([("HGET", keys.session(session), "offer_id") for session in of_sessions.values()])
+    current = {entry for entry, offer in zip(of_sessions, offers, strict=True) if offer == entry}
+    return [StoredOffer(text(entry), session, entry in current) for entry, session in named.items()]
+
+
+def _values(fields: Sequence[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(fields[::2], fields[1::2], strict=False))

@@ -8,6 +8,7 @@ from typing import Any
 
 from coordinator.states import InstanceState, SessionState
 from coordinator.store.executor import StorePartition
+from coordinator.store.lookups import now_ms as server_now_ms
 from coordinator.store.shapes import instance_id, labels_of, score, text, whole
 
 __all__ = [
@@ -150,11 +151,6 @@ _META = ("lineage", "server", "protocol")
 _DETECTOR = ("last_scan_ms", "hold_reason", "hold_until_ms", "transfers_held_until_ms", "breaker_since_ms")
 
 
-async def _now_ms(part: StorePartition) -> int:
-    seconds, micros = await part.executor.command("TIME")
-    return int(seconds) * 1000 + int(micros) // 1000
-
-
 async def instances(part: StorePartition) -> list[InstanceRow]:
     """The registered instances and the graves of a partition, the fullest first.
 
@@ -162,7 +158,7 @@ async def instances(part: StorePartition) -> list[InstanceRow]:
         StoreUnavailableError: the store did not answer.
     """
     keys, run = part.keys, part.executor
-    now_ms = await _now_ms(part)
+    now_ms = await server_now_ms(part.executor)
     members, graves = await run.outcomes(
         [("ZRANGE", keys.instances, 0, -1, "WITHSCORES"), ("ZRANGE", keys.graves, 0, -1, "WITHSCORES")]
     )
@@ -225,7 +221,7 @@ async def overview(part: StorePartition) -> Overview:
         StoreUnavailableError: the store did not answer.
     """
     keys, run = part.keys, part.executor
-    now_ms = await _now_ms(part)
+    now_ms = await server_now_ms(part.executor)
     rows = await instances(part)
     about, seen, orphans, oldest, leased, dead, graves = await run.outcomes(
         [

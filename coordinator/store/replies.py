@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
+from coordinator.clock import in_seconds
 from coordinator.store.shapes import text, whole
 
-__all__ = ["Reply", "epoch_in"]
+__all__ = ["Reply", "epoch_in", "wire_name"]
 
 
 def _whole_if_any(value: bytes | None) -> int | None:
@@ -22,6 +23,7 @@ def _lines(value: bytes | None) -> tuple[str, ...]:
 READERS: Mapping[str, Callable[[bytes | None], Any]] = {
     "int": whole,
     "int | None": _whole_if_any,
+    "float": lambda value: in_seconds(whole(value)),
     "str": lambda value: "" if value is None else value.decode("utf-8", "replace"),
     "bytes": lambda value: value or b"",
     "bool": lambda value: value == b"1",
@@ -59,12 +61,20 @@ class Reply:
 _LAYOUTS: dict[type[Reply], tuple[list[bytes], list[Callable[[bytes | None], Any]]]] = {}
 
 
+def wire_name(name: str, kind: str) -> str:
+    """The name under which a script answers a field: a length of time has its unit there."""
+    return f"{name}_ms" if kind == "float" else name
+
+
 def _layout(of: type[Reply]) -> tuple[list[bytes], list[Callable[[bytes | None], Any]]]:
     """Names of the fields, and how each is read."""
     found = _LAYOUTS.get(of)
     if found is None:
         listed = fields(of)
-        found = [one.name.encode() for one in listed], [READERS[str(one.type)] for one in listed]
+        found = (
+            [wire_name(one.name, str(one.type)).encode() for one in listed],
+            [READERS[str(one.type)] for one in listed],
+        )
         _LAYOUTS[of] = found
     return found
 

@@ -42,7 +42,7 @@ NEEDS: Mapping[Program, Need] = {
     "worker": Need(
         (
             "adopt", "agree", "ask", "beat", "certify", "checkpoint", "close", "decline", "delegate", "drain", "hand_over", "init",
-            "join", "keep", "let_go", "open", "reassert", "release", "renew", "resumed", "set_aside", "set_aside_member",
+            "join", "extend_leases", "let_go", "open", "reassert", "release", "renew", "resumed", "set_aside", "set_aside_member",
             "stopped", "trust", "withdraw",
         ),
         (
@@ -52,7 +52,7 @@ NEEDS: Mapping[Program, Need] = {
     ),
     "coordinator": Need(
         (
-            "certify", "claim", "declare", "expire", "forget", "init", "judge", "prune", "repair", "scan", "set_aside_member",
+            "certify", "claim", "declare", "expire", "forget", "init", "blame", "prune", "repair", "scan", "set_aside_member",
             "settle", "trim",
         ),
         (

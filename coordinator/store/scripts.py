@@ -11,8 +11,11 @@ The lines of a header::
     -- ARGV *id      text[BATCH] <sessions>   the last may repeat, at most so often
     -- REPLY OK epoch:int owner               a word, and its fields; those without a type are text
 
-Types of arguments are text, reason (made to fit), int, int? ('' for None), flag, bytes, pair (two joined by a blank) and fields (of a
-mapping); of fields text, int, int?, flag, bytes and lines.
+Types of arguments are text, reason (made to fit), int, int? ('' for None), duration, share, flag, bytes, pair (two joined by a
+blank) and fields (of a mapping); of fields text, int, int?, duration, flag, bytes and lines.
+
+A duration is named ``…_ms`` in Lua; callers give and get seconds, without that ending. A share is named ``…_permille`` there; callers
+give a number from 0 to 1 as ``…_share``. A point in time stays in ms of the server's clock: it is compared, not waited for.
 """
 
 from __future__ import annotations

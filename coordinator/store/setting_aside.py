@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from coordinator.store import calls
 from coordinator.store.keys import Keys
 from coordinator.store.scripts import ScriptCall
-from coordinator.store.usual import DEAD_LETTER_TTL_MS
+from coordinator.store.usual import DEAD_LETTER_TTL
 
 __all__ = ["set_aside", "set_aside_member"]
 
@@ -22,7 +22,7 @@ def set_aside(
     fault: str,
     broken: Mapping[str, bytes],
     owner: str = "",
-    ttl_ms: int = DEAD_LETTER_TTL_MS,
+    ttl: float = DEAD_LETTER_TTL,
 ) -> ScriptCall[calls.SetAsideReply]:
     """What does not parse is kept as it was, and made usable again or given up on.
 
@@ -35,12 +35,12 @@ def set_aside(
     """
     return calls.set_aside(
         k, member=f"{kind}:{name}" if name else kind, kind=kind, name=name, wanted=wanted, fault=fault,
-        broken=broken, owner=owner, ttl_ms=ttl_ms,
+        broken=broken, owner=owner, ttl=ttl,
     )  # fmt: skip
 
 
 def set_aside_member(
-    k: Keys, *, index: str, raw: bytes, fields: Sequence[bytes] = (), ttl_ms: int = DEAD_LETTER_TTL_MS
+    k: Keys, *, index: str, raw: bytes, fields: Sequence[bytes] = (), ttl: float = DEAD_LETTER_TTL
 ) -> ScriptCall[calls.SetAsideMemberReply]:
     """A member that is no id, or an entry that cannot be read, goes out of an index and is kept.
 
@@ -51,5 +51,5 @@ def set_aside_member(
     """
     member = f"member:{index}:{hashlib.sha256(raw).hexdigest()[:12]}"
     return calls.set_aside_member(
-        k, member=member, raw=raw, index=index, fields=fields[: 2 * (len(fields) // 2)], ttl_ms=ttl_ms
+        k, member=member, raw=raw, index=index, fields=fields[: 2 * (len(fields) // 2)], ttl=ttl
     )

@@ -25,6 +25,7 @@ __all__ = [
     "session_id",
     "shaped_fields",
     "text",
+    "text_if_any",
     "whole",
 ]
 
@@ -200,6 +201,14 @@ def shaped_fields(kind: Kind) -> tuple[str, ...]:
 def text(value: object) -> str:
     """A stored text, for people and for comparing; '' where it is missing. What is no UTF-8 in it is replaced."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
+
+
+def text_if_any(value: object) -> str | None:
+    """The same; None where it is missing or no UTF-8: this program did not write it, and leaves it alone."""
+    try:
+        return value.decode() if isinstance(value, bytes) else None
+    except UnicodeDecodeError:
+        return None
 
 
 def session_id(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Sizes and times that a script is called with where its caller says nothing else."""
+"""Sizes and times that a script is called with where its caller says nothing else; times in seconds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ BATCH = 100
 """Most sessions that one script touches."""
 MOST_SUSPECTS = 1000
 """Most suspects that one look names; the others are read page by page."""
-DAY_MS = 24 * 3600 * 1000
-DEAD_LETTER_TTL_MS = 7 * DAY_MS
-GIVE_UP_AFTER_MS = 5 * 60 * 1000
+DAY = 24 * 3600.0
+DEAD_LETTER_TTL = 7 * DAY
+GIVE_UP_AFTER = 5 * 60.0
 INLINE_BYTES = 8192

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from coordinator.clock import in_seconds
 from coordinator.printable import printable
 from coordinator.store import reads
 
@@ -69,7 +70,7 @@ def _page(reasons: Sequence[str], views: Sequence[reads.Overview | None]) -> str
         if view is None:
             rows.append(_row(number, "the store cannot be seen", "", "", "", "", ""))
             continue
-        age = f"{(view.now_ms - view.oldest_orphan_ms) / 1000:.1f} s" if view.oldest_orphan_ms else "-"
+        age = f"{in_seconds(view.now_ms - view.oldest_orphan_ms):.1f} s" if view.oldest_orphan_ms else "-"
         rows.append(
             _row(number, view.active, view.orphans, age, view.dead_lettered, view.graves, view.hold_reason or "-")
         )

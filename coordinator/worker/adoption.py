@@ -156,7 +156,7 @@ class Adoption:
                             return None
                         if isinstance(answer, calls.AskOk):
                             asked = True
-                            wait.owner_lets_go_within(answer.left_ms / 1000)
+                            wait.owner_lets_go_within(answer.left)
                             wait.accepted()
                     with anyio.move_on_after(wait.pause):
                         await told.wait()
@@ -208,7 +208,7 @@ class Adoption:
         answer = await self._writes.request(
             lambda: calls.ask(
                 keys, session=session_id, instance=instance, owner=where.owner, request=request,
-                lease_ms=max(1, round(lease * 1000)),
+                lease=max(0.001, lease),
             )
         )  # fmt: skip
         match answer:
@@ -250,4 +250,4 @@ class Adoption:
 
 
 def _seconds_since(then_ms: int | None, now_ms: int) -> float:
-    return 0.0 if then_ms is None else max(0.0, (now_ms - then_ms) / 1000)
+    return 0.0 if then_ms is None else max(0.0, clock.in_seconds(now_ms - then_ms))

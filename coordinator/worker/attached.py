@@ -130,7 +130,7 @@ class AttachedSession:
         answer = await self._part.executor.run(
             calls.trust(
                 self._part.keys, session=self.id, instance=self.owner, epoch=self.epoch, child=self._child(),
-                belief_ms=round(belief * 1000),
+                belief=belief,
             )
         )  # fmt: skip
         if isinstance(answer, calls.Fenced):
@@ -140,7 +140,7 @@ class AttachedSession:
         ):  # it was told to stop while this answer was under way
             self._trusted_until = float("-inf")
         else:
-            beat_age = (answer.dead_after_ms - answer.remaining_ms) / 1000
+            beat_age = answer.dead_after - answer.remaining
             self._trusted_until = sent + min(belief, self._settings.trust_window - beat_age)
 
     def stop(self) -> None:

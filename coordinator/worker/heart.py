@@ -195,12 +195,12 @@ class Heart(threading.Thread):
         return calls.beat(
             self._keys,
             instance=roll.instance,
-            dead_after_ms=round(self._settings.own_dead_after * 1000),
+            dead_after=self._settings.own_dead_after,
             seen_server=roll.server,
             past=roll.past,
             roll=roll.owned,
-            loop_lag_ms=100 * int(self._late() * 10),
-            wedged_after_ms=round(self._settings.own_wedged_after * 1000),
+            loop_lag=int(self._late() * 10) / 10,
+            wedged_after=self._settings.own_wedged_after,
             presence=roll.presence,
         )
 

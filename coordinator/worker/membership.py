@@ -178,9 +178,7 @@ class Membership:
         self.ledger.draining = True
         self.handovers.lets_go_by = lets_go_by
         await self.reader.stop()  # else it would be the first to be given its own handovers
-        call = calls.drain(
-            self.part.keys, instance=self.instance, by=self.instance, reason=reason, timeout_ms=round(timeout * 1000)
-        )
+        call = calls.drain(self.part.keys, instance=self.instance, by=self.instance, reason=reason, timeout=timeout)
         try:
             await self.part.executor.run(call)
         except StoreUnavailableError as error:

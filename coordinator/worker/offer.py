@@ -100,7 +100,7 @@ class Offer(Generic[Data]):
         self.raw_data, self.encoding = told.data, told.encoding
         self.planned = self.cause == "handover"
         self.requires, self.tenant = told.requires, told.tenant or ""
-        self.apart, self.probation = told.apart, told.probation_ms / 1000
+        self.apart, self.probation = told.apart, told.probation
         self.room, self.died_with = told.room, told.died_with
         self._restarted_since = told.restarted_since
 
@@ -214,8 +214,8 @@ class Offer(Generic[Data]):
                 lambda: calls.decline(
                     self._actions.keys, session=self.session_id, instance=self._instance, epoch=self.epoch,
                     pool=self._actions.settings.pool, reason=reason, counts=counts, max_offers=s.max_offers,
-                    lease_ms=round(s.lease * 1000), dead_letter_ttl_ms=round(s.dead_letter_ttl * 1000),
-                    give_up_after_ms=round(s.give_up_after * 1000), restarted_since=str(self._restarted_since or ""),
+                    lease=s.lease, dead_letter_ttl=s.dead_letter_ttl,
+                    give_up_after=s.give_up_after, restarted_since=str(self._restarted_since or ""),
                 )
             )  # fmt: skip
             self._done()
@@ -244,7 +244,7 @@ class Offer(Generic[Data]):
             answer = await self._actions.request(
                 lambda: calls.delegate(
                     self._actions.keys, session=self.session_id, instance=self._instance, epoch=self.epoch,
-                    pool=self._actions.settings.pool, lease_ms=round(self._actions.settings.lease * 1000),
+                    pool=self._actions.settings.pool, lease=self._actions.settings.lease,
                 )
             )  # fmt: skip
             self._done()

@@ -305,12 +305,12 @@ class OfferReader:
             return
         until = clock.now() + self.settings.lease
         answer = await self._part.executor.run(
-            calls.keep(
+            calls.extend_leases(
                 self._part.keys, instance=self.ledger.instance, sessions=[o.session_id for o in kept],
-                epochs=[str(o.epoch) for o in kept], lease_ms=round(self.settings.lease * 1000),
+                epochs=[str(o.epoch) for o in kept], lease=self.settings.lease,
             )
         )  # fmt: skip
-        stand = set(answer.kept) if isinstance(answer, calls.KeepOk) else set[str]()
+        stand = set(answer.kept) if isinstance(answer, calls.ExtendLeasesOk) else set[str]()
         for offer in kept:
             if offer.session_id in stand:
                 offer.kept_until(until)

@@ -100,8 +100,8 @@ class Registration:
             sent = clock.now()
             call = calls.join(
                 self._part.keys, instance=ledger.instance, name=s.name, pool=s.pool, capacity=s.capacity,
-                labels=json.dumps(s.labels), address=s.address, dead_after_ms=round(s.own_dead_after * 1000),
-                trust_ms=round(s.own_trust_window * 1000), predecessor=predecessor, token_hash=self._token_hash,
+                labels=json.dumps(s.labels), address=s.address, dead_after=s.own_dead_after,
+                trust=s.own_trust_window, predecessor=predecessor, token_hash=self._token_hash,
                 hosting=self._hosting, past=ledger.past, tenant=s.tenant, again=self._registered == ledger.instance,
             )  # fmt: skip
             self.asked_to_join = True
@@ -114,9 +114,9 @@ class Registration:
                 case calls.FencedInstance():
                     raise FencedError(detail=f"{ledger.instance} is dead ({answer.cause})")
                 case calls.NameInUse():
-                    if wait.is_over(clock.now(), answer.retry_ms / 1000):
+                    if wait.is_over(clock.now(), answer.retry):
                         raise NameInUseError(s.name, answer.instance)
-                    await anyio.sleep(min(answer.retry_ms / 1000, s.heartbeat_interval))
+                    await anyio.sleep(min(answer.retry, s.heartbeat_interval))
                 case calls.JoinOk():
                     break
         self._registered = ledger.instance
@@ -140,8 +140,7 @@ class Registration:
 
     async def _make(self) -> None:
         s = self._settings
-        hold_ms = round(s.dead_after * 1000)
-        await prepare(self._part, partitions=s.partitions, hold_ms=hold_ms, previous=self._ledger.past.lineage)
+        await prepare(self._part, partitions=s.partitions, hold=s.dead_after, previous=self._ledger.past.lineage)
 
     async def check_store(self) -> None:
         """Looks whether the server and the rights will do, and compares the number of partitions with the stored one.

@@ -291,13 +291,13 @@ class Resync:
         if not request:
             return calls.close(
                 self._part.keys, session=session_id, instance=ledger.instance, epoch=epoch, pool=pool,
-                closed_ttl_ms=round(s.closed_ttl * 1000),
+                closed_ttl=s.closed_ttl,
             )  # fmt: skip
         return calls.release(
             self._part.keys, session=session_id, instance=ledger.instance, epoch=epoch, request=request, pool=pool,
-            reason="unknown to its owner", cause="released", counts=False, lease_ms=round(s.lease * 1000),
-            max_recoveries=s.max_recoveries, recovery_window_ms=round(s.recovery_window * 1000),
-            dead_letter_ttl_ms=round(s.dead_letter_ttl * 1000),
+            reason="unknown to its owner", cause="released", counts=False, lease=s.lease,
+            max_recoveries=s.max_recoveries, recovery_window=s.recovery_window,
+            dead_letter_ttl=s.dead_letter_ttl,
         )  # fmt: skip
 
     async def _run(self, call: ScriptCall[R]) -> R:

@@ -465,13 +465,13 @@ class Session(Generic[Data]):
             self._end()
 
     async def _carry_out_close(self) -> None:
-        ttl = round(self._owner.settings.closed_ttl * 1000)
+        ttl = self._owner.settings.closed_ttl
         self._owner.ledger.ends(self)
         await self._owner.write(
             self,
             "close",
             lambda e: calls.close(
-                self._keys, session=self.id, instance=self.instance, epoch=e, pool=self.pool, closed_ttl_ms=ttl
+                self._keys, session=self.id, instance=self.instance, epoch=e, pool=self.pool, closed_ttl=ttl
             ),
         )
 
@@ -481,10 +481,10 @@ class Session(Generic[Data]):
         await self._owner.write(self, "release",
             lambda e: calls.release(
                 self._keys, session=self.id, instance=self.instance, epoch=e, request=ending.request, pool=self.pool,
-                reason=ending.reason, cause=ending.cause, counts=ending.counts, unserved_ms=round(self.unserved * 1000),
-                lease_ms=round(s.lease * 1000), max_recoveries=s.max_recoveries,
-                recovery_window_ms=round(s.recovery_window * 1000), **self.written(e, raw, encoding),
-                sequence=sequence, dead_letter_ttl_ms=round(s.dead_letter_ttl * 1000),
+                reason=ending.reason, cause=ending.cause, counts=ending.counts, unserved=self.unserved,
+                lease=s.lease, max_recoveries=s.max_recoveries,
+                recovery_window=s.recovery_window, **self.written(e, raw, encoding),
+                sequence=sequence, dead_letter_ttl=s.dead_letter_ttl,
             ),
         )  # fmt: skip
 
@@ -519,7 +519,7 @@ class Session(Generic[Data]):
         await self._owner.write(self, "hand_over",
             lambda e: calls.hand_over(
                 self._keys, session=self.id, instance=self.instance, epoch=e, pool=self.pool,
-                lease_ms=round(self._owner.settings.lease * 1000),
+                lease=self._owner.settings.lease,
             ),
         )  # fmt: skip
 
@@ -564,7 +564,7 @@ class Session(Generic[Data]):
                 "let_go",
                 lambda e: calls.let_go(
                     self._keys, session=self.id, instance=self.instance, heir=heir, epoch=e, pool=self.pool,
-                    **self.written(e, raw, encoding), sequence=sequence, unserved_ms=round(self.unserved * 1000),
+                    **self.written(e, raw, encoding), sequence=sequence, unserved=self.unserved,
                 ),
             )  # fmt: skip
             if not isinstance(answer, calls.LetGoOk):

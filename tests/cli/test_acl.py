@@ -265,8 +265,8 @@ async def test_without_being_told_who_listens_presence_is_what_the_instance_says
             await check_rights(executor, KEYS, "worker")
             await executor.run(
                 calls.beat(
-                    KEYS, instance=instance, dead_after_ms=2000, seen_server=bench.server_id, past=Past("lineage-1"), roll="",
-                    loop_lag_ms=0, presence=True,
+                    KEYS, instance=instance, dead_after=2, seen_server=bench.server_id, past=Past("lineage-1"), roll="",
+                    loop_lag=0, presence=True,
                 )
             )  # fmt: skip
         assert bench.client.hget(KEYS.instance(instance), "presence") == presence

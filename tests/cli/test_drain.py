@@ -85,9 +85,7 @@ def test_it_tells_where_each_call_went(url: str, bench: Bench) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         wait_until(lambda: bench.client.hget(bench.keys.instance("voice-1~1"), "state") == b"draining")
         epoch = int(bench.record("call-1")["epoch"])
-        ask = calls.ask(
-            bench.keys, session="call-1", instance="voice-2~1", owner="voice-1~1", request="r", lease_ms=9000
-        )
+        ask = calls.ask(bench.keys, session="call-1", instance="voice-2~1", owner="voice-1~1", request="r", lease=9)
         assert bench.run(ask).word == "OK"
         before = looks(bench)
         wait_until(lambda: looks(bench) > before + 1)  # it has looked at what is owned before the call goes

@@ -8,7 +8,6 @@ import anyio
 import pytest
 import redis
 
-from coordinator.daemon import detector
 from coordinator.daemon.claimer import Claimer
 from coordinator.daemon.detector import Look
 from coordinator.daemon.partition_loop import MOST_BURIALS, PartitionLoop
@@ -16,7 +15,7 @@ from coordinator.policy import Candidate, Suspect, released
 from coordinator.store import calls
 from tests import inside
 from tests.coordinating import partition_loop
-from tests.store.harness import LEASE_MS, Bench
+from tests.store.harness import LEASE, Bench
 from tests.waiting import eventually, within
 
 FAST: dict[str, Any] = {
@@ -44,12 +43,9 @@ async def until_declared(loop: PartitionLoop, bench: Bench, count: int) -> list[
 
 @pytest.mark.parametrize("most", [1000, 300])
 async def test_all_that_fall_silent_at_once_are_declared_at_once(
-    url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, most: int
+    url: str, redis_client: redis.Redis, most: int
 ) -> None:
     """1,100 silent instances, more than one look names: read page by page, watched, and declared together."""
-    monkeypatch.setattr(calls, "MOST_SUSPECTS", most)
-    plain = calls.scan
-    monkeypatch.setattr(calls, "scan", lambda k, **options: plain(k, **{**options, "most_suspects": most}))
     bench = Bench(redis_client)
     bench.init(hold_ms=2000)
     pipe = bench.client.pipeline(transaction=False)
@@ -59,6 +55,7 @@ async def test_all_that_fall_silent_at_once_are_declared_at_once(
                   "capacity": 5, "dead_after_ms": 2000, "trust_ms": 1750, "started_at": 1, "labels": "{}"})  # fmt: skip
     pipe.execute()
     async with partition_loop(url, lost_connection_after=0) as loop:
+        loop.detector.page = most
         await loop.look()
         bench.end_hold()
         declared = await until_declared(loop, bench, 1100)
@@ -94,13 +91,6 @@ async def test_a_look_compares_nobody_with_everybody(
     assert compared < 10 * 400
 
 
-@pytest.fixture
-def no_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An open breaker lets nobody go for its age alone."""
-    monkeypatch.setattr(detector, "BREAKER_PATIENCE", 1_000_000)
-
-
-@pytest.mark.usefixtures("no_end")
 async def test_a_queue_of_another_pool_takes_nobodys_room(url: str, redis_client: redis.Redis) -> None:
     """While the breaker is open: offers that wait in another pool do not keep this pool's silent from being declared."""
     bench = Bench(redis_client)
@@ -116,6 +106,7 @@ async def test_a_queue_of_another_pool_takes_nobodys_room(url: str, redis_client
         bench.join(f"v{n}~1", pool="voice", dead_after_ms=60_000 if n > 2 else 400)
         bench.open(f"call-{n}", f"v{n}~1", pool="voice")
     async with partition_loop(url, **FAST) as loop:
+        loop.detector.breaker_patience = 1_000_000  # an open breaker lets no instance go for its age alone
         await loop.look()
         bench.end_hold()
         for _ in range(3):
@@ -124,7 +115,6 @@ async def test_a_queue_of_another_pool_takes_nobodys_room(url: str, redis_client
         assert {m.split("~")[0] for m in bench.members(bench.keys.graves)} == {"gone", "v0", "v1", "v2"}
 
 
-@pytest.mark.usefixtures("no_end")
 async def test_a_caller_at_a_living_door_is_room(url: str, redis_client: redis.Redis) -> None:
     """Nobody has room, and heirs wait for calls of the silent: those are declared, the others wait for room."""
     bench = Bench(redis_client)
@@ -135,15 +125,16 @@ async def test_a_caller_at_a_living_door_is_room(url: str, redis_client: redis.R
     bench.run(
         calls.join(
             bench.keys, instance="door~1", name="door", pool="default", capacity=0, labels="{}", address="",
-            dead_after_ms=60_000, trust_ms=750,
+            dead_after=60, trust=0.75,
         )
     )  # fmt: skip
     for n in (1, 3):
         ask = calls.ask(
-            bench.keys, session=f"call-{n}", instance="door~1", owner=f"v{n}~1", request=f"r{n}", lease_ms=LEASE_MS
+            bench.keys, session=f"call-{n}", instance="door~1", owner=f"v{n}~1", request=f"r{n}", lease=LEASE
         )
         assert bench.run(ask).word == "OK"
     async with partition_loop(url, **FAST) as loop:
+        loop.detector.breaker_patience = 1_000_000  # an open breaker lets no instance go for its age alone
         await loop.look()
         bench.end_hold()
         await until_declared(loop, bench, 2)

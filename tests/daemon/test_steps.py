@@ -382,7 +382,7 @@ async def test_a_hold_after_lost_writes_keeps_transfers(url: str, bench: Bench) 
         await stepped(loop)
         assert bench.members(bench.keys.graves) == {"a~1"}
         assert (
-            bench.run(calls.ask(bench.keys, session="s0", instance="b~1", owner="a~1", request="r", lease_ms=1)).word
+            bench.run(calls.ask(bench.keys, session="s0", instance="b~1", owner="a~1", request="r", lease=0.001)).word
             == "HELD"
         )
         bench.end_hold()
@@ -551,7 +551,7 @@ async def test_a_drain_has_its_gauges(url: str, bench: Bench) -> None:
     """How many sessions are left, and when the time is over."""
     async with partition_loop(url) as loop:
         await after_the_hold(loop, bench)
-        bench.run(calls.drain(bench.keys, instance="a~1", by="test", reason="rollout", timeout_ms=45_000))
+        bench.run(calls.drain(bench.keys, instance="a~1", by="test", reason="rollout", timeout=45))
         await loop.slow_step()
         assert value(loop, "drain_sessions_remaining") == 3
         until = value(loop, "drain_deadline_timestamp_seconds") or 0
@@ -564,9 +564,7 @@ async def test_a_call_that_is_handed_over_is_counted_once(url: str, bench: Bench
     async with partition_loop(url) as loop:
         await after_the_hold(loop, bench)
         epoch = int(bench.record("s0")["epoch"])
-        bench.run(
-            calls.hand_over(bench.keys, session="s0", instance="a~1", epoch=epoch, pool="default", lease_ms=60_000)
-        )
+        bench.run(calls.hand_over(bench.keys, session="s0", instance="a~1", epoch=epoch, pool="default", lease=60))
         await loop.slow_step()
         assert value(loop, "sessions", partition="0", state="handing_over") == 1
         assert value(loop, "sessions", partition="0", state="active") == 2
@@ -579,7 +577,7 @@ async def test_of_several_drains_the_first_to_end_has_the_deadline(url: str, ben
         bench.join("c~1")
         bench.open("s9", "b~1", b"data")
         for instance, timeout_ms in (("a~1", 600_000), ("b~1", 30_000), ("c~1", 1_000)):
-            bench.run(calls.drain(bench.keys, instance=instance, by="t", reason="rollout", timeout_ms=timeout_ms))
+            bench.run(calls.drain(bench.keys, instance=instance, by="t", reason="rollout", timeout=timeout_ms / 1000))
         await loop.slow_step()
         until = value(loop, "drain_deadline_timestamp_seconds") or 0
         assert 20 < until - bench.client.time()[0] < 31

@@ -144,7 +144,7 @@ def _consumers(bench: Bench, stream: str, group: str) -> set[str]:
         return set()
 
 
-async def test_consumers_of_earlier_coordinators_go(url: str, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_consumers_of_earlier_coordinators_go(url: str, bench: Bench) -> None:
     """Each start of an earlier version left one under its own name; one that still reads stays."""
     async with partition_loop(url) as loop:
         await loop.events.step()
@@ -152,7 +152,7 @@ async def test_consumers_of_earlier_coordinators_go(url: str, bench: Bench, monk
             bench.client.xgroup_createconsumer(bench.keys.events, "coordinators", f"coordinator~{n}")
         await sweep(loop)
         assert len(_consumers(bench, bench.keys.events, "coordinators")) == 6, "they read just now"
-        inside.set_idle_consumers(monkeypatch, -1)
+        inside.tidier_of(loop.sweeper).idle = -0.001
         await sweep(loop)
     assert _consumers(bench, bench.keys.events, "coordinators") == {"coordinator"}
 

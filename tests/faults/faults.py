@@ -140,7 +140,7 @@ def wiped_and_made_by_a_stranger(d: Deployment, seconds: float) -> None:
     bench = Bench(d.client)
     pipe = d.client.pipeline()
     pipe.flushall()
-    init = calls.init(KEYS, partitions=1, protocol=PROTOCOL, lineage="made-by-a-stranger", hold_ms=2000)
+    init = calls.init(KEYS, partitions=1, protocol=PROTOCOL, lineage="made-by-a-stranger", hold=2)
     pipe.execute_command(*(bench.server_id if part is SERVER else part for part in init.eval()))
     pipe.execute()
     last(seconds)

@@ -17,8 +17,8 @@ async def main(*arguments: str) -> None:
     try:
         await connector.executor(keys.tag).run(
             calls.claim(
-                keys, grave=grave, sessions=sessions, pool="default", lease_ms=3000, max_recoveries=3,
-                recovery_window_ms=600_000,
+                keys, grave=grave, sessions=sessions, pool="default", lease=3, max_recoveries=3,
+                recovery_window=600,
             )
         )  # fmt: skip
     finally:

@@ -25,12 +25,14 @@ from coordinator.store.past import Past
 from coordinator.store.scripts import SCRIPTS
 from tests.property import planted
 from tests.store.answers import Answer
-from tests.store.harness import LEASE_MS, Bench
+from tests.store.harness import LEASE, Bench
 
 SESSIONS = ("a", "b")
 WORKERS = ("w1", "w2")
 HOUR_MS = 3_600_000
+HOUR = HOUR_MS / 1000
 HOLD_MS = 5
+HOLD = HOLD_MS / 1000
 """A hold ends when the clock says so: that is what keeps epochs from running ahead of it."""
 
 
@@ -124,7 +126,7 @@ class EpochMachine(RuleBasedStateMachine):
             partitions=1,
             protocol=1,
             lineage=f"lineage-{self.lineages}",
-            hold_ms=HOLD_MS,
+            hold=HOLD,
             previous=past.lineage,
         )
         self.bench.run(call)
@@ -161,7 +163,7 @@ class EpochMachine(RuleBasedStateMachine):
     def look(self) -> None:
         """A coordinator looks; it makes the partition where there is none."""
         past = self.pasts["coordinator"]
-        call = calls.scan(self.bench.keys, max_scan_gap_ms=HOUR_MS, hold_ms=HOLD_MS, horizon_ms=0, past=past)
+        call = calls.scan(self.bench.keys, max_scan_gap=HOUR, hold=HOLD, horizon=0, past=past)
         answer = self.bench.run(call)
         if answer.word == "UNKNOWN":
             self._make(past)
@@ -209,8 +211,8 @@ class EpochMachine(RuleBasedStateMachine):
         answer = self.bench.run(
             calls.release(
                 self.bench.keys, session=session, instance=self.ids[name], epoch=int(record["epoch"]),
-                request=self.bench.request(), pool="default", reason="no", cause="released", lease_ms=LEASE_MS,
-                max_recoveries=recoveries, recovery_window_ms=600_000,
+                request=self.bench.request(), pool="default", reason="no", cause="released", lease=LEASE,
+                max_recoveries=recoveries, recovery_window=600,
             )
         )  # fmt: skip
         self._count_holds()

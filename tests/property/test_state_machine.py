@@ -25,7 +25,7 @@ from coordinator.store import calls
 from coordinator.store.scripts import ScriptCall
 from coordinator.worker.ledger import mark
 from tests.store.answers import Answer
-from tests.store.harness import LEASE_MS, Bench
+from tests.store.harness import LEASE, Bench
 
 MAX_OFFERS = 3
 MAX_RECOVERIES = 2
@@ -172,8 +172,8 @@ class ProtocolMachine(RuleBasedStateMachine):
         run: Callable[[], Answer] = lambda: self.bench.run(  # noqa: E731
             calls.release(
                 self.bench.keys, session=session, instance=me, epoch=c.epoch, request=request, pool="default",
-                reason="no", cause="released", lease_ms=LEASE_MS, max_recoveries=MAX_RECOVERIES,
-                recovery_window_ms=600_000,
+                reason="no", cause="released", lease=LEASE, max_recoveries=MAX_RECOVERIES,
+                recovery_window=600,
             )
         )  # fmt: skip
         held = c.epoch
@@ -220,7 +220,7 @@ class ProtocolMachine(RuleBasedStateMachine):
             self._orphan(session)
         again = self.bench.claim(grave, batch, MAX_RECOVERIES)
         assert again.int("offered") == again.int("dead_lettered") == 0
-        settled = self.bench.run(calls.settle(self.bench.keys, grave=grave, fenced_ttl_ms=60_000))
+        settled = self.bench.run(calls.settle(self.bench.keys, grave=grave, fenced_ttl=60))
         left = [s for s, c in self.calls.items() if c.owner == grave and c.state in ("active", "handing_over")]
         assert (settled.word == "LEFT") == bool(left)
 
@@ -284,7 +284,7 @@ class ProtocolMachine(RuleBasedStateMachine):
                     instance=self.live[name],
                     epoch=c.epoch,
                     pool="default",
-                    lease_ms=LEASE_MS,
+                    lease=LEASE,
                 )
             ),
         )
@@ -299,9 +299,7 @@ class ProtocolMachine(RuleBasedStateMachine):
         answer = self._same(
             "ask",
             lambda: self.bench.run(
-                calls.ask(
-                    self.bench.keys, session=session, instance=me, owner=owner, request=request, lease_ms=LEASE_MS
-                )
+                calls.ask(self.bench.keys, session=session, instance=me, owner=owner, request=request, lease=LEASE)
             ),
         )
         if c.state not in ("active", "handing_over"):
@@ -321,7 +319,7 @@ class ProtocolMachine(RuleBasedStateMachine):
             return
         owner, epoch = c.owner, c.epoch
         call = calls.hand_over(
-            self.bench.keys, session=session, instance=owner, epoch=epoch, pool="default", lease_ms=LEASE_MS
+            self.bench.keys, session=session, instance=owner, epoch=epoch, pool="default", lease=LEASE
         )
         answer = self._same("hand_over", lambda: self.bench.run(call))
         if owner in self.dead:
@@ -407,7 +405,7 @@ class ProtocolMachine(RuleBasedStateMachine):
     @rule(session=st.sampled_from(SESSIONS))
     def replay(self, session: str) -> None:
         c = self.calls[session]
-        answer = self.bench.run(calls.replay(self.bench.keys, session=session, pool="default", lease_ms=LEASE_MS))
+        answer = self.bench.run(calls.replay(self.bench.keys, session=session, pool="default", lease=LEASE))
         assert answer.word == ("OK" if c.state == "dead_lettered" else "GONE")
         if c.state == "dead_lettered":
             c.state, c.offers, c.recoveries, c.read = "offered", 1, 0, False
@@ -420,12 +418,10 @@ class ProtocolMachine(RuleBasedStateMachine):
         c, kept = self.calls[session], self.letters[session, epoch]
         if purge:
             call: ScriptCall[Any] = calls.purge(
-                self.bench.keys, session=session, closed_ttl_ms=60_000, letter_epoch=str(epoch)
+                self.bench.keys, session=session, closed_ttl=60, letter_epoch=str(epoch)
             )
         else:
-            call = calls.replay(
-                self.bench.keys, session=session, pool="default", lease_ms=LEASE_MS, letter_epoch=str(epoch)
-            )
+            call = calls.replay(self.bench.keys, session=session, pool="default", lease=LEASE, letter_epoch=str(epoch))
         answer = self.bench.run(call)
         if not purge and c.state not in (None, "closed"):
             assert (answer.word, answer.text("state")) == ("OWNED", c.state)
@@ -441,11 +437,11 @@ class ProtocolMachine(RuleBasedStateMachine):
     def keep(self, session: str, name: str, stale: bool) -> None:
         c = self.calls[session]
         epoch = str(c.epoch - 1 if stale else c.epoch)
-        call = calls.keep(
-            self.bench.keys, instance=self.live[name], sessions=[session], epochs=[epoch], lease_ms=LEASE_MS
+        call = calls.extend_leases(
+            self.bench.keys, instance=self.live[name], sessions=[session], epochs=[epoch], lease=LEASE
         )
         stands = c.state == "offered" and not stale and self.bench.record(session)["offer_id"] != ""
-        answer = self._same("keep", lambda: self.bench.run(call))
+        answer = self._same("extend_leases", lambda: self.bench.run(call))
         assert answer.items("kept") == ([session] if stands else [])
 
     @rule(session=st.sampled_from(SESSIONS), name=st.sampled_from(NAMES))
@@ -464,7 +460,7 @@ class ProtocolMachine(RuleBasedStateMachine):
     @rule(session=st.sampled_from(SESSIONS))
     def purge(self, session: str) -> None:
         c = self.calls[session]
-        answer = self.bench.run(calls.purge(self.bench.keys, session=session, closed_ttl_ms=60_000))
+        answer = self.bench.run(calls.purge(self.bench.keys, session=session, closed_ttl=60))
         assert answer.word == ("OK" if c.state == "dead_lettered" else "GONE")
         if c.state == "dead_lettered":
             c.state, c.data = "closed", b""
@@ -484,7 +480,7 @@ class ProtocolMachine(RuleBasedStateMachine):
         else:
             self.client.zrem(getattr(keys, index), session)
         answer = self._same(
-            "repair", lambda: self.bench.run(calls.repair(keys, session=session, owner=owner, dead_after_ms=60_000))
+            "repair", lambda: self.bench.run(calls.repair(keys, session=session, owner=owner, dead_after=60))
         )
         assert answer.word == ("GONE" if c.state in (None, "closed") else "OK")
 
@@ -541,7 +537,7 @@ SCRIPTS_IN_RULES = (
     "purge",
     "close",
     "withdraw",
-    "keep",
+    "extend_leases",
 )
 
 

@@ -56,12 +56,12 @@ class World:
         fence = Fence(self.bench.keys, "s1", who, self.had[who][0] if old else self.epochs[who])
         common: Any = {"session": "s1", "fence": fence}
         value = b'{"id":"s1","status":"active","updated_at":"x","by":"%s"}' % who.encode()
-        new: Any = {"value": value, "ttl_ms": 60_000, "listed": True, "version": who, "limit": 0}
+        new: Any = {"value": value, "ttl": 60, "listed": True, "version": who, "limit": 0}
         keys = SessionKeys()
         make: Any = {
             "save": lambda: calls.save(keys, **common, **new, expected="", seen=""),
             "create": lambda: calls.create(keys, **common, **new),
-            "heartbeat": lambda: calls.heartbeat(keys, **common, updated_at="y", ttl_ms=60_000),
+            "heartbeat": lambda: calls.heartbeat(keys, **common, updated_at="y", ttl=60),
             "delete": lambda: calls.delete(keys, **common),
         }[what]
         return self.bench.run(make()).word

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from coordinator.store.replies import Reply
+from coordinator.clock import in_ms
+from coordinator.store.replies import Reply, wire_name
 
 __all__ = ["Answer"]
 
@@ -15,7 +16,7 @@ _Bytes = bytes
 
 
 class Answer:
-    """A word, and named fields.
+    """A word, and named fields as Redis has them: lengths of time in ms.
 
     Attributes:
         reply: the same, typed.
@@ -24,7 +25,11 @@ class Answer:
     def __init__(self, reply: Reply) -> None:
         self.reply = reply
         self.word = reply.word
-        self.fields: Mapping[str, Any] = {one.name: getattr(reply, one.name) for one in fields(reply)}
+        self.fields: Mapping[str, Any] = dict(
+            (one.name, value) if str(one.type) != "float" else (wire_name(one.name, "float"), in_ms(value))
+            for one in fields(reply)
+            for value in [getattr(reply, one.name)]
+        )
 
     def int(self, name: str, default: _Int = 0) -> _Int:
         """A field as a whole number; ``default`` where there is none of that name."""

@@ -13,10 +13,10 @@ from coordinator.store.replies import Reply
 from coordinator.store.scripts import SERVER, ScriptCall
 from tests.store.answers import Answer
 
-DEAD_AFTER_MS = 60_000
-TRUST_MS = 750
-LEASE_MS = 60_000
-LIMITS: Any = {"max_recoveries": 3, "recovery_window_ms": 600_000}
+DEAD_AFTER, DEAD_AFTER_MS = 60.0, 60_000
+TRUST, TRUST_MS = 0.75, 750
+LEASE, LEASE_MS = 60.0, 60_000
+LIMITS: Any = {"max_recoveries": 3, "recovery_window": 600}
 
 
 class Bench:
@@ -50,12 +50,12 @@ class Bench:
 
     def init(self, hold_ms: int = 2000) -> Answer:
         return self.run(
-            calls.init(self.keys, partitions=1, protocol=1, lineage="lineage-1", hold_ms=hold_ms, previous="")
+            calls.init(self.keys, partitions=1, protocol=1, lineage="lineage-1", hold=hold_ms / 1000, previous="")
         )
 
     def wipe(self, lineage: str = "lineage-2") -> None:
         """Everything goes, and in the same moment a stranger makes the partition anew, who knows nothing of a past."""
-        call = calls.init(self.keys, partitions=1, protocol=1, lineage=lineage, hold_ms=2000, previous="")
+        call = calls.init(self.keys, partitions=1, protocol=1, lineage=lineage, hold=2, previous="")
         with self.client.pipeline(transaction=True) as both:
             both.flushdb()
             both.execute_command(*[self.server_id if a is SERVER else a for a in call.eval()])
@@ -81,8 +81,8 @@ class Bench:
                 capacity=10,
                 labels="{}",
                 address=f"{instance}:5060",
-                dead_after_ms=dead_after_ms,
-                trust_ms=trust_ms,
+                dead_after=dead_after_ms / 1000,
+                trust=trust_ms / 1000,
                 predecessor=predecessor,
                 hosting=hosting,
                 past=past or Past(),
@@ -104,11 +104,11 @@ class Bench:
             calls.beat(
                 self.keys,
                 instance=instance,
-                dead_after_ms=DEAD_AFTER_MS,
+                dead_after=DEAD_AFTER,
                 seen_server=self.server_id if seen is None else seen,
                 past=past or Past(lineage),
                 roll=roll,
-                loop_lag_ms=0,
+                loop_lag=0,
             )
         )
 
@@ -143,9 +143,7 @@ class Bench:
 
     def close(self, session: str, instance: str, epoch: int) -> Answer:
         return self.run(
-            calls.close(
-                self.keys, session=session, instance=instance, epoch=epoch, pool="default", closed_ttl_ms=60_000
-            )
+            calls.close(self.keys, session=session, instance=instance, epoch=epoch, pool="default", closed_ttl=60)
         )
 
     def release(self, session: str, instance: str, epoch: int, request: str = "") -> Answer:
@@ -159,7 +157,7 @@ class Bench:
                 pool="default",
                 reason="cannot serve",
                 cause="released",
-                lease_ms=LEASE_MS,
+                lease=LEASE,
                 **LIMITS,
             )
         )
@@ -174,9 +172,9 @@ class Bench:
                 grave=grave,
                 sessions=sessions,
                 pool=pool,
-                lease_ms=LEASE_MS,
+                lease=LEASE,
                 max_recoveries=max_recoveries,
-                recovery_window_ms=600_000,
+                recovery_window=600,
             )
         )
 
@@ -213,8 +211,8 @@ class Bench:
                 reason="no",
                 counts=counts,
                 max_offers=max_offers,
-                lease_ms=LEASE_MS,
-                give_up_after_ms=give_up_after_ms,
+                lease=LEASE,
+                give_up_after=give_up_after_ms / 1000,
             )
         )
 
@@ -232,9 +230,9 @@ class Bench:
                 self.keys,
                 session=session,
                 pool="default",
-                lease_ms=LEASE_MS,
+                lease=LEASE,
                 max_offers=max_offers,
-                give_up_after_ms=give_up_after_ms,
+                give_up_after=give_up_after_ms / 1000,
                 entry_of_dead=entry_of_dead,
                 alone=alone,
             )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from coordinator.store import calls
 from tests.store.answers import Answer
-from tests.store.harness import LEASE_MS, Bench
+from tests.store.harness import LEASE, Bench
 
 A, B = "a~1", "b~1"
 HOUR_MS = 3_600_000
@@ -63,7 +63,7 @@ def _held(bench: Bench) -> int:
 
 def _ask(bench: Bench) -> Answer:
     """The second asks the first for `s`."""
-    return bench.run(calls.ask(bench.keys, session="s", instance=B, owner=A, request="ask", lease_ms=LEASE_MS))
+    return bench.run(calls.ask(bench.keys, session="s", instance=B, owner=A, request="ask", lease=LEASE))
 
 
 def _let_go(bench: Bench, epoch: int) -> Answer:
@@ -75,14 +75,12 @@ def _let_go(bench: Bench, epoch: int) -> Answer:
 
 def _hand_over(bench: Bench, epoch: int) -> Answer:
     """The first offers `s` and goes on serving it."""
-    return bench.run(
-        calls.hand_over(bench.keys, session="s", instance=A, epoch=epoch, pool="default", lease_ms=LEASE_MS)
-    )
+    return bench.run(calls.hand_over(bench.keys, session="s", instance=A, epoch=epoch, pool="default", lease=LEASE))
 
 
 def _replay(bench: Bench) -> Answer:
     """A person offers `s` again."""
-    return bench.run(calls.replay(bench.keys, session="s", pool="default", lease_ms=LEASE_MS))
+    return bench.run(calls.replay(bench.keys, session="s", pool="default", lease=LEASE))
 
 
 def _drain(bench: Bench, instance: str) -> None:
@@ -167,7 +165,7 @@ def transfers_go_on_when_the_clock_stepped_back(bench: Bench) -> None:
 
 def a_hold_ends_when_the_clock_stepped_back(bench: Bench) -> None:
     _owned(bench)
-    look = calls.scan(bench.keys, max_scan_gap_ms=60_000, hold_ms=2000, horizon_ms=0)
+    look = calls.scan(bench.keys, max_scan_gap=60, hold=2, horizon=0)
     bench.run(look)
     bench.client.hset(bench.keys.detector, "hold_until_ms", _now_ms(bench) + HOUR_MS)
     found = bench.run(look)
@@ -229,9 +227,9 @@ def what_refuses_the_dead_stays_while_a_call_names_it(bench: Bench) -> None:
     _owned(bench)
     bench.certify(A)
     bench.client.srem(bench.keys.owned(A), "s")
-    bench.run(calls.settle(bench.keys, grave=A, fenced_ttl_ms=60_000))
+    bench.run(calls.settle(bench.keys, grave=A, fenced_ttl=60))
     assert bench.client.pttl(bench.keys.instance(A)) > 0
-    bench.run(calls.repair(bench.keys, session="s", owner=A, dead_after_ms=60_000))
+    bench.run(calls.repair(bench.keys, session="s", owner=A, dead_after=60))
     assert bench.client.pttl(bench.keys.instance(A)) == -1
 
 

@@ -57,7 +57,9 @@ def test_an_absurd_epoch_of_one_call_lifts_no_other(bench: Bench, value: str) ->
         bench.client.hset(bench.keys.session(name), "epoch", value)
     with contextlib.suppress(redis.ResponseError):  # BROKEN: whoever runs it sets that aside
         bench.run(
-            calls.close(bench.keys, session="closed", instance="a~1", epoch=int(value), pool="default", closed_ttl_ms=1)
+            calls.close(
+                bench.keys, session="closed", instance="a~1", epoch=int(value), pool="default", closed_ttl=0.001
+            )
         )
     bench.beat("a~1", past=Past("lineage-1", 0, int(value)))
     bench.join("b~1")

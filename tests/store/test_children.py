@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coordinator.store import calls
-from tests.store.harness import LEASE_MS, Bench
+from tests.store.harness import LEASE, Bench
 
 
 def test_a_child_that_does_not_answer_is_waited_for(bench: Bench) -> None:
@@ -12,7 +12,7 @@ def test_a_child_that_does_not_answer_is_waited_for(bench: Bench) -> None:
     bench.end_hold()
     bench.join("a~1")
     epoch = bench.open("s", "a~1").int("epoch")
-    told = calls.trust(bench.keys, session="s", instance="a~1", epoch=epoch, child="c~1", belief_ms=1500)
+    told = calls.trust(bench.keys, session="s", instance="a~1", epoch=epoch, child="c~1", belief=1.5)
     for give_away in (bench.release, bench.close):
         assert bench.run(told).word == "OK"
         answer = give_away("s", "a~1", epoch)
@@ -31,7 +31,7 @@ def test_the_dead_owner_s_call_waits_for_its_child_and_no_other(bench: Bench) ->
     bench.join("a~1")
     epoch = bench.open("s", "a~1").int("epoch")
     bench.open("t", "a~1")
-    bench.run(calls.trust(bench.keys, session="s", instance="a~1", epoch=epoch, child="c~1", belief_ms=1500))
+    bench.run(calls.trust(bench.keys, session="s", instance="a~1", epoch=epoch, child="c~1", belief=1.5))
     bench.certify("a~1")
     answer = bench.claim("a~1", ["s", "t"])
     assert (answer.int("offered"), answer.int("left"), answer.int("children_ms") > 0) == (1, 1, True)
@@ -46,12 +46,12 @@ def test_children_of_the_next_owner_may_believe_at_once(bench: Bench) -> None:
     bench.join("a~1")
     bench.join("b~1")
     epoch = bench.open("s", "a~1").int("epoch")
-    bench.run(calls.trust(bench.keys, session="s", instance="a~1", epoch=epoch, child="c~1", belief_ms=1500))
+    bench.run(calls.trust(bench.keys, session="s", instance="a~1", epoch=epoch, child="c~1", belief=1.5))
     assert bench.release("s", "a~1", epoch).word == "CHILDREN"
     bench.run(calls.stopped(bench.keys, session="s", epoch=epoch, child="c~1"))
     assert bench.release("s", "a~1", epoch).word == "OK"
     taken = bench.adopt("s", "b~1", None).int("epoch")
-    look = calls.trust(bench.keys, session="s", instance="b~1", epoch=taken, child="d~1", belief_ms=1500)
+    look = calls.trust(bench.keys, session="s", instance="b~1", epoch=taken, child="d~1", belief=1.5)
     assert bench.run(look).word == "OK"
 
 
@@ -63,8 +63,8 @@ def test_of_several_children_each_must_have_stopped(bench: Bench) -> None:
     bench.join("b~1")
     epoch = bench.open("s", "a~1").int("epoch")
     for child in ("c~1", "d~1", "c~1"):
-        bench.run(calls.trust(bench.keys, session="s", instance="a~1", epoch=epoch, child=child, belief_ms=1500))
-    bench.run(calls.ask(bench.keys, session="s", instance="b~1", owner="a~1", request="ask", lease_ms=LEASE_MS))
+        bench.run(calls.trust(bench.keys, session="s", instance="a~1", epoch=epoch, child=child, belief=1.5))
+    bench.run(calls.ask(bench.keys, session="s", instance="b~1", owner="a~1", request="ask", lease=LEASE))
     let_go = calls.let_go(
         bench.keys, session="s", instance="a~1", heir="b~1", epoch=epoch, pool="default", data=b"", sequence=0
     )

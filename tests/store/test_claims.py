@@ -130,8 +130,8 @@ def test_an_epoch_is_above_what_the_caller_has_seen(ready: Bench) -> None:
 def test_the_dead_are_kept_to_be_refused_and_then_end(ready: Bench) -> None:
     """When its grave is empty an id stays for a while with an expiry, so that a late process is still told."""
     ready.certify(DEAD)
-    assert ready.run(calls.settle(ready.keys, grave=DEAD, fenced_ttl_ms=60_000)).word == "OK"
-    assert ready.run(calls.settle(ready.keys, grave=DEAD, fenced_ttl_ms=60_000)).word == "GONE"
+    assert ready.run(calls.settle(ready.keys, grave=DEAD, fenced_ttl=60)).word == "OK"
+    assert ready.run(calls.settle(ready.keys, grave=DEAD, fenced_ttl=60)).word == "GONE"
     assert 0 < ready.client.pttl(ready.keys.instance(DEAD)) <= 60_000
     assert ready.beat(DEAD).word == "FENCED"
 
@@ -158,7 +158,7 @@ def test_a_purged_dead_letter_has_no_data(ready: Bench) -> None:
     ready.open("s", DEAD)
     ready.certify(DEAD)
     ready.claim(DEAD, ["s"], max_recoveries=0)
-    assert ready.run(calls.purge(ready.keys, session="s", closed_ttl_ms=60_000)).word == "OK"
+    assert ready.run(calls.purge(ready.keys, session="s", closed_ttl=60)).word == "OK"
     record = ready.record("s")
     assert record["state"] == "closed"
     assert "data" not in record

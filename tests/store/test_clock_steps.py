@@ -11,6 +11,7 @@ from coordinator.store import calls
 from tests.store.harness import Bench
 
 GAP_MS, HOLD_MS, MINUTE_MS = 1000, 500, 60_000
+HOLD = HOLD_MS / 1000
 GIVE_UP_MS = 5 * MINUTE_MS
 
 
@@ -31,8 +32,8 @@ def bench(redis_client: redis.Redis) -> Bench:
 
 
 def scan(bench: Bench, gap_ms: int = GAP_MS, **seen: Any) -> Any:
-    """A look; ``seen_ms`` and ``stepped_ms`` as its coordinator tells them."""
-    return bench.run(calls.scan(bench.keys, max_scan_gap_ms=gap_ms, hold_ms=HOLD_MS, horizon_ms=1, **seen))
+    """A look; ``seen_ms`` and ``stepped`` as its coordinator tells them."""
+    return bench.run(calls.scan(bench.keys, max_scan_gap=gap_ms / 1000, hold=HOLD, horizon=0.001, **seen))
 
 
 def time_passed(bench: Bench, ms: int) -> None:
@@ -54,9 +55,9 @@ def now_ms(bench: Bench) -> int:
     return int(seconds) * 1000 + int(micros) // 1000
 
 
-def stepped(bench: Bench, ms: int) -> dict[str, int]:
+def stepped(bench: Bench, ms: int) -> dict[str, Any]:
     """What a coordinator tells that looked just before the clock stepped."""
-    return {"seen_ms": now_ms(bench) - ms, "stepped_ms": ms - 100}
+    return {"seen_ms": now_ms(bench) - ms, "stepped": (ms - 100) / 1000}
 
 
 def test_a_step_forward_ages_nobody(bench: Bench) -> None:

@@ -71,7 +71,7 @@ def test_a_dead_letter_that_a_person_closes_keeps_none_either(bench: Bench, owne
     bench.certify("a~1")
     bench.claim("a~1", ["s"])
     bench.decline("s", "b~1", int(bench.record("s")["epoch"]), max_offers=1)
-    assert bench.run(calls.purge(bench.keys, session="s", closed_ttl_ms=60_000)).word == "OK"
+    assert bench.run(calls.purge(bench.keys, session="s", closed_ttl=60)).word == "OK"
     assert found(bench.client, MARK) == []
     assert bench.record("s")["state"] == "closed"
 

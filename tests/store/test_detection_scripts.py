@@ -13,16 +13,16 @@ from tests.store.harness import TRUST_MS, Bench
 
 ME = "w1~1"
 GAP_MS, HOLD_MS = 60_000, 2_000
+HOLD = HOLD_MS / 1000
+GAP = GAP_MS / 1000
 
 
 def _scan(bench: Bench, horizon_ms: int = 0) -> Answer:
-    return bench.run(calls.scan(bench.keys, max_scan_gap_ms=GAP_MS, hold_ms=HOLD_MS, horizon_ms=horizon_ms))
+    return bench.run(calls.scan(bench.keys, max_scan_gap=GAP, hold=HOLD, horizon=horizon_ms / 1000))
 
 
 def _declare(bench: Bench, deadline_ms: int, instance: str = ME) -> Answer:
-    return bench.run(
-        calls.declare(bench.keys, instance=instance, deadline_ms=deadline_ms, max_scan_gap_ms=GAP_MS, by="test")
-    )
+    return bench.run(calls.declare(bench.keys, instance=instance, deadline_ms=deadline_ms, max_scan_gap=GAP, by="test"))
 
 
 @pytest.fixture
@@ -88,9 +88,7 @@ def test_while_another_server_takes_itself_for_the_primary_nobody_is_declared(si
     """The hold goes on with each look that says so, one event tells of it, and what changes hands is not held."""
     events = silent.client.xlen(silent.keys.events)
     for _ in range(3):
-        found = silent.run(
-            calls.scan(silent.keys, max_scan_gap_ms=GAP_MS, hold_ms=HOLD_MS, horizon_ms=0, another_primary=True)
-        )
+        found = silent.run(calls.scan(silent.keys, max_scan_gap=GAP, hold=HOLD, horizon=0, another_primary=True))
         assert (found.word, found.text("reason"), found.int("transfers_held")) == ("HELD", "another_primary", 0)
         assert found.int("hold_until_ms") == found.int("now_ms") + HOLD_MS
         assert _declare(silent, 1000).word == "HELD"
@@ -102,11 +100,9 @@ def test_while_another_server_takes_itself_for_the_primary_nobody_is_declared(si
 
 def test_a_hold_after_lost_writes_keeps_its_reason_beside_another_primary(silent: Bench) -> None:
     """It is the stronger one: what changes hands stays held."""
-    silent.run(calls.scan(silent.keys, max_scan_gap_ms=GAP_MS, hold_ms=HOLD_MS, horizon_ms=0))
+    silent.run(calls.scan(silent.keys, max_scan_gap=GAP, hold=HOLD, horizon=0))
     silent.client.hset(silent.keys.meta, "server", "another")
-    found = silent.run(
-        calls.scan(silent.keys, max_scan_gap_ms=GAP_MS, hold_ms=HOLD_MS, horizon_ms=0, another_primary=True)
-    )
+    found = silent.run(calls.scan(silent.keys, max_scan_gap=GAP, hold=HOLD, horizon=0, another_primary=True))
     assert (found.text("reason"), found.int("transfers_held")) == ("lost_writes", 1)
 
 
@@ -218,13 +214,13 @@ def test_a_certificate_is_written_once(bench: Bench) -> None:
 def test_another_partition_count_is_named(bench: Bench) -> None:
     """A program that believes in another number of partitions is told the stored one."""
     bench.init()
-    answer = bench.run(calls.init(bench.keys, partitions=2, protocol=1, lineage="x", hold_ms=2000))
+    answer = bench.run(calls.init(bench.keys, partitions=2, protocol=1, lineage="x", hold=2))
     assert (answer.word, answer.int("partitions")) == ("PARTITIONS", 1)
 
 
 def test_who_may_not_make_a_partition_makes_nothing(bench: Bench) -> None:
     """Partition 0 says first whether the number is right; until then the others are looked at and not made."""
-    asked = calls.init(bench.keys, partitions=6, protocol=1, lineage="", hold_ms=2000)
+    asked = calls.init(bench.keys, partitions=6, protocol=1, lineage="", hold=2)
     assert bench.run(asked).word == "UNMADE"
     assert not bench.client.exists(bench.keys.meta)
     bench.init()
@@ -234,7 +230,7 @@ def test_who_may_not_make_a_partition_makes_nothing(bench: Bench) -> None:
 def test_a_protocol_two_versions_away_is_refused(bench: Bench) -> None:
     """A program works with its own version of the protocol and the neighbours, and with no other."""
     bench.init()
-    init: Any = {"partitions": 1, "lineage": "x", "hold_ms": 2000}
+    init: Any = {"partitions": 1, "lineage": "x", "hold": 2}
     assert bench.run(calls.init(bench.keys, protocol=2, **init)).word == "OK"
     assert bench.run(calls.init(bench.keys, protocol=3, **init)).word == "PROTOCOL"
 
@@ -252,8 +248,8 @@ def test_who_has_succeeded_the_older_one_before_waits_for_nobody(
     bench.join("a~1")
     joined = bench.run(
         calls.join(
-            bench.keys, instance=instance, name="a", pool="default", capacity=1, labels="{}", address="", dead_after_ms=60_000,
-            trust_ms=750, predecessor="a~1", again=again,
+            bench.keys, instance=instance, name="a", pool="default", capacity=1, labels="{}", address="", dead_after=60,
+            trust=0.75, predecessor="a~1", again=again,
         )
     )  # fmt: skip
     assert joined.word == word

@@ -139,7 +139,7 @@ def _opening() -> ScriptCall[Any]:
 
 
 def _making() -> ScriptCall[Any]:
-    return calls.init(KEYS, partitions=1, protocol=PROTOCOL, lineage="test", hold_ms=0)
+    return calls.init(KEYS, partitions=1, protocol=PROTOCOL, lineage="test", hold=0)
 
 
 async def test_the_thread_that_beats_waits_too(pair: tuple[str, Node, Node]) -> None:

@@ -42,12 +42,12 @@ def transfers_held_until(bench: Bench) -> int:
 
 def make(bench: Bench, lineage: str, previous: str = "") -> None:
     """The partition is made, by one who remembers ``previous`` or by a stranger."""
-    made = bench.run(calls.init(bench.keys, partitions=1, protocol=1, lineage=lineage, hold_ms=2000, previous=previous))
+    made = bench.run(calls.init(bench.keys, partitions=1, protocol=1, lineage=lineage, hold=2, previous=previous))
     assert made.int("created") == 1
 
 
 def look(bench: Bench, past: Past | None = None) -> Answer:
-    return bench.run(calls.scan(bench.keys, max_scan_gap_ms=60_000, hold_ms=2000, horizon_ms=0, past=past or Past()))
+    return bench.run(calls.scan(bench.keys, max_scan_gap=60, hold=2, horizon=0, past=past or Past()))
 
 
 def close(bench: Bench, session: str, instance: str, epoch: int) -> None:
@@ -301,7 +301,7 @@ def _closed(bench: Bench) -> None:
 def _given_up_by_its_owner(bench: Bench) -> None:
     call = calls.release(
         bench.keys, session="s", instance=W1, epoch=int(bench.record("s")["epoch"]), request="r", pool="default", reason="no",
-        cause="released", lease_ms=1000, max_recoveries=0, recovery_window_ms=600_000,
+        cause="released", lease=1, max_recoveries=0, recovery_window=600,
     )  # fmt: skip
     assert bench.run(call).word == "DEAD_LETTERED"
 

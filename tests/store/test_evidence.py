@@ -11,7 +11,7 @@ import redis
 
 from coordinator.store import calls
 from coordinator.store.past import Past
-from tests.store.harness import DEAD_AFTER_MS, TRUST_MS, Bench
+from tests.store.harness import DEAD_AFTER, DEAD_AFTER_MS, TRUST_MS, Bench
 from tests.waiting import wait_until
 
 
@@ -44,8 +44,8 @@ def _declare(bench: Bench, age_ms: int, lost_after_ms: int) -> str:
     _scanned(bench)
     return bench.run(
         calls.declare(
-            bench.keys, instance="a~1", deadline_ms=deadline, max_scan_gap_ms=60_000, cause="lost_connection",
-            lost_after_ms=lost_after_ms,
+            bench.keys, instance="a~1", deadline_ms=deadline, max_scan_gap=60, cause="lost_connection",
+            lost_after=lost_after_ms / 1000,
         )
     ).word  # fmt: skip
 
@@ -54,8 +54,8 @@ def _beat(bench: Bench, *, presence: bool) -> str:
     """A beat; as what the store takes its presence."""
     return bench.run(
         calls.beat(
-            bench.keys, instance="a~1", dead_after_ms=DEAD_AFTER_MS, seen_server=bench.server_id, past=Past("lineage-1"),
-            roll="0 0", loop_lag_ms=0, presence=presence,
+            bench.keys, instance="a~1", dead_after=DEAD_AFTER, seen_server=bench.server_id, past=Past("lineage-1"),
+            roll="0 0", loop_lag=0, presence=presence,
         )
     ).text("presence")  # fmt: skip
 
@@ -153,8 +153,8 @@ def test_a_wedged_instance_is_asked_to_fence_itself(silent: Bench) -> None:
     def beat(lag_ms: int) -> str:
         return silent.run(
             calls.beat(
-                silent.keys, instance="a~1", dead_after_ms=DEAD_AFTER_MS, seen_server=silent.server_id,
-                past=Past("lineage-1"), roll="0 0", loop_lag_ms=lag_ms, wedged_after_ms=5000,
+                silent.keys, instance="a~1", dead_after=DEAD_AFTER, seen_server=silent.server_id,
+                past=Past("lineage-1"), roll="0 0", loop_lag=lag_ms / 1000, wedged_after=5,
             )
         ).word  # fmt: skip
 
@@ -181,9 +181,7 @@ def _mass(bench: Bench, alive: int, silent: int, *, ended: bool = True) -> None:
 
 
 def _scan(bench: Bench) -> Any:
-    return bench.run(
-        calls.scan(bench.keys, max_scan_gap_ms=60_000, hold_ms=1, horizon_ms=1500, breaker_min=3, breaker_permille=300)
-    )
+    return bench.run(calls.scan(bench.keys, max_scan_gap=60, hold=0.001, horizon=1.5, breaker_min=3, breaker_share=0.3))
 
 
 @pytest.mark.parametrize(
@@ -218,7 +216,7 @@ def test_an_open_breaker_confirms_for_one_dead_after(bench: Bench) -> None:
     deadline = int(bench.client.zscore(bench.keys.instances, "w0~1"))
 
     def declare() -> Any:
-        return bench.run(calls.declare(bench.keys, instance="w0~1", deadline_ms=deadline, max_scan_gap_ms=60_000))
+        return bench.run(calls.declare(bench.keys, instance="w0~1", deadline_ms=deadline, max_scan_gap=60))
 
     refused = declare()
     assert (refused.word, refused.text("reason")) == ("HELD", "breaker")
@@ -236,7 +234,7 @@ def test_who_is_given_longer_is_confirmed_no_longer(bench: Bench) -> None:
     since = _scan(bench).int("breaker_since_ms")
 
     def declare() -> Any:
-        return bench.run(calls.declare(bench.keys, instance="w0~1", deadline_ms=deadline, max_scan_gap_ms=60_000))
+        return bench.run(calls.declare(bench.keys, instance="w0~1", deadline_ms=deadline, max_scan_gap=60))
 
     assert declare().text("reason") == "breaker"
     bench.client.hset(bench.keys.detector, "breaker_since_ms", since - 2001)
@@ -250,7 +248,7 @@ def test_deaths_just_now_count_with_those_who_are_about_to_die(bench: Bench) -> 
     for n in (6, 7):
         deadline = int(bench.client.zscore(bench.keys.instances, f"w{n}~1"))
         assert bench.run(
-            calls.declare(bench.keys, instance=f"w{n}~1", deadline_ms=deadline, max_scan_gap_ms=60_000)
+            calls.declare(bench.keys, instance=f"w{n}~1", deadline_ms=deadline, max_scan_gap=60)
         ).word == "OK"  # fmt: skip
     assert _scan(bench).int("breaker_since_ms") > 0
 

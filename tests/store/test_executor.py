@@ -24,7 +24,7 @@ from tests.redis_server import RedisServer
 from tests.waiting import eventually
 
 KEYS = Keys("recovery", 0)
-INIT = calls.init(KEYS, partitions=1, protocol=1, lineage=new_lineage(), hold_ms=1)
+INIT = calls.init(KEYS, partitions=1, protocol=1, lineage=new_lineage(), hold=0.001)
 
 
 @asynccontextmanager
@@ -213,7 +213,7 @@ async def test_a_server_without_auth_repeats_no_password() -> None:
     try:
         connector = Connector(f"unix://user:open-sesame@{server.path}", store_timeout=2.0)
         heart = connector.heart(KEYS.tag)
-        init = calls.init(KEYS, partitions=1, protocol=1, lineage=new_lineage(), hold_ms=1, previous="")
+        init = calls.init(KEYS, partitions=1, protocol=1, lineage=new_lineage(), hold=0.001, previous="")
         asked: list[Callable[[], Awaitable[object]]] = [
             lambda: connector.executor(KEYS.tag).command("PING"),
             lambda: connector.blocking(KEYS.tag).command("PING"),

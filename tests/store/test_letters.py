@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from coordinator.store import calls
-from tests.store.harness import LEASE_MS, Bench
+from tests.store.harness import LEASE, Bench
 
 ME, DEAD = "me~1", "dead~1"
 
@@ -86,7 +86,7 @@ def test_a_draining_instance_opens_nothing(given_up: Bench) -> None:
 def test_it_is_replayed_once_its_id_is_free(given_up: Bench) -> None:
     """While the id is a live call the letter is refused by name; afterwards it is offered under an epoch above both."""
     epoch = _open_again(given_up)
-    replay = calls.replay(given_up.keys, session="call", pool="default", lease_ms=LEASE_MS, letter_epoch=epoch)
+    replay = calls.replay(given_up.keys, session="call", pool="default", lease=LEASE, letter_epoch=epoch)
     refused = given_up.run(replay)
     assert (refused.word, refused.text("state"), refused.text("owner")) == ("OWNED", "active", ME)
     live = int(given_up.record("call")["epoch"])
@@ -104,7 +104,7 @@ def test_it_is_replayed_once_its_id_is_free(given_up: Bench) -> None:
 def test_it_is_purged_by_its_epoch(given_up: Bench) -> None:
     """Its data goes; the live call of the same id is not touched."""
     epoch = _open_again(given_up)
-    purge = calls.purge(given_up.keys, session="call", closed_ttl_ms=60_000, letter_epoch=epoch)
+    purge = calls.purge(given_up.keys, session="call", closed_ttl=60, letter_epoch=epoch)
     assert given_up.run(purge).word == "OK"
     assert given_up.client.hget(given_up.keys.letter("call", epoch), "data") is None
     assert given_up.record("call")["data"] == "new data"

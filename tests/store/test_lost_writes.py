@@ -38,7 +38,7 @@ WRITES: dict[str, Write] = {
         calls.let_go(b.keys, session="s", instance=who, heir=OTHER, epoch=e, pool="default")
     ),
     "hand_over": lambda b, who, e: b.run(
-        calls.hand_over(b.keys, session="s", instance=who, epoch=e, pool="default", lease_ms=1)
+        calls.hand_over(b.keys, session="s", instance=who, epoch=e, pool="default", lease=0.001)
     ),
 }  # fmt: skip
 
@@ -65,9 +65,9 @@ def test_the_first_connection_to_another_server_starts_a_hold(served: Bench) -> 
         lambda b, e: b.claim("w9~1", ["s"]),
         lambda b, e: b.expire("s"),
         lambda b, e: b.decline("s", OTHER, e),
-        lambda b, e: b.run(calls.replay(b.keys, session="s", pool="default", lease_ms=1)),
-        lambda b, e: b.run(calls.repair(b.keys, session="s", owner=OWNER, dead_after_ms=1)),
-        lambda b, e: b.run(calls.ask(b.keys, session="s", instance=OTHER, owner=OWNER, request="r", lease_ms=1)),
+        lambda b, e: b.run(calls.replay(b.keys, session="s", pool="default", lease=0.001)),
+        lambda b, e: b.run(calls.repair(b.keys, session="s", owner=OWNER, dead_after=0.001)),
+        lambda b, e: b.run(calls.ask(b.keys, session="s", instance=OTHER, owner=OWNER, request="r", lease=0.001)),
         lambda b, e: b.run(
             calls.let_go(b.keys, session="s", instance=OWNER, heir=OTHER, epoch=e, pool="default")
         ),
@@ -127,7 +127,7 @@ def test_a_wiped_store_takes_back_what_its_owner_held(served: Bench) -> None:
     assert served.beat(OWNER, roll=served.called(OWNER)).word == "UNKNOWN"
     assert served.join(OWNER).word == "UNKNOWN", "the partition itself is gone"
     again = served.run(
-        calls.init(served.keys, partitions=1, protocol=1, lineage="lineage-2", hold_ms=2000, previous="lineage-1")
+        calls.init(served.keys, partitions=1, protocol=1, lineage="lineage-2", hold=2, previous="lineage-1")
     )
     assert again.int("created") == 1
     assert served.join(OWNER).word == "OK"

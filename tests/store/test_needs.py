@@ -18,8 +18,10 @@ from coordinator.store.scripts import SCRIPTS, commands_of
 PACKAGE = Path(__file__).parents[2] / "coordinator"
 WRAPPED = ("coordinator.store.pruning", "coordinator.store.setting_aside")
 """Modules with calls of scripts, by the scripts' names."""
-DOORS = ("lookups", "offer_stream", "reads")
-"""Modules of the store that send commands for others."""
+DOORS = (
+    "consumers", "event_stream", "graves", "lookups", "offer_stream", "reads", "suspects", "tidying", "walk",
+)  # fmt: skip
+"""Modules of the store that send commands, and run scripts, for others."""
 LOOKS = tuple(f"cli/{name}.py" for name in ("dead_letters", "quarantine", "status", "store", "doctor", "doctor_checks"))
 FILES: dict[Program, tuple[str, ...]] = {
     "worker": ("worker/*.py", "sidecar/*.py", "supervisor/*.py"),
@@ -80,19 +82,51 @@ def _sent(tree: ast.AST, known: set[str]) -> set[Name]:
     return found
 
 
-def _read(module: str, names: set[str], known: set[str]) -> set[Name]:
-    """What functions of a module of the store send, those that they use included."""
-    tree = ast.parse((PACKAGE / "store" / f"{module}.py").read_text())
-    functions = {node.name: node for node in tree.body if isinstance(node, ast.AsyncFunctionDef)}
-    todo, done = [name for name in names if name in functions], set()
-    found: set[Name] = set()
+FUNCTIONS = ast.AsyncFunctionDef, ast.FunctionDef
+Function = tuple[str, str]
+"""A module of the store, and a name in it."""
+
+
+def _doors() -> dict[Function, tuple[ast.stmt, set[Function]]]:
+    """Each function of the doors, with those that it uses: its own module's, imported ones, and ``module.name``."""
+    found: dict[Function, tuple[ast.stmt, set[Function]]] = {}
+    for door in DOORS:
+        tree = ast.parse((PACKAGE / "store" / f"{door}.py").read_text())
+        names = _named(tree)
+        own = {node.name: (door, node.name) for node in tree.body if isinstance(node, FUNCTIONS)}
+        for node in tree.body:
+            if isinstance(node, FUNCTIONS):
+                found[door, node.name] = node, _used(node, names | own)
+    return found
+
+
+def _named(tree: ast.AST) -> dict[str, Function]:
+    """Names under which functions of the doors were imported."""
+    return {
+        alias.asname or alias.name: (door, alias.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("coordinator.store.")
+        for door in [str(node.module).rpartition(".")[2]]
+        if door in DOORS
+        for alias in node.names
+    }
+
+
+def _used(tree: ast.AST, names: dict[str, Function]) -> set[Function]:
+    """Functions of the doors that are named in a piece of code."""
+    used = {names[node.id] for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id in names}
+    return used | {(door, name) for door in DOORS for name in _attributes(tree, door)}
+
+
+def _through(first: set[Function], doors: dict[Function, tuple[ast.stmt, set[Function]]]) -> list[ast.AST]:
+    """These functions and all that they use."""
+    todo, done = [one for one in first if one in doors], dict[Function, ast.AST]()
     while todo:
         name = todo.pop()
-        done.add(name)
-        found |= _sent(functions[name], known)
-        used = {node.id for node in ast.walk(functions[name]) if isinstance(node, ast.Name)} & functions.keys()
-        todo += used - done
-    return found
+        if name not in done:
+            done[name], used = doors[name]
+            todo += [one for one in used if one in doors]
+    return list(done.values())
 
 
 @pytest.mark.parametrize("program", FILES)
@@ -101,11 +135,13 @@ def test_a_program_needs_what_its_code_sends(program: Program, redis_client: red
     known = {str(name).upper() for name in redis_client.command()}
     scripts: set[str] = set()
     commands: set[Name] = set(LISTENS.get(program, ()))
+    doors = _doors()
     for tree in _trees(program):
-        scripts |= (_attributes(tree, "calls") | _imported(tree, WRAPPED)) & SCRIPTS.keys()
-        commands |= _sent(tree, known)
-        for door in DOORS:
-            commands |= _read(door, _attributes(tree, door), known)
+        names = _imported(tree, WRAPPED)
+        for piece in (tree, *_through(_used(tree, _named(tree)), doors)):
+            scripts |= (_attributes(piece, "calls") | names) & SCRIPTS.keys()
+            scripts |= {node.id for node in ast.walk(piece) if isinstance(node, ast.Name)} & {"set_aside_member"}
+            commands |= _sent(piece, known)
     need = NEEDS[program]
     scripts |= {"init"} & set(need.scripts)  # run by `prepare`
     if program == "reader":

@@ -93,7 +93,7 @@ def _repair(bench: Bench) -> None:
     for session in ("s", "new"):
         record = bench.record(session)
         if record:
-            bench.run(calls.repair(bench.keys, session=session, owner=record["owner"], dead_after_ms=60_000))
+            bench.run(calls.repair(bench.keys, session=session, owner=record["owner"], dead_after=60))
 
 
 def _unknown(bench: Bench) -> list[str]:

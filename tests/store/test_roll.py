@@ -8,7 +8,7 @@ import pytest
 
 from coordinator.store import calls
 from coordinator.worker.ledger import mark
-from tests.store.harness import LEASE_MS, Bench
+from tests.store.harness import LEASE, Bench
 
 A, B = "a~1", "b~1"
 
@@ -35,7 +35,7 @@ def _epoch(bench: Bench) -> int:
 
 
 def _let_go(bench: Bench) -> None:
-    bench.run(calls.ask(bench.keys, session="s", instance=B, owner=A, request="ask", lease_ms=LEASE_MS))
+    bench.run(calls.ask(bench.keys, session="s", instance=B, owner=A, request="ask", lease=LEASE))
     answer = bench.run(
         calls.let_go(
             bench.keys, session="s", instance=A, heir=B, epoch=_epoch(bench), pool="default", data=b"", sequence=0
@@ -75,7 +75,7 @@ def _forgotten(bench: Bench) -> None:
 
 def _repair(bench: Bench) -> None:
     bench.client.srem(bench.keys.owned(A), "s")
-    assert bench.run(calls.repair(bench.keys, session="s", owner=A, dead_after_ms=60_000)).word == "OK"
+    assert bench.run(calls.repair(bench.keys, session="s", owner=A, dead_after=60)).word == "OK"
 
 
 def _adopt(bench: Bench) -> None:

@@ -32,7 +32,14 @@ def _locals(body: str, table: str) -> dict[str, int]:
 
 def _example(function: Callable[..., object], keys: Keys) -> dict[str, object]:
     """Arguments for a call, made from its signature."""
-    kinds: dict[str, object] = {"int": 7, "str": "x", "bytes": b"x", "bool": True, "Sequence[str]": ["s1", "s2"]}
+    kinds: dict[str, object] = {
+        "int": 7,
+        "float": 7.0,
+        "str": "x",
+        "bytes": b"x",
+        "bool": True,
+        "Sequence[str]": ["s1", "s2"],
+    }
     kinds |= {"Sequence[bytes]": [b"name", b"value"], "Mapping[str, bytes]": {"labels": b"x"}, "Past": Past("x", 7, 7)}
     given: dict[str, object] = {"index": keys.orphans, "records": [keys.session("s1"), keys.session("s2")]}
     given |= {"scratch": keys.scratch, "k": keys}

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from coordinator.store import calls
-from tests.store.harness import LEASE_MS, Bench
+from tests.store.harness import LEASE, Bench
 
 HEIR = "heir~1"
 
@@ -38,16 +38,16 @@ def orphaned_once(bench: Bench, count: int = 4) -> list[str]:
 
 def judge(bench: Bench, grave: str = HEIR, **verdict: Any) -> str:
     """The verdict is told; its answer."""
-    told = {"blamed_from_ms": 0, "convict": "", "apart": 0, "probation_ms": 0, **verdict}
-    return bench.run(calls.judge(bench.keys, grave=grave, **told)).word
+    told = {"blamed_from_ms": 0, "convict": "", "apart": 0, "probation": 0, **verdict}
+    return bench.run(calls.blame(bench.keys, grave=grave, **told)).word
 
 
 def claim(bench: Bench, names: list[str], *, grave: str = HEIR, heirs: int = 1, max_recoveries: int = 3) -> Any:
     """The dead one's calls are offered."""
     return bench.run(
         calls.claim(
-            bench.keys, grave=grave, sessions=names, pool="default", lease_ms=LEASE_MS, max_recoveries=max_recoveries,
-            recovery_window_ms=600_000, heirs=heirs, room=100,
+            bench.keys, grave=grave, sessions=names, pool="default", lease=LEASE, max_recoveries=max_recoveries,
+            recovery_window=600, heirs=heirs, room=100,
         )
     )  # fmt: skip
 
@@ -77,7 +77,7 @@ def test_a_handover_takes_it_along(bench: Bench) -> None:
     [name] = orphaned_once(bench, 1)
     bench.join("next~1")
     epoch = int(bench.record(name)["epoch"])
-    ask = calls.ask(bench.keys, session=name, instance="next~1", owner=HEIR, request="r", lease_ms=LEASE_MS)
+    ask = calls.ask(bench.keys, session=name, instance="next~1", owner=HEIR, request="r", lease=LEASE)
     assert bench.run(ask).word == "OK"
     go = calls.let_go(bench.keys, session=name, instance=HEIR, heir="next~1", epoch=epoch, pool="default")
     assert bench.run(go).word == "OK"
@@ -89,7 +89,7 @@ def test_the_list_ends_with_the_grave(bench: Bench) -> None:
     names = orphaned_once(bench, 2)
     bench.certify(HEIR)
     claim(bench, names)
-    bench.run(calls.settle(bench.keys, grave=HEIR, fenced_ttl_ms=60_000))
+    bench.run(calls.settle(bench.keys, grave=HEIR, fenced_ttl=60))
     assert not bench.client.exists(bench.keys.blamed(HEIR))
 
 
@@ -129,7 +129,7 @@ def test_who_was_there_for_long_is_not_counted(bench: Bench) -> None:
     bench.client.zadd(bench.keys.blamed(HEIR), {"s0": 5})
     bench.open("never-died", HEIR)
     bench.certify(HEIR)
-    judge(bench, blamed_from_ms=1000, convict="s1", apart=1, probation_ms=2000)
+    judge(bench, blamed_from_ms=1000, convict="s1", apart=1, probation=2)
     claim(bench, [*names, "never-died"])
     assert [bench.record(name)["recoveries"] for name in (*names, "never-died")] == ["1", "2", "0"]
     assert [bench.record(name)["apart"] for name in (*names, "never-died")] == ["0", "1", "0"]
@@ -139,7 +139,7 @@ def test_the_first_verdict_stands(bench: Bench) -> None:
     """Two coordinators judge at once, the second by what is left: whoever claims goes by the first."""
     names = orphaned_once(bench)
     bench.certify(HEIR)
-    assert judge(bench, apart=2, probation_ms=1000) == "OK"
+    assert judge(bench, apart=2, probation=1) == "OK"
     claim(bench, names[:3])
     assert judge(bench, convict="s3", apart=1) == "OK"
     assert claim(bench, names[3:], max_recoveries=1).int("offered") == 1
@@ -156,7 +156,7 @@ def test_those_kept_apart_are_offered_in_turn(bench: Bench) -> None:
     names = orphaned_once(bench)
     bench.certify(HEIR)
     bench.join("next~1")
-    judge(bench, apart=1, probation_ms=10_000)
+    judge(bench, apart=1, probation=10)
     claim(bench, names[:2])
     claim(bench, names[2:])
     assert bench.client.xlen(bench.keys.offers("default")) == 1
@@ -174,7 +174,7 @@ def test_more_heirs_take_more_at_once(bench: Bench) -> None:
     """Two heirs and two at a time each: four are offered now."""
     names = orphaned_once(bench, 5)
     bench.certify(HEIR)
-    judge(bench, apart=2, probation_ms=10_000)
+    judge(bench, apart=2, probation=10)
     claim(bench, names, heirs=2)
     assert bench.client.xlen(bench.keys.offers("default")) == 4
 
@@ -184,7 +184,7 @@ def test_a_waiting_one_is_adopted_at_its_callers_door(bench: Bench) -> None:
     names = orphaned_once(bench, 2)
     bench.certify(HEIR)
     bench.join("next~1")
-    judge(bench, apart=1, probation_ms=10_000)
+    judge(bench, apart=1, probation=10)
     claim(bench, names)
     [waiting] = [name for name in names if not bench.record(name)["offer_id"]]
     assert bench.adopt(waiting, "next~1", None).word == "OK"
@@ -209,7 +209,7 @@ def test_what_a_dead_reader_had_in_hand_is_read_apart(bench: Bench) -> None:
     bench.read_offers("next~1")
     entry = bench.record("s0")["offer_id"]
     call = calls.expire(
-        bench.keys, session="s0", pool="default", lease_ms=LEASE_MS, max_offers=1, give_up_after_ms=600_000,
+        bench.keys, session="s0", pool="default", lease=LEASE, max_offers=1, give_up_after=600,
         entry_of_dead=entry, alone=False, apart=1,
     )  # fmt: skip
     assert bench.run(call).word == "OFFERED"

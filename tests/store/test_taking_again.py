@@ -60,7 +60,7 @@ def test_who_says_under_which_epoch_it_holds_keeps_it(two: Bench) -> None:
 def test_a_session_that_is_handed_over_keeps_its_epoch(two: Bench) -> None:
     """The offer of the handover stands with that epoch: no entry of another one is left in the stream."""
     held = two.open("s", A).int("epoch")
-    call = calls.hand_over(two.keys, session="s", instance=A, epoch=held, pool="default", lease_ms=60_000)
+    call = calls.hand_over(two.keys, session="s", instance=A, epoch=held, pool="default", lease=60)
     assert two.run(call).word == "OK"
     assert _open(two).int("epoch") == held
     assert _adopt(two).int("epoch") == held

@@ -6,7 +6,7 @@ import pytest
 
 from coordinator.store import calls
 from tests.store.answers import Answer
-from tests.store.harness import LEASE_MS, Bench
+from tests.store.harness import LEASE, Bench
 
 A, B, ANY = "a~1", "b~1", "any~1"
 
@@ -30,13 +30,13 @@ def _join(bench: Bench, instance: str, tenant: str, again: bool = False) -> Answ
     return bench.run(
         calls.join(
             bench.keys, instance=instance, name=instance.split("~")[0], pool="default", capacity=10, labels="{}", address="",
-            dead_after_ms=60_000, trust_ms=750, tenant=tenant, again=again,
+            dead_after=60, trust=0.75, tenant=tenant, again=again,
         )
     )  # fmt: skip
 
 
 def _ask(bench: Bench, session: str, heir: str) -> str:
-    call = calls.ask(bench.keys, session=session, instance=heir, owner=ANY, request="r", lease_ms=LEASE_MS)
+    call = calls.ask(bench.keys, session=session, instance=heir, owner=ANY, request="r", lease=LEASE)
     return bench.run(call).word
 
 
@@ -89,12 +89,12 @@ def test_an_entry_names_the_tenant(tenants: Bench) -> None:
     assert named() == {b"acme"}  # expire
     tenants.end_lease("acme's")
     tenants.expire("acme's", give_up_after_ms=0)
-    replay = calls.replay(tenants.keys, session="acme's", pool="default", lease_ms=LEASE_MS)
+    replay = calls.replay(tenants.keys, session="acme's", pool="default", lease=LEASE)
     assert tenants.run(replay).word == "OK"
     assert named() == {b"acme"}  # replay
     tenants.adopt("acme's", ANY, None)
     tenants.run(
-        calls.hand_over(tenants.keys, session="acme's", instance=ANY, epoch=epoch(), pool="default", lease_ms=9)
+        calls.hand_over(tenants.keys, session="acme's", instance=ANY, epoch=epoch(), pool="default", lease=0.009)
     )
     assert named() == {b"acme"}  # hand_over
     tenants.certify(ANY)

@@ -105,7 +105,7 @@ async def each_kind(url: str) -> None:
 
 
 def init() -> Any:
-    return calls.init(KEYS, partitions=1, protocol=1, lineage="lineage-1", hold_ms=1, previous="")
+    return calls.init(KEYS, partitions=1, protocol=1, lineage="lineage-1", hold=0.001, previous="")
 
 
 def url_of(node: Node, options: str = "", login: str = LOGIN) -> str:

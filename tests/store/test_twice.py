@@ -13,7 +13,7 @@ from coordinator.store.past import Past
 from coordinator.store.pruning import prune
 from coordinator.store.scripts import SCRIPTS, ScriptCall
 from coordinator.store.setting_aside import set_aside, set_aside_member
-from tests.store.harness import LEASE_MS, TRUST_MS, Bench
+from tests.store.harness import LEASE, TRUST, Bench
 
 A, B = "a~1", "b~1"
 TIMES = re.compile(r"(_at|_until|_ms|last_scan)$|_ms$|^(evidence|ended|held_total)")
@@ -31,7 +31,7 @@ def _ready(bench: Bench) -> int:
 def _written_by_a_child(bench: Bench) -> int:
     """A child process of its owner is attached."""
     epoch = _ready(bench)
-    bench.run(calls.trust(bench.keys, session="s", instance=A, epoch=epoch, child=B, belief_ms=1500))
+    bench.run(calls.trust(bench.keys, session="s", instance=A, epoch=epoch, child=B, belief=1.5))
     return epoch
 
 
@@ -53,7 +53,7 @@ def _given_up(bench: Bench) -> int:
 def _asked(bench: Bench) -> int:
     """The second instance waits for a handover."""
     epoch = _ready(bench)
-    bench.run(calls.ask(bench.keys, session="s", instance=B, owner=A, request="ask-1", lease_ms=LEASE_MS))
+    bench.run(calls.ask(bench.keys, session="s", instance=B, owner=A, request="ask-1", lease=LEASE))
     return epoch
 
 
@@ -137,40 +137,40 @@ def _entry(bench: Bench) -> str:
 
 Make = Callable[[Bench, int], ScriptCall[Any]]
 K: Any = calls
-COMMON: dict[str, Any] = {"lease_ms": LEASE_MS}
-LIMITS: dict[str, Any] = {**COMMON, "max_recoveries": 3, "recovery_window_ms": 600_000}
+COMMON: dict[str, Any] = {"lease": LEASE}
+LIMITS: dict[str, Any] = {**COMMON, "max_recoveries": 3, "recovery_window": 600}
 
 CASES: dict[str, tuple[Callable[[Bench], int], Make]] = {
     "allowed": (_ready, lambda b, e: K.allowed(scratch=b.keys.scratch, tries=[f"HGET\n{b.keys.scratch}\nx"])),
     "init": (
         lambda b: 0,
-        lambda b, e: K.init(b.keys, partitions=1, protocol=1, lineage="lineage-1", hold_ms=1, previous=""),
+        lambda b, e: K.init(b.keys, partitions=1, protocol=1, lineage="lineage-1", hold=0.001, previous=""),
     ),
     "join": (
         _ready,
         lambda b, e: K.join(
-            b.keys, instance="c~1", name="c", pool="default", capacity=1, labels="{}", address="", dead_after_ms=60_000,
-            trust_ms=TRUST_MS,
+            b.keys, instance="c~1", name="c", pool="default", capacity=1, labels="{}", address="", dead_after=60,
+            trust=TRUST,
         ),
     ),
     "beat": (
         _ready,
         lambda b, e: K.beat(
-            b.keys, instance=A, dead_after_ms=60_000, seen_server=b.server_id, past=Past("lineage-1"), roll=b.called(A), loop_lag_ms=3
+            b.keys, instance=A, dead_after=60, seen_server=b.server_id, past=Past("lineage-1"), roll=b.called(A), loop_lag=0.003
         ),
     ),
-    "scan": (_silent, lambda b, e: K.scan(b.keys, max_scan_gap_ms=60_000, hold_ms=1, horizon_ms=1)),
-    "declare": (_silent, lambda b, e: K.declare(b.keys, instance=A, deadline_ms=5, max_scan_gap_ms=60_000)),
+    "scan": (_silent, lambda b, e: K.scan(b.keys, max_scan_gap=60, hold=0.001, horizon=0.001)),
+    "declare": (_silent, lambda b, e: K.declare(b.keys, instance=A, deadline_ms=5, max_scan_gap=60)),
     "certify": (_ready, lambda b, e: K.certify(b.keys, instance=A, cause="exited", by="t", reason="r")),
     "claim": (
         lambda b: (_ready(b), b.certify(A))[0],
         lambda b, e: K.claim(b.keys, grave=A, sessions=["s"], pool="default", **LIMITS),
     ),
-    "judge": (
+    "blame": (
         _buried,
-        lambda b, e: K.judge(b.keys, grave=A, blamed_from_ms=0, convict="", apart=1, probation_ms=1000),
+        lambda b, e: K.blame(b.keys, grave=A, blamed_from_ms=0, convict="", apart=1, probation=1),
     ),
-    "settle": (_buried, lambda b, e: K.settle(b.keys, grave=A, fenced_ttl_ms=60_000)),
+    "settle": (_buried, lambda b, e: K.settle(b.keys, grave=A, fenced_ttl=60)),
     "open": (
         _ready,
         lambda b, e: K.open(
@@ -180,7 +180,7 @@ CASES: dict[str, tuple[Callable[[Bench], int], Make]] = {
     "checkpoint": (_ready, lambda b, e: K.checkpoint(b.keys, session="s", instance=A, epoch=e, sequence=1, data=b"x")),
     "close": (
         _ready,
-        lambda b, e: K.close(b.keys, session="s", instance=A, epoch=e, pool="default", closed_ttl_ms=60_000),
+        lambda b, e: K.close(b.keys, session="s", instance=A, epoch=e, pool="default", closed_ttl=60),
     ),
     "release": (
         _ready,
@@ -207,9 +207,9 @@ CASES: dict[str, tuple[Callable[[Bench], int], Make]] = {
         lambda b, e: K.ask(b.keys, session="s", instance=B, owner=A, request="r1", **COMMON),
     ),
     "withdraw": (_asked, lambda b, e: K.withdraw(b.keys, session="s", instance=B, request="ask-1", pool="default")),
-    "keep": (
+    "extend_leases": (
         _read,
-        lambda b, e: K.keep(b.keys, instance=B, sessions=["s"], epochs=[str(e)], lease_ms=2 * LEASE_MS),
+        lambda b, e: K.extend_leases(b.keys, instance=B, sessions=["s"], epochs=[str(e)], lease=2 * LEASE),
     ),
     "hand_over": (
         _ready,
@@ -234,15 +234,15 @@ CASES: dict[str, tuple[Callable[[Bench], int], Make]] = {
     "renew": (_restated, lambda b, e: K.renew(b.keys, session="s", instance=A, epoch=e)),
     "expire": (
         _due,
-        lambda b, e: K.expire(b.keys, session="s", pool="default", max_offers=5, give_up_after_ms=600_000, **COMMON),
+        lambda b, e: K.expire(b.keys, session="s", pool="default", max_offers=5, give_up_after=600, **COMMON),
     ),
-    "repair": (_lost_index, lambda b, e: K.repair(b.keys, session="s", owner=A, dead_after_ms=60_000)),
+    "repair": (_lost_index, lambda b, e: K.repair(b.keys, session="s", owner=A, dead_after=60)),
     "replay": (_given_up, lambda b, e: K.replay(b.keys, session="s", pool="default", **COMMON)),
-    "purge": (_given_up, lambda b, e: K.purge(b.keys, session="s", closed_ttl_ms=60_000)),
+    "purge": (_given_up, lambda b, e: K.purge(b.keys, session="s", closed_ttl=60)),
     "forget": (_leftovers, lambda b, e: K.forget(b.keys, names=["gone"], instances=["gone~1"])),
     "prune": (_leftovers, lambda b, e: prune(b.keys, index="orphans", members=["s"])),
     "trim": (_leftovers, lambda b, e: K.trim(b.keys, pool="default", sessions=["s"], entries=[_entry(b)])),
-    "trust": (_ready, lambda b, e: K.trust(b.keys, session="s", instance=A, epoch=e, child=B, belief_ms=500)),
+    "trust": (_ready, lambda b, e: K.trust(b.keys, session="s", instance=A, epoch=e, child=B, belief=0.5)),
     "correct": (
         _set_aside,
         lambda b, e: K.correct(b.keys, member=f"instance:{A}", kind="instance", name=A, fields=[b"labels", b"{}"]),
@@ -288,7 +288,7 @@ def test_a_second_call_changes_nothing_and_answers_as_its_header_says(bench: Ben
     first = bench.run(call)
     once = _everything(bench)
     assert first.word in ("OK", "OFFERED"), "the example does what the script is for"
-    assert once != before or name in ("allowed", "scan", "trust", "beat", "init", "resumed", "keep"), (
+    assert once != before or name in ("allowed", "scan", "trust", "beat", "init", "resumed", "extend_leases"), (
         "the example changes something"
     )
     second = bench.run(call)

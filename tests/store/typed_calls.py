@@ -17,9 +17,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TYPES = {
-    "text": "str", "reason": "str", "int": "int", "int?": "int | None", "flag": "bool", "bytes": "bytes", "lines": "tuple[str, ...]",
+    "text": "str", "reason": "str", "int": "int", "int?": "int | None", "duration": "float", "share": "float",
+    "flag": "bool", "bytes": "bytes", "lines": "tuple[str, ...]",
 }  # fmt: skip
-SENT = {"reason": "fitted({})", "flag": "int({})", "int?": '"" if {0} is None else {0}'}
+SENT = {
+    "reason": "fitted({})",
+    "duration": "in_ms({})",
+    "share": "_permille({})",
+    "flag": "int({})",
+    "int?": '"" if {0} is None else {0}',
+}
 """Kind of an argument -> what is sent; the argument itself for others."""
 MANY = {
     "text": ("Sequence[str]", "*{}"),
@@ -97,7 +104,7 @@ def _argument(
         found.sent.append(form.format(source))
         _limit(found, source, most)
     else:
-        source = expression or name
+        source = expression or _in_python(name, kind)
         found.wants(source, TYPES[kind], {"1": "True", "0": "False"}.get(str(default)) if kind == "flag" else default)
         found.sent.append(SENT.get(kind, "{}").format(source))
 
@@ -131,7 +138,14 @@ def _key(found: Parsed, star: str, name: str, expression: str | None) -> None:
 
 def _field(text: str) -> tuple[str, str]:
     name, _, kind = text.partition(":")
-    return name, TYPES[kind or "text"]
+    return _in_python(name, kind), TYPES[kind or "text"]
+
+
+def _in_python(name: str, kind: str) -> str:
+    """A length of time is in seconds there, and its name has no unit; so is a share, which the script has in thousandths."""
+    if kind == "share":
+        return f"{name.removesuffix('_permille')}_share"
+    return name.removesuffix("_ms") if kind == "duration" else name
 
 
 class _Classes:
@@ -231,7 +245,8 @@ def formatted(text: str) -> str:
 
 STORE = '''"""One function a script, one class a reply: generated from the headers of ``lua/*.lua`` (tests/store/typed_calls.py).
 
-Each function returns a `ScriptCall`, which an executor runs; none does I/O. Times are whole milliseconds. A reason is made to fit.
+Each function returns a `ScriptCall`, which an executor runs; none does I/O. Lengths of time are in seconds. A reason is made to
+fit.
 What the keys and arguments mean, and why each script is safe to run twice, stands in its header. A reply without fields, and one
 that always has the same, is one class for all scripts; else each script's own is a subclass of the word's.
 """
@@ -243,11 +258,12 @@ from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
 from coordinator.bounds import fitted
+from coordinator.clock import in_ms
 from coordinator.store.keys import Keys
 from coordinator.store.past import NO_PAST, Past
 from coordinator.store.replies import Reply
 from coordinator.store.scripts import SCRIPTS, SERVER, ScriptCall
-from coordinator.store.usual import BATCH, DAY_MS, DEAD_LETTER_TTL_MS, GIVE_UP_AFTER_MS, INLINE_BYTES, MOST_SUSPECTS
+from coordinator.store.usual import BATCH, DAY, DEAD_LETTER_TTL, GIVE_UP_AFTER, INLINE_BYTES, MOST_SUSPECTS
 
 
 
@@ -255,11 +271,15 @@ from coordinator.store.usual import BATCH, DAY_MS, DEAD_LETTER_TTL_MS, GIVE_UP_A
 def _few(script: str, things: Sequence[str], most: int) -> None:
     if len(things) > most:
         raise ValueError(f"{len(things)} are more than one call of {script}.lua takes ({most})")
+
+
+def _permille(share: float) -> int:
+    return round(share * 1000)
 '''
 
 SESSIONS = '''"""One function a script, one class a reply: generated from the headers of ``lua/*.lua`` (tests/store/typed_calls.py).
 
-Times are whole milliseconds; what the keys and arguments mean stands in the header of each ``.lua`` file. With a fence a script asks
+Lengths of time are in seconds; what the keys and arguments mean stands in the header of each ``.lua`` file. With a fence a script asks
 first whether the writer still owns the session.
 """
 
@@ -269,6 +289,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
+from coordinator.clock import in_ms
 from coordinator.sessions.keys import SessionKeys
 from coordinator.store.calls import SHARED
 from coordinator.store.fence import NO_FENCE, Fence

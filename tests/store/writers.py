@@ -17,7 +17,7 @@ from coordinator.store import calls
 from coordinator.store.fence import Fence
 from coordinator.store.replies import Reply
 from coordinator.store.scripts import SCRIPTS, Argument, Script, ScriptCall
-from tests.store.harness import LEASE_MS, Bench
+from tests.store.harness import LEASE, LEASE_MS, Bench
 
 __all__ = ["OWNERS_CHECK", "REASONS", "WRITERS", "Reason", "Writer", "asked", "check_owner", "check_refusal"]
 
@@ -27,7 +27,15 @@ ID, OWNER, HEIR = "s", "a~1", "b~1"
 HOLD_MS = 60_000
 CONVERSATION = b'{"id":"s","status":"active","updated_at":"2026-01-01T00:00:00Z"}'
 _ARGUMENT = re.compile(r"^-- ARGV (\w+) +(\w+)", re.MULTILINE)
-_SOME: Mapping[str, Argument] = {"int": 60_000, "text": "x", "bytes": b"x", "flag": 1, "reason": "x"}
+_SOME: Mapping[str, Argument] = {
+    "int": 60_000,
+    "duration": 60_000,
+    "share": 300,
+    "text": "x",
+    "bytes": b"x",
+    "flag": 1,
+    "reason": "x",
+}
 
 
 @dataclass(frozen=True)
@@ -200,7 +208,7 @@ def _scene(bench: Bench) -> int:
     bench.join(OWNER)
     bench.join(HEIR)
     epoch = bench.open(ID, OWNER, b"data").int("epoch")
-    ask = calls.ask(bench.keys, session=ID, instance=HEIR, owner=OWNER, request="ask", lease_ms=LEASE_MS)
+    ask = calls.ask(bench.keys, session=ID, instance=HEIR, owner=OWNER, request="ask", lease=LEASE)
     assert bench.run(ask).word == "OK"
     bench.client.set(SessionKeys().session(ID), CONVERSATION, px=LEASE_MS)
     return epoch

@@ -151,12 +151,12 @@ def test_times_that_are_none(seconds: Any) -> None:
 def test_no_reason_is_sent_that_does_not_fit() -> None:
     """Whoever sends one, the script gets a printable text of bounded length."""
     keys, long = Keys("recovery", 0), EVIL + "x" * 5000
-    of: dict[str, Any] = {"session": "s", "instance": "a~1", "epoch": 1, "pool": "p", "reason": long, "lease_ms": 1}
+    of: dict[str, Any] = {"session": "s", "instance": "a~1", "epoch": 1, "pool": "p", "reason": long, "lease": 0.001}
     sent = [
         calls.certify(keys, instance="a~1", cause="exited", by="b", reason=long),
         calls.drain(keys, instance="a~1", by="b", reason=long),
         calls.decline(keys, **of, counts=True, max_offers=1),
-        calls.release(keys, **of, request="r", cause="released", max_recoveries=1, recovery_window_ms=1),
+        calls.release(keys, **of, request="r", cause="released", max_recoveries=1, recovery_window=0.001),
     ]
     for call in sent:
         reason = dict(zip(call.script.header.args, call.args, strict=True))["reason"]

@@ -101,7 +101,7 @@ async def test_an_heir_that_dies_after_accepting_changes_nothing(url: str, redis
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(old.drain, 20)
             await eventually(lambda: bool(bench.read_offers("dies~1")))
-            asked = calls.ask(KEYS, session="call-1", instance="dies~1", owner=old.id, request="r", lease_ms=600)
+            asked = calls.ask(KEYS, session="call-1", instance="dies~1", owner=old.id, request="r", lease=0.6)
             with session.busy():  # else it lets go at once
                 assert bench.run(asked).word == "OK"
                 bench.certify("dies~1")

@@ -134,7 +134,7 @@ async def test_a_connection_that_is_new_does_not_go_on_blind(user_url: str, acl:
     acl("-info")
     heart = connector.heart(KEYS.tag)
     with pytest.raises(StoreUnavailableError) as told:
-        await anyio.to_thread.run_sync(heart.run, calls.settle(KEYS, grave="a~1", fenced_ttl_ms=1))
+        await anyio.to_thread.run_sync(heart.run, calls.settle(KEYS, grave="a~1", fenced_ttl=0.001))
     assert told.value.kind == "permission"
     await anyio.to_thread.run_sync(heart.close)
     await connector.aclose()

@@ -3,13 +3,13 @@
 -- KEYS session STRING <session(session)> the session's JSON
 -- KEYS active  SET                       ids of the sessions that are under way
 -- KEYS *fence  various <=fence.declared> the coordinator's meta, detector, events, instance and record; none when bound to no session
--- ARGV id      text <session>            session id
--- ARGV value   bytes                     the JSON
--- ARGV ttl_ms  int                       when it expires, 0 for never
--- ARGV listed  flag                      1 when it is under way, 0 when it has ended
--- ARGV version text                      version of the JSON
--- ARGV limit   int                       most members of the active set, 0 for any number
--- ARGV *held   sent <fence.arguments>    run id of the server, instance id and epoch of who writes; none when bound to no session
+-- ARGV id      text <session>          session id
+-- ARGV value   bytes                   the JSON
+-- ARGV ttl_ms  duration                when it expires, 0 for never
+-- ARGV listed  flag                    1 when it is under way, 0 when it has ended
+-- ARGV version text                    version of the JSON
+-- ARGV limit   int                     most members of the active set, 0 for any number
+-- ARGV *held   sent <fence.arguments>  run id of the server, instance id and epoch of who writes; none when bound to no session
 -- REPLY OK
 -- REPLY EXISTS
 -- REPLY FULL

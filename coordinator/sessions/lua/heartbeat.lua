@@ -3,10 +3,10 @@
 -- KEYS session    STRING <session(session)> the session's JSON
 -- KEYS active     SET                       ids of the sessions that are under way
 -- KEYS *fence     various <=fence.declared> the coordinator's meta, detector, events, instance and record; none when bound to no session
--- ARGV id         text <session>            session id
--- ARGV updated_at text                      the new time, RFC 3339
--- ARGV ttl_ms     int                       when it expires, 0 for never
--- ARGV *held      sent <fence.arguments>    run id of the server, instance id and epoch of who writes; none when bound to no session
+-- ARGV id         text <session>          session id
+-- ARGV updated_at text                    the new time, RFC 3339
+-- ARGV ttl_ms     duration                when it expires, 0 for never
+-- ARGV *held      sent <fence.arguments>  run id of the server, instance id and epoch of who writes; none when bound to no session
 -- REPLY OK
 -- REPLY GONE
 -- REPLY ENDED status

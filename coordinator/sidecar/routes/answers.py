@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
+from coordinator.clock import in_ms
 from coordinator.sidecar import schemas
 from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.routing import HttpReply
@@ -18,7 +19,7 @@ def owned(session: Session) -> schemas.Owned:
     return schemas.Owned(
         session=session.id, epoch=session.epoch, held=session.held, may_speak=session.may_speak,
         recovered=session.recovered, planned=session.planned, checkpoint=session.sequence, pool=session.pool,
-        tenant=session.tenant, gap_ms=round(session.gap * 1000), data_age_ms=round(session.data_age * 1000),
+        tenant=session.tenant, gap_ms=in_ms(session.gap), data_age_ms=in_ms(session.data_age),
         previous_owner=session.previous_owner, cause=session.cause, attempt=session.attempt,
         **schemas.shown(session.raw_data, session.encoding),
     )  # fmt: skip

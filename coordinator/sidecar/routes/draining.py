@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
+from coordinator.clock import in_seconds
 from coordinator.settings import Settings
 from coordinator.sidecar import schemas
 from coordinator.sidecar.callers import Caller
@@ -43,7 +44,7 @@ class DrainRoutes:
     async def drain(self, call: HttpCall) -> HttpReply:
         """Hands over what all workers here own."""
         body = call.read(schemas.Drain)
-        timeout = self._settings.drain_timeout if body.timeout_ms is None else body.timeout_ms / 1000
+        timeout = self._settings.drain_timeout if body.timeout_ms is None else in_seconds(body.timeout_ms)
         self._draining.start(timeout, body.reason or "asked for")
         if call.query.get(UNTIL_DONE.name):
             await self._draining.done()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
+from coordinator.clock import in_ms
 from coordinator.settings import Settings
 from coordinator.sidecar import schemas
 from coordinator.sidecar.callers import Caller
@@ -67,8 +68,8 @@ class WorkerRoutes:
             raise Problem(HTTPStatus.REQUEST_TIMEOUT, "the client went away")
         s = self._settings
         body = schemas.Registered(
-            instance=hosted.handle, worker_token=hosted.token, heartbeat_ms=round(s.heartbeat_interval * 1000),
-            answer_within_ms=round(s.wedged_after * 1000), grace_ms=round(s.trust_window * 1000),
+            instance=hosted.handle, worker_token=hosted.token, heartbeat_ms=in_ms(s.heartbeat_interval),
+            answer_within_ms=in_ms(s.wedged_after), grace_ms=in_ms(s.trust_window),
         )  # fmt: skip
         return HttpReply(CREATED, body, {"Location": f"/v1/workers/{hosted.handle}"})
 

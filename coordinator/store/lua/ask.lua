@@ -8,13 +8,13 @@
 -- KEYS owner    HASH <instance(owner)>    the owner's instance
 -- KEYS session  HASH <session(session)>   the record
 -- KEYS mailbox  CHANNEL <mailbox(owner)>  the owner's
--- ARGV server   text                      run id of the server of this connection
--- ARGV id       text <session>            session id
--- ARGV heir_id  text <instance>           instance id of the heir
--- ARGV owner_id text <owner>              instance id of the owner as last read
--- ARGV request  text                      request id, with which the heir adopts once the owner has let go
--- ARGV lease_ms int                       for how long the heir waits unless it asks again; then the owner simply goes on
--- REPLY OK left_ms:int
+-- ARGV server   text             run id of the server of this connection
+-- ARGV id       text <session>   session id
+-- ARGV heir_id  text <instance>  instance id of the heir
+-- ARGV owner_id text <owner>     instance id of the owner as last read
+-- ARGV request  text             request id, with which the heir adopts once the owner has let go
+-- ARGV lease_ms duration         for how long the heir waits unless it asks again; then the owner simply goes on
+-- REPLY OK left_ms:duration
 -- REPLY OWNED owner state
 -- REPLY ORPHAN
 -- REPLY FOREIGN

@@ -7,18 +7,18 @@
 -- KEYS instance        HASH <instance(instance)>   who beats
 -- KEYS owned           SET <owned(instance)>       what it owns
 -- KEYS mailbox         CHANNEL <mailbox(instance)> its presence connection listens there
--- ARGV server          text                        run id of the server of this connection
--- ARGV id              text <instance>             instance id
--- ARGV dead_after_ms   int                         silence that means death
--- ARGV seen_server     text                        run id of the server with which it last agreed on what it owns
--- ARGV lineage         text <past.lineage>         lineage with which it last agreed
--- ARGV since_ms        int <past.since_ms>         since when it knows that one, by the server's clock of then
--- ARGV epoch           int <past.epoch>            highest epoch that it remembers
--- ARGV roll            text                        roll call: number and digest (lib/roll.lua) of the sessions that it believes to own here, under
+-- ARGV server          text                 run id of the server of this connection
+-- ARGV id              text <instance>      instance id
+-- ARGV dead_after_ms   duration             silence that means death
+-- ARGV seen_server     text                 run id of the server with which it last agreed on what it owns
+-- ARGV lineage         text <past.lineage>  lineage with which it last agreed
+-- ARGV since_ms        int <past.since_ms>  since when it knows that one, by the server's clock of then
+-- ARGV epoch           int <past.epoch>     highest epoch that it remembers
+-- ARGV roll            text                 roll call: number and digest (lib/roll.lua) of the sessions that it believes to own here, under
 --                            which epochs; '' when it cannot say just now
--- ARGV loop_lag_ms     int                         how far its event loop is behind
--- ARGV wedged_after_ms int=0                       a loop that is so far behind stands still; 0 for never
--- ARGV presence        flag=0                      1 while it believes that its presence connection is up; counts if this server knows of one, and has a run id
+-- ARGV loop_lag_ms     duration             how far its event loop is behind
+-- ARGV wedged_after_ms duration=0           a loop that is so far behind stands still; 0 for never
+-- ARGV presence        flag=0               1 while it believes that its presence connection is up; counts if this server knows of one, and has a run id
 -- REPLY OK server lineage now_ms:int asked:int state presence
 -- REPLY RESYNC server lineage held:flag owned:int
 -- REPLY WEDGED

@@ -12,20 +12,20 @@
 -- KEYS offers             STREAM <offers(pool)>    offers of the pool
 -- KEYS blamed             ZSET <blamed(grave)>     what it owned of sessions that have died with an owner before
 -- KEYS *session           HASH <session(sessions)> the records
--- ARGV server             text                     run id of the server of this connection
--- ARGV grave              text                     instance id of the dead
--- ARGV pool               text                     pool of that stream; sessions of others are named in the answer
--- ARGV holder             text=''                  who holds the leases
--- ARGV lease_ms           int                      length of a lease
--- ARGV max_recoveries     int                      orphaned more often than this within the window: dead letter
--- ARGV recovery_window_ms int
--- ARGV inline_bytes       int=INLINE_BYTES         data up to this size travels in the offer
--- ARGV dead_letter_ttl_ms int=DEAD_LETTER_TTL_MS
--- ARGV floor              int=0                    highest epoch that the caller has seen
--- ARGV heirs              int=1                    living instances of the pool that have room
--- ARGV room               int=0                    sessions that these could take together; 0 when it is not known
--- ARGV *id                text[BATCH] <sessions>   session ids
--- REPLY OK offered:int dead_lettered:int skipped:int other_pools:lines children_ms:int left:int
+-- ARGV server             text                    run id of the server of this connection
+-- ARGV grave              text                    instance id of the dead
+-- ARGV pool               text                    pool of that stream; sessions of others are named in the answer
+-- ARGV holder             text=''                 who holds the leases
+-- ARGV lease_ms           duration                length of a lease
+-- ARGV max_recoveries     int                     orphaned more often than this within the window: dead letter
+-- ARGV recovery_window_ms duration
+-- ARGV inline_bytes       int=INLINE_BYTES        data up to this size travels in the offer
+-- ARGV dead_letter_ttl_ms duration=DEAD_LETTER_TTL
+-- ARGV floor              int=0                   highest epoch that the caller has seen
+-- ARGV heirs              int=1                   living instances of the pool that have room
+-- ARGV room               int=0                   sessions that these could take together; 0 when it is not known
+-- ARGV *id                text[BATCH] <sessions>  session ids
+-- REPLY OK offered:int dead_lettered:int skipped:int other_pools:lines children_ms:duration left:int
 -- REPLY HELD
 -- REPLY GONE
 -- RETRY safe: what was claimed is no longer owned by the grave, and is skipped.

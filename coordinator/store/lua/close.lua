@@ -10,13 +10,13 @@
 -- KEYS session       HASH <session(session)>   the record
 -- KEYS offers        STREAM <offers(pool)>     offers of the session's pool
 -- KEYS blamed        ZSET <blamed(instance)>   what it owns of sessions that have died with an owner before
--- ARGV server        text                      run id of the server of this connection
--- ARGV id            text <session>            session id
--- ARGV owner         text <instance>           instance id
--- ARGV epoch         int                       the epoch that the writer holds
--- ARGV closed_ttl_ms int                       how long the closed record stays
+-- ARGV server        text             run id of the server of this connection
+-- ARGV id            text <session>   session id
+-- ARGV owner         text <instance>  instance id
+-- ARGV epoch         int              the epoch that the writer holds
+-- ARGV closed_ttl_ms duration         how long the closed record stays
 -- REPLY OK
--- REPLY CHILDREN left_ms:int
+-- REPLY CHILDREN left_ms:duration
 -- REPLY FENCED scope owner epoch:int state
 -- REPLY RESYNC
 -- REPLY UNKNOWN

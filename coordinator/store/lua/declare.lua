@@ -8,14 +8,14 @@
 -- KEYS instance          HASH <instance(instance)>   who is silent
 -- KEYS owned             SET <owned(instance)>       what it owns
 -- KEYS mailbox           CHANNEL <mailbox(instance)> its presence connection listens there
--- ARGV server            text                        run id of the server of this connection
--- ARGV id                text <instance>             instance id
--- ARGV deadline_ms       int                         the deadline that the coordinator has seen unchanged
--- ARGV max_scan_gap_ms   int                         longest time since the last scan
--- ARGV cause             text='silence'              silence or lost_connection
--- ARGV by                text=''                     who says so
--- ARGV lost_after_ms     int=0                       age of the last beat at which a lost connection counts
--- ARGV breaker_window_ms int=2000                    see scan
+-- ARGV server            text             run id of the server of this connection
+-- ARGV id                text <instance>  instance id
+-- ARGV deadline_ms       int              the deadline that the coordinator has seen unchanged
+-- ARGV max_scan_gap_ms   duration         longest time since the last scan
+-- ARGV cause             text='silence'   silence or lost_connection
+-- ARGV by                text=''          who says so
+-- ARGV lost_after_ms     duration=0       age of the last beat at which a lost connection counts
+-- ARGV breaker_window_ms duration=2       see scan
 -- REPLY OK owned:int
 -- REPLY ALIVE
 -- REPLY HELD reason

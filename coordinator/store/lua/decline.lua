@@ -9,18 +9,18 @@
 -- KEYS instance           HASH <instance(instance)> who declines
 -- KEYS session            HASH <session(session)>   the record
 -- KEYS offers             STREAM <offers(pool)>     offers of the pool
--- ARGV server             text                      run id of the server of this connection
--- ARGV id                 text <session>            session id
--- ARGV decliner           text <instance>           instance id
--- ARGV epoch              int                       epoch of the offer
--- ARGV reason             reason                    why
--- ARGV counts             flag                      1: an attempt; 0: for want of room, counts nothing
--- ARGV max_offers         int                       attempts before it is a dead letter
--- ARGV lease_ms           int                       length of the new lease
--- ARGV inline_bytes       int=INLINE_BYTES          data up to this size travels in the offer
--- ARGV dead_letter_ttl_ms int=DEAD_LETTER_TTL_MS
--- ARGV give_up_after_ms   int=GIVE_UP_AFTER_MS      age of an orphan at which the caller has hung up; holds do not count
--- ARGV restarted_since    text=''                   as the entry of a handover said, to be passed on; '' otherwise
+-- ARGV server             text                    run id of the server of this connection
+-- ARGV id                 text <session>          session id
+-- ARGV decliner           text <instance>         instance id
+-- ARGV epoch              int                     epoch of the offer
+-- ARGV reason             reason                  why
+-- ARGV counts             flag                    1: an attempt; 0: for want of room, counts nothing
+-- ARGV max_offers         int                     attempts before it is a dead letter
+-- ARGV lease_ms           duration                length of the new lease
+-- ARGV inline_bytes       int=INLINE_BYTES        data up to this size travels in the offer
+-- ARGV dead_letter_ttl_ms duration=DEAD_LETTER_TTL
+-- ARGV give_up_after_ms   duration=GIVE_UP_AFTER  age of an orphan at which the caller has hung up; holds do not count
+-- ARGV restarted_since    text=''                 as the entry of a handover said, to be passed on; '' otherwise
 -- REPLY OK epoch:int
 -- REPLY DEAD_LETTERED reason
 -- REPLY GONE

@@ -7,11 +7,11 @@
 -- KEYS instance HASH <instance(instance)> who delegates
 -- KEYS session  HASH <session(session)>   the record
 -- KEYS offers   STREAM <offers(pool)>     offers of the pool
--- ARGV server   text                      run id of the server of this connection
--- ARGV id       text <session>            session id
--- ARGV by       text <instance>           instance id
--- ARGV epoch    int                       epoch of the offer
--- ARGV lease_ms int                       how long it waits to be adopted by id before it is offered again
+-- ARGV server   text             run id of the server of this connection
+-- ARGV id       text <session>   session id
+-- ARGV by       text <instance>  instance id
+-- ARGV epoch    int              epoch of the offer
+-- ARGV lease_ms duration         how long it waits to be adopted by id before it is offered again
 -- REPLY OK
 -- REPLY GONE
 -- REPLY FENCED cause

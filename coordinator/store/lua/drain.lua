@@ -6,11 +6,11 @@
 -- KEYS instance   HASH <instance(instance)>   who drains
 -- KEYS owned      SET <owned(instance)>       what it owns
 -- KEYS mailbox    CHANNEL <mailbox(instance)> it is told there
--- ARGV server     text                        run id of the server of this connection
--- ARGV id         text <instance>             instance id
--- ARGV by         text                        who says so
--- ARGV reason     reason                      why
--- ARGV timeout_ms int=0                       after so long the rest is offered as orphans; 0 when only the instance itself knows
+-- ARGV server     text             run id of the server of this connection
+-- ARGV id         text <instance>  instance id
+-- ARGV by         text             who says so
+-- ARGV reason     reason           why
+-- ARGV timeout_ms duration=0       after so long the rest is offered as orphans; 0 when only the instance itself knows
 -- REPLY OK owned:int
 -- REPLY ALREADY owned:int
 -- REPLY GONE

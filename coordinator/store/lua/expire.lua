@@ -8,18 +8,18 @@
 -- KEYS events             STREAM                  what happened
 -- KEYS session            HASH <session(session)> the record
 -- KEYS offers             STREAM <offers(pool)>   offers of the session's pool
--- ARGV server             text                    run id of the server of this connection
--- ARGV id                 text <session>          session id
--- ARGV pool               text                    pool of that stream
--- ARGV holder             text=''                 who holds the next lease
--- ARGV lease_ms           int                     length of it
--- ARGV max_offers         int                     attempts before it is a dead letter
--- ARGV give_up_after_ms   int                     age of an orphan at which the caller has hung up; holds do not count
--- ARGV inline_bytes       int=INLINE_BYTES        data up to this size travels in the offer
--- ARGV dead_letter_ttl_ms int=DEAD_LETTER_TTL_MS
--- ARGV entry_of_dead      text=''                 the entry of it that a dead reader has: an attempt, and no waiting for the lease; '' otherwise
--- ARGV alone              flag=1                  1 when nothing else that the dead reader had in hand may have killed it
--- ARGV apart              int=0                   how many that were read with it one reader may have in hand from now on; 0: as many as it likes
+-- ARGV server             text              run id of the server of this connection
+-- ARGV id                 text <session>    session id
+-- ARGV pool               text              pool of that stream
+-- ARGV holder             text=''           who holds the next lease
+-- ARGV lease_ms           duration          length of it
+-- ARGV max_offers         int               attempts before it is a dead letter
+-- ARGV give_up_after_ms   duration          age of an orphan at which the caller has hung up; holds do not count
+-- ARGV inline_bytes       int=INLINE_BYTES  data up to this size travels in the offer
+-- ARGV dead_letter_ttl_ms duration=DEAD_LETTER_TTL
+-- ARGV entry_of_dead      text=''           the entry of it that a dead reader has: an attempt, and no waiting for the lease; '' otherwise
+-- ARGV alone              flag=1            1 when nothing else that the dead reader had in hand may have killed it
+-- ARGV apart              int=0             how many that were read with it one reader may have in hand from now on; 0: as many as it likes
 -- REPLY EXTENDED
 -- REPLY REWRITTEN
 -- REPLY OFFERED epoch:int attempt:int

@@ -7,12 +7,12 @@
 -- KEYS instance     HASH <instance(instance)> the owner
 -- KEYS session      HASH <session(session)>   the record
 -- KEYS offers       STREAM <offers(pool)>     offers of the session's pool
--- ARGV server       text                      run id of the server of this connection
--- ARGV id           text <session>            session id
--- ARGV owner        text <instance>           instance id
--- ARGV epoch        int                       the epoch that the owner holds, and goes on holding
--- ARGV lease_ms     int                       how long the offer stands; then the owner simply goes on
--- ARGV inline_bytes int=INLINE_BYTES          data up to this size travels in the offer
+-- ARGV server       text              run id of the server of this connection
+-- ARGV id           text <session>    session id
+-- ARGV owner        text <instance>   instance id
+-- ARGV epoch        int               the epoch that the owner holds, and goes on holding
+-- ARGV lease_ms     duration          how long the offer stands; then the owner simply goes on
+-- ARGV inline_bytes int=INLINE_BYTES  data up to this size travels in the offer
 -- REPLY OK heir
 -- REPLY FENCED scope owner epoch:int state
 -- REPLY RESYNC

@@ -3,12 +3,12 @@
 -- KEYS meta       HASH    the partition
 -- KEYS detector   HASH    holds
 -- KEYS events     STREAM  what happened
--- ARGV server     text    run id of the server of this connection
--- ARGV partitions int     how many partitions the caller believes in
--- ARGV protocol   int     version of keys and scripts that the caller speaks
--- ARGV lineage    text    a new random id, used when there is none; '' by who is not to make the partition
--- ARGV hold_ms    int     length of a hold
--- ARGV previous   text='' lineage that the caller knew before; '' at a first start
+-- ARGV server     text      run id of the server of this connection
+-- ARGV partitions int       how many partitions the caller believes in
+-- ARGV protocol   int       version of keys and scripts that the caller speaks
+-- ARGV lineage    text      a new random id, used when there is none; '' by who is not to make the partition
+-- ARGV hold_ms    duration  length of a hold
+-- ARGV previous   text=''   lineage that the caller knew before; '' at a first start
 -- REPLY OK lineage server created:flag protocol:int
 -- REPLY PARTITIONS partitions:int
 -- REPLY PROTOCOL protocol:int

@@ -8,25 +8,25 @@
 -- KEYS names         HASH                      name -> newest instance id
 -- KEYS instance      HASH <instance(instance)> the newcomer
 -- KEYS older         HASH <instance(predecessor or instance)> the predecessor; the newcomer's own key when none is known
--- ARGV server        text                      run id of the server of this connection
--- ARGV id            text <instance>           instance id of the newcomer
--- ARGV name          text                      its name
--- ARGV pool          text                      its pool
--- ARGV capacity      int                       sessions that it takes
--- ARGV labels        text                      JSON
--- ARGV address       text                      where it can be reached
--- ARGV dead_after_ms int                       silence that means death
--- ARGV trust_ms      int                       trust window
--- ARGV predecessor   text=''                   instance id of the predecessor, '' when none is known
--- ARGV token_hash    text=''                   SHA-256 of the token by which a worker is known again; '' for none
--- ARGV hosting       text=''                   JSON: how the next sidecar finds and watches it; '' when none stands for it
--- ARGV lineage       text <past.lineage>       the one that it knew before; '' for none
--- ARGV since_ms      int <past.since_ms>       since when it knew that one, by the server's clock of then
--- ARGV epoch         int <past.epoch>          highest epoch that it remembers
--- ARGV tenant        text=''                   whose sessions alone it may have; '' for anybody's
--- ARGV again         flag=0                    1: this id was registered before, and the store has forgotten it
+-- ARGV server        text                 run id of the server of this connection
+-- ARGV id            text <instance>      instance id of the newcomer
+-- ARGV name          text                 its name
+-- ARGV pool          text                 its pool
+-- ARGV capacity      int                  sessions that it takes
+-- ARGV labels        text                 JSON
+-- ARGV address       text                 where it can be reached
+-- ARGV dead_after_ms duration             silence that means death
+-- ARGV trust_ms      duration             trust window
+-- ARGV predecessor   text=''              instance id of the predecessor, '' when none is known
+-- ARGV token_hash    text=''              SHA-256 of the token by which a worker is known again; '' for none
+-- ARGV hosting       text=''              JSON: how the next sidecar finds and watches it; '' when none stands for it
+-- ARGV lineage       text <past.lineage>  the one that it knew before; '' for none
+-- ARGV since_ms      int <past.since_ms>  since when it knew that one, by the server's clock of then
+-- ARGV epoch         int <past.epoch>     highest epoch that it remembers
+-- ARGV tenant        text=''              whose sessions alone it may have; '' for anybody's
+-- ARGV again         flag=0               1: this id was registered before, and the store has forgotten it
 -- REPLY OK lineage server now_ms:int
--- REPLY NAME_IN_USE instance retry_ms:int
+-- REPLY NAME_IN_USE instance retry_ms:duration
 -- REPLY AGAIN predecessor
 -- REPLY FENCED cause
 -- REPLY UNKNOWN

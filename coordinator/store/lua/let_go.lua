@@ -13,18 +13,18 @@
 -- KEYS mailbox     CHANNEL <mailbox(heir)>   the heir's
 -- KEYS blamed      ZSET <blamed(instance)>   what the owner owns of sessions that have died with an owner before
 -- KEYS heir_blamed ZSET <blamed(heir)>       the same of the heir
--- ARGV server      text                      run id of the server of this connection
--- ARGV id          text <session>            session id
--- ARGV owner_id    text <instance>           instance id of the owner
--- ARGV heir_id     text <heir>               instance id of the heir
--- ARGV epoch       int                       the epoch that the owner holds
--- ARGV sequence    int=0                     number of the last data; 0 when none comes along
--- ARGV data        bytes=b''                 recovery data, with a sequence above 0
--- ARGV encoding    text='bytes'              json (a mapping) or bytes: how the owner gave the data; Lua never looks into it
--- ARGV unserved_ms int=0                     for how long nobody has served it already, by the owner's clock
+-- ARGV server      text             run id of the server of this connection
+-- ARGV id          text <session>   session id
+-- ARGV owner_id    text <instance>  instance id of the owner
+-- ARGV heir_id     text <heir>      instance id of the heir
+-- ARGV epoch       int              the epoch that the owner holds
+-- ARGV sequence    int=0            number of the last data; 0 when none comes along
+-- ARGV data        bytes=b''        recovery data, with a sequence above 0
+-- ARGV encoding    text='bytes'     json (a mapping) or bytes: how the owner gave the data; Lua never looks into it
+-- ARGV unserved_ms duration=0       for how long nobody has served it already, by the owner's clock
 -- REPLY OK epoch:int
 -- REPLY GONE state
--- REPLY CHILDREN left_ms:int
+-- REPLY CHILDREN left_ms:duration
 -- REPLY FENCED scope owner epoch:int state
 -- REPLY RESYNC
 -- REPLY HELD

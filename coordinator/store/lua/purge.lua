@@ -3,10 +3,10 @@
 -- KEYS dead_letters  ZSET           sessions given up on
 -- KEYS events        STREAM         what happened
 -- KEYS session       HASH <letter_or_record(session, letter_epoch)> the record; of a dead letter whose id was opened again where that is kept
--- ARGV server        text           run id of the server of this connection
--- ARGV id            text <session> session id
--- ARGV closed_ttl_ms int            how long the closed record stays
--- ARGV member        text='' <k.letter_member(session, letter_epoch)> its name in the index: the session's id, and the epoch if its id was opened again
+-- ARGV server        text                                              run id of the server of this connection
+-- ARGV id            text <session>                                    session id
+-- ARGV closed_ttl_ms duration                                          how long the closed record stays
+-- ARGV member        text='' <k.letter_member(session, letter_epoch)>  its name in the index: the session's id, and the epoch if its id was opened again
 -- REPLY OK
 -- REPLY GONE state
 -- RETRY safe: the second call finds it closed and answers GONE.

@@ -11,26 +11,26 @@
 -- KEYS session            HASH <session(session)>   the record
 -- KEYS offers             STREAM <offers(pool)>     offers of the session's pool
 -- KEYS blamed             ZSET <blamed(instance)>   what it owns of sessions that have died with an owner before
--- ARGV server             text                      run id of the server of this connection
--- ARGV id                 text <session>            session id
--- ARGV owner              text <instance>           instance id
--- ARGV epoch              int                       the epoch that the owner holds
--- ARGV request            text                      request id
--- ARGV reason             reason                    why
--- ARGV cause              text                      released; left when the whole instance goes; returned when it was just adopted and cannot be served there
--- ARGV counts             flag=1                    1 when that is a recovery, as the call may be to blame; 0 when it went through nobody's fault
--- ARGV unserved_ms        int=0                     for how long nobody has served it already, by the owner's clock
--- ARGV sequence           int=0                     number of the last data; 0 when none comes along
--- ARGV data               bytes=b''                 recovery data, with a sequence above 0
--- ARGV encoding           text='bytes'              json (a mapping) or bytes: how the owner gave the data; Lua never looks into it
--- ARGV lease_ms           int                       length of the lease
--- ARGV max_recoveries     int                       orphaned more often than this within the window: dead letter
--- ARGV recovery_window_ms int
--- ARGV inline_bytes       int=INLINE_BYTES          data up to this size travels in the offer
--- ARGV dead_letter_ttl_ms int=DEAD_LETTER_TTL_MS
+-- ARGV server             text              run id of the server of this connection
+-- ARGV id                 text <session>    session id
+-- ARGV owner              text <instance>   instance id
+-- ARGV epoch              int               the epoch that the owner holds
+-- ARGV request            text              request id
+-- ARGV reason             reason            why
+-- ARGV cause              text              released; left when the whole instance goes; returned when it was just adopted and cannot be served there
+-- ARGV counts             flag=1            1 when that is a recovery, as the call may be to blame; 0 when it went through nobody's fault
+-- ARGV unserved_ms        duration=0        for how long nobody has served it already, by the owner's clock
+-- ARGV sequence           int=0             number of the last data; 0 when none comes along
+-- ARGV data               bytes=b''         recovery data, with a sequence above 0
+-- ARGV encoding           text='bytes'      json (a mapping) or bytes: how the owner gave the data; Lua never looks into it
+-- ARGV lease_ms           duration          length of the lease
+-- ARGV max_recoveries     int               orphaned more often than this within the window: dead letter
+-- ARGV recovery_window_ms duration
+-- ARGV inline_bytes       int=INLINE_BYTES  data up to this size travels in the offer
+-- ARGV dead_letter_ttl_ms duration=DEAD_LETTER_TTL
 -- REPLY OK epoch:int
 -- REPLY DEAD_LETTERED reason
--- REPLY CHILDREN left_ms:int
+-- REPLY CHILDREN left_ms:duration
 -- REPLY FENCED scope owner epoch:int state
 -- REPLY RESYNC
 -- REPLY HELD

@@ -11,10 +11,10 @@
 -- KEYS session       HASH <session(session)> the record
 -- KEYS instance      HASH <instance(owner)>  the owner named in the record as last read
 -- KEYS owned         SET <owned(owner)>      what it owns
--- ARGV server        text                    run id of the server of this connection
--- ARGV id            text <session>          session id
--- ARGV owner         text                    instance id, '' when the record names none
--- ARGV dead_after_ms int                     deadline of an instance whose heartbeat entry is missing
+-- ARGV server        text            run id of the server of this connection
+-- ARGV id            text <session>  session id
+-- ARGV owner         text            instance id, '' when the record names none
+-- ARGV dead_after_ms duration        deadline of an instance whose heartbeat entry is missing
 -- REPLY OK repaired
 -- REPLY GONE
 -- REPLY HELD

@@ -5,11 +5,11 @@
 -- KEYS events   STREAM                    what happened
 -- KEYS instance HASH <instance(instance)> the owner
 -- KEYS session  HASH <session(session)>   the record
--- ARGV server   text                      run id of the server of this connection
--- ARGV id       text <session>            session id
--- ARGV owner    text <instance>           instance id
--- ARGV epoch    int                       the epoch that the owner holds
--- REPLY OK resume_ms:int
+-- ARGV server text             run id of the server of this connection
+-- ARGV id     text <session>   session id
+-- ARGV owner  text <instance>  instance id
+-- ARGV epoch  int              the epoch that the owner holds
+-- REPLY OK resume_ms:duration
 -- REPLY FENCED scope owner epoch:int state
 -- REPLY RESYNC
 -- REPLY UNKNOWN

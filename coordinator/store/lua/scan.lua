@@ -6,22 +6,22 @@
 -- KEYS graves            ZSET                dead instances that still own sessions
 -- KEYS leases            ZSET                offers and handovers
 -- KEYS events            STREAM              what happened
--- ARGV server            text                run id of the server of this connection
--- ARGV max_scan_gap_ms   int                 a longer gap between scans means that somebody paused: hold
--- ARGV hold_ms           int                 length of that hold
--- ARGV horizon_ms        int                 deadlines this near make a suspect
--- ARGV limit             int=BATCH           most graves and leases
--- ARGV most_suspects     int=MOST_SUSPECTS   most suspects; the caller reads the others page by page
--- ARGV seen_ms           int=0               a look of the caller's, by this clock, after which the clock stepped forward
--- ARGV stepped_ms        int=0               by so much, as the caller's own clock says; 0 when it did not
--- ARGV due_ms            int=0               deadlines this near may be declared: 0, or more where a lost connection counts
--- ARGV breaker_min       int=3               so many suspects at least open the mass breaker
--- ARGV breaker_permille  int=300             or this share of all instances, if that is more
--- ARGV breaker_window_ms int=2000            deaths by silence within this time count with them
--- ARGV another_primary   flag=0              1 while the Sentinels see another server that takes itself for the primary, 0 else
--- ARGV lineage           text <past.lineage> the one that the caller knew before; '' for none
--- ARGV since_ms          int <past.since_ms> since when it knew that one, by the server's clock of then
--- ARGV epoch             int <past.epoch>    highest epoch that it remembers
+-- ARGV server            text                 run id of the server of this connection
+-- ARGV max_scan_gap_ms   duration             a longer gap between scans means that somebody paused: hold
+-- ARGV hold_ms           duration             length of that hold
+-- ARGV horizon_ms        duration             deadlines this near make a suspect
+-- ARGV limit             int=BATCH            most graves and leases
+-- ARGV most_suspects     int=MOST_SUSPECTS    most suspects; the caller reads the others page by page
+-- ARGV seen_ms           int=0                a look of the caller's, by this clock, after which the clock stepped forward
+-- ARGV stepped_ms        duration=0           by so much, as the caller's own clock says; 0 when it did not
+-- ARGV due_ms            duration=0           deadlines this near may be declared: 0, or more where a lost connection counts
+-- ARGV breaker_min       int=3                so many suspects at least open the mass breaker
+-- ARGV breaker_permille  share=0.3            or this share of all instances, if that is more
+-- ARGV breaker_window_ms duration=2           deaths by silence within this time count with them
+-- ARGV another_primary   flag=0               1 while the Sentinels see another server that takes itself for the primary, 0 else
+-- ARGV lineage           text <past.lineage>  the one that the caller knew before; '' for none
+-- ARGV since_ms          int <past.since_ms>  since when it knew that one, by the server's clock of then
+-- ARGV epoch             int <past.epoch>     highest epoch that it remembers
 -- REPLY OK now_ms:int reason hold_until_ms:int transfers_held:flag next_ms:int lineage suspects:lines graves:lines leases:lines breaker_since_ms:int highest_epoch:int
 -- REPLY HELD now_ms:int reason hold_until_ms:int transfers_held:flag next_ms:int lineage suspects:lines graves:lines leases:lines breaker_since_ms:int highest_epoch:int
 -- REPLY UNKNOWN

@@ -15,15 +15,15 @@
 -- KEYS record       any <record(kind, name)>    what is broken
 -- KEYS owner        HASH <instance(owner)>      the instance that owns the session, as far as the record or the caller knows
 -- KEYS owned        SET <owned(owner)>          what that one owns
--- ARGV server       text                        run id of the server of this connection
--- ARGV member       text                        under which name it is kept
--- ARGV kind         text                        kind of the key
--- ARGV name         text                        id of the session or instance, or the key
--- ARGV wanted       text                        type that the key must have
--- ARGV fault        text                        what is wrong, for people
--- ARGV owner_id     text='' <owner>             instance id of the owner, '' for none
--- ARGV ttl_ms       int=DEAD_LETTER_TTL_MS      for how long it is kept
--- ARGV *broken      fields                      names and values in turn: fields that are broken, as they were read
+-- ARGV server   text                      run id of the server of this connection
+-- ARGV member   text                      under which name it is kept
+-- ARGV kind     text                      kind of the key
+-- ARGV name     text                      id of the session or instance, or the key
+-- ARGV wanted   text                      type that the key must have
+-- ARGV fault    text                      what is wrong, for people
+-- ARGV owner_id text='' <owner>           instance id of the owner, '' for none
+-- ARGV ttl_ms   duration=DEAD_LETTER_TTL  for how long it is kept
+-- ARGV *broken  fields                    names and values in turn: fields that are broken, as they were read
 -- REPLY OK done
 -- REPLY HELD
 -- REPLY GONE

@@ -4,12 +4,12 @@
 -- KEYS quarantine ZSET                     what was set aside
 -- KEYS kept       HASH <set_aside(member)> the member as it was, and the reason
 -- KEYS index      any <index(index)>       a set, a sorted set or a stream
--- ARGV server     text                     run id of the server of this connection
--- ARGV member     text                     under which name it is kept
--- ARGV raw        bytes                    the member
--- ARGV name       text <index>             the index, for people
--- ARGV ttl_ms     int=DEAD_LETTER_TTL_MS   for how long it is kept
--- ARGV *field     bytes <fields>           names and values in turn: of an entry, as it was read
+-- ARGV server text                      run id of the server of this connection
+-- ARGV member text                      under which name it is kept
+-- ARGV raw    bytes                     the member
+-- ARGV name   text <index>              the index, for people
+-- ARGV ttl_ms duration=DEAD_LETTER_TTL  for how long it is kept
+-- ARGV *field bytes <fields>            names and values in turn: of an entry, as it was read
 -- REPLY OK
 -- REPLY GONE
 -- RETRY safe: a second call answers GONE.

@@ -4,9 +4,9 @@
 -- KEYS instance      HASH <instance(grave)> the dead
 -- KEYS owned         SET <owned(grave)>     what it owned
 -- KEYS blamed        ZSET <blamed(grave)>   what it owned of sessions that have died with an owner before
--- ARGV server        text                   run id of the server of this connection
--- ARGV grave         text                   instance id of the dead
--- ARGV fenced_ttl_ms int                    how long its id goes on being refused
+-- ARGV server        text      run id of the server of this connection
+-- ARGV grave         text      instance id of the dead
+-- ARGV fenced_ttl_ms duration  how long its id goes on being refused
 -- REPLY OK
 -- REPLY LEFT left:int
 -- REPLY GONE

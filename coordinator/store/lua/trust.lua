@@ -5,11 +5,11 @@
 -- KEYS instance  HASH <instance(instance)> the owner
 -- KEYS session   HASH <session(session)>   the record
 -- KEYS mailbox   CHANNEL <mailbox(child)>  the child's: it is told there to stop
--- ARGV server    text                      run id of the server of this connection
--- ARGV owner     text <instance>           instance id
--- ARGV epoch     int                       the epoch that is held
--- ARGV belief_ms int                       for how long the child will believe what it is answered now
--- REPLY OK remaining_ms:int dead_after_ms:int
+-- ARGV server    text             run id of the server of this connection
+-- ARGV owner     text <instance>  instance id
+-- ARGV epoch     int              the epoch that is held
+-- ARGV belief_ms duration         for how long the child will believe what it is answered now
+-- REPLY OK remaining_ms:duration dead_after_ms:duration
 -- REPLY STOP
 -- REPLY FENCED
 -- RETRY safe: permits it again.

@@ -1,4 +1,4 @@
--- keep.lua: a reader works through the offers that it has in hand: their leases begin anew.
+-- extend_leases.lua: a reader works through the offers that it has in hand: their leases begin anew.
 --
 -- KEYS meta     HASH                          the partition
 -- KEYS detector HASH                          holds
@@ -6,10 +6,10 @@
 -- KEYS events   STREAM                        what happened
 -- KEYS instance HASH <instance(instance)>     who has them in hand
 -- KEYS *session HASH <session(sessions)>      the records
--- ARGV server   text                          run id of the server of this connection
--- ARGV reader   text <instance>               instance id
--- ARGV lease_ms int                           length of the new lease
--- ARGV *offer   pair[BATCH] <sessions epochs> session id and epoch of the offer, with a space between
+-- ARGV server   text                           run id of the server of this connection
+-- ARGV reader   text <instance>                instance id
+-- ARGV lease_ms duration                       length of the new lease
+-- ARGV *offer   pair[BATCH] <sessions epochs>  session id and epoch of the offer, with a space between
 -- REPLY OK kept:lines
 -- REPLY FENCED cause
 -- RETRY safe: the lease begins anew again.
