@@ -10,8 +10,8 @@ import structlog
 from coordinator.errors import ConfigurationError, StoreUnavailableError
 from coordinator.ids import new_lineage
 from coordinator.store import PROTOCOL, calls
+from coordinator.store.discovery import run_id_of
 from coordinator.store.executor import Executor, StorePartition
-from coordinator.store.link import run_id_of
 from coordinator.store.rights import Program, check_rights
 from coordinator.store.shapes import whole
 

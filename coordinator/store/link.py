@@ -12,13 +12,12 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import redis
-
 from coordinator import clock
 from coordinator.errors import StoreUnavailableError
-from coordinator.store.address import Address, slot_owner
+from coordinator.store.address import Address
 from coordinator.store.dial import dial, hang_up
-from coordinator.store.faults import connection_error, store_error
+from coordinator.store.discovery import AskNode, AskSentinels, learnt_server, server_of
+from coordinator.store.faults import connection_error
 from coordinator.store.lookout import SURE_SECONDS
 from coordinator.store.pace import Pace
 from coordinator.store.packing import Packed, pack
@@ -26,30 +25,12 @@ from coordinator.store.scripts import Argument
 from coordinator.store.url_source import UrlSource
 from coordinator.store.wire import Wire
 
-__all__ = ["CONNECT_TIMEOUTS", "Link", "run_id_of"]
+__all__ = ["CONNECT_TIMEOUTS", "Link"]
 
 CONNECT_TIMEOUTS = 3
 """Times the time limit that connecting may take: it needs that many round trips."""
 HANDSHAKE_SECONDS = 60.0
 """Longer than anything that is waited for here: the limits are those of this module."""
-
-
-def run_id_of(info: Any, expected: bool = False) -> bytes:
-    """The run id in the answer of INFO server; empty when the server would not say.
-
-    Args:
-        expected: another connection of this program has learnt it: who could see lost writes does not go on without.
-
-    Raises:
-        StoreUnavailableError: it would not say, and did before: the right was taken away.
-    """
-    if expected and isinstance(info, redis.ResponseError):
-        fault = store_error(info)
-        raise fault if isinstance(fault, StoreUnavailableError) else StoreUnavailableError("other", str(fault))
-    for line in info.split(b"\r\n") if isinstance(info, bytes) else ():
-        if line.startswith(b"run_id:"):
-            return bytes(line[7:])
-    return b""
 
 
 class _Question:
@@ -144,8 +125,7 @@ class Link:
             told = await question.future
             if isinstance(told, StoreUnavailableError):
                 raise told
-            self.server = run_id_of(told, self._source.tells_server)
-            self._source.tells_server |= bool(self.server)
+            self.server = learnt_server(told, self._source)
         except BaseException as error:
             wire.end(connection_error(error))
             raise
@@ -189,31 +169,30 @@ class Link:
             StoreUnavailableError: no Sentinel or node could tell.
         """
         self._url = self._source.now()
-        if self._url.kind == "standalone":
-            return self._url.addresses[0]
-        if self._url.kind == "sentinel":
-            return await self._source.lookout.find(self._timeout)
-        asked: list[str] = []
-        for address in self._source.nodes():
-            try:
-                async with asyncio.timeout(CONNECT_TIMEOUTS * self._timeout):
-                    found = await self._ask(address)
-            except Exception as error:  # noqa: BLE001 - one that answers nonsense is one that does not know
-                asked.append(f"{address}: {connection_error(error)}")
-                continue
-            if found:
-                return found
-            asked.append(f"{address} does not know")
-        raise StoreUnavailableError("cluster_down", "; ".join(asked), sent=False)
-
-    async def _ask(self, node: Address) -> Address | None:
-        connection = await dial(self._url, node, self._timeout)
+        finding = server_of(self._url, self._source, self._key)
         try:
-            await connection.send_command("CLUSTER", "SLOTS", check_health=False)
-            answer = await connection.read_response()
-        finally:
-            await hang_up(connection)
-        return slot_owner(answer, self._key, node)
+            question = next(finding)
+            while True:
+                try:
+                    answer = await self._ask(question)
+                except Exception as error:  # noqa: BLE001 - what it means is not decided here
+                    question = finding.throw(error)
+                else:
+                    question = finding.send(answer)
+        except StopIteration as found:
+            address: Address = found.value
+            return address
+
+    async def _ask(self, question: AskSentinels | AskNode) -> Any:
+        if isinstance(question, AskSentinels):
+            return await self._source.lookout.find(self._timeout)
+        async with asyncio.timeout(CONNECT_TIMEOUTS * self._timeout):
+            connection = await dial(self._url, question.node, self._timeout)
+            try:
+                await connection.send_command("CLUSTER", "SLOTS", check_health=False)
+                return await connection.read_response()
+            finally:
+                await hang_up(connection)
 
     def _follow(self, address: Address) -> None:
         """As soon as the Sentinels name another server than this one, the connection is closed: the next goes there."""

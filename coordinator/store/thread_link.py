@@ -10,10 +10,10 @@ import redis
 
 from coordinator import clock
 from coordinator.errors import StoreUnavailableError
-from coordinator.store.address import Address, slot_owner
+from coordinator.store.address import Address
 from coordinator.store.dial import dial_in_a_thread
+from coordinator.store.discovery import AskNode, AskSentinels, learnt_server, server_of
 from coordinator.store.faults import connection_error, moves_the_server, store_error
-from coordinator.store.link import run_id_of
 from coordinator.store.pace import allowance
 from coordinator.store.packing import Packed, pack
 from coordinator.store.url_source import UrlSource
@@ -109,36 +109,34 @@ class ThreadLink:
         _Exchange(self._connection._sock, self._timeout, self._longest, self.on_wait).run(
             [pack(("INFO", "server")).to(b"")], found
         )
-        self.server = run_id_of(found[0], self._source.tells_server)
-        self._source.tells_server |= bool(self.server)
+        self.server = learnt_server(found[0], self._source)
 
     def _find(self) -> Address:
         self._url = self._source.now()
-        if self._url.kind == "standalone":
-            return self._url.addresses[0]
-        if self._url.kind == "sentinel":
-            return self._source.lookout.find_in_a_thread(self._timeout, self.on_wait)
-        asked: list[str] = []
-        for address in self._source.nodes():
-            self.on_wait()
-            try:
-                found = self._ask(address)
-            except Exception as error:  # noqa: BLE001 - one that answers nonsense is one that does not know
-                asked.append(f"{address}: {connection_error(error)}")
-                continue
-            if found:
-                return found
-            asked.append(f"{address} does not know")
-        raise StoreUnavailableError("cluster_down", "; ".join(asked))
+        finding = server_of(self._url, self._source, self._key)
+        try:
+            question = next(finding)
+            while True:
+                try:
+                    answer = self._ask(question)
+                except Exception as error:  # noqa: BLE001 - what it means is not decided here
+                    question = finding.throw(error)
+                else:
+                    question = finding.send(answer)
+        except StopIteration as found:
+            address: Address = found.value
+            return address
 
-    def _ask(self, node: Address) -> Address | None:
-        connection = dial_in_a_thread(self._url, node, self._timeout, self._greet)
+    def _ask(self, question: AskSentinels | AskNode) -> Any:
+        if isinstance(question, AskSentinels):
+            return self._source.lookout.find_in_a_thread(self._timeout, self.on_wait)
+        self.on_wait()
+        connection = dial_in_a_thread(self._url, question.node, self._timeout, self._greet)
         try:
             connection.send_command("CLUSTER", "SLOTS", check_health=False)
-            answer = connection.read_response()
+            return connection.read_response()
         finally:
             connection.disconnect()
-        return slot_owner(answer, self._key, node)
 
     def close(self) -> None:
         """Closes the connection; the next exchange makes a new one."""
