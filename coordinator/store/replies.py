@@ -49,34 +49,54 @@ class Reply:
         Raises:
             ValueError: one has a name that the header does not list.
         """
-        names, readers = _layout(cls)
-        if raw[1::2] == names:  # in the header's order, as all scripts answer
-            return cls(*[reader(value) for reader, value in zip(readers, raw[2::2], strict=True)])
-        given = dict(zip(raw[1::2], raw[2::2], strict=False))
-        if unknown := given.keys() - set(names):
-            raise ValueError(f"has a field {min(unknown).decode(errors='replace')!r}, which its header does not list")
-        return cls(*[reader(given.get(name)) for reader, name in zip(readers, names, strict=True)])
+        layout = _LAYOUTS.get(cls) or _laid_out(cls)
+        if raw[1::2] == layout.names:  # in the header's order, as all scripts answer
+            if layout.alone is not None:
+                return layout.alone  # type: ignore[return-value]
+            values: Sequence[bytes | None] = raw[2::2]
+        else:
+            given = dict(zip(raw[1::2], raw[2::2], strict=False))
+            if unknown := given.keys() - set(layout.names):
+                raise ValueError(
+                    f"has a field {min(unknown).decode(errors='replace')!r}, which its header does not list"
+                )
+            values = [given.get(name) for name in layout.names]
+        made = cls.__new__(cls)
+        for put, read, value in zip(layout.puts, layout.reads, values, strict=True):
+            put(made, read(value))
+        return made
 
 
-_LAYOUTS: dict[type[Reply], tuple[list[bytes], list[Callable[[bytes | None], Any]]]] = {}
+class _Layout:
+    """How a class is read.
+
+    Filling the slots takes a fifth of the time that the constructor of a frozen class takes, and thousands are made a second.
+
+    Attributes:
+        names: of the fields, as they come.
+        reads, puts: what makes the value of each, and what puts it into its slot.
+        alone: the one object of a class without fields.
+    """
+
+    def __init__(self, of: type[Reply]) -> None:
+        listed = fields(of)
+        self.names = [wire_name(one.name, str(one.type)).encode() for one in listed]
+        self.puts: list[Callable[[Reply, Any], None]] = [getattr(of, one.name).__set__ for one in listed]
+        self.reads = [READERS[str(one.type)] for one in listed]
+        self.alone = None if listed else of()
+
+
+_LAYOUTS: dict[type[Reply], _Layout] = {}
+
+
+def _laid_out(of: type[Reply]) -> _Layout:
+    layout = _LAYOUTS[of] = _Layout(of)
+    return layout
 
 
 def wire_name(name: str, kind: str) -> str:
     """The name under which a script answers a field: a length of time has its unit there."""
     return f"{name}_ms" if kind == "float" else name
-
-
-def _layout(of: type[Reply]) -> tuple[list[bytes], list[Callable[[bytes | None], Any]]]:
-    """Names of the fields, and how each is read."""
-    found = _LAYOUTS.get(of)
-    if found is None:
-        listed = fields(of)
-        found = (
-            [wire_name(one.name, str(one.type)).encode() for one in listed],
-            [READERS[str(one.type)] for one in listed],
-        )
-        _LAYOUTS[of] = found
-    return found
 
 
 def epoch_in(reply: Reply) -> int:

@@ -231,7 +231,9 @@ def score(value: object) -> int:
 
 def whole(value: object, default: int = 0) -> int:
     """A stored whole number; the default where it is missing or broken."""
-    return int(value) if isinstance(value, bytes) and _ROLL.fits(value) else default
+    if isinstance(value, bytes) and ((value.isdigit() and len(value) <= MOST_ROLL_DIGITS) or _ROLL.fits(value)):
+        return int(value)
+    return default
 
 
 def labels_of(value: bytes | None) -> dict[str, str]:
