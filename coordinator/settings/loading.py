@@ -10,8 +10,9 @@ from pydantic import ValidationError
 from coordinator.errors import ConfigurationError
 from coordinator.masking import masked
 from coordinator.printable import named
-from coordinator.settings.model import RULES, Settings
+from coordinator.settings.model import Settings
 from coordinator.settings.names import SECRETS, unknown, unknown_variables
+from coordinator.settings.rules import IN_WORDS
 from coordinator.settings.sources import ConfigFile
 
 __all__ = ["from_file", "load"]
@@ -48,7 +49,7 @@ def _said(name: str, fault: Mapping[str, Any]) -> str:
         return said.removeprefix("Value error, ")
     if name in SECRETS:
         return said
-    rule = RULES.get(fault.get("ctx", {}).get("pattern"))
+    rule = IN_WORDS.get(fault.get("ctx", {}).get("pattern"))
     return f"{named(fault['input'])} is not {rule}" if rule else f"{said}, not {named(fault['input'])}"
 
 

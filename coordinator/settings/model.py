@@ -1,44 +1,24 @@
-"""Every setting: its default, its rule, and what must fit together."""
+"""Every setting with its default and its bounds, and what follows from several; longer rules stand in `rules` and `fitting`."""
 
 from __future__ import annotations
 
-import contextlib
-import re
-import socket
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any, Literal, Self
-from urllib.parse import urlsplit
 
-import structlog
-from pydantic import PrivateAttr, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import PrivateAttr, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from coordinator.bounds import MOST_TEXT, NAME, NAME_RULE, check_labels, check_name, check_pool, check_text
-from coordinator.errors import ConfigurationError, InvalidIdError, InvalidValueError
-from coordinator.keyring import KeyFile, KeyRing, KeySource
+from coordinator.errors import ConfigurationError
+from coordinator.keyring import KeyRing, KeySource
+from coordinator.settings import fitting, rules
 from coordinator.settings.groups import DAEMON, EVERY, OWNERS, SERVERS, SIDECAR, WORKER, Group, setting
 from coordinator.settings.names import ENV_PREFIX, SECRETS
-from coordinator.settings.secret_files import check_tokens, secret_in, tokens_in
+from coordinator.settings.secret_files import SecretsReadAgain, tokens_in
 from coordinator.settings.sources import ConfigFile, Environment, Profile, SecretFiles, secret_path
-from coordinator.settings.units import Duration, Labels, Size, shown_duration
+from coordinator.settings.units import Duration, Labels, Size
 from coordinator.store.durability import Durability
-from coordinator.store.url import parse_url
 
-__all__ = ["RULES", "Settings"]
-
-log = structlog.get_logger()
-
-MOST_DATA_BYTES = 64 * 1024 * 1024
-MOST_SETTING = 4096
-"""Characters of a text, such as a path."""
-_PREFIX = f"^{NAME}$"
-_NAMESPACE = r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$"
-RULES = {
-    _PREFIX: NAME_RULE,
-    _NAMESPACE: "the name of a namespace: 1 to 63 characters of a-z 0-9 -, with no - at either end",
-}
-"""What a text is that these patterns describe, in words."""
+__all__ = ["Settings"]
 
 
 class Settings(BaseSettings):
@@ -59,7 +39,7 @@ class Settings(BaseSettings):
         "the store: `redis://`, `rediss://`, `unix://`, `redis+sentinel://host:port,…/service/db`, "
         "`redis+cluster://host:port,…` (`docs/security.md`); unset: an embedded Redis, for trying out",
     )
-    prefix: str = setting(Group.STORE, EVERY, "recovery", "what all keys begin with", pattern=_PREFIX)
+    prefix: str = setting(Group.STORE, EVERY, "recovery", "what all keys begin with", pattern=rules.PREFIX)
     without_info: bool = setting(
         Group.STORE,
         EVERY,
@@ -154,7 +134,7 @@ class Settings(BaseSettings):
     termination_grace_period: Duration | None = setting(
         Group.DRAIN, OWNERS, None, "of the pod, to be checked against drain_timeout"
     )
-    max_data_bytes: Size = setting(Group.DATA, OWNERS, 65536, "cap of recovery data", le=MOST_DATA_BYTES)
+    max_data_bytes: Size = setting(Group.DATA, OWNERS, 65536, "cap of recovery data", le=rules.MOST_DATA_BYTES)
     closed_ttl: Duration = setting(Group.RECORDS, OWNERS, 86400.0, "how long closed records stay")
     fenced_ttl: Duration = setting(Group.RECORDS, EVERY, 86400.0, "how long a dead instance's id is refused")
     dead_letter_ttl: Duration = setting(Group.RECORDS, EVERY, 604800.0, "how long dead letters stay")
@@ -205,7 +185,7 @@ class Settings(BaseSettings):
         "watch pods of Kubernetes: one that ended certifies its instances (needs the extra kubernetes)",
     )
     pod_namespace: str = setting(
-        Group.PODS, DAEMON, "", "whose pods; default: the service account's", pattern=_NAMESPACE
+        Group.PODS, DAEMON, "", "whose pods; default: the service account's", pattern=rules.NAMESPACE
     )
     pod_selector: str = setting(
         Group.PODS, DAEMON, "", "label selector of the pods to watch; default: all of the namespace"
@@ -242,131 +222,19 @@ class Settings(BaseSettings):
         nearest_first = Environment, SecretFiles, ConfigFile, Profile
         return (init_settings, *(source(settings_cls) for source in nearest_first))
 
-    @field_validator("name", mode="before")
-    @classmethod
-    def _name(cls, value: object) -> object:
-        if value == "":
-            value = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:63] or "worker"
-        try:
-            return check_name(value)  # type: ignore[arg-type]
-        except InvalidIdError as error:
-            raise ValueError(str(error)) from None
-
-    @field_validator("redis_url")
-    @classmethod
-    def _redis_url(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            try:
-                parse_url(value.get_secret_value())
-            except ConfigurationError as error:
-                raise ValueError(str(error)) from None
-        return value
-
-    @field_validator("api_token", "drain_token")
-    @classmethod
-    def _tokens_given(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            check_tokens(value.get_secret_value())
-        return value
-
-    @field_validator("durability")
-    @classmethod
-    def _durability(cls, value: str) -> str:
-        Durability.parse(value)
-        return value
-
-    @field_validator("pool")
-    @classmethod
-    def _pool(cls, value: str) -> str:
-        try:
-            return check_pool(value)
-        except InvalidIdError as error:
-            raise ValueError(str(error)) from None
-
-    @field_validator("labels")
-    @classmethod
-    def _labels(cls, value: dict[str, str]) -> dict[str, str]:
-        try:
-            check_labels(value)
-        except InvalidValueError as error:
-            raise ValueError(str(error)) from None
-        return value
-
-    @field_validator("*")
-    @classmethod
-    def _texts(cls, value: object, info: ValidationInfo) -> object:
-        """Any text: none of them, be it a path or an address, has characters that are not to be seen."""
-        if isinstance(value, str):
-            try:
-                check_text("it", value, MOST_TEXT if info.field_name in ("address", "tenant") else MOST_SETTING)
-            except InvalidValueError as error:
-                raise ValueError(str(error).removeprefix("it: ")) from None
-        return value
-
-    @field_validator("pod_api")
-    @classmethod
-    def _pod_api(cls, value: str) -> str:
-        try:
-            parts = urlsplit(value)
-            fits = not value or (parts.scheme in ("http", "https") and parts.hostname and parts.port != 0)
-        except ValueError:  # whose text repeats a part of it
-            fits = False
-        if not fits:
-            raise ValueError("that is not a URL: use https://host:port")
-        if "@" in value or parts.query or parts.fragment:
-            raise ValueError("it holds more than https://host:port; what it proves itself by is in pod_credentials")
-        if parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "::1", "localhost"):
-            raise ValueError(f"http://{parts.hostname} would send the token in clear: use https, or http on loopback")
-        return value
+    _name = field_validator("name", mode="before")(rules.process_name)
+    _redis_url = field_validator("redis_url")(rules.store_url)
+    _tokens_given = field_validator("api_token", "drain_token")(rules.tokens)
+    _durability = field_validator("durability")(rules.durability)
+    _pool = field_validator("pool")(rules.pool)
+    _labels = field_validator("labels")(rules.labels)
+    _texts = field_validator("*")(rules.any_text)
+    _pod_api = field_validator("pod_api")(rules.api_server)
 
     @model_validator(mode="after")
-    def _pods_fit_together(self) -> Self:
-        if self.pod_deletion_cost and not self.pod_events:
-            raise ValueError("pod_deletion_cost needs pod_events: the annotation is compared with what the watch says")
-        return self
-
-    @model_validator(mode="after")
-    def _times_fit_together(self) -> Self:
-        beat, dead, lost = self.heartbeat_interval, self.dead_after, self.lost_connection_after
-        margin, gap, jitter = self.safety_margin, self.max_scan_gap, 0.1 * self.heartbeat_interval
-        grace = self.termination_grace_period
-        rules = [
-            (beat >= 0.01, f"heartbeat_interval ({shown_duration(beat)}) must be at least 10ms"),
-            (
-                dead >= 4 * beat,
-                f"dead_after ({shown_duration(dead)}) must be at least 4 x heartbeat_interval ({shown_duration(beat)})",
-            ),
-            (
-                lost == 0 or lost > margin + 2 * beat - jitter,
-                f"lost_connection_after ({shown_duration(lost)}) must be more than safety_margin ({shown_duration(margin)}) "
-                f"+ 2 x heartbeat_interval ({shown_duration(beat)}) - jitter ({shown_duration(jitter)})",
-            ),
-            (
-                gap + 2 * beat <= dead,
-                f"max_scan_gap ({shown_duration(gap)}) + 2 x heartbeat_interval ({shown_duration(beat)}) must be at most "
-                f"dead_after ({shown_duration(dead)})",
-            ),
-            (
-                self.trust_window > 0,
-                f"safety_margin ({shown_duration(margin)}) must be less than dead_after and lost_connection_after",
-            ),
-            (
-                self.lease < self.give_up_after,
-                f"lease ({shown_duration(self.lease)}) must be less than give_up_after ({shown_duration(self.give_up_after)})",
-            ),
-            (
-                self.dead_letter_ttl >= 1,
-                f"dead_letter_ttl ({shown_duration(self.dead_letter_ttl)}) must be at least 1s",
-            ),
-            (
-                grace is None or self.drain_timeout < grace,
-                f"drain_timeout ({shown_duration(self.drain_timeout)}) must be less than termination_grace_period "
-                f"({shown_duration(grace or 0)})",
-            ),
-        ]
-        broken = [message for kept, message in rules if not kept]
-        if broken:
-            raise ValueError("\n".join(broken))
+    def _fit_together(self) -> Self:
+        fitting.check_pods(self)
+        fitting.check_times(self)
         return self
 
     @property
@@ -412,8 +280,7 @@ class Settings(BaseSettings):
         return self.redis_url.get_secret_value() if self.redis_url else None
 
     _stands_for_others: bool = PrivateAttr(False)
-    _secret_paths: dict[str, Path] = PrivateAttr({})
-    _refused: dict[str, str] = PrivateAttr({})
+    _in_files: SecretsReadAgain = PrivateAttr(default_factory=lambda: SecretsReadAgain({}))
     _keys: KeySource | None = PrivateAttr(None)
 
     def reads_again(self, given: Collection[str]) -> None:
@@ -423,7 +290,7 @@ class Settings(BaseSettings):
             given: settings that were given, so that no file counts for them.
         """
         paths = {name: secret_path(name) for name in SECRETS if name not in given}
-        self._secret_paths = {name: path for name, path in paths.items() if path is not None}
+        self._in_files = SecretsReadAgain({name: path for name, path in paths.items() if path is not None})
 
     def api_tokens(self) -> tuple[str, ...]:
         """The tokens that are valid now: read again when they were given as ``API_TOKEN_FILE``."""
@@ -433,27 +300,12 @@ class Settings(BaseSettings):
         """The tokens with which the preStop hook may be called: those of ``DRAIN_TOKEN`` and of ``API_TOKEN``."""
         return (*self._tokens("drain_token"), *self.api_tokens())
 
-    def _tokens(self, name: str) -> tuple[str, ...]:
-        if (path := self._secret_paths.get(name)) is not None:
-            self._read_tokens(name, path)
-        secret: SecretStr | None = getattr(self, name)
+    def _tokens(self, name: Literal["api_token", "drain_token"]) -> tuple[str, ...]:
+        last: SecretStr | None = getattr(self, name)
+        secret = self._in_files.tokens(name, last)
+        if secret is not last:
+            setattr(self, name, secret)
         return tokens_in(secret.get_secret_value() if secret else "")
-
-    def _read_tokens(self, name: str, path: Path) -> None:
-        """Those that its file says now; where it says none, or cannot be read, the last good ones stay."""
-        try:
-            text = secret_in(path)
-            check_tokens(text)
-        except (ConfigurationError, ValueError) as error:
-            if self._refused.get(name) != str(error):
-                log.warning("token_file_refused", setting=name, why=str(error))
-            self._refused[name] = str(error)
-            return
-        self._refused.pop(name, None)
-        secret: SecretStr | None = getattr(self, name)
-        if secret is None or secret.get_secret_value() != text:
-            setattr(self, name, SecretStr(text))
-            log.info("token_file_changed", setting=name, tokens=len(tokens_in(text)))
 
     def key_source(self) -> KeySource | None:
         """The keys of ``ENCRYPTION_KEYS``, read again when their file changes and they were given as one; None when unset.
@@ -461,10 +313,9 @@ class Settings(BaseSettings):
         Raises:
             ConfigurationError: they are of another form than ``id:base64,id2:base64``; the message repeats no key.
         """
-        path = self._secret_paths.get("encryption_keys")
-        if self._keys is None and path is not None:
-            self._keys = KeyFile(path)
-        elif self._keys is None and self.encryption_keys:
+        if self._keys is None:
+            self._keys = self._in_files.keys()
+        if self._keys is None and self.encryption_keys:
             self._keys = KeyRing.parse(self.encryption_keys.get_secret_value())
         return self._keys
 
@@ -479,9 +330,8 @@ class Settings(BaseSettings):
         Raises:
             ConfigurationError: it is unset.
         """
-        if (path := self._secret_paths.get("redis_url")) is not None:
-            with contextlib.suppress(ConfigurationError):  # being replaced just now: the last one
-                self.redis_url = SecretStr(secret_in(path))
+        if (url := self._in_files.url(self.redis_url)) is not self.redis_url:
+            self.redis_url = url
         if self.url is None:
             raise ConfigurationError("redis_url is not set: name the store, as in redis://localhost:6379")
         return self.url

@@ -1,13 +1,21 @@
-"""Secrets in files, as ``*_FILE`` names them, and tokens."""
+"""Secrets in files, as ``*_FILE`` names them, which are read again; and tokens."""
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
-from coordinator.errors import ConfigurationError
+import structlog
+from pydantic import SecretStr
 
-__all__ = ["check_tokens", "secret_in", "tokens_in"]
+from coordinator.errors import ConfigurationError
+from coordinator.keyring import KeyFile
+
+__all__ = ["SecretsReadAgain", "check_tokens", "secret_in", "tokens_in"]
+
+log = structlog.get_logger()
 
 MOST_SECRET = 65536
 """Characters of a file with a secret: a device or a pipe may have no end."""
@@ -57,3 +65,45 @@ def check_tokens(text: str) -> None:
         raise ValueError("beside a comma there is no token: one, or two with a comma between them, may be valid")
     if len(tokens) > MOST_TOKENS:
         raise ValueError(f"there are {len(tokens)} tokens: two may be valid at once, the old and the new one")
+
+
+class SecretsReadAgain:
+    """The secrets of a program that came out of files: each is read again when it is used, and the last good one stays.
+
+    Args:
+        paths: their files, by the names of the settings; what is not there stays as it was given.
+    """
+
+    def __init__(self, paths: Mapping[str, Path]) -> None:
+        self._paths = paths
+        self._refused: dict[str, str] = {}
+
+    def url(self, last: SecretStr | None) -> SecretStr | None:
+        """The store's URL as its file says it now."""
+        if (path := self._paths.get("redis_url")) is not None:
+            with contextlib.suppress(ConfigurationError):  # being replaced just now: the last one
+                return SecretStr(secret_in(path))
+        return last
+
+    def keys(self) -> KeyFile | None:
+        """The file of ``ENCRYPTION_KEYS``, which reads itself again; None when they came from elsewhere."""
+        path = self._paths.get("encryption_keys")
+        return None if path is None else KeyFile(path)
+
+    def tokens(self, name: str, last: SecretStr | None) -> SecretStr | None:
+        """Those that their file says now. Where it says none, or cannot be read, the last ones stay, which is logged once a reason."""
+        if (path := self._paths.get(name)) is None:
+            return last
+        try:
+            text = secret_in(path)
+            check_tokens(text)
+        except (ConfigurationError, ValueError) as error:
+            if self._refused.get(name) != str(error):
+                log.warning("token_file_refused", setting=name, why=str(error))
+            self._refused[name] = str(error)
+            return last
+        self._refused.pop(name, None)
+        if last is not None and last.get_secret_value() == text:
+            return last
+        log.info("token_file_changed", setting=name, tokens=len(tokens_in(text)))
+        return SecretStr(text)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-MOST_LINES = 720
+MOST_LINES = 700
 """Of a file of the program: the largest of today, but for those below. A file that grows beyond it is divided."""
 LARGER = ("coordinator/store/calls.py",)
 """One wrapper a script, each like the others; it is read by name and never from its beginning."""
