@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,25 @@ def wheels(tmp_path_factory: pytest.TempPathFactory, pip_wheels: Path) -> Path:
     """A folder with what requirements-demo.lock names, for this Python."""
     folder = tmp_path_factory.mktemp("wheels")
     assert fetch(ROOT / "requirements-demo.lock", folder) == ""
+    return folder
+
+
+@pytest.fixture(scope="session")
+def uv(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The program that `make lock` uses."""
+    folder = tmp_path_factory.mktemp("uv")
+    pip = [sys.executable, "-Im", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--target", str(folder)]
+    subprocess.run([*pip, "--requirement", str(ROOT / "requirements-uv.lock")], check=True)
+    return str(folder / "bin/uv")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A folder with what an install of the project is made from; the build writes into it."""
+    folder = tmp_path / "source"
+    shutil.copytree(ROOT / "coordinator", folder / "coordinator", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
     return folder
 
 

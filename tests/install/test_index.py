@@ -18,15 +18,6 @@ PLATFORMS = ["x86_64-manylinux_2_28", "aarch64-manylinux_2_28", "aarch64-apple-d
 LOCKS = ["requirements.lock", "requirements-demo.lock", "requirements-image.lock", "requirements-uvloop.lock"]
 
 
-@pytest.fixture(scope="module")
-def uv(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The program that `make lock` uses."""
-    folder = tmp_path_factory.mktemp("uv")
-    pip = [sys.executable, "-Im", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--target", str(folder)]
-    subprocess.run([*pip, "--requirement", str(ROOT / "requirements-uv.lock")], check=True)
-    return str(folder / "bin/uv")
-
-
 @pytest.mark.parametrize("python", PROMISED, ids=lambda version: ".".join(map(str, version)))
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_every_platform_has_its_wheels(platform: str, python: tuple[int, int], uv: str, tmp_path: Path) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.install.checkout import ROOT
 from tests.install.conftest import every
 from tests.install.pythons import PROMISED, found
 from tests.redis_server import RedisServer, server_path
@@ -20,21 +18,14 @@ pytestmark = [every, pytest.mark.timeout(300)]
 @pytest.mark.usefixtures("pip_wheels")  # skips without an index
 @pytest.mark.parametrize("version", PROMISED, ids=lambda version: ".".join(map(str, version)))
 def test_the_command_works_in_a_bare_environment(
-    version: tuple[int, int], tmp_path: Path, redis_server: RedisServer
+    version: tuple[int, int], source: Path, tmp_path: Path, redis_server: RedisServer
 ) -> None:
     """After `pip install .` the command prints its help, `doctor` finds a Redis fit and the demo is OK, without a warning."""
     python = found().get(version)
     if python is None:
         pytest.skip(f"there is no Python {version[0]}.{version[1]} with its venv module on this machine")
-    source = shutil.copytree(
-        ROOT / "coordinator", tmp_path / "source/coordinator", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source.parent)
     subprocess.run([python, "-Im", "venv", tmp_path / "bare"], check=True)
-    subprocess.run(
-        [tmp_path / "bare/bin/pip", "install", "--quiet", source.parent], check=True, stdin=subprocess.DEVNULL
-    )
+    subprocess.run([tmp_path / "bare/bin/pip", "install", "--quiet", source], check=True, stdin=subprocess.DEVNULL)
 
     def coordinator(*words: str) -> str:
         done = subprocess.run(
