@@ -29,7 +29,7 @@ __all__ = ["Adoption", "Awaited"]
 log = structlog.get_logger()
 
 ASKS_A_LEASE = 3
-"""Times that an heir asks within one lease: the lease is what says that it still waits."""
+"""How often an heir asks within one lease: the lease says that the heir still waits."""
 WITHDRAW_SECONDS = 1.0
 
 
@@ -37,20 +37,20 @@ class Awaited(Protocol):
     """Tells an heir at once when a session has become its own."""
 
     def wait_for(self, session_id: str) -> anyio.Event:
-        """Is set when it has, from now on."""
+        """Returns an event that is set when the session has become this instance's, from now on."""
 
     def done_waiting(self, session_id: str) -> None:
-        """Nobody waits for it any more."""
+        """Nothing here waits for the session any more."""
 
 
 class Adoption:
-    """One a membership.
+    """One per membership.
 
     Args:
-        writes: how its requests run.
+        writes: runs the requests.
         owned: makes sessions this instance's.
-        taking: whose turn it is at a session's id.
-        awaited: what is told at once.
+        taking: the turns at a session's id.
+        awaited: tells at once that a session has come.
         doubts: is told when the store and this instance may differ.
     """
 
@@ -72,7 +72,7 @@ class Adoption:
         self._awaited, self._doubts = awaited, doubts
 
     async def adopt(self, session_id: str, epoch: int | None, request: str) -> Session | None:
-        """Adopts what is offered; None when there is nothing to adopt (any more).
+        """Adopts an offered session; None when there is nothing to adopt (any more).
 
         Raises:
             FencedError, StoreUnavailableError: as `Offer.adopt`.
@@ -109,7 +109,7 @@ class Adoption:
         raise unknown
 
     def lacks_key(self, error: KeyUnknownError) -> None:
-        """Says once for each key that something is sealed with it here in vain."""
+        """Logs once for each key that a session here is sealed with it and cannot be opened."""
         if self._sealer.misses(error.key_id):
             log.warning(
                 "session_cannot_be_served",
@@ -119,7 +119,7 @@ class Adoption:
             )
 
     async def _set_aside(self, session_id: str, data: bytes, error: SealBrokenError) -> None:
-        """Nobody can read it: it becomes a dead letter as it is stored, and is ours no more."""
+        """No worker can read the session: it becomes a dead letter as it is stored, and is no longer ours."""
         log.error("data_not_opened", session=session_id, reason=str(error))
         aside = set_aside(
             self._part.keys, kind="session", name=session_id, wanted="hash", fault=error.detail, broken={"data": data}
@@ -128,9 +128,10 @@ class Adoption:
         self._doubts.want("outcome_unknown", "a session whose seal is broken was given up")  # compares, and agrees
 
     async def take_over(self, session_id: str, request: str, wait: Wait) -> Session | None:
-        """Takes an orphan, awaits the verdict on a silent owner, asks a living one to hand over; None when not in time.
+        """Takes a session: adopts an orphan, awaits the verdict on a silent owner, asks a living owner to hand over.
 
-        When it returns None or raises, the owner has been told that nobody waits here any more, if the store can be reached.
+        Returns None when the time is over. When it returns None or raises, the owner has been told that nothing here waits for
+        the session any more, if the store can be reached.
 
         Raises:
             FencedError, StoreUnavailableError, KeyUnknownError, SealBrokenError, TenantError: as `Worker.adopt`.
@@ -171,7 +172,7 @@ class Adoption:
                         await self._withdraw(session_id, request)
 
     async def _withdraw(self, session_id: str, request: str) -> bool:
-        """The owner need not let go to this worker any more, and whether it has; without an answer the lease will say so."""
+        """Tells the owner that it need not let go any more. Returns whether it has; without an answer the lease will tell."""
         call = calls.withdraw(
             self._part.keys,
             session=session_id,
@@ -185,13 +186,13 @@ class Adoption:
             return False
 
     async def pass_on(self, session_id: str) -> None:
-        """Its owner let go to us when nobody here waited any more: it is offered to others at once. Safe to repeat."""
+        """The owner let go to us when nothing here waited any more: the session is offered to others at once. Safe to repeat."""
         if session_id in self._ledger.sessions or session_id in self._ledger.taking:
             return
         try:
             session = await self.adopt(session_id, None, new_request_id())
             if session is not None:
-                await session.hand_back("nobody waits for it here any more")
+                await session.hand_back("nothing here waits for it any more")
         except (FencedError, KeyUnknownError, SealBrokenError, StoreUnavailableError) as error:
             log.warning("session_not_passed_on", session=session_id, error=str(error))
 
@@ -203,7 +204,7 @@ class Adoption:
             return calls.Orphan()
         if where.state not in SERVED:
             return None
-        self._sealer.check(session_id, where.encoding)  # its owner serves it, and this worker could not
+        self._sealer.check(session_id, where.encoding)  # the owner serves it, and this worker could not
         instance = self._ledger.instance
         answer = await self._writes.request(
             lambda: calls.ask(
@@ -229,7 +230,7 @@ class Adoption:
         if known is not None and known.epoch == answer.epoch:
             return known
         if known is not None and answer.existing and answer.renewed_from == known.epoch:
-            known.renewed(answer.epoch, answer.checkpoint)  # after lost writes; the answer to that is on its way
+            known.renewed(answer.epoch, answer.checkpoint)  # after lost writes; the answer to that is under way
             return known
         place = Place(session_id, answer.tenant, answer.epoch)
         return self._take(session_id, answer, *self._sealer.open(place, answer.data, answer.encoding))

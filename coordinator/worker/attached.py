@@ -27,19 +27,19 @@ from coordinator.worker.sealer import Place, Sealer
 __all__ = ["AttachedSession", "Attachments"]
 
 MOST_BELIEF_SECONDS = 2.0
-"""No longer, however rare heartbeats are: ``lua/lib/children.lua`` waits no longer either."""
+"""The longest trust, however rare heartbeats are; ``lua/lib/children.lua`` waits no longer either."""
 BELIEF_INTERVALS = 2
-"""Heartbeat intervals for which one look counts: the owner waits as long for a child that does not say that it stopped."""
+"""Heartbeat intervals for which one look counts. The owner waits as long for a child that does not say that it stopped."""
 
 
 class AttachedSession:
     """Writes under the owner's epoch; ``held`` follows the owner's heartbeat as the store saw it.
 
-    It never believes longer than the owner: before the owner gives the session away, and before the session of a dead owner is
-    offered, it is told to stop and says that it did, or what it was told last is waited out.
+    It never believes longer than the owner. Before the owner gives the session away, and before the session of a dead owner
+    is offered, the child is told to stop. It then says that it did, or its last trust is waited out.
 
     Attributes:
-        id, epoch: as the parent told.
+        id, epoch: as the parent stated them.
         tenant: of the session.
         lost: set when the store said that the owner no longer has it.
     """
@@ -67,10 +67,10 @@ class AttachedSession:
         in_a_child(self, AttachedSession._forked)
 
     def _forked(self) -> None:
-        """A child of this process writes nothing for it, and cannot be told to stop."""
+        """A child that this process forks writes nothing here, and cannot be told to stop."""
         self._stops += 1
         self._trusted_until = float("-inf")
-        with contextlib.suppress(RuntimeError):  # who waits for it waits on an event loop that is no more
+        with contextlib.suppress(RuntimeError):  # a task that waits for it waits on an event loop that is gone
             self.lost.set()
 
     @classmethod
@@ -84,18 +84,18 @@ class AttachedSession:
         child: Callable[[], str],
         made: Callable[[AttachedSession], None],
     ) -> AttachedSession:
-        """Looks the owner up.
+        """Looks up the owner of a session.
 
         Args:
             child: returns the instance id under which this process can be told something.
-            made: is called before it believes anything, so that it can be told to stop from then on.
+            made: is called with the handle before it believes anything, so that it can be told to stop from then on.
 
         Raises:
-            InvalidIdError: that is no epoch.
-            SessionGoneError: there is no such session.
-            FencedError: it has another epoch by now.
+            InvalidIdError: invalid epoch.
+            SessionGoneError: the session does not exist.
+            FencedError: the session has another epoch by now.
             KeyUnknownError: its recovery data is sealed with a key that this process lacks.
-            TenantError: it belongs to another tenant than the one that this process is bound to.
+            TenantError: the session belongs to another tenant than this process.
             StoreUnavailableError: the store did not answer.
         """
         check_epoch(epoch)
@@ -116,11 +116,11 @@ class AttachedSession:
 
     @property
     def held(self) -> bool:
-        """True while nobody else can have adopted it."""
+        """True while no other worker can have adopted the session."""
         return not self.lost.is_set() and clock.now() < self._trusted_until
 
     async def look(self) -> None:
-        """Asks how long the owner may be relied on.
+        """Asks how long the owner can be relied on.
 
         Raises:
             StoreUnavailableError: the store did not answer.
@@ -137,20 +137,20 @@ class AttachedSession:
             self.lost.set()
         elif (
             isinstance(answer, calls.Stop) or stops != self._stops
-        ):  # it was told to stop while this answer was under way
+        ):  # the owner told it to stop while this answer was under way
             self._trusted_until = float("-inf")
         else:
             beat_age = answer.dead_after - answer.remaining
             self._trusted_until = sent + min(belief, self._settings.trust_window - beat_age)
 
     def stop(self) -> None:
-        """Its owner gives it away, or is dead: nothing is believed from now on, until the store says that it came to nothing."""
+        """The owner gives the session away, or is dead: nothing is believed until the store says that it came to nothing."""
         self._stops += 1
         self._trusted_until = float("-inf")
         self._look_soon.ring()
 
     async def watch(self) -> None:
-        """Looks once a heartbeat interval, until it is lost; says at once that it stopped when it was told to."""
+        """Looks once a heartbeat interval until the session is lost. When it is told to stop, it says at once that it stopped."""
         told = 0
         try:
             while not self.lost.is_set():
@@ -170,14 +170,14 @@ class AttachedSession:
 
     @property
     def fence(self) -> Fence:
-        """As ``Session.fence``, for its owner."""
+        """As ``Session.fence``, for the owner."""
         return Fence(self._part.keys, self.id, self.owner, self.epoch)
 
     async def fenced(self, make: Callable[[Fence], ScriptCall[R]], runner: FenceRunner) -> R:
-        """As ``Session.fenced``; what is to be stated again after lost writes is stated by the owner.
+        """As ``Session.fenced``; the owner states again what has to be stated again after lost writes.
 
         Raises:
-            FencedError: the owner no longer has it, or under a new epoch, with which to attach again; final.
+            FencedError: the owner no longer has it, or has it under a new epoch that needs a new handle; final.
             StoreUnavailableError: the store did not answer, or is in a hold; it may have been written.
         """
         if self.lost.is_set():
@@ -187,7 +187,7 @@ class AttachedSession:
         return answer
 
     async def checkpoint(self, data: RecoveryData) -> None:
-        """Writes newer recovery data as the owner; when it returns, an adopter would get it, unless the owner wrote since.
+        """Writes newer recovery data as the owner. An adopter would get it from then on, unless the owner writes again.
 
         Raises:
             FencedError: the owner no longer has it; final.
@@ -199,7 +199,7 @@ class AttachedSession:
         raw, encoding = encode(data, self._settings.max_data_bytes)
         place = Place(self.id, self.tenant, self.epoch)
         async with self._writing:
-            if self._unanswered:  # counting on would put what has no answer above what others wrote since
+            if self._unanswered:  # counting on would put data without an answer above what others wrote since
                 self._attempt += 1
             else:
                 self._sequence, self._attempt = self._sequence + 1, 0
@@ -215,11 +215,11 @@ class AttachedSession:
                 if not isinstance(answer, calls.Old):
                     self._unanswered = False
                     return
-                # the owner, or another child, has written meanwhile: this is newer
+                # the owner or another child has written meanwhile, and this data is newer
                 self._sequence, self._attempt = answer.checkpoint + 1, 0
 
     def _check(self, answer: Reply) -> None:
-        """Whether the answer to a write counts; what is to be stated again after lost writes is stated by the owner."""
+        """Checks whether the answer to a write counts; the owner states again what has to be stated again after lost writes."""
         match verdict_on(answer):
             case ReplyVerdict.NOT_THE_OWNER | ReplyVerdict.DEAD:
                 self.lost.set()
@@ -229,17 +229,17 @@ class AttachedSession:
 
 
 class Attachments:
-    """One a membership: what this process has attached to, so that it can be told to stop."""
+    """One per membership: what this process has attached to, so that it can be told to stop."""
 
     def __init__(self) -> None:
         self._attached: weakref.WeakSet[AttachedSession] = weakref.WeakSet()
 
     def add(self, session: AttachedSession) -> None:
-        """It is told from now on."""
+        """The handle is told from now on."""
         self._attached.add(session)
 
     def stop(self, session_id: str) -> None:
-        """The owner of a session gives it away: all that is attached to it here stops."""
+        """The owner of a session gives it away: everything that is attached to it here stops."""
         for session in list(self._attached):
             if session.id == session_id:
                 session.stop()

@@ -1,4 +1,4 @@
-"""A worker's inside: what `coordinator.Worker` and the sidecar share."""
+"""The inside of a worker, which `coordinator.Worker` and the sidecar share."""
 
 from __future__ import annotations
 
@@ -62,21 +62,21 @@ CAUSES: tuple[Literal["exited", "operator"], ...] = ("exited", "operator")
 
 
 class Instance:
-    """What a worker is inside, for whoever stands for it: `coordinator.Worker`, or a sidecar for a program that is another process.
+    """The inside of a worker. `coordinator.Worker` uses it, and a sidecar that stands for a program in another process.
 
     Args:
         settings: complete.
-        host: is told what happens, where the program is another process; then no offers are taken until `take_offers`.
+        host: is told what happens, where the program is another process. Then no offers are taken until `take_offers`.
         hubs: shared with the other workers of this process, which runs and closes them; default its own.
-        token_hash: kept with the instance, so that the program that serves the calls can be known again.
-        instances: ids by partition under which it lives already; what these own is taken up when it is entered.
-        hosting: kept with the instance too, for whoever stands for it after this process.
+        token_hash: kept with the instance, so that the program that serves the calls can be recognised again.
+        instances: ids by partition under which the worker lives already. Their sessions are taken up when it is entered.
+        hosting: kept with the instance too, for the process that stands for it after this one.
 
     Attributes:
         members: its part in each partition.
-        hand: offers that wait for the program.
+        hand: the offers that wait for the program.
         serving: what hands calls to a handler, while `serve` runs.
-        home: the task in which everything runs, once it was entered.
+        home: the task in which everything runs, once the worker was entered.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Instance:
 
     @property
     def name(self) -> str:
-        """The stable name."""
+        """The worker's stable name."""
         return self.settings.name
 
     @property
@@ -127,25 +127,25 @@ class Instance:
 
     @property
     def is_draining(self) -> bool:
-        """Whether it takes nothing new any more."""
+        """Whether the worker has stopped taking sessions."""
         return self._draining
 
     @property
     def sessions(self) -> tuple[Session, ...]:
-        """What this worker owns now."""
+        """The sessions that this worker owns now."""
         return tuple(s for member in self.members for s in member.sessions.values())
 
     def _free(self) -> int:
-        """How many more sessions it could own."""
+        """How many more sessions the worker could own."""
         return self.settings.capacity - sum(len(m.sessions.keys() | m.ledger.taking.keys()) for m in self.members)
 
     def _room(self) -> int:
-        """How many more offers it takes now."""
+        """How many more offers the worker takes now."""
         in_hand = sum(m.reader.in_hand() for m in self.members)
         return min(self._free() - in_hand, self.hand.room(in_hand))
 
     def take_offers(self, most: float) -> None:
-        """From now on at most so many offers are read before they are answered; 0 for none."""
+        """From now on the worker reads at most so many offers before they are answered; 0 for none."""
         self._most_in_hand = self.hand.window.most = most
         self.hand.asked()
         self.begin_reading()
@@ -153,7 +153,7 @@ class Instance:
             member.room_changed()
 
     def asks_again(self) -> None:
-        """The program answers: it is given offers again, if it did not get to those that it had."""
+        """The program answers again. If it did not get to its offers before, it is given offers again."""
         self.hand.asked()
 
     def begin_reading(self) -> None:
@@ -164,7 +164,7 @@ class Instance:
                 member.reader.begin()
 
     def start(self, what: Callable[..., Coroutine[Any, Any, object]], *arguments: Any) -> None:
-        """Does something as a task that ends with this worker."""
+        """Runs a function as a task that ends with this worker."""
         assert self._tasks is not None  # noqa: S101 - inside the context manager
         self._tasks.start_soon(what, *arguments)
 
@@ -175,7 +175,7 @@ class Instance:
 
     @property
     def alone_left(self) -> float:
-        """The same if no beat comes any more, and whoever beats cannot judge either."""
+        """The seconds of `trust_left` if no beat comes any more and the process that beats cannot judge either."""
         return self._left(self.settings.own_trust_window)
 
     def _left(self, window: float) -> float:
@@ -237,7 +237,7 @@ class Instance:
                 tasks.start_soon(self._own_hubs.run)
             for member in self.members:
                 await member.registration.check_store()
-                member.begin(tasks)  # its beats before its registration: nothing then stands between the two
+                member.begin(tasks)  # beats begin before the registration, so that nothing stands between the two
                 await member.registration.join()
                 if self.instances:
                     await member.take_up()
@@ -260,14 +260,14 @@ class Instance:
         try:
             if error is None and not self._ended and self.sessions and await self.others_live():
                 await self._drain(self.settings.drain_timeout, "the worker ends", self.settings.lease)
-        except BaseException as one:  # noqa: BLE001 - cancelled meanwhile: what follows must still be done
+        except BaseException as one:  # noqa: BLE001 - cancelled meanwhile: the rest must still be done
             fault = one
         await home.leave(fault)
         if fault is not None and fault is not error:
             raise fault
 
     async def _say_farewell(self, error: BaseException | None) -> None:
-        """Of a block that is left, or of one that could not be entered; then it needs nothing any more."""
+        """Ends a block that is left, or that could not be entered. Afterwards the worker needs nothing any more."""
         try:
             if self._started:
                 await self._farewell(error)
@@ -288,9 +288,10 @@ class Instance:
                 await self._own_hubs.aclose()
 
     async def end(self, cause: Literal["exited", "wedged"], reason: str) -> None:
-        """What this worker stands for has ended: all that it owns is offered to others at once. Safe to repeat.
+        """Ends the worker because the program that it stands for has ended. Its sessions are offered to others at once.
 
-        Nothing is handed over when the block is left. An unreachable store is logged: the silence will tell it.
+        Safe to repeat. Nothing is handed over when the block is left. If the store cannot be reached, that is logged and the
+        silence will tell of the end.
         """
         self._ended = True
         async with anyio.create_task_group() as tasks:
@@ -298,7 +299,7 @@ class Instance:
                 tasks.start_soon(self._leave, member, cause, reason)
 
     def abandon(self) -> None:
-        """Whoever stands for it next is to find it as it is: nothing is stated when the block is left."""
+        """Leaves everything for the next process that stands for this worker: nothing is stated when the block is left."""
         self._ended = True
 
     @staticmethod
@@ -314,7 +315,7 @@ class Instance:
         normal = error is None or isinstance(error, asyncio.CancelledError)
         if normal:
             await self._release_all("left", "the worker ended")
-        else:  # what was said of a call before the error stands: one that is over is offered to nobody
+        else:  # what was said of a call before the error stands: a call that is over is not offered
             with anyio.move_on_after(FAREWELL_SECONDS / 2):
                 await self._carry_out_endings()
         why = "the worker ended" if normal else fitted(type(error).__name__)
@@ -340,7 +341,7 @@ class Instance:
         if (mine := member.sessions.get(session_id)) is not None and not mine.is_given_away:
             return mine
         async with member.acquisition.turn(session_id):
-            if (mine := member.sessions.get(session_id)) is not None:  # who had the turn before opened or adopted it
+            if (mine := member.sessions.get(session_id)) is not None:  # the turn before opened or adopted it
                 return mine
             if self._draining:
                 raise DrainingError("this worker is draining and takes nothing new")
@@ -367,7 +368,7 @@ class Instance:
             if instance != member.instance or not isinstance(answer, calls.OpenOk):
                 raise FencedError(session_id, None, "this instance was declared dead")
             epoch, said = answer.epoch, lookups.Opening(pool, tenant, wanted, answer.now_ms)
-            if answer.existing:  # it was opened before, by a request of which there is no handle here
+            if answer.existing:  # it was opened before, by a request that has no handle here
                 said = await member.registration.as_opened(session_id)
                 stored = answer.data, answer.encoding
                 raw, encoding = self._sealer.open_own(Place(session_id, said.tenant, epoch), *stored)
@@ -473,12 +474,12 @@ class Instance:
             return self._report
 
     def _told_to_drain(self) -> None:
-        """The store says that this instance drains: somebody asked for it, or it is what this worker does."""
+        """The store says that this instance drains: a program asked for it, or this worker drains already."""
         if self._started and not self._draining and self._tasks is not None:  # else the next beat tells it again
             self._tasks.start_soon(partial(self.drain, reason="told to"))
 
     async def others_live(self) -> bool:
-        """Whether anybody else is there who might take over."""
+        """Whether another worker is there that might take over."""
         for member in self.members:
             try:
                 rows = await reads.instances(member.part)

@@ -1,4 +1,4 @@
-"""One instance's life in one partition: the only file that knows all parts of it, and puts them together."""
+"""The life of one instance in one partition: the only file that knows all parts of it, and puts them together."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ __all__ = ["Membership"]
 log = structlog.get_logger()
 
 PATIENCE_SECONDS = 2.0
-"""For so long a store that does not answer is asked again."""
+"""How long a store that does not answer is asked again."""
 UNSAID_BEATS = 4
-"""So many beats without a roll call, as sessions were changing hands: then one goes out as soon as none is."""
+"""After so many beats without a roll call, as sessions were changing hands, one goes out as soon as none does."""
 
 
 class Membership:
@@ -59,8 +59,8 @@ class Membership:
 
     Attributes:
         ledger: what the instance is, owns here, is taking, and has ended.
-        registration, writes, owned, acquisition, adoption, handovers, resync, reader, mailbox: its parts, each by its role.
-        turns: one opens, adopts or gives up a session at a time.
+        registration, writes, owned, acquisition, adoption, handovers, resync, reader, mailbox: its parts, by their roles.
+        turns: lets one task at a time open, adopt or give up a session.
         children: what this process has attached to.
     """
 
@@ -119,12 +119,12 @@ class Membership:
 
     @property
     def instance(self) -> str:
-        """The id under which it is registered now; another one after it was fenced."""
+        """The id under which it is registered now. It is another one after the instance was fenced."""
         return self.ledger.instance
 
     @property
     def sessions(self) -> Mapping[str, Session]:
-        """What it owns here, by id."""
+        """The sessions that it owns here, by id."""
         return self.ledger.sessions
 
     @property
@@ -133,13 +133,13 @@ class Membership:
         return bool(self.ledger.taking)
 
     def continued(self, now: float) -> float:
-        """When this process went on after it last stood still, in seconds of `coordinator.clock`; long ago when it did not."""
+        """When this process last went on after standing still, in seconds of `coordinator.clock`; long ago when it did not."""
         return self.ledger.trust_window.continued(now)
 
     # -- life and tasks ------------------------------------------------------------------------------------------------
 
     def begin(self, tasks: anyio.abc.TaskGroup) -> None:
-        """Beats and listens from now on; what has to be done meanwhile is done in ``tasks``."""
+        """Beats and listens from now on; ``tasks`` runs what has to be done meanwhile."""
         self._tasks = tasks
         tasks.start_soon(keep_on, Steady("resync"), self.resync.run, NameInUseError, ConfigurationError)
         tasks.start_soon(keep_on, Steady("stage"), self.stager.run)
@@ -149,7 +149,7 @@ class Membership:
         self.hub.heart.add(self._beating)
 
     async def take_up(self) -> None:
-        """What the store says that this instance owns becomes ours: another process stood for it before.
+        """Takes up what the store says that this instance owns: another process stood for it before.
 
         Raises:
             StoreUnavailableError: the store did not answer.
@@ -157,7 +157,7 @@ class Membership:
         await self.registration.take_up(self.owned.own, self.sealer)
 
     def start(self, what: Callable[..., Coroutine[Any, Any, object]], *arguments: Any) -> None:
-        """Does something as a task of this worker's, which no error of it ends; nothing once it has ended."""
+        """Runs a function as a task of this worker. None of its errors ends the worker. Does nothing once the worker has ended."""
         if self._tasks is not None:
             self._tasks.start_soon(self._do, what, *arguments)
 
@@ -177,7 +177,7 @@ class Membership:
         """See `coordinator.worker.drain.Drains`."""
         self.ledger.draining = True
         self.handovers.lets_go_by = lets_go_by
-        await self.reader.stop()  # else it would be the first to be given its own handovers
+        await self.reader.stop()  # else this reader would be the first to be given its own handovers
         call = calls.drain(self.part.keys, instance=self.instance, by=self.instance, reason=reason, timeout=timeout)
         try:
             await self.part.executor.run(call)
@@ -185,30 +185,30 @@ class Membership:
             log.warning("drain_not_told", instance=self.instance, kind=error.kind)
 
     async def leave(self, cause: str, reason: str) -> None:
-        """States that this instance ends now; what it still owns is offered to others at once.
+        """States that this instance ends now; what it still owns is offered to other workers at once.
 
         Raises:
-            StoreUnavailableError: the store did not answer: its silence will tell.
+            StoreUnavailableError: the store did not answer; the silence of this instance will tell.
         """
         await self.registration.leave(cause, reason, self._fall_silent)
 
     async def _fall_silent(self) -> None:
         self.stop_beating()
-        await self.reader.stop()  # else it would be the first to be given what it leaves
+        await self.reader.stop()  # else this reader would be the first to be given what it leaves
 
     def end(self) -> None:
-        """It needs nothing of what it shares with others any more. Safe to repeat."""
+        """Ends the use of everything that it shares with others. Safe to repeat."""
         self.stop_beating()
         self.mailbox.close()
         self.reader.end()
         self._tasks = None
 
     def _forked(self) -> None:
-        """A child owns nothing of what its parent owns, and says nothing for it."""
+        """A forked child owns nothing of what its parent owns, and says nothing for it."""
         self._over("it is the parent process's")
 
     def _over(self, reason: str) -> None:
-        """There is no event loop for it any more; from any thread, and without a word."""
+        """Ends everything, as the event loop is gone; from any thread, and without a word."""
         self.ledger.has_left = self.ledger.trust_window.over = True
         self._tasks = None
         for session in list(self.sessions.values()):
@@ -217,7 +217,7 @@ class Membership:
     # -- lives: see `coordinator.worker.registration.Lives` ------------------------------------------------------------
 
     def renamed(self) -> None:
-        """It has another id: it is told things there."""
+        """It has another id, and is told things under that id."""
         self._renamed()
         self.mailbox.open(self.instance)
 
@@ -226,7 +226,7 @@ class Membership:
         self.room_changed()
 
     def joined_again(self) -> None:
-        """And that under another id than before."""
+        """It is registered again, under another id than before."""
         self.reader.restart()
         if self._host is not None:
             self._host.joined_again(self.instance)
@@ -234,20 +234,20 @@ class Membership:
     # -- beats ---------------------------------------------------------------------------------------------------------
 
     def beat_soon(self) -> None:
-        """Beats at once instead of at the next interval."""
+        """Beats at once and not only at the next interval."""
         self.hub.heart.soon(self._beating)
 
     def stop_beating(self) -> None:
-        """No more beats, and nobody listens. Safe to repeat."""
+        """Stops its beats and its listening. Safe to repeat."""
         self.hub.heart.remove(self._beating)
 
     def _hear(self, beat: Beat) -> None:
         if self._tasks is None:
             return
-        if isinstance(beat.error, ScriptError):  # of something stored that is broken: the next beat may find it mended
+        if isinstance(beat.error, ScriptError):  # something stored is broken: the next beat may find it mended
             self._beats.failed(beat.error, instance=self.instance)
         elif beat.error is not None and not isinstance(beat.error, StoreUnavailableError):
-            self._fail(beat.error)  # nobody beats any more, or may
+            self._fail(beat.error)  # nothing beats any more, or may
             return
         if beat.error is not None:
             self.mailbox.doubt()
@@ -283,29 +283,29 @@ class Membership:
             self.resync.want("lost_writes", "the server or its data changed")
         elif (
             roll.version == self.ledger.version
-        ):  # only the roll call differs, and nothing has changed hands here since
+        ):  # only the roll call differs, and no session has changed hands here since
             self._mismatches += 1
             if self._mismatches == 1:
-                self.beat_soon()  # once may be a session that its owner lets go to us
+                self.beat_soon()  # once may come from a session that its owner lets go to us
             else:
                 self._mismatches = 0
                 self.resync.want("roll_call", f"the store counts {answer.owned} sessions")
 
     def _agreed(self) -> None:
-        """A beat says at once that it agrees with the store again, unless they agree about nothing for long."""
+        """A beat says at once that it agrees with the store again, unless they agree on nothing for long."""
         now = clock.now()
         if now - self._agreed_at > self.settings.heartbeat_interval:
             self.beat_soon()
         self._agreed_at = now
 
     def _presence_changed(self, yes: bool) -> None:
-        """The presence connection came or went: a beat says so at once."""
+        """The presence connection came or went, and a beat says so at once."""
         self.ledger.present(yes)
         self.beat_soon()
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
-        """While sessions change hands the roll call stays away from the beats, but not for too long."""
+        """While sessions change hands the beats carry no roll call, but not for too long."""
         try:
             with self.ledger.changing():
                 yield
@@ -321,19 +321,19 @@ class Membership:
     # -- what it is told at once: see `coordinator.worker.mailbox.Told` ------------------------------------------------
 
     def heir_asks(self, session_id: str, heir: str) -> None:
-        """An heir waits for a session that is owned here."""
+        """An heir waits for a session that this instance owns."""
         self.handovers.heir_asks(session_id, heir)
 
     def unawaited(self, session_id: str) -> None:
-        """An owner let go to this instance when nobody here waited any more."""
+        """An owner let go to this instance when nothing here waited any more."""
         self.start(self.adoption.pass_on, session_id)
 
     def stop(self, session_id: str) -> None:
-        """The owner of a session gives away what is written here for it."""
+        """The owner of a session gives away what this process writes for it."""
         self.children.stop(session_id)
 
     def told_to_drain(self) -> None:
-        """This instance is to hand over what it owns."""
+        """The instance is told to hand over what it owns."""
         self._told_to_drain()
 
 

@@ -54,16 +54,16 @@ class OfferActions(Protocol):
         """See ``Adoption.take_over``."""
 
     def others_wait(self) -> bool:
-        """Whether other offers wait behind what the program does now."""
+        """Whether other offers wait behind the one that the program works on now."""
 
     def adopted(self, offer: Offer, session: Session, *tasks: asyncio.Task[Any] | None) -> None:
-        """It was adopted, by these tasks."""
+        """These tasks adopted the offer."""
 
     def answered(self, offer: Offer) -> None:
-        """It takes up no room any more. Safe to repeat."""
+        """The offer takes up no room any more. Safe to repeat."""
 
     def declined(self, session_id: str) -> None:
-        """The program does not want the session."""
+        """The program declined the session."""
 
     def cannot_serve(self, session_id: str) -> None:
         """This worker lacks something that the session needs."""
@@ -73,17 +73,17 @@ class Offer(Generic[Data]):
     """What ``Worker.offers`` yields.
 
     Attributes:
-        session_id, epoch: of the orphan; the adoption raises the epoch once more.
-        previous_owner, cause: whose it was, and why it has no owner.
-        attempt: number of this offer since it became an orphan, from 1.
-        planned: a handover: its owner serves it until it is adopted.
+        session_id, epoch: the orphan's; the adoption raises the epoch once more.
+        previous_owner, cause: the owner before, and why the session has no owner now.
+        attempt: number of this offer since the session became an orphan, from 1.
+        planned: a handover: the owner serves the session until it is adopted.
         requires: labels (``name`` or ``name=value``) that the session asks for.
-        tenant: whose the session is, '' for nobody's.
-        apart: of those that may have killed their owner with it, how many one worker gets within `probation` seconds; 0: it is not
-            suspected.
+        tenant: the session's tenant; '' for none.
+        apart: for a session suspected of killing its owner together with others: how many of those one worker takes within
+            `probation` seconds; 0 when the session is not suspected.
         encoding: ``json`` or ``bytes``, as the recovery data was given.
-        raw_data: recovery data as given, opened where it was sealed; empty when it was too large to travel (an adopter gets it in any
-            case).
+        raw_data: the recovery data as it was given, opened where it was sealed; empty when it was too large to travel with the
+            offer. An adopter gets it in any case.
     """
 
     def __init__(self, actions: OfferActions, entry: bytes, told: OfferEntry) -> None:
@@ -109,16 +109,16 @@ class Offer(Generic[Data]):
         """The recovery data in the form in which it was given.
 
         Raises:
-            InvalidDataError: it is no JSON, though the record says so.
+            InvalidDataError: the data is not JSON, though the record says so.
         """
         return cast("Data", decode(self.raw_data, self.encoding if self.raw_data else "bytes"))
 
     def open_data(self) -> None:
-        """Opens the recovery data that travelled along, and looks whether it can be read. For the library.
+        """Opens the recovery data that came with the offer, and checks that it can be read. For the library.
 
         Raises:
-            KeyUnknownError: the session's data is sealed with a key that this worker lacks, whether it travelled along or not.
-            InvalidDataError: nobody can read it.
+            KeyUnknownError: the session's data is sealed with a key that this worker lacks, whether it came along or not.
+            InvalidDataError: no worker can read the data.
         """
         sealer = self._actions.sealer
         if self.raw_data:
@@ -130,27 +130,28 @@ class Offer(Generic[Data]):
 
     @property
     def in_hand(self) -> bool:
-        """Whether it still takes up room: not answered, and its lease not over."""
+        """Whether the offer still takes up room: it is not answered, and its lease is not over."""
         return not self._over and clock.now() < self._until
 
     def given(self) -> None:
-        """The program has it from now on. For the library."""
+        """The program has the offer from now on. For the library."""
         self.given_at = clock.now()
 
     def kept_until(self, until: float) -> None:
-        """Its lease was begun anew, and stands until then. For the library."""
+        """The lease was begun anew, and stands until then. For the library."""
         self._until = until
 
     def adopt(self) -> Coroutine[Any, Any, Session[Data] | None]:
-        """Becomes the session's owner; of a handover when its owner has let go. Awaited as any coroutine.
+        """Makes this worker the session's owner; in a handover, once its owner has let go. Await it as any coroutine.
 
-        An owner that drains and is busy with the call lets go when it is not any more, at the latest when its drain ends; this
-        waits as long, or for one lease if other offers wait for the program. Should the task that adopts it fail, or one
-        that serves it later, the session is offered to others, unless another task that has used it goes on; should it be
-        cancelled, after a lease without any use.
+        An owner that drains and is busy with the call lets go when it is no longer busy, at the latest when its drain ends. This
+        waits as long, or for one lease if other offers wait for the program.
+
+        If the task that adopts the session fails, or a later task that serves it, the session is offered to other workers, unless
+        another task that has used it goes on. If that task is cancelled, the session is offered after one lease without any use.
 
         Returns:
-            The session, or None when another won, the offer is over, or its data does not open here: then it was given back.
+            The session, or None when another worker won, the offer is over, or its data does not open here; then it was given back.
 
         Raises:
             FencedError: this instance was declared dead since it read the offer.
@@ -159,7 +160,7 @@ class Offer(Generic[Data]):
         """
         caller = None
         with contextlib.suppress(RuntimeError):  # a thread, for `asyncio.run_coroutine_threadsafe`
-            caller = asyncio.current_task()  # which may await it in a task of its own, as `asyncio.wait_for` did
+            caller = asyncio.current_task()  # it may await this in a task of its own, as `asyncio.wait_for` did
         return self._adopt(caller)
 
     async def _adopt(self, caller: asyncio.Task[Any] | None) -> Session[Data] | None:
@@ -169,7 +170,7 @@ class Offer(Generic[Data]):
             raise DrainingError("this instance is draining and takes nothing new")
         with self._answer(), contextlib.suppress(KeyUnknownError, SealBrokenError, TenantError):  # told, and dealt with
             session = None
-            if self.planned:  # accepts; the owner lets go when it is told
+            if self.planned:  # this accepts; the owner lets go when it is told
                 wait = Wait(actions.settings.lease, planned=True, gives_way=actions.others_wait, accepted=self._done)
                 session = await actions.take_over(self.session_id, self._request, wait)
             else:
@@ -181,7 +182,7 @@ class Offer(Generic[Data]):
 
     @contextlib.contextmanager
     def _answer(self) -> Iterator[None]:
-        """While the program answers it no time of its own runs out."""
+        """While the program works on an answer, the time of the offer does not run out here."""
         self.answering = True
         try:
             yield
@@ -190,18 +191,18 @@ class Offer(Generic[Data]):
 
     @property
     def restarted_since_ms(self) -> int:
-        """Of a handover in a rollout: whoever was started since then is not restarted again by it; 0 otherwise."""
+        """In a handover of a rollout: the time since which a started worker is not restarted again; 0 otherwise."""
         return self._restarted_since if self.planned else 0
 
     async def decline(self, reason: str = "", *, counts: bool = True) -> None:
-        """Gives the offer back, so that others get it at once; safe to repeat.
+        """Gives the offer back, so that other workers get it at once; safe to repeat.
 
         Args:
             reason: why, for people, as for `Session.release`; kept in the events.
             counts: False for want of room: no attempt is counted.
 
         Raises:
-            InvalidValueError: it is not given back.
+            InvalidValueError: invalid reason; the offer is not given back.
             FencedError, StoreUnavailableError: as `adopt`.
         """
         reason = check_reason(reason)
@@ -224,7 +225,7 @@ class Offer(Generic[Data]):
     async def cannot_serve(self, reason: str = "") -> None:
         """Gives the offer back because this worker lacks something that another may have, such as a key; safe to repeat.
 
-        No attempt is counted, and this worker leaves the session to others for a while.
+        No attempt is counted, and this worker leaves the session to other workers for a while.
 
         Raises:
             FencedError, StoreUnavailableError: as `adopt`.
@@ -234,7 +235,9 @@ class Offer(Generic[Data]):
         await self.decline(reason, counts=False)
 
     async def delegate(self) -> None:
-        """Leaves the session adoptable by id for one lease (its caller will come back to some door), then offered again.
+        """Withdraws the offer for one lease, so that the worker to which the caller returns can adopt the session by its id.
+
+        After that lease the session is offered again.
 
         Raises:
             FencedError, StoreUnavailableError: as `adopt`.

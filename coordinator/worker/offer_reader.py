@@ -43,24 +43,25 @@ log = structlog.get_logger()
 
 BLOCK_SECONDS = 1.0
 PASS_ON_SECONDS = 2.0
-"""For so long a worker passes on an offer that suits another one better."""
+"""How long a worker passes on an offer that suits another one better."""
 LOOK_SECONDS = 0.25
 FORGET_SECONDS = 30.0
 PASS_SECONDS = 0.05
-"""Between two times that it gives the same session back unseen."""
+"""Pause between two times that the reader gives the same session back unseen."""
 BURST_SECONDS = 0.25
-"""For so long after an offer was read there may be more where it came from."""
+"""How long after an offer was read more may follow from the same source."""
 SPREAD_SECONDS = 0.1
-"""For so long a worker that took its share of a death's calls leaves the others to others."""
+"""How long a worker that took its share of a death's calls leaves the rest to other workers."""
 LONGEST_PAUSE_SECONDS = 1.0
 KEEPS_A_LEASE = 6
-"""Times that a reader looks after what it has in hand within one lease."""
+"""How often within one lease a reader looks after the offers in hand."""
 
 
 def _about(pause: float) -> float:
-    """That pause, half to one and a half times.
+    """Returns that pause, half to one and a half times.
 
-    Redis serves whoever blocked first: a pause as long as a read blocks would have this worker's own be the oldest each time.
+    Redis serves the client that blocked first. If the pause were as long as a blocked read, this worker's own would be the
+    oldest each time.
     """
     return pause * (0.5 + random.random())  # noqa: S311 - jitter
 
@@ -69,18 +70,18 @@ class OfferReader:
     """Reads one partition's offers to this worker's pool, in its turn.
 
     Attributes:
-        fresh: nothing was given to this consumer that it has not seen.
+        fresh: this consumer has seen all that it was given.
 
     Args:
-        writes, adoption: what becomes of offers.
-        reluctance: what this worker does not take again at once.
-        start: does something as a task of the worker's.
-        watches_adopters: whether a session is offered to others when the code that adopted it fails.
-        loop: returns the blocked read that it takes turns at.
+        writes, adoption: run what is done with offers.
+        reluctance: the sessions that this worker does not take again at once.
+        start: runs a function as a task of the worker.
+        watches_adopters: whether a session is offered to other workers when the code that adopted it fails.
+        loop: returns the blocked read at which the reader takes turns.
         room: returns how many more offers the worker can take now.
-        free: returns how many more sessions it could own.
+        free: returns how many more sessions the worker could own.
         deliver: hands an offer to the worker.
-        hand: what the worker has in hand, of all partitions.
+        hand: the offers that the worker has in hand, of all partitions.
     """
 
     def __init__(
@@ -131,7 +132,7 @@ class OfferReader:
         self._loop.add(self)
 
     def end(self) -> None:
-        """Takes none any more; a blocked read is cut off. Safe to repeat."""
+        """Takes no offers any more; a blocked read is cut off. Safe to repeat."""
         if self._reading:
             self._reading = False
             self._loop.remove(self)
@@ -139,13 +140,13 @@ class OfferReader:
             self._blocked.cancel()
 
     async def stop(self) -> None:
-        """As `end`, and when it returns no read of this worker's is blocked: Redis serves whoever blocked first. Safe to repeat."""
+        """As `end`. When it returns, no read of this worker is blocked: Redis serves the client that blocked first. Safe to repeat."""
         self.end()
         if self._blocked is not None:
             await self._unblocked.wait()
 
     def wake(self) -> None:
-        """There may be room for another."""
+        """There may be room for another offer."""
         if self._reading:
             self._loop.wake()
 
@@ -168,7 +169,7 @@ class OfferReader:
         return await self._adoption.take_over(session_id, request, wait)
 
     def others_wait(self) -> bool:
-        """Whether other offers wait behind what the program does now."""
+        """Whether other offers wait behind the one that the program works on now."""
         return self.hand.others_wait()
 
     def declined(self, session_id: str) -> None:
@@ -180,7 +181,7 @@ class OfferReader:
         self._reluctance.cannot_serve(session_id)
 
     def adopted(self, offer: Offer, session: Session, *tasks: asyncio.Task[Any] | None) -> None:
-        """It was adopted: one that may kill this worker is served alone for a while, if others have room."""
+        """An offer was adopted. A session that may kill this worker is served alone for a while, if other workers have room."""
         if self._watches_adopters:
             session.watch_adopter(*tasks)
         if offer.planned:
@@ -190,7 +191,7 @@ class OfferReader:
             self._paused_until = clock.now() + pause
 
     def answered(self, offer: Offer) -> None:
-        """An offer takes up no room any more."""
+        """The offer takes up no room any more."""
         self._known.pop(offer.entry, None)
         if offer.given_at != math.inf:
             self.hand.answered(offer)
@@ -199,7 +200,7 @@ class OfferReader:
     # ------------------------------------------------------------------------------------------------------------------
 
     def _takes_later(self, offer: Offer) -> bool:
-        """Whether it is to wait, without taking up room of others."""
+        """Whether the offer waits, without taking up room that others need."""
         pause = 0.0 if offer.planned else self._reluctance.pause_after_failing(offer.session_id)
         if not pause:
             return False
@@ -214,7 +215,7 @@ class OfferReader:
         has_room = self._free() - self.in_hand() > 0
         self._returning.discard(offer)
         self._later.discard(offer)
-        if not offer.in_hand:  # its lease ended meanwhile
+        if not offer.in_hand:  # the lease ended meanwhile
             return
         if has_room and not self.ledger.draining:
             offer.read_at = clock.now()
@@ -223,10 +224,10 @@ class OfferReader:
         await self._give_back(offer, 0.0, "no room")
 
     def _gives_back(self, offer: Offer, reason: str = "this worker cannot serve it") -> bool:
-        """Whether it is a session that this worker could not serve a while ago: then it goes back after a pause that doubles.
+        """Whether this worker could not serve the session a while ago. Then the offer goes back after a pause that doubles.
 
-        The pause keeps workers that all lack the same from passing it round and round; the reader does not wait for it, and it takes
-        up no room of others.
+        The pause keeps workers that all lack the same thing from passing the offer round and round. The reader does not wait for
+        it, and the offer takes up no room meanwhile.
         """
         pause = self._reluctance.pause_while_unable(offer.session_id)
         if pause is None:
@@ -244,7 +245,7 @@ class OfferReader:
 
     @contextmanager
     def _going_back(self, offer: Offer) -> Iterator[None]:
-        """When the store says nothing of it, or this worker is dead, it is not ours to send back; all is looked at anew."""
+        """Without an answer, or when this worker is dead, the offer is not ours to send back: everything is looked at anew."""
         try:
             yield
         except (FencedError, StoreUnavailableError):
@@ -255,7 +256,7 @@ class OfferReader:
             self._later.discard(offer)
 
     def in_hand(self) -> int:
-        """Offers that take up room."""
+        """Number of offers that take up room."""
         while self._known:  # leases end in the order in which offers came
             entry = next(iter(self._known))
             if self._known[entry].in_hand:
@@ -264,7 +265,7 @@ class OfferReader:
         return sum(offer not in self._later for offer in self._known.values())
 
     async def keep(self) -> None:
-        """Until cancelled: begins the leases of what is in hand anew, and gives back what the program does not get to."""
+        """Until cancelled: begins the leases of the offers in hand anew, and gives back those that the program does not get to."""
         while True:
             await anyio.sleep(self.settings.lease / KEEPS_A_LEASE)
             self.sealer.look()
@@ -274,11 +275,13 @@ class OfferReader:
                 await self._give_back_overdue()
                 await self._keep_leases()
             except (FencedError, StoreUnavailableError):
-                continue  # the leases end, and others get them
+                continue  # the leases end, and other workers get the offers
 
     async def _give_back_overdue(self) -> None:
-        """The oldest offer that the program has had for a lease without an answer counts as an attempt; what waits behind
-        it, or was never given, goes to others as though it had not been read.
+        """Gives back what waits for too long.
+
+        The oldest offer that the program has had for one lease without an answer counts as an attempt. The offers behind it, and
+        those that the program was never given, go to other workers as though they had not been read.
         """
         lease, now = self.settings.lease, clock.now()
         continued = self.ledger.trust_window.continued(now)  # the program stood still as well
@@ -300,7 +303,7 @@ class OfferReader:
 
     async def _keep_leases(self) -> None:
         known = [o for o in self._known.values() if o.in_hand and not o.planned]
-        kept = sorted(known, key=self._returning.__contains__)[:BATCH]  # what goes back may be more than fits in
+        kept = sorted(known, key=self._returning.__contains__)[:BATCH]  # more may go back than fits in
         if not kept:
             return
         until = clock.now() + self.settings.lease
@@ -316,35 +319,35 @@ class OfferReader:
                 offer.kept_until(until)
 
     def restart(self) -> None:
-        """What this consumer was given may not have been seen: look at it again first."""
+        """The consumer may not have seen all that it was given: it looks at that again first."""
         self.fresh = False
 
     async def _look_for_others(self) -> None:
-        """Whoever waits for others to take what is offered sees that there are some."""
+        """A reader that waits for other workers to take what is offered stops waiting if there are none."""
         await self._look_at_others(clock.now())
         if not any(row.id != self.ledger.instance for row in self._others):
             self._paused_until = clock.now()
 
     @property
     def room(self) -> int:
-        """How many offers this worker can take now."""
+        """How many more offers this worker can take now."""
         if self.ledger.draining or self.ledger.joining or clock.now() < self._paused_until:
             return 0
         return self._room()
 
     @property
     def _count(self) -> int:
-        """How many to read: the first alone, as it says how many there are for how much room."""
+        """How many offers to read: first one alone, as it says how many there are for how much room."""
         fresh = clock.now() - self._read_at > BURST_SECONDS
         return min(self.room, 1 if fresh else max(1, self._share.left(self._death)))
 
     async def step(self) -> None:
-        """One read: first what was given to this consumer and never seen, then what is new."""
+        """Reads once: first what this consumer was given and never saw, then what is new."""
         instance = self.ledger.instance
         for entry, fields in await (self._wait(instance) if self.fresh else self._look(instance)):
             if entry in self._known or self.ledger.instance != instance:
                 continue
-            if not fields:  # it ended meanwhile, and only its delivery is left
+            if not fields:  # the offer ended meanwhile, and only its delivery is left
                 await offer_stream.acknowledge(self._part.executor, self._loop.stream, entry)
                 continue
             try:
@@ -359,19 +362,19 @@ class OfferReader:
             except (BrokenEntry, InvalidDataError) as error:
                 await self._set_aside(entry, fields, error)
                 continue
-            if offer.session_id in self._keyless:  # its key has come
+            if offer.session_id in self._keyless:  # the key has come
                 self._keyless.discard(offer.session_id)
                 self._reluctance.can_serve(offer.session_id)
             await self._take(offer)
 
     async def _with_tenant(self, told: OfferEntry) -> OfferEntry:
-        """An entry of an older program does not name the tenant: the record does."""
+        """Adds the tenant from the record: an entry of an older program does not name it."""
         if told.tenant is not None:
             return told
         return replace(told, tenant=await lookups.tenant_of(self._part, told.session))
 
     async def _lacks_key(self, offer: Offer, error: KeyUnknownError) -> None:
-        """It goes back as it was, and to others first."""
+        """Gives the offer back as it was; other workers come first."""
         self._adoption.lacks_key(error)
         self._keyless = {known for known in self._keyless if self._reluctance.is_unable(known)} | {offer.session_id}
         try:
@@ -381,11 +384,11 @@ class OfferReader:
             self.restart()
 
     def _serves(self, tenant: str) -> bool:
-        """Whether this worker may have sessions of that tenant."""
+        """Whether this worker may own sessions of that tenant."""
         return self.settings.tenant in ("", tenant)
 
     def _leaves_to_others(self, offer: Offer) -> None:
-        """It is another tenant's: who may take it gets it at once; where nobody may it waits one lease, and takes up no room."""
+        """Leaves a session of another tenant to its workers at once. Without any it waits one lease, and takes up no room."""
         self._known[offer.entry] = offer
         self._returning.add(offer)
         self._later.add(offer)
@@ -397,20 +400,20 @@ class OfferReader:
                 await self._look_at_others(clock.now())
             if any(row.tenant in ("", offer.tenant) for row in self._others):
                 await self._give_back(offer, _about(self._reluctance.pause_of_foreign(offer.session_id)), OTHER_TENANT)
-            elif offer.planned:  # its owner simply goes on when the lease ends
+            elif offer.planned:  # the owner goes on when the lease ends
                 self._known.pop(offer.entry, None)
             else:
                 await offer.delegate()
 
     async def _set_aside(self, entry: bytes, fields: Sequence[bytes], error: Exception) -> None:
-        """One that cannot be read stops no other: it goes; a living owner states its session again, else that is a dead letter."""
+        """Removes an entry that cannot be read. A living owner states its session again; otherwise the session is a dead letter."""
         keys, run = self._part.keys, self._part.executor
         about = dict(zip(fields[::2], fields[1::2], strict=False))
         session = session_id(about.get(b"session"))
         broken = error.broken if isinstance(error, BrokenEntry) else {"data": about.get(b"data", b"")}
         log.error("offer_unreadable", session=session, entry=text(entry), error=str(error))
         if session and broken:
-            owner = (await lookups.owner_of(self._part, session)).owner  # it may live: a handover
+            owner = (await lookups.owner_of(self._part, session)).owner  # in a handover the owner may live
             await run.run(
                 set_aside(
                     keys,
@@ -427,7 +430,7 @@ class OfferReader:
         )
 
     async def _wait(self, instance: str) -> list[offer_stream.Entry]:
-        """What is new; when it is cut off, what was given meanwhile."""
+        """Waits for new entries; when it is cut off, returns what was given meanwhile."""
         self._unblocked = anyio.Event()
         try:
             with anyio.CancelScope() as self._blocked:
@@ -440,13 +443,13 @@ class OfferReader:
         return await self._look(instance) if self.ledger.draining else []
 
     async def _look(self, instance: str) -> list[offer_stream.Entry]:
-        """What this consumer was given and has not answered."""
+        """The entries that this consumer was given and has not answered."""
         entries = await offer_stream.given_before(self._part.executor, self._loop.stream, instance)
         self.fresh = True
         return entries
 
     async def _passes_on(self, offer: Offer) -> bool:
-        """Whether another instance with room suits it better, and has not been waited for in vain."""
+        """Whether another instance with room suits the offer better, and has not been waited for in vain."""
         now = clock.now()
         wanted = (offer.requires, offer.restarted_since_ms)
         mine = suits(self.settings.labels, self.ledger.started_at_ms, *wanted)
@@ -455,7 +458,7 @@ class OfferReader:
             return False
         if now - self._looked_at > LOOK_SECONDS:
             await self._look_at_others(now)
-        risk = len(self.ledger.sessions) if offer.apart else 0  # what it would take along, should it kill its worker
+        risk = len(self.ledger.sessions) if offer.apart else 0  # sessions that would end too if it killed its worker
         theirs = [
             (
                 suits(row.labels, row.started_at, *wanted),
@@ -471,7 +474,7 @@ class OfferReader:
         return now - self._passed.setdefault(offer.session_id, now) < PASS_ON_SECONDS
 
     async def _look_at_others(self, now: float) -> None:
-        """Whoever lives in this pool and has room."""
+        """Looks up which instances live in this pool and have room."""
         self._looked_at, rows = now, await reads.instances(self._part)
         self._others = [
             row
@@ -480,7 +483,7 @@ class OfferReader:
         ]
 
     def _keeps_apart(self, offer: Offer) -> bool:
-        """Whether it may have killed its owner, and this worker has enough of those: then it goes back when one is clear."""
+        """Whether the session may have killed its owner, and this worker has enough of those. It goes back when one is cleared."""
         now = clock.now()
         in_hand = [
             one.apart for one in self._known.values() if one.apart and one.in_hand and one not in self._returning

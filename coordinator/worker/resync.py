@@ -1,4 +1,4 @@
-"""What a worker does when the store and it disagree: start over, register again, state again what it held, compare."""
+"""What a worker does when it and the store disagree: it starts over, registers again, states sessions again, compares."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ log = structlog.get_logger()
 
 RETRY_SECONDS = 0.05
 TOGETHER = 200
-"""Sessions that are stated again in one exchange."""
+"""Sessions that one exchange states again."""
 READ_TOGETHER = 500
-"""Records that are read in one exchange."""
+"""Records that one exchange reads."""
 MOST_ROUNDS = 5
-"""Comparisons in a row; what is still changing hands then is found by the next roll call."""
+"""Comparisons in a row; the next roll call finds what is still changing hands then."""
 
 
 class _AgainError(Exception):
@@ -42,10 +42,10 @@ class _AgainError(Exception):
 
 
 async def _many(sessions: Sequence[Session], do: Callable[[Session], Awaitable[None]]) -> None:
-    """Does it for all, many in one exchange: the hold in which older epochs are outdone does not wait for slow lines.
+    """Runs ``do`` for all sessions, many in one exchange: the hold does not wait for slow lines.
 
     Raises:
-        _AgainError, FencedError, StoreUnavailableError: the first that was raised, when those of its exchange are done.
+        _AgainError, FencedError, StoreUnavailableError: the first one raised, when all of its exchange are done.
     """
     for first in range(0, len(sessions), TOGETHER):
         done = await asyncio.gather(*(do(one) for one in sessions[first : first + TOGETHER]), return_exceptions=True)
@@ -55,10 +55,10 @@ async def _many(sessions: Sequence[Session], do: Callable[[Session], Awaitable[N
 
 
 class Resync:
-    """One a membership; one repair at a time.
+    """One per membership; one repair at a time.
 
     Args:
-        turns: whose turn it is at a session's id.
+        turns: the turns at a session's id.
         registration: registers again, or under a new id.
         agreed: is called when this instance and the store agree again on what it owns.
     """
@@ -78,7 +78,7 @@ class Resync:
         self._bell = Bell()
 
     def want(self, kind: str, reason: str) -> None:
-        """Asks for a repair. From now on nothing is sure that it concerns.
+        """Asks for a repair. Until it succeeds, the sessions that it concerns are in doubt.
 
         Args:
             kind: ``fenced``, ``unknown`` (the store forgot the instance), ``lost_writes``, ``roll_call`` (the rolls
@@ -95,7 +95,7 @@ class Resync:
         """Repairs what is asked for, until cancelled.
 
         Raises:
-            NameInUseError: it was dead, and another live process has its name by now.
+            NameInUseError: the instance was dead, and another live process has its name by now.
         """
         while True:
             await self._bell.rung()
@@ -121,12 +121,12 @@ class Resync:
                 if again:
                     sent = ledger.trust_window.sent
                     await self._registration.join()
-                    ledger.trust_window.sent = sent  # only a beat that is answered OK makes it hold again
+                    ledger.trust_window.sent = sent  # only a beat with the answer OK makes it hold again
                     again = False
                 await self._state_again([s for s in ledger.sessions.values() if everything or s.undecided])
                 await self._compare()
                 everything = any(session.unsure for session in ledger.sessions.values())
-                if not everything:  # else one came, and was found in doubt, in the meantime
+                if not everything:  # else one came in the meantime, and was found in doubt
                     break
             except _AgainError:
                 again = everything = True
@@ -140,17 +140,17 @@ class Resync:
         log.info("resync_ended", instance=ledger.instance, sessions=len(ledger.sessions))
 
     async def _state_again(self, sessions: list[Session]) -> None:
-        """Re-asserts sessions, waits for the end of the hold, and has each renewed."""
+        """Re-asserts sessions, waits for the end of the hold, and renews each."""
         undecided = {session: session.undecided for session in sessions}
         for session in sessions:
             session.unsure = True
         await _many(sessions, self._reassert)
-        for first in sessions[:1]:  # it waits for the end of the hold alone
+        for first in sessions[:1]:  # one alone waits for the end of the hold
             await self._renew(first, undecided[first])
         await _many(sessions[1:], lambda session: self._renew(session, undecided[session]))
 
     async def _renew(self, session: Session, undecided: object | None) -> None:
-        """Takes over the epoch that the store gives it now, or that it gave it before in an answer that was lost."""
+        """Takes over the epoch that the store gives the session now, or gave it in an answer that was lost."""
         while not session.is_over:
             answer = await self._run(
                 calls.renew(self._part.keys, session=session.id, instance=self._ledger.instance, epoch=session.epoch)
@@ -189,7 +189,7 @@ class Resync:
             return
 
     async def _compare(self) -> None:
-        """The roll, call by call: each difference is acted upon under the epoch that was seen, until there is none."""
+        """Compares the roll call by call. It acts on each difference under the epoch that was seen, until there is none."""
         ledger = self._ledger
         lineage = await lookups.lineage_of(self._part)
         if not lineage:
@@ -204,7 +204,7 @@ class Resync:
                 if (difference := self._difference(session_id, stored))
             ]
             if ledger.version != version and rounds_left:
-                continue  # sessions changed hands meanwhile: what was read is old
+                continue  # sessions changed hands meanwhile: the records that were read are old
             for session_id, stored, difference in differences:
                 await self._act(session_id, stored, difference)
             if not differences and ledger.version == version:
@@ -225,7 +225,7 @@ class Resync:
         return found
 
     def _difference(self, session_id: str, stored: Stored) -> Difference:
-        """What there is to do for a session now; nothing while it is changing hands."""
+        """What has to be done for a session now; nothing while it is changing hands."""
         ledger = self._ledger
         session = ledger.sessions.get(session_id)
         if (
@@ -249,7 +249,7 @@ class Resync:
             await self._state_again([session])
 
     async def _agree(self, seen: str, strays: Sequence[str]) -> None:
-        """All is equal: what is left of a difference is the store's roll, which was not kept, or its index, which was damaged."""
+        """All sessions are equal: the difference lay in the store's roll, which was not kept, or in its damaged index."""
         ledger = self._ledger
         if (seen == str(ledger.digest) and not strays) or ledger.is_changing:
             return
@@ -262,16 +262,16 @@ class Resync:
             )  # fmt: skip
 
     async def _give_up(self, session_id: str, stored: Stored) -> None:
-        """The store says that it is ours, and nobody here has it: its call ended here, or others are to have it."""
+        """The store says that a session is ours, and this worker lacks it: its call ended here, or other workers get it."""
         ledger = self._ledger
         keys, epoch, request = self._part.keys, stored.epoch, new_request_id()
-        async with self._turns.of(session_id):  # who opens or adopts it meanwhile waits until that is done
+        async with self._turns.of(session_id):  # a task that opens or adopts it meanwhile waits until that is done
             ended = ledger.ended_here(session_id, epoch)
             while True:
                 answer = await self._run(self._end_of(session_id, epoch, stored.pool, "" if ended else request))
                 if isinstance(
                     answer, calls.Resync
-                ):  # it was stated again, and its new epoch is lost: that is taken first
+                ):  # it was stated again, and the answer with its new epoch is lost: that is taken first
                     renewed = await self._run(
                         calls.renew(keys, session=session_id, instance=ledger.instance, epoch=epoch)
                     )

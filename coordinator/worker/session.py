@@ -30,21 +30,21 @@ __all__ = ["Session"]
 log = structlog.get_logger()
 
 LATE_BEATS = 1.5
-"""Intervals after which a beat without an answer is overdue; ± 10 % of one are jitter."""
+"""Intervals after which a beat without an answer is overdue; jitter is ± 10 % of one."""
 SETTLE_SECONDS = 1.0
-"""After a pause of the whole process time-outs of the program itself end, which says nothing of the program."""
+"""After a pause of the whole process the program's own time-outs end; that is no fault of the program."""
 RETRY_SECONDS = 0.01
 GIVEN_UP = "it was given up here"
 QUIET_SECONDS = 0.25
-"""Between two looks at whether a busy session may still be waited for."""
+"""Pause between two looks at whether a busy session may still be waited for."""
 
 
 NEWEST = 2**53 - 1
-"""Number of data that is newer than all that was written under an epoch."""
+"""Sequence number of data that is newer than everything written under an epoch."""
 
 
 class SessionOwner(Protocol):
-    """What a session needs of the instance that has it.
+    """What a session needs of the instance that owns it.
 
     Attributes:
         settings, sealer, keys: of the worker, and of the session's partition.
@@ -57,62 +57,62 @@ class SessionOwner(Protocol):
     ledger: Ledger[Session]
 
     async def write(self, session: Session, operation: str, make: Callable[[int], ScriptCall[R]]) -> R:
-        """Runs the owner's write, made for the epoch that it is given, until the answer counts; see ``Writes.write``."""
+        """Runs the owner's write, made for the epoch that ``make`` is given, until the answer counts; see ``Writes.write``."""
 
     async def guarded(self, session: Session, make: Callable[[], ScriptCall[R]], runner: FenceRunner) -> R:
         """Runs another package's write; see ``Writes.guarded``."""
 
     def staged(self, session: Session) -> None:
-        """It has a checkpoint to be written in the background; from any thread."""
+        """The session has a checkpoint to be written in the background; from any thread."""
 
     def renewed(self, session: Session) -> None:
-        """It has a new epoch."""
+        """The session has a new epoch."""
 
     def over(self, session: Session) -> None:
-        """It is not this worker's any more."""
+        """The session is no longer this worker's."""
 
     def lost(self, session: Session) -> None:
-        """And that was not asked for here."""
+        """The session is no longer this worker's, and this program did not ask for that."""
 
     def outcome_unknown(self, reason: str) -> None:
-        """A request that gives it away has no answer."""
+        """A request that gives the session away has no answer."""
 
     def served_in_vain(self, session_id: str) -> None:
-        """This worker served it and gave it up: others come first."""
+        """This worker served the session and gave it up: other workers come first."""
 
     def cannot_serve(self, session_id: str) -> None:
-        """This worker lacks what it needs."""
+        """This worker lacks something that the session needs."""
 
     def carry_on(self, session: Session) -> None:
-        """Its ending had no answer: it is carried out later. Safe to repeat."""
+        """The end of the session had no answer, and is carried out later. Safe to repeat."""
 
     def give_up_unless_used(self, session: Session) -> None:
-        """It is given up unless a task uses it within a lease. Safe to repeat."""
+        """Gives the session up unless a task uses it within one lease. Safe to repeat."""
 
 
 class Session(Generic[Data]):
-    """One call that this worker owns; got from ``Worker.open``, ``Offer.adopt`` or ``Worker.adopt``.
+    """One call that this worker owns; returned by ``Worker.open``, ``Offer.adopt`` and ``Worker.adopt``.
 
     Attributes:
         id: the session's id.
-        epoch: its fencing token, to be passed to whatever can compare it; rises when it is renewed after lost writes.
-        first_epoch: with which this worker got it.
-        instance: the life of this worker that got it.
-        pool, tenant, requires: as it was opened.
-        lost: set when this worker has it no more: the store said that somebody else has it, or it is released here, before the
-            store is told. Final. ``lost_reason`` says why.
-        recovered: whether it was adopted from somebody.
+        epoch: its fencing token, for every system that can compare it; rises when the session is renewed after lost writes.
+        first_epoch: the epoch under which this worker got the session.
+        instance: the id of the instance of this worker that got the session.
+        pool, tenant, requires: as the session was opened.
+        lost: set when this worker no longer has the session: the store said that another worker has it, or this worker releases
+            it; then it is set before the store is told. Final. ``lost_reason`` says why.
+        recovered: whether this worker adopted the session from another one.
         planned: whether its previous owner handed it over on purpose.
-        gap: seconds for which nobody served the call before its handler began: at an adoption since the previous owner's last
-            acknowledged heartbeat, or since its handler stopped; where `Worker.serve` starts a handler again since it stopped.
-            0 when opened here.
-        starts: how often `Worker.serve` has started a handler for it here.
+        gap: seconds without a handler before the present one began. At an adoption they count from the previous owner's last
+            acknowledged heartbeat, or from the end of its handler. Where `Worker.serve` starts a handler again, they count
+            from the end of the previous one. 0 for a session opened here.
+        starts: how often `Worker.serve` has started a handler for the session here.
         data_age: seconds since the data was written, at adoption.
-        heir, silence: to whom it was handed over, and the seconds for which nobody served it until the store's answer.
+        heir, silence: the instance that it was handed over to, and the seconds without a serving worker until the store answered.
         ended_by: the task that closed or released it here, if any.
-        ended: set when it was closed or released here, and that has an answer, or will have it later.
-        ending: what is to become of it, once it was closed or released here; None as long as it is to go on.
-        previous_owner, cause, attempt: from whom, why, and with which offer it came.
+        ended: set when this worker closed or released it, and the store has answered or will be told later.
+        ending: what happens to it once it is closed or released here; None while it goes on.
+        previous_owner, cause, attempt: the owner before, why the session was offered, and the number of the offer.
     """
 
     def __init__(
@@ -162,10 +162,11 @@ class Session(Generic[Data]):
 
     @property
     def recovery_data(self) -> Data:
-        """The newest recovery data that this worker has given or got, in the form in which it was given.
+        """The newest recovery data that this worker has written or received, in the form in which it was given.
 
         Raises:
-            KeyUnknownError, SealBrokenError: of a session that this instance owned before its process: it does not open here.
+            KeyUnknownError, SealBrokenError: the data cannot be opened here. Only a session that this instance owned before
+                the start of this process can raise them.
         """
         self._used()
         raw, encoding = self.raw_data, self.encoding
@@ -177,7 +178,7 @@ class Session(Generic[Data]):
         return Place(self.id, self.tenant, epoch)
 
     def written(self, epoch: int, raw: bytes, encoding: str) -> Written:
-        """Recovery data as it is stored under an epoch of this session. For the library."""
+        """Recovery data as it is stored under an epoch of the session. For the library."""
         return self._owner.sealer.seal(self._place(epoch), raw, encoding)
 
     @property
@@ -186,16 +187,16 @@ class Session(Generic[Data]):
 
     @property
     def is_over(self) -> bool:
-        """Whether this worker has nothing more to do with it: lost, closed or given up. For the library."""
+        """Whether this worker has nothing more to do with the session: lost, closed or given up. For the library."""
         return self._over
 
     @property
     def is_given_away(self) -> bool:
-        """Whether somebody else may have it, or it may be over, as soon as the store says so. For the library."""
+        """Whether another worker may have the session, or it may be over, as soon as the store says so. For the library."""
         return self._leaving or self.undecided is not None or self.ending is not None
 
     async def settled(self, patience: float) -> None:
-        """Waits until it is over, or nobody gives it away any more. For the library.
+        """Waits until the session is over, or no request gives it away any more. For the library.
 
         Raises:
             StoreUnavailableError: not within ``patience`` seconds.
@@ -204,12 +205,12 @@ class Session(Generic[Data]):
         while self.is_given_away and not self.is_over:
             if clock.now() > until:
                 raise StoreUnavailableError(
-                    "try_again", f"what becomes of session {self.id!r} here has no answer yet", sent=False
+                    "try_again", f"session {self.id!r} is being given away here, and that has no answer yet", sent=False
                 )
             await anyio.sleep(RETRY_SECONDS)
 
     def renewed(self, epoch: int, sequence: int) -> None:
-        """It has a new epoch, and its checkpoints count anew. For the library."""
+        """Takes a new epoch; its checkpoints count from the beginning. For the library."""
         if epoch == self.epoch:
             return
         self.epoch, self.sequence = epoch, sequence
@@ -217,37 +218,37 @@ class Session(Generic[Data]):
 
     @property
     def held(self) -> bool:
-        """True while nobody else can have adopted it. Ask before what cannot be undone."""
+        """True while no other worker can have adopted the session. Ask before any step that cannot be undone."""
         return self._ours and not self.unsure and not self.is_given_away and self._pulse.held(clock.now())
 
     @property
     def store_is_late(self) -> bool:
-        """Whether the answer to a beat is overdue, long before that is a doubt: what fails now may fail for that. For the library."""
+        """Whether the answer to a beat is overdue, though not yet in doubt: a call may fail for that. For the library."""
         return clock.now() - self._pulse.sent > LATE_BEATS * self._owner.settings.heartbeat_interval
 
     @property
     def stood_still_lately(self) -> bool:
-        """Whether this process stood still a moment ago: what fails now may fail for that. For the library."""
+        """Whether this process stood still a moment ago: then that may be why a call fails. For the library."""
         now = clock.now()
         return now - self._pulse.continued(now) < SETTLE_SECONDS
 
     @property
     def may_speak(self) -> bool:
-        """True when held, and in doubt as long as it is only the store that does not answer."""
+        """True when `held`, and also in doubt as long as the only reason is a store that does not answer."""
         self._used()
         return self._ours and not self.is_given_away and self._pulse.may_speak(clock.now())
 
     def begins_to_be_served(self) -> None:
-        """A handler begins: for how long nobody served it is told by `gap`. For the library."""
+        """A handler begins: `gap` becomes the time without one. For the library."""
         if self.starts:
             self.gap = self.unserved
         self.starts += 1
         self.unserved_since = None
 
     def watch_adopter(self, *tasks: asyncio.Task[Any] | None) -> None:
-        """From now on the session is offered to others should its code fail, unless `Worker.serve` runs a handler for it.
+        """From now on the session is offered to other workers if its code fails, unless `Worker.serve` runs a handler for it.
 
-        Its code are its `Users`; these tasks adopted it. For the library.
+        Its code is its `Users`; these tasks adopted it. For the library.
         """
         self._users.watch(*tasks)
 
@@ -256,12 +257,12 @@ class Session(Generic[Data]):
             self._users.used()
 
     def _unused(self, failed_adopting: bool) -> None:
-        """Starts nothing, as it is called by the event loop outside of any task."""
+        """Starts nothing, as the event loop calls this outside of any task."""
         if self.served_by_handler or self.ending is not None or self.is_over:
             return
         if failed_adopting:
             self.nobody_serves()
-        else:  # it may be one of many short tasks that use it in turn, or whoever cancelled it is about to end the call
+        else:  # it may be one of many short tasks, or the code that cancelled it is about to end the call
             self._owner.give_up_unless_used(self)
 
     @property
@@ -271,11 +272,11 @@ class Session(Generic[Data]):
 
     @property
     def has_user(self) -> bool:
-        """Whether a task goes on that adopted or used it. For the library."""
+        """Whether a task that adopted or used the session goes on. For the library."""
         return self._users.goes_on
 
     def nobody_serves(self) -> None:
-        """Its code failed and nothing of it goes on: it is offered to others. For the library."""
+        """Its code failed, and no task of it goes on: the session is offered to other workers. For the library."""
         failure = self._users.failure
         if failure is None or self.served_by_handler or self.ending is not None or self.is_over:
             return
@@ -291,26 +292,24 @@ class Session(Generic[Data]):
         self._owner.carry_on(self)
 
     async def checkpoint(self, data: Data) -> None:
-        """Writes newer recovery data; when it returns, an adopter would get it.
+        """Writes newer recovery data. When this returns, an adopter would get that data. Safe to repeat.
 
         Args:
             data: a JSON-able mapping or bytes, at most ``max_data_bytes``.
 
         Raises:
-            FencedError: this worker is no longer the owner; final.
+            FencedError: this worker no longer owns the session; final.
             StoreUnavailableError: no answer for two seconds, four where each try hangs; the data may have been written.
             DataTooLargeError, InvalidDataError: nothing was sent.
-            KeyUnknownError: nothing was sent: what is stored is sealed, and this program has no keys.
-
-        Safe to repeat.
+            KeyUnknownError: nothing was sent: the stored data is sealed, and this program has no keys.
         """
         await self.checkpoint_numbered(data, None)
 
     async def checkpoint_numbered(self, data: Data, sequence: int | None) -> bool:
-        """The same with the caller's own numbers, from 1 within an epoch.
+        """As `checkpoint`, with the caller's own sequence numbers, from 1 within an epoch.
 
         Returns:
-            False when it is not newer than what was written: nothing changes then.
+            False when the stored data is as new or newer; nothing changes then.
 
         Raises:
             As `checkpoint`.
@@ -324,10 +323,10 @@ class Session(Generic[Data]):
         return await self._write(raw, encoding, sequence)
 
     def stage(self, data: Data) -> None:
-        """The same, later and coalesced: returns at once, and only the newest is written.
+        """As `checkpoint`, later and coalesced: returns at once, and only the newest data is written.
 
         Raises:
-            FencedError: this worker is no longer the owner.
+            FencedError: this worker no longer owns the session.
             DataTooLargeError, InvalidDataError, KeyUnknownError: as `checkpoint`; nothing is kept.
         """
         self._used()
@@ -342,14 +341,14 @@ class Session(Generic[Data]):
 
     @property
     def has_staged(self) -> bool:
-        """Whether something staged was not written yet. For the library."""
+        """Whether staged data is not written yet. For the library."""
         return self._staged is not None
 
     async def flush(self) -> None:
-        """Writes what is staged, if anything is.
+        """Writes the staged data, if there is any.
 
         Raises:
-            FencedError, StoreUnavailableError: as `checkpoint`; what could not be written stays staged.
+            FencedError, StoreUnavailableError: as `checkpoint`; data that could not be written stays staged.
         """
         staged = self._staged
         if staged is None:
@@ -359,7 +358,7 @@ class Session(Generic[Data]):
             self._staged = None
 
     async def resumed(self) -> None:
-        """Media is up again: ends the takeover's clock. Counted once an epoch; safe to repeat.
+        """States that the media is up again, which ends the clock of the takeover. Counts once an epoch. Safe to repeat.
 
         Raises:
             FencedError, StoreUnavailableError: as `checkpoint`.
@@ -370,37 +369,38 @@ class Session(Generic[Data]):
         )
 
     async def close(self) -> None:
-        """The call ended: nobody will be offered it. Safe to repeat.
+        """Ends the call: it is offered to no worker. Safe to repeat.
 
-        From the call on this worker holds it no more, also when this raises: then the library closes it when the store is back.
+        This worker stops holding the session as soon as this is called, also when it raises. Then the library closes the session
+        when the store is back.
 
         Raises:
-            FencedError: somebody else has it; their call goes on.
-            StoreUnavailableError: no answer for two seconds, four where each try hangs; it is closed later.
+            FencedError: another worker has the session, and the call goes on there.
+            StoreUnavailableError: no answer for two seconds, four where each try hangs; the session is closed later.
         """
         if not self.closed.is_set():
             await self._end_as(Ending("close"))
 
     async def release(self, reason: str = "") -> None:
-        """Gives the call up, with its newest data, to be offered to others; this worker lives on.
+        """Gives the call up, with its newest data, to be offered to other workers. This worker lives on.
 
-        From the call on this worker holds it no more, also when this raises: then the library gives it up when the store is
-        back. Counts as a recovery: a call that is released again and again becomes a dead letter.
+        This worker stops holding the session as soon as this is called, also when it raises. Then the library gives it up when
+        the store is back. It counts as a recovery: a call that is released again and again becomes a dead letter.
 
         Args:
-            reason: why, for people: at most 1,024 characters. What cannot be seen in it becomes visible.
+            reason: why, for people: at most 1,024 characters. Invisible characters in it become visible.
 
         Raises:
             FencedError: as `checkpoint`.
-            InvalidValueError: it is not given up.
-            StoreUnavailableError: no answer for two seconds, four where each try hangs; it is given up later.
+            InvalidValueError: invalid reason; the session is not given up.
+            StoreUnavailableError: no answer for two seconds, four where each try hangs; the session is given up later.
         """
         await self._end_as(Ending("release", check_reason(reason), "released", counts=True))
 
     async def cannot_serve(self, reason: str = "") -> None:
-        """Gives it back as though it had not been adopted: this worker lacks something that another may have, such as a key.
+        """Gives the session back because this worker lacks something that another may have, such as a key.
 
-        No attempt and no recovery is counted, its age goes on, and this worker leaves it to others for a while.
+        No attempt and no recovery is counted, the session's age goes on, and this worker leaves the session to others for a while.
 
         Raises:
             FencedError, InvalidValueError, StoreUnavailableError: as `release`.
@@ -410,7 +410,7 @@ class Session(Generic[Data]):
         await self._end_as(Ending("release", reason, "returned"))
 
     async def hand_back(self, reason: str, cause: str = "released") -> None:
-        """Gives it to others through nobody's fault: no recovery is counted. For the library.
+        """Gives the session to other workers although no program failed: no recovery is counted. For the library.
 
         Raises:
             FencedError, StoreUnavailableError: as `release`.
@@ -420,7 +420,7 @@ class Session(Generic[Data]):
     async def _end_as(self, ending: Ending) -> None:
         if self.is_over:
             self.check()
-        if self.ending is None or ending.kind == "close":  # that a call is over is not taken back
+        if self.ending is None or ending.kind == "close":  # the end of a call is final
             self.ending = ending
             self.ended_by = asyncio.current_task()
             if ending.counts:
@@ -439,10 +439,10 @@ class Session(Generic[Data]):
             self.ended.set()
 
     async def carry_out(self, *, late: bool = False) -> None:
-        """Does what `ending` says; nothing once it is over. For the library.
+        """Does what `ending` says; does nothing once the session is over. For the library.
 
         Args:
-            late: whoever asked for it is not there any more: of a session that went to others `lost` tells.
+            late: the task that asked for it is gone: `lost` tells whether the session went to another worker.
 
         Raises:
             FencedError, StoreUnavailableError: as `close` and `release`.
@@ -489,9 +489,9 @@ class Session(Generic[Data]):
         )  # fmt: skip
 
     def _unwritten(self) -> tuple[bytes, str, int]:
-        """What goes along when it is given away, with its number; nothing, and 0, when the store has acknowledged all.
+        """The data that goes along when the session is given away, with its number; nothing and 0 when the store has acknowledged all.
 
-        What a child wrote meanwhile is newer than a checkpoint of ours that has no answer, and older than what is staged.
+        What a child wrote meanwhile is newer than a checkpoint of ours without an answer, and older than what is staged.
         """
         if self._staged is not None:
             self.raw_data, self.encoding = self._staged
@@ -502,16 +502,16 @@ class Session(Generic[Data]):
 
     @property
     def unserved(self) -> float:
-        """Seconds since its handler stopped; 0 while it runs, and where the program says nothing of it. For the library."""
+        """Seconds since its handler stopped; 0 while it runs, and for a program that does not say. For the library."""
         return 0.0 if self.unserved_since is None else max(0.0, clock.now() - self.unserved_since)
 
     @property
     def lease(self) -> float:
-        """Seconds for which an offer of it stands."""
+        """Seconds for which an offer of the session stands."""
         return self._owner.settings.lease
 
     async def offer_handover(self) -> None:
-        """Looks for an heir while this worker goes on serving; whoever accepts is let go to. For the library.
+        """Looks for an heir while this worker goes on serving; lets go to the heir that accepts. For the library.
 
         Raises:
             FencedError, StoreUnavailableError: as `checkpoint`.
@@ -525,7 +525,7 @@ class Session(Generic[Data]):
 
     @contextlib.contextmanager
     def busy(self) -> Iterator[None]:
-        """Not now: inside this block a planned handover waits for a better moment, as long as its deadline allows."""
+        """Inside this block a planned handover waits for a better moment, as long as its deadline allows."""
         self._used()
         self._busy += 1
         try:
@@ -542,10 +542,10 @@ class Session(Generic[Data]):
         return self._busy > 0
 
     async def quiet(self, until: Callable[[], float]) -> None:
-        """Waits until the program is not busy with it, or it is over. For the library.
+        """Waits until the program is not busy with the session, or the session is over. For the library.
 
         Args:
-            until: returns when waiting ends in any case, in seconds of `coordinator.clock`; asked again and again.
+            until: returns when waiting ends in any case, in seconds of `coordinator.clock`; it is asked again and again.
         """
         while self._busy and not self.is_over and (left := until() - clock.now()) > 0:
             with anyio.move_on_after(min(left, QUIET_SECONDS)):
@@ -555,7 +555,7 @@ class Session(Generic[Data]):
         """Hands the call, with its newest data, to an heir that accepted it. For the library.
 
         Returns:
-            Whether it went; False when the handover is over.
+            Whether the heir has it; False when the handover is over.
         """
         async with self._writing:
             raw, encoding, sequence = self._unwritten()
@@ -578,20 +578,20 @@ class Session(Generic[Data]):
         return self._owner.keys
 
     def check(self) -> None:
-        """Raises `FencedError` when it was lost, or is closed or given up here, carried out or not. For the library."""
+        """Raises `FencedError` when the session was lost, or closed or given up here, carried out or not. For the library."""
         if self.is_over or self.ending is not None:
             raise FencedError(self.id, self.epoch, self.lost_reason or "it was closed or given up here")
 
     async def _write(self, raw: bytes, encoding: str, sequence: int | None = None) -> bool:
-        """Whether it was written: one with its caller's own number may be older than what the store has."""
+        """Returns whether the data was written: data with the caller's own number may be older than the stored data."""
         async with self._writing:
             self.check()
             if sequence is not None and self._is_old(sequence):
-                return False  # a newer one came first
+                return False  # newer data came first
             self.raw_data, self.encoding = raw, encoding
             again = (
                 self._unanswered and sequence is None
-            )  # counting on would put what has no answer above what others wrote since
+            )  # counting on would put data without an answer above what others wrote since
             self._attempt = self._attempt + 1 if again else 0
             self.sequence = sequence or (self.sequence if again else self.sequence + 1)
 
@@ -606,7 +606,7 @@ class Session(Generic[Data]):
             answer = await self._owner.write(self, "checkpoint", numbered)
             while (
                 isinstance(answer, calls.Old) and sequence is None
-            ):  # an attached child has written meanwhile: this is newer
+            ):  # an attached child has written meanwhile, and this data is newer
                 self.sequence, self._attempt = answer.checkpoint + 1, 0
                 answer = await self._owner.write(self, "checkpoint", numbered)
             if isinstance(answer, calls.Old):
@@ -619,31 +619,31 @@ class Session(Generic[Data]):
 
     @property
     def fence(self) -> Fence:
-        """Who writes, under which epoch, and where that is recorded: what a write of another program can ask for."""
+        """The owner, its epoch, and where they are recorded: what a write of another program can check."""
         self._used()
         return Fence(self._owner.keys, self.id, self.instance, self.epoch)
 
     async def fenced(self, make: Callable[[Fence], ScriptCall[R]], runner: FenceRunner) -> R:
-        """Runs a write that asks in its own script whether this worker still owns the session; for session stores.
+        """Runs a write whose own script checks that this worker still owns the session; for session stores.
 
-        After lost writes it waits until the session was stated again, and goes on under the new epoch.
+        After lost writes this waits until the session was stated again, and goes on under the new epoch.
 
         Args:
-            make: the write for an owner; made anew for each attempt. Safe to run twice.
-            runner: the connection on which it runs, to the same Redis.
+            make: makes the write for an owner; called again for each attempt. The write must be safe to run twice.
+            runner: the connection on which the write runs, to the same Redis.
 
         Raises:
-            FencedError: this worker is no longer the owner, or closed it or gave it up; final.
+            FencedError: this worker no longer owns the session, or closed it or gave it up; final.
             StoreUnavailableError: no answer, or none that counts until a hold and its aftermath should be over; it may have been
                 written.
-            ConfigurationError: that connection leads to another Redis than the worker's.
+            ConfigurationError: the connection leads to another Redis than the worker's.
         """
         return await self._owner.guarded(self, lambda: make(self.fence), runner)
 
     async def _give_away(self, operation: str, make: Callable[[int], ScriptCall[R]]) -> R:
-        """A write after which somebody else may speak: from before it is sent this worker holds the session no more.
+        """Runs a write after which another worker may speak. This worker stops holding the session before the write is sent.
 
-        When its outcome is unknown (no answer, or cancelled) that lasts until a re-assertion has told.
+        When the outcome is unknown (no answer, or cancelled) that lasts until a re-assertion has told.
         """
         self.check()
         self._leaving = True
@@ -666,7 +666,7 @@ class Session(Generic[Data]):
         self._owner.over(self)
 
     def lose(self, reason: str) -> None:
-        """The store said that this worker no longer has it; final. For the library."""
+        """Takes note of the store's word that this worker no longer has the session; final. For the library."""
         if self.is_over:
             return
         self._over = True
@@ -680,9 +680,9 @@ class Session(Generic[Data]):
         tell("session_lost", session=self.id, epoch=self.epoch, instance=self.instance, reason=reason)
 
     def out_of_hand(self, reason: str) -> None:
-        """There is no event loop here for it any more: it is lost without a word. From any thread. For the library."""
+        """Loses the session without a word, as its event loop is gone. From any thread. For the library."""
         self._over, self.lost_reason = True, reason
-        with contextlib.suppress(RuntimeError):  # who waits for it waits on an event loop that is no more
+        with contextlib.suppress(RuntimeError):  # a task that waits for it waits on an event loop that is gone
             self.lost.set()
 
     def __repr__(self) -> str:

@@ -25,29 +25,32 @@ __all__ = ["DrainReport", "Worker"]
 
 
 class Worker(Generic[Data]):
-    """One voice worker: an asynchronous context manager. On leaving it normally what it owns is handed over to others.
+    """One voice worker: an asynchronous context manager. Leaving it normally hands every session that it owns to other workers.
 
-    That lasts as long as calls find heirs, at most ``drain_timeout``; without anybody else alive they are offered at once.
+    The worker waits while sessions still find heirs, at most ``drain_timeout``.
+    Where no other worker is alive it offers the sessions at once.
 
-    Any task may leave it; one that is never left says farewell when its event loop is cleaned up. An error of its own cancels the task
-    that entered it, and is raised in the place of that cancellation. A child that the process forks holds nothing.
+    Any task may leave it. A worker that is never left says farewell when its event loop is cleaned up.
+    An error inside the worker cancels the task that entered it, and is raised instead of that cancellation.
+    A child that the process forks holds nothing.
 
-    ``Worker[bytes]``, or ``Worker[Call]`` with a typed dictionary, states to a type checker what recovery data its calls carry; its
-    sessions and offers are typed with it. Without it the data is `Any`. Nothing is checked by it at run time.
+    ``Worker[bytes]``, or ``Worker[Call]`` with a typed dictionary, tells a type checker what recovery data the calls carry;
+    sessions and offers are typed with it. Without it the data is `Any`. Nothing is checked at run time.
 
     Args:
-        url: the store; default the setting ``REDIS_URL``.
+        url: the store's URL; default the setting ``REDIS_URL``.
         settings: any setting by its name in lower case, as `WorkerSettings` lists them: ``name``, ``pool``, ``capacity``, ...
             Durations are seconds or texts like ``250ms``. ``encryption_keys`` may also be a `KeyRing`, or a function that
-            returns the present one. What is not given comes from the environment, then from the file of COORDINATOR_CONFIG.
+            returns the present one. A setting that is not given comes from the environment, then from the file that
+            COORDINATOR_CONFIG names.
 
     Raises:
-        ConfigurationError: one line a fault.
+        ConfigurationError: one line for each fault.
     """
 
     def __init__(self, url: str | None = None, **settings: Unpack[WorkerSettings]) -> None:
         self.settings = Settings.for_worker(url, **settings)
-        if not structlog.is_configured():  # its default would write into the standard output of somebody's program
+        if not structlog.is_configured():  # its default would write to the standard output of the program
             configure_structlog(self.settings)
         self._instance = Instance(self.settings)
 
@@ -58,7 +61,7 @@ class Worker(Generic[Data]):
 
     @property
     def name(self) -> str:
-        """The stable name."""
+        """The worker's stable name."""
         return self.settings.name
 
     @property
@@ -68,12 +71,12 @@ class Worker(Generic[Data]):
 
     @property
     def is_draining(self) -> bool:
-        """Whether it takes nothing new any more."""
+        """Whether the worker has stopped taking sessions."""
         return self._instance.is_draining
 
     @property
     def sessions(self) -> tuple[Session[Data], ...]:
-        """What this worker owns now."""
+        """The sessions that this worker owns now."""
         return self._instance.sessions
 
     async def __aenter__(self) -> Self:
@@ -94,64 +97,70 @@ class Worker(Generic[Data]):
         tenant: str = "",
         requires: Sequence[str] = (),
     ) -> Session[Data]:
-        """Becomes the first owner of a call; an own session is returned as it is. Safe to repeat.
+        """Opens a call and becomes its first owner. Returns the session if this worker owns it already. Safe to repeat.
 
-        An id that is a dead letter is opened anew, as when the same telephone number calls again: the old one keeps its data
-        under its epoch (``coordinator dead-letters``).
+        The id of a dead letter can be opened anew, as when the same telephone number calls again.
+        The dead letter keeps its data under its epoch (``coordinator dead-letters``).
 
         Args:
             session_id: 1-256 printable ASCII characters without white space and braces.
-            recovery_data: what a worker needs to take the call over: a JSON-able mapping or bytes.
-            pool: whose instances may adopt it; default this worker's.
-            tenant: whose it is; default this worker's own. Only workers of that tenant, and those bound to none, may adopt it.
-            requires: labels that an adopter should have.
+            recovery_data: what another worker needs to take the call over: a JSON-able mapping or bytes.
+            pool: the pool whose instances may adopt the session; default this worker's.
+            tenant: the tenant that the session belongs to; default this worker's. Only workers of that tenant, and workers
+                bound to none, may adopt it.
+            requires: the labels that an adopter should have.
 
-        One that is being opened here by somebody else is waited for, and is the same for both; so is an end of the session
-        here that has no answer yet, and then it is another call.
+        If another task is opening this id here, this call waits and returns the same session. If this worker has closed or released
+        the session and that has no answer yet, this call waits for the answer and then opens another call.
 
         Raises:
-            SessionHeldError: another instance owns it, or it waits to be adopted.
+            SessionHeldError: another instance owns the session, or the session waits to be adopted.
             DrainingError: this worker takes nothing new.
             FencedError: this instance was declared dead just now; it starts over by itself.
             TenantError: this worker is bound to another tenant.
             InvalidIdError, InvalidValueError, InvalidDataError, DataTooLargeError: nothing was sent.
-            StoreUnavailableError: no answer for two seconds, four where each try hangs. If it was opened all the same, and nobody
-                opens it again before, it is offered to others as soon as the store says so; so is one whose opening is cancelled.
+            StoreUnavailableError: no answer for two seconds, four where each try hangs. The session may have been opened all the
+                same. Unless it is opened again before, it is offered to other workers as soon as the store says so. The same
+                holds for an opening that is cancelled.
         """
         return await self._instance.open(session_id, recovery_data, pool=pool, tenant=tenant, requires=requires)
 
     def offers(self) -> AsyncIterator[Offer[Data]]:
-        """Offers to this worker's pool, as long as it has room; only a few are read before they are answered.
+        """Yields offers to this worker's pool, as long as it has room. It reads only a few before they are answered.
 
-        Whoever has an offer answers it: `Offer.adopt`, `Offer.decline` or `Offer.delegate`. One that has no answer within
-        ``lease`` goes to others as a failed attempt; those that the program does not get to go to others as they were.
+        The program answers each offer with `Offer.adopt`, `Offer.decline` or `Offer.delegate`. An offer without an answer within
+        ``lease`` goes to other workers as a failed attempt. Offers that the program never got go to them unchanged.
         """
         return self._instance.offers()
 
     async def adopt(self, session_id: str, wait: float = 3.0) -> Session[Data] | None:
-        """Takes a call whose caller came back here.
+        """Takes a call whose caller came back to this worker.
 
-        Takes an orphan; awaits the verdict on a silent owner; asks a living one to hand over. Where `serve` runs its handler gets it;
-        elsewhere it belongs to the task that adopts it, as with `Offer.adopt`.
+        An orphan is adopted. If the owner is silent, the verdict on it is awaited. A living owner is asked to hand over.
+        Where `serve` runs, its handler gets the session. Otherwise the session belongs to the task that adopts it,
+        as with `Offer.adopt`.
 
         Args:
-            wait: seconds; 0 tries once, and asks nobody to hand over.
+            wait: seconds; 0 tries once, and asks no owner to hand over.
 
         Returns:
-            The session, or None: unknown, closed, another pool's, or not to be had in time.
+            The session, or None: unknown, closed, another pool's, or not available in time.
 
         Raises:
             FencedError: this instance was declared dead meanwhile.
-            KeyUnknownError: its recovery data is sealed with a key that this worker lacks; it was given back to others, uncounted.
-            SealBrokenError: its recovery data does not open, for anybody; it is a dead letter now.
-            TenantError: it belongs to another tenant than the one that this worker is bound to.
+            KeyUnknownError: its recovery data is sealed with a key that this worker lacks. The session was given back for other
+                workers; no attempt is counted.
+            SealBrokenError: no worker can open its recovery data; the session is a dead letter now.
+            TenantError: the session belongs to another tenant than this worker.
             InvalidIdError, InvalidValueError: nothing was sent.
             StoreUnavailableError: no answer for two seconds, four where each try hangs.
         """
         return await self._instance.adopt(session_id, wait)
 
     async def locate(self, session_id: str) -> str | None:
-        """The registered address of the session's owner; None when nobody owns it, the owner gave none, or it is another tenant's.
+        """Returns the address that the session's owner registered.
+
+        None when the session has no owner, belongs to another tenant, or its owner registered no address.
 
         Raises:
             StoreUnavailableError: the store did not answer.
@@ -159,7 +168,7 @@ class Worker(Generic[Data]):
         return await self._instance.locate(session_id)
 
     async def attach(self, session_id: str, epoch: int) -> AttachedSession:
-        """A handle with which a child process writes a session that its parent owns.
+        """Returns a handle with which a child process writes a session that its parent process owns.
 
         Raises:
             SessionGoneError, FencedError, KeyUnknownError, TenantError, StoreUnavailableError: as `AttachedSession.attach`.
@@ -169,12 +178,13 @@ class Worker(Generic[Data]):
     async def certify(
         self, instance: str, reason: str = "", *, cause: Literal["exited", "operator"] = "exited"
     ) -> bool:
-        """States that another instance ended, wherever it has this id. Safe to repeat.
+        """States that another instance has ended, in every partition that knows this id. Safe to repeat.
 
-        With several partitions a process has an id in each; where this one is not known the process's silence tells its end.
+        With several partitions a process has an id in each. A partition that does not know this id learns of the end by the
+        process's silence.
 
         Returns:
-            Whether any partition knew it alive.
+            Whether any partition knew it as alive.
 
         Raises:
             InvalidIdError, InvalidValueError: nothing was sent.
@@ -183,35 +193,37 @@ class Worker(Generic[Data]):
         return await self._instance.certify(instance, reason, cause=cause)
 
     async def serve(self, handler: Handler[Data], *, drain_on: Sequence[signal.Signals] = ()) -> None:
-        """Runs ``handler`` as a task for each session, opened or adopted, until cancelled, or drained.
+        """Runs ``handler`` as a task for each session that is opened or adopted, until it is cancelled or the worker has drained.
 
         Args:
             handler: serves one call.
-            drain_on: signals on which everything is handed over, such as ``[signal.SIGTERM]``; then this returns. Further
-                ones change nothing, and are logged with what is left.
+            drain_on: signals that start a drain, such as ``[signal.SIGTERM]``; after the drain this method returns. Further
+                signals change nothing, and are logged with what is left.
 
-        The task is cancelled when the session is lost, or closed or released by another task; the session is closed when the
-        handler returns, and released when it raises. A store that does not answer is no failure of a handler: one that ends by
-        `StoreUnavailableError`, or in any way while the session is in doubt or an answer is overdue, is started again
-        (`Session.starts`, `Session.gap`), and the end of a session is carried out when the store is back. Handlers start at a
-        pace at which the event loop turns over, so that what they do at once as they begin does not silence the live calls.
+        The task is cancelled when the session is lost, or when another task closes or releases it. The session is closed when
+        the handler returns, and released when the handler raises.
+
+        A store that does not answer is no failure of a handler. A handler is started again (`Session.starts`, `Session.gap`)
+        when it ends by `StoreUnavailableError`, or in any way while the session is in doubt or an answer is overdue. The end of
+        a session is carried out when the store is back. Handlers start at a pace that leaves the event loop time for the
+        live calls.
         """
         await self._instance.serve(handler, drain_on=drain_on)
 
     async def drain(self, timeout: float | None = None, reason: str = "draining") -> DrainReport:
-        """Takes nothing new and hands over what it owns, each call while it goes on being served.
+        """Takes nothing new and hands over every session, while each call goes on being served. Safe to repeat.
 
-        What nobody takes before the time is over is offered to others as orphans. Safe to repeat: one that is under way is
-        waited for, with its own time-out, and what it could not move is tried again.
+        What no worker takes before the time is over is offered as orphans. A second call waits for the drain that is under way,
+        with a time-out of its own, and tries again what could not be moved.
 
         Args:
             timeout: seconds; default ``drain_timeout``.
             reason: for the events.
 
         Returns:
-            What became of each call. `drained` is set then.
+            What became of each call. `drained` is set when this returns.
 
         Raises:
-            InvalidValueError: nothing was begun.
+            InvalidValueError: invalid argument; the drain has not begun.
         """
         return await self._instance.drain(timeout, reason)
