@@ -39,52 +39,66 @@ class Settings(BaseSettings):
         "the store: `redis://`, `rediss://`, `unix://`, `redis+sentinel://host:port,…/service/db`, "
         "`redis+cluster://host:port,…` (`docs/security.md`); unset: an embedded Redis, for trying out",
     )
-    prefix: str = setting(Group.STORE, EVERY, "recovery", "what all keys begin with", pattern=rules.PREFIX)
+    prefix: str = setting(
+        Group.STORE, EVERY, "recovery", "first part of the names of all keys in Redis", pattern=rules.PREFIX
+    )
     without_info: bool = setting(
         Group.STORE,
         EVERY,
         False,
-        "start although the Redis user may not run `INFO`: lost writes cannot be seen then, nor lost connections",
+        "start even if the Redis user may not run `INFO`; the program then sees neither lost writes nor lost connections",
     )
-    partitions: int = setting(Group.STORE, EVERY, 1, "independent groups of keys; fixed at first start", ge=1, le=256)
+    partitions: int = setting(
+        Group.STORE, EVERY, 1, "number of independent groups of keys; fixed at the first start", ge=1, le=256
+    )
 
     name: str = setting(
-        Group.PROCESS, EVERY, "", "stable name of this process; default: the host's", validate_default=True
+        Group.PROCESS, EVERY, "", "stable name of this process; default: the name of the host", validate_default=True
     )
-    pool: str = setting(Group.WORKER, OWNERS, "default", "offers of a pool go only to its instances")
+    pool: str = setting(
+        Group.WORKER, OWNERS, "default", "pool of this worker; the offers of a pool go only to its instances"
+    )
     tenant: str = setting(
-        Group.WORKER, OWNERS, "", "this worker opens and takes sessions of this tenant only; default: of any"
+        Group.WORKER, OWNERS, "", "tenant whose sessions this worker opens and takes; default: any tenant"
     )
-    capacity: int = setting(Group.WORKER, OWNERS, 100, "sessions that this worker takes by offers", ge=0, le=1_000_000)
+    capacity: int = setting(
+        Group.WORKER, OWNERS, 100, "number of sessions up to which this worker takes offers", ge=0, le=1_000_000
+    )
     labels: Labels = setting(Group.WORKER, OWNERS, {}, "labels of this worker: zone=a,version=2, or JSON")
-    address: str = setting(Group.WORKER, OWNERS, "", "where this worker can be reached, for look-ups by session id")
+    address: str = setting(Group.WORKER, OWNERS, "", "address of this worker, which a look-up by session id returns")
     watcher_socket: str = setting(
         Group.WORKER,
         WORKER,
         "",
-        "unix socket of what certifies this worker's exit (a supervisor, a sidecar); none: nobody; default: the one "
-        "in RECOVERY_SOCKET",
+        "unix socket of the supervisor or sidecar that certifies this worker's exit; none: not watched; default: the "
+        "socket in RECOVERY_SOCKET",
     )
 
     profile: Literal["fast", "default", "safe"] = setting(
-        Group.TIMING, EVERY, "default", "timing settings that fit together; each may still be set by itself"
+        Group.TIMING,
+        EVERY,
+        "default",
+        "set of timing settings that fit together; each of them can still be set by itself",
     )
-    heartbeat_interval: Duration = setting(Group.TIMING, EVERY, 0.25, "time between two beats, ±10 %")
-    dead_after: Duration = setting(Group.TIMING, EVERY, 2.0, "silence that means death")
+    heartbeat_interval: Duration = setting(Group.TIMING, EVERY, 0.25, "time between two heartbeats, ±10 %")
+    dead_after: Duration = setting(Group.TIMING, EVERY, 2.0, "silence after which an instance is declared dead")
     lost_connection_after: Duration = setting(
         Group.TIMING,
         EVERY,
         1.0,
-        "age of the last beat at which a lost connection means death; 0: connections do not count",
+        "age of the last heartbeat at which a lost connection means death; 0: connections do not count",
     )
     safety_margin: Duration = setting(
-        Group.TIMING, EVERY, 0.25, "time by which the trust window ends before the earliest death"
+        Group.TIMING, EVERY, 0.25, "time between the end of a trust window and the earliest declaration of death"
     )
     max_scan_gap: Duration = setting(
-        Group.TIMING, EVERY, 1.0, "a longer gap between two scans means that a program or Redis paused: hold"
+        Group.TIMING,
+        EVERY,
+        1.0,
+        "longest gap between two scans; a longer one means that a program or Redis paused, and starts a hold",
     )
     wedged_after: Duration = setting(
-        Group.TIMING, EVERY, 5.0, "a worker's event loop that stands still for so long is wedged"
+        Group.TIMING, EVERY, 5.0, "time for which an event loop may stand still before its worker is wedged"
     )
     # The kubelet starts a container that died for the second time in a row after 10 to 25 s (a sync that comes just before
     # the end of the back-off is followed by a pause of 10 to 15 s), and the program needs two to four more.
@@ -92,121 +106,153 @@ class Settings(BaseSettings):
         Group.TIMING,
         SIDECAR,
         30.0,
-        "time for a sidecar that died to be started again, before its silence counts against its workers",
+        "time that a sidecar that died has to start again before its silence counts against its workers",
     )
     store_timeout: Duration = setting(
-        Group.STORE, EVERY, 0.5, "time for which nothing may move while an answer of Redis is awaited"
+        Group.STORE, EVERY, 0.5, "time without any movement of bytes after which a call to Redis fails"
     )
     durability: str = setting(
         Group.STORE,
         EVERY,
         "",
-        "`replicas:1`: an opening, an adoption, a handover and a certificate wait until so many replicas have them, for a "
-        "quarter of STORE_TIMEOUT at most; then they go on, and `not_replicated` is logged",
+        "`replicas:N`: openings, adoptions, handovers and certificates wait until N replicas have them, at most a quarter "
+        "of STORE_TIMEOUT; then they go on, and `not_replicated` is logged; default: no wait",
     )
-    lease: Duration = setting(Group.OFFERS, EVERY, 3.0, "time to read and adopt an offer")
+    lease: Duration = setting(Group.OFFERS, EVERY, 3.0, "time that a worker has to read and adopt an offer")
 
     max_offers: int = setting(
-        Group.OFFERS, EVERY, 5, "deliveries without an adoption before it is a dead letter", ge=1, le=1_000_000
+        Group.OFFERS,
+        EVERY,
+        5,
+        "deliveries without an adoption after which a session becomes a dead letter",
+        ge=1,
+        le=1_000_000,
     )
     max_recoveries: int = setting(
-        Group.OFFERS, EVERY, 3, "times a session may be orphaned within the window", ge=0, le=1_000_000
+        Group.OFFERS,
+        EVERY,
+        3,
+        "times that a session may be orphaned within RECOVERY_WINDOW; one more makes it a dead letter",
+        ge=0,
+        le=1_000_000,
     )
-    recovery_window: Duration = setting(Group.OFFERS, EVERY, 600.0, "time over which max_recoveries counts")
-    give_up_after: Duration = setting(Group.OFFERS, EVERY, 300.0, "age of an orphan at which the caller has hung up")
+    recovery_window: Duration = setting(Group.OFFERS, EVERY, 600.0, "time over which MAX_RECOVERIES counts")
+    give_up_after: Duration = setting(
+        Group.OFFERS, EVERY, 300.0, "age at which an orphan becomes a dead letter, as its caller has hung up"
+    )
     breaker_min: int = setting(
-        Group.BREAKER, DAEMON, 3, "instances silent at once that open the mass breaker", ge=1, le=1_000_000
+        Group.BREAKER, DAEMON, 3, "number of instances silent at once that opens the mass breaker", ge=1, le=1_000_000
     )
     breaker_share: float = setting(
         Group.BREAKER,
         DAEMON,
         0.3,
-        "share of the instances whose silence opens it, where that is more of them",
+        "share of instances silent at once that opens the mass breaker, where it is more than BREAKER_MIN",
         gt=0,
         le=1,
     )
     breaker_window: Duration = setting(
-        Group.BREAKER, DAEMON, 2.0, "time within which instances that fall silent count together"
+        Group.BREAKER, DAEMON, 2.0, "time within which the mass breaker counts silent instances together"
     )
 
-    drain_timeout: Duration = setting(Group.DRAIN, OWNERS, 45.0, "time for handing everything over")
-    drain_concurrency: int = setting(Group.DRAIN, OWNERS, 10, "handovers at a time", ge=1, le=1_000_000)
+    drain_timeout: Duration = setting(Group.DRAIN, OWNERS, 45.0, "time that a drain has to hand every session over")
+    drain_concurrency: int = setting(
+        Group.DRAIN, OWNERS, 10, "number of sessions that a drain offers at a time", ge=1, le=1_000_000
+    )
     termination_grace_period: Duration | None = setting(
-        Group.DRAIN, OWNERS, None, "of the pod, to be checked against drain_timeout"
+        Group.DRAIN, OWNERS, None, "the pod's terminationGracePeriodSeconds, to be checked against DRAIN_TIMEOUT"
     )
-    max_data_bytes: Size = setting(Group.DATA, OWNERS, 65536, "cap of recovery data", le=rules.MOST_DATA_BYTES)
-    closed_ttl: Duration = setting(Group.RECORDS, OWNERS, 86400.0, "how long closed records stay")
-    fenced_ttl: Duration = setting(Group.RECORDS, EVERY, 86400.0, "how long a dead instance's id is refused")
-    dead_letter_ttl: Duration = setting(Group.RECORDS, EVERY, 604800.0, "how long dead letters stay")
+    max_data_bytes: Size = setting(Group.DATA, OWNERS, 65536, "largest recovery data of a session", le=rules.MOST_DATA_BYTES)
+    closed_ttl: Duration = setting(
+        Group.RECORDS, OWNERS, 86400.0, "time for which the record of a closed session is kept"
+    )
+    fenced_ttl: Duration = setting(Group.RECORDS, EVERY, 86400.0, "time for which the id of a dead instance is refused")
+    dead_letter_ttl: Duration = setting(Group.RECORDS, EVERY, 604800.0, "time for which a dead letter is kept")
 
-    http_host: str = setting(Group.HTTP, SERVERS, "127.0.0.1", "address for health, metrics and status page")
-    http_port: int = setting(Group.HTTP, SERVERS, 9410, "port for them; 0: any free one", ge=0, le=65535)
+    http_host: str = setting(
+        Group.HTTP, SERVERS, "127.0.0.1", "address on which health, metrics and the status page are served"
+    )
+    http_port: int = setting(
+        Group.HTTP,
+        SERVERS,
+        9410,
+        "port on which health, metrics and the status page are served; 0: any free port",
+        ge=0,
+        le=65535,
+    )
     http_tcp: Literal["all", "health", "off"] = setting(
         Group.HTTP,
         SERVERS,
         "all",
-        "what HTTP_PORT serves: all; health: health and metrics only; off: the port is not open (a sidecar needs "
-        "HTTP_SOCKET then)",
+        "what HTTP_PORT serves: all; health: only health and metrics; off: nothing, the port is closed (a sidecar then "
+        "needs HTTP_SOCKET)",
     )
-    http_socket: str = setting(Group.HTTP, SIDECAR, "", "unix socket of the sidecar, mode 0660; unset: none")
-    drain_port: int = setting(Group.HTTP, SIDECAR, 9411, "port for a kubelet's preStop hook", ge=0, le=65535)
+    http_socket: str = setting(
+        Group.HTTP, SIDECAR, "", "unix socket on which the sidecar serves, mode 0660; default: none"
+    )
+    drain_port: int = setting(
+        Group.HTTP, SIDECAR, 9411, "port on which the sidecar serves a kubelet's preStop hook", ge=0, le=65535
+    )
     api_token: SecretStr | None = setting(
         Group.HTTP,
         SERVERS,
         None,
-        "what callers that are not on loopback show, and administrators; two, comma-separated, may be valid",
+        "token of administrators and of callers that are not on loopback; two tokens, separated by a comma, can be valid",
     )
     drain_token: SecretStr | None = setting(
         Group.HTTP,
         SIDECAR,
         None,
-        "what the preStop hook shows, good for nothing else: a hook's headers stand in the pod's specification",
+        "token of the preStop hook, valid only there, as a hook's headers stand in the pod's specification",
     )
     worker_token_optional: bool = setting(
         Group.HTTP,
         SIDECAR,
         False,
-        "for a sidecar of one worker: while only one is registered, a request of this machine without a Worker-Token is "
-        "its own",
+        "for a sidecar of one worker: a request from this machine needs no Worker-Token while only one worker is "
+        "registered",
     )
     encryption_keys: SecretStr | None = setting(
         Group.DATA,
         OWNERS,
         None,
-        "key ring for recovery data and stored conversations: id:base64,id2:base64; the first seals",
+        "keys that seal recovery data and stored conversations: id:base64,id2:base64; the first one seals, all of them open",
     )
     sealed_only: bool = setting(
-        Group.DATA, OWNERS, False, "with ENCRYPTION_KEYS: recovery data that is not sealed counts as broken, too"
+        Group.DATA, OWNERS, False, "with ENCRYPTION_KEYS: treat recovery data that is not sealed as broken"
     )
     pod_events: bool = setting(
         Group.PODS,
         DAEMON,
         False,
-        "watch pods of Kubernetes: one that ended certifies its instances (needs the extra kubernetes)",
+        "watch pods of Kubernetes; a pod that ended certifies its instances (needs the extra kubernetes)",
     )
     pod_namespace: str = setting(
-        Group.PODS, DAEMON, "", "whose pods; default: the service account's", pattern=rules.NAMESPACE
+        Group.PODS, DAEMON, "", "namespace of the watched pods; default: the service account's", pattern=rules.NAMESPACE
     )
     pod_selector: str = setting(
-        Group.PODS, DAEMON, "", "label selector of the pods to watch; default: all of the namespace"
+        Group.PODS, DAEMON, "", "label selector of the watched pods; default: all pods of the namespace"
     )
     pod_deletion_cost: bool = setting(
-        Group.PODS, DAEMON, False, "annotate pods of ReplicaSets with their live calls, so that the emptiest goes first"
+        Group.PODS,
+        DAEMON,
+        False,
+        "annotate pods of ReplicaSets with their live calls, so that Kubernetes removes the emptiest first",
     )
     pod_api: str = setting(
-        Group.PODS, DAEMON, "", "URL of the API server; default: that of the cluster around this process"
+        Group.PODS, DAEMON, "", "URL of the Kubernetes API server; default: the server of this process's cluster"
     )
     pod_credentials: str = setting(
         Group.PODS,
         DAEMON,
         "/var/run/secrets/kubernetes.io/serviceaccount",
-        "directory with token, ca.crt and namespace for it, read again when they change",
+        "directory with token, ca.crt and namespace for the Kubernetes API, read again when they change",
     )
     log_level: Literal["debug", "info", "warning", "error"] = setting(
-        Group.PROCESS, EVERY, "info", "least level that is logged"
+        Group.PROCESS, EVERY, "info", "lowest level that is logged"
     )
     log_format: Literal["console", "json"] | None = setting(
-        Group.PROCESS, EVERY, None, "default: console on a terminal, else json"
+        Group.PROCESS, EVERY, None, "form of the log; default: console on a terminal, else json"
     )
 
     @classmethod
