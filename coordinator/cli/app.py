@@ -57,7 +57,7 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     cls=_Commands,
     name="coordinator",
-    help="Hands the live calls of a worker that died to one that is alive.",
+    help="Hands the live calls of a worker that died to a worker that is alive.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -79,7 +79,7 @@ def root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Hands the live calls of a worker that died to one that is alive."""
+    """Hands the live calls of a worker that died to a worker that is alive."""
 
 
 app.command("run", cls=GroupedCommand)(run.run)
@@ -99,19 +99,19 @@ app.command("bench", cls=GroupedCommand)(bench.bench)
 
 
 def main() -> None:
-    """Runs the command named in the arguments, and exits; nothing that it says of them controls a terminal, not even as it crashes."""
+    """Runs the command named in the arguments, and exits; its output never controls a terminal, not even when it crashes."""
     try:
         status = app(standalone_mode=False)
     except typer.Abort:
         complain("aborted")
         status = FAILED
-    except Exception as error:  # noqa: BLE001 - the last one who can tell of it
+    except Exception as error:  # noqa: BLE001 - the last place that can report it
         status = _told_of(error)
     sys.exit(status)
 
 
 def _told_of(error: Exception) -> int:
-    """Tells of an error that no command did: wrong usage, as Typer words it, or a defect."""
+    """Reports an error that no command handled: wrong usage, as Typer words it, or a defect."""
     if not hasattr(error, "exit_code"):
         print_lines(masked("".join(traceback.format_exception(error))))
         return FAILED

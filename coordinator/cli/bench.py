@@ -50,7 +50,7 @@ QUICK = Sizes(200, 500, 10_000, 5_000, (1_000, 20_000), 4.0, 256)
 
 
 async def measure(sizes: Sizes, step: Step) -> dict[str, object]:
-    """Everything, each part in a partition of its own; the idle part on a server of its own, with no other keys."""
+    """Measures everything, each part in a partition of its own; the idle part runs on a server without other keys."""
     settings = Settings.model_construct()  # the defaults, whatever the environment says; so do the children
     async with interruptible():
         async with _server(settings, sizes) as (url, partition):
@@ -76,7 +76,7 @@ async def measure(sizes: Sizes, step: Step) -> dict[str, object]:
 
 @asynccontextmanager
 async def _server(settings: Settings, sizes: Sizes) -> AsyncIterator[tuple[str, Callable[[str], Awaitable[Bench]]]]:
-    """A new embedded Redis, and what makes a partition there."""
+    """Yields the URL of a new embedded Redis, and a function that makes a partition there."""
     with EmbeddedRedis() as server:
         connector = Connector(server.url, store_timeout=30.0)
 
@@ -95,9 +95,9 @@ def _parse(sizes: str) -> tuple[int, ...]:
     try:
         parsed = tuple(sorted(int(part.replace("_", "")) for part in sizes.split(",")))
     except ValueError:
-        raise ConfigurationError(f"--idle takes numbers with commas between them, not {sizes!r}") from None
+        raise ConfigurationError(f"invalid --idle {sizes!r}: use numbers separated by commas") from None
     if min(parsed) < 1:
-        raise ConfigurationError("--idle takes numbers above 0")
+        raise ConfigurationError("invalid --idle: each number must be above 0")
     return parsed
 
 
@@ -121,14 +121,20 @@ def _show(result: dict[str, object]) -> None:
 @command_errors
 def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Smaller sizes: less than a minute.")] = False,
-    deaths: Annotated[int | None, typer.Option(min=1, help="Instances that fall silent.")] = None,
-    storm: Annotated[int | None, typer.Option(min=1, help="Calls of the one instance that exits.")] = None,
-    sessions: Annotated[int | None, typer.Option(min=1, help="Sessions claimed and adopted for the rates.")] = None,
-    beats: Annotated[int | None, typer.Option(min=1, help="Heartbeats.")] = None,
-    idle: Annotated[str | None, typer.Option(help="Numbers of idle sessions, with commas.")] = None,
-    idle_seconds: Annotated[float | None, typer.Option(min=0.5, help="How long each of them is watched.")] = None,
-    data_bytes: Annotated[int | None, typer.Option(min=2, max=65536, help="Recovery data of a session.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of tables.")] = False,
+    deaths: Annotated[int | None, typer.Option(min=1, help="Number of instances that fall silent.")] = None,
+    storm: Annotated[int | None, typer.Option(min=1, help="Number of calls of the one instance that exits.")] = None,
+    sessions: Annotated[
+        int | None, typer.Option(min=1, help="Number of sessions claimed and adopted for the rates.")
+    ] = None,
+    beats: Annotated[int | None, typer.Option(min=1, help="Number of heartbeats.")] = None,
+    idle: Annotated[str | None, typer.Option(help="Numbers of idle sessions, separated by commas.")] = None,
+    idle_seconds: Annotated[
+        float | None, typer.Option(min=0.5, help="Seconds that each idle number is watched.")
+    ] = None,
+    data_bytes: Annotated[
+        int | None, typer.Option(min=2, max=65536, help="Size of a session's recovery data in bytes.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
 ) -> int:
     """Measure detection, takeover, claims, heartbeats and idle cost on this machine, on an embedded Redis.
 

@@ -31,7 +31,7 @@ class Ears:
         self.takeover: dict[str, float] = {}
 
     async def listen(self) -> None:
-        """Until it is cancelled."""
+        """Follows them until it is cancelled."""
         while True:
             await anyio.sleep(0.02)
             command = ("XREAD", "COUNT", 2000, "STREAMS", self.bench.keys.events, self.last)
@@ -103,7 +103,7 @@ def _spread(values: list[float], expected: int) -> dict[str, object]:
 
 
 async def _hold_over(bench: Bench) -> None:
-    """Until the hold at the start has ended."""
+    """Waits until the hold at the start has ended."""
     while True:
         ends = await bench.executor.command("HGET", bench.keys.detector, "hold_until_ms")
         if ends is not None and int(ends) < await now_ms(bench.executor):

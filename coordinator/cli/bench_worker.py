@@ -1,4 +1,4 @@
-"""The benchmark's worker, a process of its own: adopts whatever it is offered, and closes it."""
+"""The benchmark's worker, a process of its own: adopts every call that it is offered, and closes it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from coordinator import Session, Worker
 
 
 async def adopt_all(url: str, prefix: str, capacity: int) -> None:
-    """Until it is killed. The handler returns at once, so that each call is closed as soon as it is adopted."""
+    """Adopts calls until it is killed. The handler returns at once, so that each call is closed as soon as it is adopted."""
 
     async def hang_up(session: Session) -> None:
         """The caller has nothing to say."""

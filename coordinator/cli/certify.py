@@ -43,13 +43,15 @@ async def _everywhere(settings: Settings, named: str, reason: str) -> list[dict[
 @with_settings()
 def certify(
     settings: Settings,
-    instance: Annotated[str, typer.Argument(metavar="INSTANCE", help="Its id, or its name for the newest id.")],
-    reason: Annotated[str, typer.Option(help="Why, for the record and the events.")] = "",
+    instance: Annotated[
+        str, typer.Argument(metavar="INSTANCE", help="The instance's id, or its name for its newest id.")
+    ],
+    reason: Annotated[str, typer.Option(help="Why it ended, for the record and the events.")] = "",
     as_json: Json = False,
 ) -> int:
-    """State that an instance ended: its calls are offered to others at once. There is no way back.
+    """State that an instance ended: its calls are offered to other workers at once. This cannot be undone.
 
-    Only for an instance that has really exited: one that lives is fenced by this, and stops its calls when it hears so.
+    Use it only for an instance that has really exited. A living one is fenced by this, and stops its calls when it hears so.
 
     Exit status: 0 written; 1 no living instance has that id; 2 wrong usage or settings; 3 the store is not available.
     """

@@ -1,4 +1,4 @@
-"""Runs a module as a child that ends with its parent, however that ends: ``python -m coordinator.cli.child MODULE ARGS``."""
+"""Runs a module as a child that ends with its parent in any case: ``python -m coordinator.cli.child MODULE ARGS``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``dead-letters``: what was given up on, and what a person does about it."""
+"""``dead-letters``: sessions that were given up on, and what a person does about them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from coordinator.store.scripts import ScriptCall
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Calls that were given up on, with their data and the reason.", no_args_is_help=True)
+app = typer.Typer(help="Lists, shows, offers again or closes the calls that were given up on.", no_args_is_help=True)
 
 BATCH = 100
 SessionId = Annotated[str, typer.Argument(metavar="ID")]
@@ -36,10 +36,12 @@ Maybe = Annotated[str | None, typer.Argument(metavar="[ID]")]
 Row = dict[str, Any]
 Epoch = Annotated[
     int | None,
-    typer.Option("--epoch", metavar="EPOCH", help="Its epoch: where the id was opened again, or several have it."),
+    typer.Option(
+        "--epoch", metavar="EPOCH", help="The dead letter's epoch, where the id was opened again or several have it."
+    ),
 ]
 MakeCall = Callable[[StorePartition, str, str, str], ScriptCall[calls.ReplayReply | calls.PurgeReply]]
-"""From partition, session id, pool, and the epoch if the id was opened again, else ''."""
+"""Maps partition, session id, pool, and the epoch if the id was opened again, else ''."""
 READ = ("pool", "tenant", "requires", "data", "encoding")
 
 
@@ -50,7 +52,7 @@ async def _list(settings: Settings) -> list[DeadLetter]:
 
 @with_settings()
 def list_(settings: Settings, limit: Oldest = 100, as_json: Json = False) -> int:
-    """Dead letters with reason and last owner, oldest first.
+    """List dead letters with reason and last owner, oldest first.
 
     Exit status: 0 there are none; 1 there are some; 2 wrong usage or settings; 3 the store is not available.
     """
@@ -70,7 +72,7 @@ def list_(settings: Settings, limit: Oldest = 100, as_json: Json = False) -> int
 
 
 async def _find(part: StorePartition, session_id: str, epoch: int | None) -> DeadLetter | None:
-    """The dead letter of that id and epoch; without one the newest of that id."""
+    """The dead letter with that id and epoch; without an epoch the newest with that id."""
     letters = [letter for letter in await reads.dead_letters(part) if letter.id == session_id]
     return max((one for one in letters if epoch in (None, one.epoch)), key=lambda one: one.epoch, default=None)
 
@@ -93,10 +95,10 @@ def show(
     settings: Settings,
     session_id: SessionId,
     epoch: Epoch = None,
-    data: Annotated[bool, typer.Option("--data", help="Its recovery data too: it may hold what is private.")] = False,
+    data: Annotated[bool, typer.Option("--data", help="Show the recovery data too, which may be private.")] = False,
     as_json: Json = False,
 ) -> int:
-    """One dead letter.
+    """Show one dead letter.
 
     Exit status: 0 found; 1 it is not a dead letter; 2 wrong usage or settings; 3 the store is not available.
     """
@@ -112,7 +114,7 @@ def show(
 
 
 async def _faults(part: StorePartition, letters: list[DeadLetter]) -> list[str]:
-    """Why each of them cannot be offered as it is; '' for one that can."""
+    """Why each of them cannot be offered as it is; '' for one that can be."""
     where = [part.keys.letter(one.id, one.epoch) if one.opened_again else part.keys.session(one.id) for one in letters]
     return [_fault(*record) for record in await reads.raw_fields(part, where, READ)]
 
@@ -130,7 +132,7 @@ def _fault(pool: bytes, tenant: bytes, requires: bytes, data: bytes, encoding: b
 async def _each(
     settings: Settings, session_id: str | None, epoch: int | None, make: MakeCall, *, look: bool = False
 ) -> list[Row]:
-    """Runs a script for one dead letter, or for all; what each answered.
+    """Runs a script for one dead letter, or for all, and returns each answer.
 
     Args:
         look: whether to leave out those that no worker could read.
@@ -223,10 +225,10 @@ def replay(
     settings: Settings,
     session_id: Maybe = None,
     epoch: Epoch = None,
-    everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Offer all dead letters again.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Offer a dead letter again; its attempts and its age start anew. One that no worker could read stays what it is.
+    """Offer a dead letter again; its attempts and its age start anew. A dead letter that no worker could read stays one.
 
     Exit status: 0 all were offered; 1 some were not; 2 wrong usage or settings; 3 the store is not available.
     """
@@ -248,11 +250,11 @@ def purge(
     settings: Settings,
     session_id: Maybe = None,
     epoch: Epoch = None,
-    everything: Annotated[bool, typer.Option("--all", help="All of them; needs --yes.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Yes, all of them.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Close all dead letters; needs --yes.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Confirm --all.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Close a dead letter; its recovery data goes for good.
+    """Close a dead letter and delete its recovery data for good.
 
     Exit status: 0 all were closed; 1 some were not; 2 wrong usage or settings; 3 the store is not available.
     """

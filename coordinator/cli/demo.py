@@ -1,4 +1,4 @@
-"""``coordinator demo``: kills a worker and a coordinator before your eyes, and shows what becomes of each call."""
+"""``coordinator demo``: kills a worker and a coordinator before your eyes, and shows what happens to each call."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["demo"]
 
 PREFIX = "demo"
 START_LIMIT = 60.0
-"""Seconds in which all processes must have started: on a slow machine that is what takes long."""
+"""Seconds in which all processes must have started: that takes longest on a slow machine."""
 LIMIT = 15.0
 """Seconds after the kill within which every call must be recovered."""
 CHECKPOINTS_FIRST = 3
@@ -37,7 +37,7 @@ Say = Callable[[str], None]
 
 
 class Demo:
-    """One run: the processes, and what is known of the calls."""
+    """One run: its processes, and what is known of the calls."""
 
     def __init__(self, url: str, say: Say, *, calls: int, workers: int, coordinators: int) -> None:
         self.url, self.say = url, say
@@ -134,7 +134,7 @@ class Demo:
             self.told(f"{fields['instance']} was declared dead{by}: {fields.get('reason') or fields.get('cause')}")
 
     async def _until_busy(self, executor: Executor) -> None:
-        """Until every call has been checkpointed a few times and the hold at the start is over."""
+        """Waits until every call has been checkpointed a few times and the hold at the start is over."""
         keys = [self.keys.session(session) for session in self.calls.by_session]
         counts: list[bytes | None] = [None]
         while any(int(count or 0) < CHECKPOINTS_FIRST for count in counts):
@@ -149,7 +149,7 @@ class Demo:
             await anyio.sleep(POLL)
 
     async def _kill(self, executor: Executor) -> list[DemoCall]:
-        """SIGKILLs the first worker and, at once, the first coordinator; the calls that lost their owner."""
+        """SIGKILLs the first worker and, at once, the first coordinator; returns the calls that lost their owner."""
         worker = self.workers[0]
         dead = self.calls.of(worker.name)
         self.killed[worker.name] = "worker"
@@ -187,14 +187,14 @@ def _quiet(text: str) -> None:
 
 @command_errors
 def demo(
-    calls: Annotated[int, typer.Option(min=1, max=5000, help="Calls, spread over the workers.")] = 60,
-    workers: Annotated[int, typer.Option(min=2, max=50, help="Worker processes; one is killed.")] = 3,
+    calls: Annotated[int, typer.Option(min=1, max=5000, help="Number of calls, spread over the workers.")] = 60,
+    workers: Annotated[int, typer.Option(min=2, max=50, help="Number of worker processes; one is killed.")] = 3,
     coordinators: Annotated[
-        int, typer.Option(min=1, max=10, help="Coordinator processes; of several, one is killed.")
+        int, typer.Option(min=1, max=10, help="Number of coordinator processes; of several, one is killed.")
     ] = 2,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")] = False,
 ) -> int:
-    """Kill a worker and a coordinator, and watch each call's recovery.
+    """Kill a worker and a coordinator, and watch how each call is recovered.
 
     Starts an embedded Redis, coordinators and workers as separate processes, kills one of each with SIGKILL and
     compares what the survivors were given with what was checkpointed last, byte for byte.

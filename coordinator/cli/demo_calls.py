@@ -1,4 +1,4 @@
-"""What became of each call of the demo: told by the events and records in Redis, and by what the adopters say they got."""
+"""The way of each call of the demo, by the events and records in Redis and by what the adopters print."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class DemoCall:
     owner: str
     epoch_before: int = 0
     accepted: bytes = b""
-    """What Redis had accepted last when its owner was dead."""
+    """Sequence that Redis had accepted last when the owner was dead."""
     died_ms: int | None = None
     declared_ms: int | None = None
     cause: str = ""
@@ -33,7 +33,7 @@ class DemoCall:
     adopter: str = ""
     epoch_after: int | None = None
     sequence: int | None = None
-    """Of the data that the adopter says it was given."""
+    """Sequence of the data that the adopter says it was given."""
     fenced: bool = False
 
     @property
@@ -97,7 +97,7 @@ class Calls:
             self.by_session[match["session"]].sequence = int(match["sequence"])
 
     def event(self, fields: Mapping[str, str]) -> DemoCall | None:
-        """Takes an entry of the event stream; the call that was taken from a living worker by it, if any."""
+        """Takes an entry of the event stream; returns the call that it took from a living worker, if any."""
         at = int(fields["at"])
         call = self.by_session.get(fields.get("session", ""))
         match fields["type"]:

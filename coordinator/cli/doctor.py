@@ -23,14 +23,14 @@ __all__ = ["doctor", "examine"]
 
 ADVICE = {
     "no_replicas": "the primary has too few replicas that are in time (min-replicas-to-write): start them, or see their link to it",
-    "out_of_memory": "the server is full: raise maxmemory; until then no worker is declared dead",
+    "out_of_memory": "the server is full: raise maxmemory; no worker is declared dead until then",
     "read_only": "this is a replica: name the primary, or the Sentinels (redis+sentinel://)",
     "try_again": "the slot of a partition is being moved: see that the move ends (CLUSTER NODES shows it)",
     "cluster_down": "see CLUSTER INFO at the nodes, or that the Sentinels run and know the service",
     "loading": "the server reads its data in: wait until it has",
-    "permission": "see the user in REDIS_URL and what it may: coordinator doctor --acl prints what programs need",
+    "permission": "check the rights of the user in REDIS_URL: coordinator doctor --acl prints what programs need",
 }
-"""By the kind of the error."""
+"""Advice by the kind of the error."""
 COLOURS = {"ok": "green", "warn": "yellow", "unknown": "yellow", "fail": "red"}
 
 
@@ -38,10 +38,10 @@ async def examine(settings: Settings, user_for: UserFor | None = None) -> list[F
     """Every finding about the Redis of these settings; the first tells whether it can be reached.
 
     Args:
-        user_for: what the URL's user is for; None to judge by what it may.
+        user_for: the program that the URL's user is for; None to judge by its rights.
 
     Raises:
-        ConfigurationError: it is for the session store, whose packages are not installed.
+        ConfigurationError: the user is for the session store, whose packages are not installed.
     """
     connections = connector(settings)
     keys = Keys(settings.prefix, 0)
@@ -94,7 +94,7 @@ def _unreachable(url: str, partition: int, partitions: int, error: StoreUnavaila
 
 
 async def _found(check: Check, server: Server) -> Finding:
-    """What a check found; what the server refuses to tell is unknown."""
+    """Runs a check; what the server refuses to tell is unknown."""
     try:
         return await check(server)
     except StoreUnavailableError as error:
@@ -107,14 +107,14 @@ async def _found(check: Check, server: Server) -> Finding:
 def doctor(
     settings: Settings,
     acl: Annotated[
-        bool, typer.Option("--acl", help="Print least users of Redis, as ACL SETUSER; asks no server.")
+        bool, typer.Option("--acl", help="Print users of Redis with the least rights, as ACL SETUSER; asks no server.")
     ] = False,
-    user_for: Annotated[UserFor | None, typer.Option("--for", help="What the URL's user is for.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")] = False,
+    user_for: Annotated[UserFor | None, typer.Option("--for", help="The program that the URL's user is for.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
 ) -> int:
-    """Is this Redis fit: version, role, persistence, eviction, memory, latency, clock, rights, what is stored.
+    """Check whether Redis is fit: version, role, persistence, eviction, memory, latency, clock, rights and stored data.
 
-    With --acl: a user of Redis for each kind of program, with the least rights that will do, for PREFIX and PARTITIONS.
+    With --acl it prints a user of Redis for each kind of program, with the least rights, for PREFIX and PARTITIONS.
 
     Exit status: 0 nothing fails (warnings allowed); 1 something fails; 2 wrong usage or settings; 3 not reachable.
     """

@@ -20,9 +20,9 @@ USERS: tuple[tuple[str, str, tuple[Program, ...]], ...] = (
 
 
 def users(prefix: str, partitions: int) -> list[User]:
-    """All users of a deployment, with the least rights that will do.
+    """All users of a deployment, with the least rights that suffice.
 
-    Without the packages of the extra ``sessions`` the session store's user is not among them, which is told on standard error.
+    Without the packages of the extra ``sessions`` the session store's user is left out, and standard error says so.
     """
     made = [user_for(name, does, programs, prefix, partitions) for name, does, programs in USERS]
     try:  # only here: it stops a program that imports it where the extra is not installed
@@ -35,7 +35,7 @@ def users(prefix: str, partitions: int) -> list[User]:
 
 
 def print_users(settings: Settings, *, as_json: bool) -> None:
-    """The lines, to be given to ``redis-cli``; on standard error what they were made from."""
+    """Prints the lines for ``redis-cli``, and on standard error what they were made from."""
     found = users(settings.prefix, settings.partitions)
     if as_json:
         made_from = {"prefix": settings.prefix, "partitions": settings.partitions}

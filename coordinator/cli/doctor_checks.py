@@ -1,6 +1,6 @@
 """Whether a Redis is fit for this: each check reads, judges and says what to do.
 
-What a server refuses to tell is `unknown`, never `fail`; the rights that the program itself needs are tried out.
+What a server refuses to tell is `unknown`, never `fail`. The rights that the program itself needs are tried out.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ async def latency(server: Server) -> Finding:
             "latency",
             "warn",
             found,
-            f"above {SLOW_ROUND_TRIP_MS:.0f} ms: raise DEAD_AFTER and STORE_TIMEOUT, or come closer",
+            f"above {SLOW_ROUND_TRIP_MS:.0f} ms: raise DEAD_AFTER and STORE_TIMEOUT, or run closer to the server",
         )
     return Finding("latency", "ok", found)
 

@@ -1,7 +1,7 @@
 """Tries out each command that the programs send or that their scripts call, in a form that changes nothing.
 
-Of each program is told what this user lacks for it. A user that has all for one program, and not a command more, is meant for
-that one: of the others nothing is said. The store of conversations has other keys: of it is told when it is asked for.
+Each finding says what this user lacks for one program. A user with exactly the rights of one program is meant for that program,
+and no finding is about the others. The store of conversations has keys of its own, and is checked only when it is asked for.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from coordinator.store.rights import NEEDS, OPTIONAL, Lack, Program, as_lines, e
 __all__ = ["UserFor", "check_rights", "tried_commands"]
 
 UserFor = Literal[Program, "coordinating-sidecar", "sessions"]
-"""Whom ``coordinator doctor --acl`` prints a user for."""
+"""The programs for which ``coordinator doctor --acl`` prints a user."""
 
 NOT_SENT = ("SUBSCRIBE", "UNSUBSCRIBE")
-"""After these a connection is good for nothing else: a script is asked instead, where one may be run (and Redis 6.2 cannot be)."""
+"""After these commands a connection serves nothing else: a script is asked instead, where one may run (not in Redis 6.2)."""
 KEYS_LIKE: Name = ("HMGET",)
 """A command that every program needs, by which the access to keys is tried."""
 
@@ -39,13 +39,13 @@ def _used() -> frozenset[Name]:
 
 
 async def check_rights(server: Server, user_for: UserFor | None = None) -> list[Finding]:
-    """One finding a program; nothing is left in the store.
+    """Returns one finding for each program; nothing is left in the store.
 
     Args:
-        user_for: what this user is for; None to judge by what it may.
+        user_for: the program that this user is for; None to judge by its rights.
 
     Raises:
-        ConfigurationError: it is for the session store, whose packages are not installed.
+        ConfigurationError: the user is for the session store, whose packages are not installed.
         StoreUnavailableError: the store went away meanwhile.
     """
     if user_for == "sessions":
@@ -67,7 +67,7 @@ async def check_rights(server: Server, user_for: UserFor | None = None) -> list[
 
 
 def _meant(lacks: Mapping[Program, Lack | None], tried: Mapping[Name, str]) -> list[Program]:
-    """Programs that a user may be for."""
+    """The programs that a user may be meant for."""
     complete = [program for program, lack in lacks.items() if lack is None]
     of_these = frozenset[Name]().union(*(used_by(program) for program in complete))
     more = {name for name, what in tried.items() if not what and name[0] not in NOT_SENT} - of_these
@@ -75,7 +75,7 @@ def _meant(lacks: Mapping[Program, Lack | None], tried: Mapping[Name, str]) -> l
 
 
 async def _of_conversations(server: Server) -> Finding:
-    """The same of the store of conversations."""
+    """The finding about the store of conversations."""
     try:  # only here: it stops a program that imports it where the extra is not installed
         from coordinator.sessions.keys import SessionKeys
         from coordinator.sessions.rights import needed_commands, touched, user
@@ -143,7 +143,7 @@ async def _access(commands: Sequence[Command], keys: Sequence[Sequence[str]]) ->
 
 
 async def _denied(server: Server, words: Try, group: str) -> str:
-    """What the server refused of it; '' when it did not."""
+    """What the server refused of a command; '' for nothing."""
     try:
         if words[0] in NOT_SENT:
             call = calls.allowed(scratch=server.keys.scratch, tries=as_lines([words]))

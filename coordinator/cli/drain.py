@@ -1,4 +1,4 @@
-"""``drain``: an instance is told, from outside, to hand over what it owns."""
+"""``drain``: tells an instance from outside to hand over what it owns."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LOOK_SECONDS = 0.1
 
 
 async def _tell(part: StorePartition, named: str, by: str, reason: str) -> tuple[dict[str, Any], set[str]]:
-    """Tells it; what came of that, and what it owned before."""
+    """Tells the instance; returns the outcome, and what it owned before."""
     owned: set[str] = set()
     instance = await newest_id(part, named)
     row: dict[str, Any] = {
@@ -50,7 +50,7 @@ async def _tell(part: StorePartition, named: str, by: str, reason: str) -> tuple
 async def _watch(
     parts: list[StorePartition], rows: list[tuple[dict[str, Any], set[str]]], timeout: float, *, quiet: bool
 ) -> None:
-    """Until each call has another owner or has ended, or the time is over; tells where each call went."""
+    """Waits until each call has another owner or has ended, or the time is over; prints where each call went."""
     deadline = clock.now() + timeout
     told = [(part, row) for part, (row, _) in zip(parts, rows, strict=True) if row["outcome"] != "unknown"]
     open_calls = {row["instance"]: owned for row, owned in rows}
@@ -82,7 +82,7 @@ async def _owned(part: StorePartition, instance: str) -> set[str]:
 
 
 async def _went(part: StorePartition, session: str, left: str) -> dict[str, Any]:
-    """Where a call is now; settled when it has ended, or a living instance owns it that is not the one that it left."""
+    """Where a call is now; settled when it has ended, or another living instance owns it."""
     where = await lookups.owner_of(part, session)
     settled = where.state in ("", SessionState.CLOSED)
     if where.owner and where.owner != left:
@@ -101,12 +101,14 @@ async def _drain(settings: Settings, named: str, reason: str, wait: bool, quiet:
 @with_settings()
 def drain(
     settings: Settings,
-    instance: Annotated[str, typer.Argument(metavar="INSTANCE", help="Its id, or its name for the newest id.")],
-    reason: Annotated[str, typer.Option(help="Why, for the events.")] = "told to",
+    instance: Annotated[
+        str, typer.Argument(metavar="INSTANCE", help="The instance's id, or its name for its newest id.")
+    ],
+    reason: Annotated[str, typer.Option(help="Why it drains, for the events.")] = "told to",
     wait: Annotated[
         bool,
         typer.Option(
-            "--wait", help="Wait until each of its calls has another owner or has ended, at most drain-timeout."
+            "--wait", help="Wait until each call of the instance has another owner or has ended, at most drain-timeout."
         ),
     ] = False,
     as_json: Json = False,

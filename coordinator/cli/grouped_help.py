@@ -9,9 +9,9 @@ from typer.core import TyperCommand
 __all__ = ["GroupedCommand"]
 
 OPTIONS = "Options"
-"""What the options of a command itself stand under: they come first."""
+"""The heading of a command's own options, which come first."""
 FIRST_COLUMN = 26
-"""Most characters of a flag with its value that stand beside what it is; a longer one stands above."""
+"""Most characters of a flag with its value that stand beside its help; a longer one stands above."""
 
 
 class GroupedCommand(TyperCommand):
@@ -26,7 +26,7 @@ class GroupedCommand(TyperCommand):
                 panel = "Arguments" if is_argument else getattr(parameter, "rich_help_panel", None) or OPTIONS
                 panels.setdefault(panel, []).append(record)
         flags = [flag for records in panels.values() for flag, _ in records if len(flag) <= FIRST_COLUMN]
-        width = max(map(len, flags), default=0)  # so that all panels have their second column in one line
+        width = max(map(len, flags), default=0)  # so that the second columns of all panels stand in one line
         for title, records in panels.items():
             if records:
                 with formatter.section(title):

@@ -26,18 +26,18 @@ __all__ = ["FAILED", "INTERRUPTED", "NEGATIVE", "OK", "STORE_AWAY", "WRONG_USE",
 
 OK = 0
 NEGATIVE = 1
-"""The answer is no: not found, unfit, not recovered."""
+"""Exit status when the answer is no: not found, unfit, not recovered."""
 WRONG_USE = 2
-"""Wrong usage or settings."""
+"""Exit status of wrong usage or settings."""
 STORE_AWAY = 3
-"""The store cannot be reached, or refuses."""
+"""Exit status when the store cannot be reached, or refuses."""
 FAILED = 1
 INTERRUPTED = 130
 
 P = ParamSpec("P")
 
 STORE = ("redis_url", "prefix", "partitions", "store_timeout")
-"""Settings that every command shows in its help; it takes the others all the same."""
+"""Settings that the help of every command shows; a command accepts all others too."""
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
@@ -49,7 +49,7 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def _status_of(error: BaseException) -> int | None:
-    """The exit status of an error, after one readable line a fault; None for an error that is a defect."""
+    """The exit status of an error, after one readable line for each fault; None for a defect."""
     match error:
         case ConfigurationError() | InvalidIdError() | InvalidValueError():
             return _tell(str(error), WRONG_USE)
@@ -95,7 +95,7 @@ def _flag(name: str) -> str:
 
 
 def setting_options(is_listed: Callable[[str], bool]) -> list[inspect.Parameter]:
-    """One optional text option for each setting, group by group; its parsing and checking is the business of `Settings`.
+    """One optional text option for each setting, group by group; `Settings` parses and checks them.
 
     Args:
         is_listed: whether the help lists a setting.

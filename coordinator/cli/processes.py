@@ -43,7 +43,7 @@ class ChildProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether it has not ended, as far as was noticed."""
+        """Whether it has not ended, as far as this process has noticed."""
         return self.process.returncode is None
 
     def kill(self) -> None:
@@ -75,10 +75,10 @@ async def started(
 ) -> AsyncIterator[ChildProcess]:
     """Runs ``python -m module args`` until the block is left, and kills it there if it is still alive.
 
-    It ends too when this process does, however that ends.
+    The child ends too when this process ends, in any case.
 
     Args:
-        name: what to call it.
+        name: its name in messages.
         module: the module to run.
         args: its arguments.
         output: whether its standard output is to be read by `ChildProcess.lines`.
@@ -122,7 +122,7 @@ class CoordinatorProcess:
     @classmethod
     @asynccontextmanager
     async def run(cls, name: str, url: str, prefix: str, *flags: str) -> AsyncIterator[CoordinatorProcess]:
-        """Starts one for as long as the block lasts; it need not be ready yet."""
+        """Runs one as long as the block lasts; it may not be ready yet."""
         port = free_port()
         arguments = ["run", "--redis-url", url, "--prefix", prefix, "--name", name]
         arguments += ["--http-host", "127.0.0.1", "--http-port", str(port), "--log-format", "json", *flags]

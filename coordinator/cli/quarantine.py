@@ -39,9 +39,9 @@ OF_THE_PROTOCOL = frozenset(
         "lineage",
     }
 )
-app = typer.Typer(help="What did not parse and was set aside, as it was.", no_args_is_help=True)
+app = typer.Typer(help="Lists, shows, repairs or drops what did not parse and was set aside.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="As `quarantine list` names it.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A name from `quarantine list`.")]
 Found = tuple[StorePartition, SetAside]
 
 
@@ -52,7 +52,7 @@ async def _list(settings: Settings) -> list[SetAside]:
 
 @with_settings()
 def list_(settings: Settings, limit: Oldest = 100, as_json: Json = False) -> int:
-    """What was set aside, oldest first.
+    """List what was set aside, oldest first.
 
     Exit status: 0 there is nothing; 1 there is something; 2 wrong usage or settings; 3 the store is not available.
     """
@@ -93,10 +93,10 @@ def _shown(value: bytes, *, data: bool, name: str) -> object:
 def show(
     settings: Settings,
     what: Name,
-    data: Annotated[bool, typer.Option("--data", help="Its recovery data too: it may hold what is private.")] = False,
+    data: Annotated[bool, typer.Option("--data", help="Show the recovery data too, which may be private.")] = False,
     as_json: Json = False,
 ) -> int:
-    """One of them, with its fields as they were; of a key of another type, where it is kept.
+    """Show one of them, with its fields as they were; for a key of another type, where the key is kept.
 
     Exit status: 0 found; 1 there is none of that name; 2 wrong usage or settings; 3 the store is not available.
     """
@@ -129,9 +129,7 @@ def _pairs(one: SetAside, words: list[str]) -> list[bytes]:
         if not equals or field not in shaped_fields(kind):
             raise ConfigurationError(f"--set: {word!r} is not FIELD=VALUE with a field of a {one.kind}")
         if field in OF_THE_PROTOCOL:
-            raise ConfigurationError(
-                f"--set: {field} is what the protocol says of a {one.kind}, and is not for people to write"
-            )
+            raise ConfigurationError(f"--set: {field} is written by the protocol alone in a {one.kind}")
         wrong = faults(kind, {field: value.encode()})
         if field in wrong:
             raise ConfigurationError(f"--set: {value!r} {wrong[field]} ({field})")
@@ -176,9 +174,9 @@ def repair(
         ),
     ],
 ) -> int:
-    """Give fields of the record values that parse, and take it off the list.
+    """Give fields of a record values that parse, and take the record off the list.
 
-    A session that had no living owner is a dead letter by now: offer it again with `dead-letters replay`.
+    A session without a living owner is a dead letter by now: offer it again with `dead-letters replay`.
 
     Exit status: 0 done; 1 there is none of that name; 2 wrong usage or settings; 3 the store is not available.
     """
@@ -187,7 +185,7 @@ def repair(
 
 @with_settings()
 def drop(settings: Settings, what: Name) -> int:
-    """Forget what was set aside; its fields as they were go for good.
+    """Forget what was set aside; its old fields are deleted for good.
 
     Exit status: 0 done; 1 there is none of that name; 2 wrong usage or settings; 3 the store is not available.
     """

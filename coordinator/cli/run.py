@@ -16,7 +16,7 @@ __all__ = ["run"]
 
 EMBEDDED = (
     "REDIS_URL is not set: an embedded Redis is running at {url}",
-    "it is for trying out, nothing of it is kept; workers of this machine can use that URL",
+    "it is for trying out, and none of its data is kept; workers on this machine can use that URL",
 )
 
 
@@ -43,7 +43,7 @@ def run(settings: Settings) -> int:
 
     Exit status: 0 ended as asked (SIGTERM, SIGINT); 1 failed; 2 a setting is wrong; 3 the store refuses.
     """
-    # It opens no data, but an operator who gives it keys gives the same ones to the workers, and hears of it here.
+    # It opens no data. But an operator gives the same keys to the workers, and learns here of keys that are wrong.
     check_sealed_only(settings.key_source(), sealed_only=settings.sealed_only)
     anyio.run(_run, settings)
     return OK

@@ -28,13 +28,13 @@ async def _run(settings: Settings, coordinate: bool) -> None:
 def sidecar(
     settings: Settings,
     coordinate: Annotated[
-        bool, typer.Option("--coordinate", help="Be a coordinator too, with the settings of `coordinator run`.")
+        bool, typer.Option("--coordinate", help="Run a coordinator too, with the settings of `coordinator run`.")
     ] = False,
 ) -> int:
-    """Stand for the workers of this pod or machine: they need nothing but HTTP.
+    """Stand for the workers of this pod or machine, which then need nothing but HTTP.
 
     The interface is served on HTTP_PORT of loopback, and on a unix socket if HTTP_SOCKET is set; /openapi.json describes it.
-    SIGTERM hands over what the workers own, and ends when that is done.
+    SIGTERM hands over what the workers own; the sidecar ends when that is done.
 
     Exit status: 0 ended as asked; 1 failed; 2 a setting is wrong; 3 the store refuses.
     """

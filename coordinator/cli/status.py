@@ -1,4 +1,4 @@
-"""``status``, ``instances``, ``sessions`` and ``session``: what is so, for people and programs."""
+"""``status``, ``instances``, ``sessions`` and ``session``: the present state, for people and programs."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from coordinator.worker.sealer import Place, Sealer, is_sealed, key_of
 
 __all__ = ["Json", "Oldest", "instances", "print_record", "read_record", "session", "sessions", "status"]
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of tables.")]
-Oldest = Annotated[int, typer.Option("--limit", min=1, help="Most that are printed, oldest first.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+Oldest = Annotated[int, typer.Option("--limit", min=1, help="Largest number of rows that are printed, oldest first.")]
 Row = dict[str, Any]
 
 UNWATCHED = 5.0
-"""Seconds without a scan after which no coordinator is looking."""
+"""Seconds without a scan after which the status says that no coordinator is looking."""
 UNSHOWN = frozenset({"request", "heir_request"})
 TEXTS = frozenset({"pool", "tenant", "requires", "reason", "orphanings"})
 
@@ -43,7 +43,7 @@ TEXTS = frozenset({"pool", "tenant", "requires", "reason", "orphanings"})
 async def _of_all(
     settings: Settings, ask: Callable[[StorePartition], Awaitable[Any]]
 ) -> tuple[list[Any], dict[int, str]]:
-    """What each partition answers, and which did not, and why.
+    """Returns what each partition answers, and which did not and why.
 
     Raises:
         StoreUnavailableError: none did.
@@ -63,7 +63,7 @@ async def _of_all(
 def _status_of(away: dict[int, str]) -> int:
     """Says which partitions were left out; the exit status."""
     for partition, why in away.items():
-        complain(f"partition {partition} does not answer ({why}): nothing of it is shown")
+        complain(f"partition {partition} does not answer ({why}): it is not shown")
     return STORE_AWAY if away else OK
 
 
@@ -113,13 +113,13 @@ def _unwatched(row: Row) -> bool:
 @with_settings()
 def status(
     settings: Settings,
-    watch: Annotated[bool, typer.Option("--watch", help="Goes on until it is interrupted.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until interrupted.")] = False,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks with --watch.")] = 1.0,
     as_json: Json = False,
 ) -> int:
-    """Calls, orphans, instances, dead letters and holds of each partition.
+    """Show calls, orphans, instances, dead letters and holds of each partition.
 
-    With --watch it goes on while the store is away, until it is interrupted; with --json one document a line.
+    With --watch the command goes on until it is interrupted, also while the store is away; with --json it prints one document a line.
 
     Exit status: 0 answered; 1 no coordinator ever ran here; 2 wrong usage or settings; 3 the store, or a part of it, is not available.
     """
@@ -164,7 +164,7 @@ def _watch(look: Callable[[], Awaitable[tuple[list[Row], dict[int, str]]]], ever
 
 @with_settings()
 def instances(settings: Settings, as_json: Json = False) -> int:
-    """Instances: the living, and the dead whose calls are not all claimed yet; the fullest first.
+    """List the living instances, and the dead ones whose calls are not all claimed yet; the fullest first.
 
     Exit status: 0 answered; 2 wrong usage or settings; 3 the store, or a part of it, is not available.
     """
@@ -201,11 +201,11 @@ def instances(settings: Settings, as_json: Json = False) -> int:
 @with_settings()
 def sessions(
     settings: Settings,
-    state: Annotated[SessionState | None, typer.Option(help="Only those in this state.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Most that are printed, newest first.")] = 100,
+    state: Annotated[SessionState | None, typer.Option(help="Show only sessions in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Largest number of sessions that are printed, newest first.")] = 100,
     as_json: Json = False,
 ) -> int:
-    """Session records, newest first, without their recovery data.
+    """List session records, newest first, without their recovery data.
 
     Exit status: 0 answered; 2 wrong usage or settings; 3 the store, or a part of it, is not available.
     """
@@ -297,10 +297,10 @@ def print_record(row: Row) -> None:
 def session(
     settings: Settings,
     session_id: Annotated[str, typer.Argument(metavar="ID")],
-    data: Annotated[bool, typer.Option("--data", help="Its recovery data too: it may hold what is private.")] = False,
+    data: Annotated[bool, typer.Option("--data", help="Show the recovery data too, which may be private.")] = False,
     as_json: Json = False,
 ) -> int:
-    """One session's record.
+    """Show one session's record.
 
     Exit status: 0 found; 1 not found; 2 wrong usage or settings; 3 the store, or a part of it, is not available.
     """

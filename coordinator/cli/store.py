@@ -20,21 +20,21 @@ __all__ = ["check_instance", "connector", "needs_url", "newest_id", "partition_f
 
 
 def needs_url(settings: Settings) -> str:
-    """The URL of a store that runs already.
+    """Returns the URL of a store that runs already.
 
     Raises:
-        ConfigurationError: none is set: an embedded Redis lives and ends with its `coordinator run`.
+        ConfigurationError: no URL is set: an embedded Redis lives and ends with its `coordinator run`.
     """
     if settings.url is None:
-        raise ConfigurationError("redis_url is not set: say which Redis (--redis-url or COORDINATOR_REDIS_URL)")
+        raise ConfigurationError("redis_url is not set: name the store (--redis-url or COORDINATOR_REDIS_URL)")
     return settings.url
 
 
 def connector(settings: Settings) -> Connector:
-    """To the store of these settings; a URL that leaves certificates unverified is told of on standard error.
+    """A connector to the store of these settings; standard error warns of a URL that leaves certificates unverified.
 
     Raises:
-        ConfigurationError: there is no URL, or one that cannot be used.
+        ConfigurationError: no URL is set, or it cannot be used.
     """
 
     def warn(url: StoreUrl) -> None:
@@ -46,10 +46,10 @@ def connector(settings: Settings) -> Connector:
 
 
 def check_instance(named: str) -> str:
-    """An instance's id, or its name, as a person gave it.
+    """Returns an instance's id or name, as a person gave it.
 
     Raises:
-        ConfigurationError: it can be neither.
+        ConfigurationError: the text is neither.
     """
     try:
         return bounds.check_instance(named) if "~" in named else bounds.check_name(named)
@@ -58,7 +58,7 @@ def check_instance(named: str) -> str:
 
 
 async def newest_id(part: StorePartition, named: str) -> str:
-    """The id that is meant: an instance has one of its own in each partition, so a name means its newest there.
+    """Returns the id that is meant: an instance has its own in each partition, so a name means its newest one there.
 
     Returns:
         The id; '' when no instance ever had that name.
@@ -95,7 +95,7 @@ async def partitions(settings: Settings) -> AsyncIterator[list[StorePartition]]:
 
 
 async def _number(parts: list[StorePartition]) -> int | None:
-    """How many partitions the store was made with, as the first that answers says; None when it was not made."""
+    """The number of partitions that the store was made with, by the first one that answers; None before the first start."""
     for part in parts:
         try:
             found = await lookups.partitions_of(part)
@@ -108,9 +108,9 @@ async def _number(parts: list[StorePartition]) -> int | None:
 
 
 def partition_for(parts: list[StorePartition], session_id: str) -> StorePartition:
-    """Where a session lies.
+    """Returns the partition of a session.
 
     Raises:
-        InvalidIdError: it is not a session id.
+        InvalidIdError: invalid session id.
     """
     return parts[partition_of(check_session_id(session_id), len(parts))]

@@ -1,4 +1,4 @@
-"""``coordinator supervise -- CMD``: a worker whose life is its process's."""
+"""``coordinator supervise -- CMD``: a worker that lives as long as its process."""
 
 from __future__ import annotations
 
@@ -43,30 +43,30 @@ def supervise(
         typer.Option(
             "--session",
             metavar="ID",
-            help="A call that it serves, taken over from a living owner; may be repeated.",
+            help="A call that the worker serves, taken over from a living owner; may be repeated.",
         ),
     ] = None,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Start it again when it fails, as a new instance.")
+        bool, typer.Option("--restart", help="Start the worker again when it fails, as a new instance.")
     ] = False,
     close_on_success: Annotated[
-        bool, typer.Option("--close-on-success", help="Exit status 0 means that its calls have ended.")
+        bool, typer.Option("--close-on-success", help="Take exit status 0 of the worker as the end of its calls.")
     ] = False,
     pass_env: Annotated[
         list[str] | None,
         typer.Option(
             "--pass-env",
             metavar="NAME",
-            help="A variable that it is given although it holds a secret (COORDINATOR_REDIS_URL); may be repeated.",
+            help="A variable that the worker gets although it holds a secret (COORDINATOR_REDIS_URL); may be repeated.",
         ),
     ] = None,
 ) -> int:
-    """Start a worker, beat for it, and say at once when and how it ended, so that its calls go to others.
+    """Start a worker, beat for it, and state at once when and how it ended, so that its calls go to other workers.
 
-    The worker may know nothing of this: then it serves the calls named with --session. Otherwise it finds the sidecar's
-    interface at the unix socket in RECOVERY_SOCKET, and who it is in RECOVERY_INSTANCE and RECOVERY_WORKER_TOKEN.
-    Redis passwords, API tokens and encryption keys of this command are not in its environment, unless named with --pass-env.
-    Signals are passed on; SIGTERM after its calls were handed over, if another worker is there to take them.
+    The worker need not know of this: then it serves the calls named with --session. Otherwise it finds the sidecar's interface
+    at the unix socket in RECOVERY_SOCKET, and its identity in RECOVERY_INSTANCE and RECOVERY_WORKER_TOKEN.
+    Its environment lacks the Redis passwords, API tokens and encryption keys of this command, unless --pass-env names them.
+    Signals are passed on; SIGTERM is passed on after the worker's calls were handed over, if another worker can take them.
 
     Exit status: the worker's own; 128 and the signal's number if it was killed; 1 a call or the name belongs to another instance;
     2 wrong usage or settings; 3 the store is not available.

@@ -1,7 +1,7 @@
 """How the commands print, and the one way to standard output and error: Rich tables for people, one JSON document for programs.
 
-What is stored comes from other systems, and is shown to a person at a terminal: nothing that these functions write controls
-it but their own colours, and no value is taken for markup. No other module of this package prints.
+Stored texts come from other systems, and a person sees them at a terminal. Nothing that these functions write controls it
+but their own colours, and no value is taken for markup. No other module of this package prints.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ __all__ = [
 ]  # fmt: skip
 
 MOST_UNFOLDED = 32
-"""Characters of a text that stays in one line."""
+"""Most characters of a text that stays in one line."""
 MOST_WORD = 64
-"""Characters of a word that is never folded; session ids have 256 at most."""
+"""Most characters of a word that is never folded; session ids have at most 256."""
 MOST_WIDTH = 10_000
 SLACK = 1
 """Of the least width of a table: Rich measures the padding that it leaves out at the edge (15.0)."""
 
 
 class Writer(Console):
-    """A console whose texts are one line each; whatever it renders is printable, also when it was put together elsewhere."""
+    """A console whose texts are one line each; everything that it renders is printable, also when it was put together elsewhere."""
 
     def print(self, *objects: Any, **options: Any) -> None:
         """As Rich does; in a text there are no line ends, no markup and no emoji codes. No table is cut: on a narrow terminal it
@@ -72,7 +72,7 @@ def console(*, soft_wrap: bool = False) -> Writer:
 
 
 def progress_console(*, quiet: bool = False) -> Writer:
-    """Standard error, for what passes."""
+    """Standard error, for output that does not stay."""
     return _writer(stderr=True, quiet=quiet)
 
 
@@ -89,7 +89,7 @@ def print_some(columns: Sequence[str], rows: Sequence[Sequence[object]], found: 
 
 
 def print_lines(text: str) -> None:
-    """Writes lines that others put together (a usage error, a traceback) to standard error."""
+    """Writes lines that another module put together (a usage error, a traceback) to standard error."""
     sys.stderr.write(printable_lines(text))
     sys.stderr.flush()
 
@@ -117,7 +117,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
     )
     for row in rows:
         made.add_row(*(_cell(value) for value in row))
-    for column in made.columns:  # ids, names and numbers are copied: sentences may be folded, words may not
+    for column in made.columns:  # ids, names and numbers are copied, so sentences may be folded, and words may not
         texts = [str(cell) for cell in (column.header, *column.cells)]
         longest = max(map(cell_len, texts))
         column.no_wrap, column.overflow = longest <= MOST_UNFOLDED, "fold"
