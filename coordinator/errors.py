@@ -8,7 +8,7 @@ CoordinatorError
 |- DataTooLargeError       recovery data above the cap
 |- InvalidDataError        recovery data that cannot be stored       (also a ValueError)
 |  `- SealBrokenError      what is stored was sealed for another place, or was changed since
-|- KeyUnknownError         it is sealed with a key that this program lacks: it cannot serve the session
+|- KeyUnknownError         the session is sealed with a key that this program lacks, which cannot serve it
 |- TenantError             the session belongs to another tenant than this worker
 |- InvalidIdError          an id or name outside its alphabet        (also a ValueError)
 |- InvalidValueError       a text, label or number that breaks its rule (also a ValueError)
@@ -16,7 +16,7 @@ CoordinatorError
 |- DrainingError           this instance takes nothing new
 `- NameInUseError          another live process has the same name
 
-Their messages may be shown to any person: what would act on a terminal is visible in them.
+Their messages can be shown to any person: characters that would act on a terminal are visible in them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 
 
 def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one error worth telling of a group; that a task group was around it is not worth telling."""
+    """The one error of a group that is worth reporting; the task group around it is not."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
@@ -54,7 +54,7 @@ class FencedError(CoordinatorError):
 
     Attributes:
         session_id: the session, '' when the whole instance is meant.
-        epoch: the epoch that was refused, None when none was named.
+        epoch: the epoch that was refused, None when the caller named none.
     """
 
     def __init__(self, session_id: str = "", epoch: int | None = None, detail: str = "") -> None:
@@ -65,7 +65,7 @@ class FencedError(CoordinatorError):
 
 
 class SessionHeldError(CoordinatorError):
-    """A session was opened that has another owner, or is an orphan under offer (then ``owner`` is '')."""
+    """The session to be opened has another owner, or is an orphan under offer (then ``owner`` is '')."""
 
     def __init__(self, session_id: str, owner: str, state: str = "") -> None:
         self.session_id, self.owner, self.state = session_id, owner, state
@@ -82,7 +82,7 @@ class SessionGoneError(CoordinatorError):
 
 
 class StoreUnavailableError(CoordinatorError):
-    """Redis could not be asked, or would not answer. It means "I don't know", never "dead".
+    """Redis could not be asked, or did not answer. This means "unknown", never "dead".
 
     Attributes:
         kind: one of `STORE_ERROR_KINDS`.
@@ -102,7 +102,7 @@ STORE_ERROR_KINDS = (
 
 
 class PodApiError(CoordinatorError):
-    """The API server could not be asked, or refused, or gave an answer that makes no sense. It says nothing about any pod.
+    """The API server could not be asked, or refused, or gave an answer that makes no sense. This says nothing about any pod.
 
     Attributes:
         kind: one of `POD_API_ERROR_KINDS`.
@@ -133,7 +133,7 @@ class InvalidDataError(CoordinatorError, ValueError):
 
 
 class SealBrokenError(InvalidDataError):
-    """Recovery data that was sealed for another deployment, tenant, session or epoch, or was changed since; no program gets it."""
+    """Recovery data that was sealed for another deployment, tenant, session or epoch, or was changed since; no program can open it."""
 
     def __init__(self, session_id: str, detail: str) -> None:
         self.session_id, self.detail = session_id, detail
@@ -143,7 +143,7 @@ class SealBrokenError(InvalidDataError):
 class KeyUnknownError(CoordinatorError):
     """The session is sealed with a key that this program does not have: it exists, and cannot be served here.
 
-    Never taken for a missing session.
+    The library never takes this for a missing session.
     """
 
     def __init__(self, session_id: str, key_id: str, *, has_another: bool = False) -> None:
@@ -179,7 +179,7 @@ class InvalidValueError(CoordinatorError, ValueError):
 
 
 class ConfigurationError(CoordinatorError, ValueError):
-    """A setting, URL or Redis server that does not fit; one readable line a fault."""
+    """A setting, URL or Redis server that does not fit; one readable line for each fault."""
 
     @staticmethod
     def _told(text: str) -> str:

@@ -10,7 +10,7 @@ __all__ = ["check_event_loop"]
 
 
 def check_event_loop(what: str) -> None:
-    """Refuses any other, such as trio's: redis-py has no connections for it.
+    """Refuses any other event loop, such as trio's: redis-py has no connections for it.
 
     Args:
         what: name of what is about to run, for the message.

@@ -1,4 +1,4 @@
-"""Places at which a test may end this process, to show that whatever was begun is finished by another."""
+"""Places at which a test may end this process, to show that another process finishes what was begun."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _counts: dict[str, int] = {}
 
 
 def check() -> None:
-    """Looks whether the variable names a fail point.
+    """Checks that the variable names a fail point.
 
     Raises:
-        ConfigurationError: it names none.
+        ConfigurationError: the variable names something else.
     """
     name = os.environ.get(VARIABLE, "").partition(":")[0]
     if name and name not in NAMES:
@@ -32,7 +32,7 @@ def check() -> None:
 
 
 def reach(name: str) -> None:
-    """Nothing, unless the environment says ``<name>`` or ``<name>:<n>`` (the n-th time): then this process is killed."""
+    """Does nothing, unless the environment says ``<name>`` or ``<name>:<n>`` (the n-th time): then it kills this process."""
     wanted = os.environ.get(VARIABLE)
     if not wanted:
         return

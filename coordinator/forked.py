@@ -1,7 +1,7 @@
-"""A forked child has what its parent had, and stands for nothing of it: it gives up connections and beliefs as it begins.
+"""A forked child has what its parent had, and may use none of it: it gives up connections and beliefs as it begins.
 
-Connections above all: a server takes a process for living as long as anybody has its socket. They are let go of without a word,
-since the parent speaks on them, and without the event loop, which parent and child share.
+Connections come first: a server takes a process for living as long as any process has its socket. The child lets go of them
+without a word, since the parent speaks on them, and without the event loop, which parent and child share.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _GIVEN_UP: weakref.WeakKeyDictionary[Any, Callable[[Any], object]] = weakref.Wea
 
 
 def in_a_child(owner: T, give_up: Callable[[T], object]) -> None:
-    """Has ``give_up`` called with ``owner``, as long as there is one, in each child that this process forks, before all else there.
+    """Has ``give_up`` called with ``owner``, while that exists, in each child that this process forks, before all else there.
 
-    It must not log or wait for a lock: whoever had it may not be there to give it back. What it raises is lost.
+    It must not log or wait for a lock: the thread that had the lock may be missing in the child. What it raises is lost.
     """
     _GIVEN_UP[owner] = give_up
 
 
 def let_go_of(sock: Any) -> None:
-    """Leaves a socket to the parent: its number leads nowhere from now on, so that whoever uses or closes it here does no harm."""
+    """Leaves a socket to the parent: its number leads nowhere from now on, so that using or closing it here does no harm."""
     if sock is None:
         return
     nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)

@@ -47,7 +47,7 @@ def name_of(instance_id: str) -> str:
 
 
 def new_request_id() -> str:
-    """A new id for a request, by which its repetition is known; greater than all that this process made before."""
+    """A new id for a request, by which a repetition is recognised; greater than all ids that this process made before."""
     return _text(_LAST.after(_new_value()))
 
 
@@ -58,7 +58,7 @@ class _Rising:
         self._last, self._lock = 0, threading.Lock()
 
     def after(self, made: int) -> int:
-        """That one, or the next after the last."""
+        """That ULID, or the one after the last."""
         with self._lock:
             self._last = max(self._last + 1, made)
             return self._last

@@ -26,7 +26,7 @@ ID_RULE = "encryption_keys: a key's id is 1 to 63 characters of A-Z a-z 0-9 . _ 
 
 
 def check_installed() -> None:
-    """Looks whether this installation can seal.
+    """Checks that this installation can seal.
 
     Raises:
         ConfigurationError: the package for it is missing.
@@ -42,16 +42,16 @@ def check_installed() -> None:
 class KeyRing:
     """Named keys of 32 bytes; the first seals, every one opens. Nothing that it shows contains a key.
 
-    To change keys: put the new one last everywhere, then first, and take the old one away when no session that it sealed is left.
+    To change keys: first put the new key last everywhere, then first. Remove the old key when no session that it sealed is left.
 
     Raises:
-        ConfigurationError: no keys, or one of a wrong name or length.
+        ConfigurationError: there are no keys, or a key has an invalid name or length.
     """
 
     def __init__(self, keys: Mapping[str, bytes]) -> None:
         if not keys:
             raise ConfigurationError("encryption_keys: no key is given")
-        for number, (key_id, key) in enumerate(keys.items(), 1):  # by number: what stands for an id may be a key
+        for number, (key_id, key) in enumerate(keys.items(), 1):  # by number: a key may stand in the place of its id
             if not _ID.fullmatch(key_id):
                 raise ConfigurationError(ID_RULE)
             if len(key) != KEY_BYTES:
@@ -61,10 +61,10 @@ class KeyRing:
 
     @classmethod
     def parse(cls, text: str) -> KeyRing:
-        """The ring that a text like ``id:base64,id2:base64`` says: the setting ENCRYPTION_KEYS.
+        """Reads the ring from a text like ``id:base64,id2:base64``, as in the setting ENCRYPTION_KEYS.
 
         Raises:
-            ConfigurationError: it is of another form, or names a key twice; the message repeats no key.
+            ConfigurationError: the text has another form, or names a key twice; the message repeats no key.
         """
         keys: dict[str, bytes] = {}
         for number, part in enumerate(filter(None, (p.strip() for p in text.split(","))), 1):
@@ -84,7 +84,7 @@ class KeyRing:
         """A new key as `parse` reads it.
 
         Raises:
-            ConfigurationError: the id is none.
+            ConfigurationError: invalid id.
         """
         if not _ID.fullmatch(key_id):
             raise ConfigurationError(ID_RULE)
@@ -96,7 +96,7 @@ class KeyRing:
         return tuple(self._keys)
 
     def fingerprint(self, key_id: str) -> str | None:
-        """Eight letters that tell a key from another of the same id, and nothing else of it; None when the ring has no such key."""
+        """Eight letters that tell a key from another of the same id, and reveal no more; None when the ring has no such key."""
         if key_id in self._keys and key_id not in self._fingerprints:
             self._fingerprints[key_id] = (self.derive(key_id, "fingerprint") or b"")[:4].hex()
         return self._fingerprints.get(key_id)
@@ -104,8 +104,8 @@ class KeyRing:
     def derive(self, key_id: str, *purpose: str) -> bytes | None:
         """A key for one purpose only (HKDF-SHA256, RFC 5869), None when the ring has no such key.
 
-        With a session in its purpose, random nonces are drawn anew for each session's key, so the limit of 2^32 messages
-        a key (NIST SP 800-38D, 8.3) is one a session.
+        With a session in the purpose each session has a key and nonces of its own, so that the limit of 2^32 messages
+        for one key (NIST SP 800-38D, 8.3) counts per session.
         """
         from cryptography.hazmat.primitives.hashes import SHA256
         from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -127,7 +127,7 @@ class KeyFile:
         path: a file in the form of `KeyRing.parse`.
 
     Raises:
-        ConfigurationError: it cannot be read, or is of another form. Later such faults leave the last good ring.
+        ConfigurationError: the file cannot be read, or has another form. Later faults of that kind leave the last good ring.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -165,14 +165,14 @@ class KeyFile:
 
 
 def check_sealed_only(keys: KeySource | None, *, sealed_only: bool) -> None:
-    """Looks whether what is asked for can be read at all.
+    """Checks that the recovery data that is asked for can be read at all.
 
     Raises:
-        ConfigurationError: sealed data alone is to be taken, and there are no keys.
+        ConfigurationError: only sealed data is accepted, and there are no keys.
     """
     if keys is None and sealed_only:
         raise ConfigurationError("sealed_only needs encryption_keys: without them no recovery data could be read")
 
 
 KeySource = KeyRing | Callable[[], KeyRing]
-"""A ring, or what gives the present one."""
+"""A ring, or a function that returns the present one."""

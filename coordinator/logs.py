@@ -1,6 +1,6 @@
 """Structured logs: a console's lines on a terminal, else JSON; never recovery data, tokens or passwords.
 
-Values come from Redis, from other systems and from errors: none of them controls the terminal of whoever reads.
+Values come from Redis, from other systems and from errors: none of them controls the reader's terminal.
 """
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ def _shown(name: str, value: object) -> object:
 
 
 def _indented(traceback: str) -> str:
-    """A traceback as lines that cannot be taken for others of the log, whatever the error says."""
+    """A traceback as lines that cannot be taken for log events, whatever text the error holds."""
     return "\n".join(f"    {line}" for line in printable_lines(traceback).split("\n"))
 
 
 def _rendering(settings: Settings) -> tuple[list[Any], list[Any]]:
-    """What is added to each event, and how it is written. Tracebacks have no values: those may be recovery data."""
+    """The processors that add to each event, and the one that writes it. Tracebacks show no values: those may be recovery data."""
     style = settings.log_format or ("console" if sys.stderr.isatty() else "json")
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -92,13 +92,13 @@ def _rendering(settings: Settings) -> tuple[list[Any], list[Any]]:
 
 
 class _Unbreakable:
-    """A stream whose reader may go away (a log shipper that crashes, a pipe to `head`): what cannot be written is lost, no more."""
+    """A stream whose reader may go away (a log shipper that crashes, a pipe to `head`): only what cannot be written is lost."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Writes it if anybody reads."""
+        """Writes the text if a reader is there."""
         with contextlib.suppress(OSError, ValueError):
             return self._stream.write(text)
         return len(text)
@@ -134,4 +134,4 @@ def configure_logging(settings: Settings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
-    root.setLevel(max(level, logging.WARNING))  # of other packages only what matters
+    root.setLevel(max(level, logging.WARNING))  # other packages log only what matters

@@ -1,7 +1,7 @@
-"""What is shown of a text that may hold a secret: the one rule for messages, logs, tracebacks and the command line.
+"""How a text that may hold a secret is shown: the one rule for messages, logs, tracebacks and the command line.
 
-A text of which it is known that it is a secret (a URL, a token, a key) is not shown at all, and never cut to what looks harmless:
-where it is malformed nobody can tell which part of it is which. This here is for texts of others, in which one may be quoted.
+A text that is known to be a secret (a URL, a token, a key) is not shown at all, and never cut to what looks harmless: in a
+malformed one no program can tell which part is which. This module is for texts of other programs that may quote a secret.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ __all__ = ["MASK", "mask_error", "masked", "without_arguments"]
 
 MASK = "***"
 _CREDENTIALS = re.compile(r"(?<=://)(?:[^\n]*(?=@)|[^\s/:\[]*:(?!port\b|\d{1,5}(?!\w))[^\s'\"]*)")
-"""Up to the last ``@`` of a line, since a password that was not encoded may hold anything; without one all that no port number is."""
+"""Up to the last ``@`` of a line, since a password without encoding may hold anything; without an ``@`` all but a port number."""
 _QUERY = re.compile(r"(://[^\s?]*\?)[^\s'\"]+")
 _REFUSED_COMMAND = re.compile(r"(with args beginning with:).*", re.DOTALL)
 """Redis repeats the arguments of a command that it does not know: a password, where AUTH was renamed, or recovery data."""
@@ -40,7 +40,7 @@ def mask_error(error: BaseException) -> None:
 
 
 def without_arguments(text: str, arguments: list[str]) -> str:
-    """The text without those arguments of a command line that are more than plain words: one may be a part of a URL."""
+    """The text without the arguments of a command line that are more than plain words: one may be a part of a URL."""
     for argument in sorted(arguments, key=len, reverse=True):
         if not _PLAIN.fullmatch(argument):
             name, equals, _ = argument.partition("=")

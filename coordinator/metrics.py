@@ -14,7 +14,7 @@ from prometheus_client.metrics_core import Metric
 __all__ = ["LABEL_VALUES", "OTHER", "Metrics", "known"]
 
 OTHER = "other"
-"""What a value is counted as that this program does not know; a newer one beside it may write such."""
+"""The label of a value that this program does not know; a newer program beside it may write one."""
 _DEATHS = (
     "exited", "left", "lost_connection", "operator", "restated", "silence", "succession", "wedged", OTHER,
 )  # fmt: skip
@@ -51,7 +51,7 @@ class _Droppable(Gauge):
     """A gauge without labels that exports nothing until it is set, and after `drop`."""
 
     def drop(self) -> None:
-        """Nothing is known."""
+        """Exports nothing until it is set again."""
         self.set(math.nan)
 
     def collect(self) -> Iterable[Metric]:
@@ -106,16 +106,16 @@ class Metrics:
     orphaned_sessions = _gauge("orphaned_sessions", "Sessions without an owner, graves included.", "partition")
     oldest_orphan = _gauge(
         "oldest_orphan_timestamp_seconds",
-        "Since when the oldest orphan has no owner; absent without one.",
+        "When the oldest orphan lost its owner; absent without an orphan.",
         "partition",
     )
     instances = _gauge("instances", "Instances by state.", "state")
     free_slots = _gauge("free_slots", "Sessions that the living instances of a pool could still take.", "pool")
-    fullest_instance_sessions = _seen("fullest_instance_sessions", "Sessions of the fullest instance: lost at once.")
+    fullest_instance_sessions = _seen("fullest_instance_sessions", "Sessions of the fullest instance, which would be orphaned together.")
     in_doubt_sessions = _seen(
         "in_doubt_sessions", "Sessions of instances whose last beat is older than their trust window."
     )
-    hold_active = _gauge("hold_active", "1 while nobody is declared dead.", "partition", "reason")
+    hold_active = _gauge("hold_active", "1 while a hold is on.", "partition", "reason")
     breaker_open = _gauge("breaker_open", "1 while the mass breaker confirms.", "partition")
     paused = _gauge("paused", "1 while an operator has paused recovery.")
     last_scan = _gauge("last_scan_timestamp_seconds", "When this process last scanned.", "partition")
@@ -179,7 +179,7 @@ class Metrics:
         self._operations: dict[str, Histogram] = {}
 
     def export_pods(self) -> None:
-        """Exports what would say nothing where no pods are watched. Once."""
+        """Exports the metrics that mean nothing where no pods are watched. Call it once."""
         for metric in self._of_pods:
             self.registry.register(metric)
 

@@ -27,7 +27,7 @@ __all__ = [
 
 LACKS_KEY = "sealed with a key that this worker lacks"
 OTHER_TENANT = "it is another tenant's"
-"""Reasons for which a worker gives a session back uncounted, and by which coordinators count them."""
+"""Reasons for which a worker gives a session back uncounted; coordinators count sessions by them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Suspect:
 
     @classmethod
     def parse(cls, line: str) -> Suspect | None:
-        """From a line of a scan's answer: ``id deadline_ms``; None of another member than an id."""
+        """Reads a line of a scan's answer, ``id deadline_ms``; None for a member that is not an id."""
         instance, _, deadline_ms = line.rpartition(" ")
         if not instance or not deadline_ms.lstrip("-").isdigit():
             return None
@@ -62,19 +62,19 @@ class Observation:
 def horizon(dead_after: float, max_scan_gap: float, lost_after: float = 0.0) -> float:
     """Seconds before its deadline at which an instance becomes a suspect.
 
-    Early enough that a scan each ``max_scan_gap / 4`` sees it unchanged for half of ``dead_after`` by its deadline, and for
-    half of ``lost_after`` by the moment at which a lost connection counts (scans come when somebody becomes a suspect);
-    late enough that one that beats regularly never is one (``dead_after >= 4 x heartbeat_interval``).
+    It is early enough that a scan each ``max_scan_gap / 4`` sees it unchanged for half of ``dead_after`` by its deadline, and
+    for half of ``lost_after`` by the moment at which a lost connection counts (scans come when an instance becomes a suspect).
+    It is late enough that a regular heartbeat never makes a suspect (``dead_after >= 4 x heartbeat_interval``).
     """
     silence = dead_after / 2 + max_scan_gap / 4 + 0.05
     return max(silence, dead_after - lost_after / 2) if lost_after else silence
 
 
 def watch(before: Mapping[str, Observation], deadlines_ms: Mapping[str, int], now: float) -> dict[str, Observation]:
-    """Since when each deadline of a list has stood unchanged, given what was remembered of the list before.
+    """Returns since when each deadline of a list has stood unchanged, given what was remembered of the list before.
 
-    Those that are given much longer than others become suspects shortly before their deadline only: too late to be watched
-    for half of their time from then on.
+    Instances with a much longer deadline become suspects only shortly before it: too late to be watched for half of their time
+    from then on.
     """
     return {
         instance: known
@@ -85,7 +85,7 @@ def watch(before: Mapping[str, Observation], deadlines_ms: Mapping[str, int], no
 
 
 def earliest(suspects: Iterable[Suspect], *remembered: Mapping[str, Observation]) -> dict[str, Observation]:
-    """Of each suspect the longest watch over its present deadline."""
+    """For each suspect the longest watch over its present deadline."""
     found: dict[str, Observation] = {}
     for suspect in suspects:
         known = [one[suspect.instance] for one in remembered if suspect.instance in one]
@@ -95,7 +95,7 @@ def earliest(suspects: Iterable[Suspect], *remembered: Mapping[str, Observation]
 
 
 def lost_counts_after(lost_after: float, trust: float, margin: float) -> float:
-    """Seconds after its last beat at which the lost connection of an instance counts: not while it may trust itself.
+    """Seconds after its last beat at which an instance's lost connection counts: not while the instance may trust itself.
 
     Args:
         lost_after: the coordinator's setting.
@@ -115,7 +115,7 @@ def vote(
     own: Mapping[str, float] | None = None,
     own_lost: Mapping[str, float] | None = None,
 ) -> tuple[list[Suspect], list[Suspect], dict[str, Observation]]:
-    """Whom this coordinator declares dead, and what it remembers for the next scan.
+    """Decides which instances this coordinator declares dead, and what it remembers for the next scan.
 
     Two clocks must agree: the server's, by which the time passed, and this process's own, on which the deadline
     stood unchanged for half of that time (a new server whose clock is ahead convinces the first clock at once).
@@ -128,10 +128,10 @@ def vote(
         dead_after: seconds.
         lost_after: seconds since the last beat after which a lost connection counts; 0 for never.
         own: ``dead_after`` of instances that registered with another one.
-        own_lost: the same of ``lost_after``.
+        own_lost: ``lost_after`` of instances that registered with another one.
 
     Returns:
-        The silent; those whose connection is to be looked at; what to remember.
+        The silent instances; those whose connection is to be looked at; what to remember.
     """
     remembered: dict[str, Observation] = {}
     silent: list[Suspect] = []
@@ -162,7 +162,7 @@ class Candidate:
 
     Attributes:
         owned: its sessions.
-        awaited: how many of them an heir waits for: their callers came back to a living worker's door.
+        awaited: how many of them an heir waits for: their callers came back to a living worker.
     """
 
     suspect: Suspect
@@ -172,10 +172,10 @@ class Candidate:
 
 
 def released(candidates: Iterable[Candidate], room: Mapping[str, int]) -> list[Suspect]:
-    """Whom of many silent instances to declare now: as many as the survivors of their pool have room for.
+    """Decides which of many silent instances to declare now: as many as the survivors of their pool have room for.
 
-    One whose sessions are more than all the room goes alone, so that nothing is stuck; without any room nobody goes. Whoever
-    waits for a session at a living worker's door is room for it, and says that its owner serves it no more.
+    An instance whose sessions need more than all the room goes alone, so that nothing is stuck; without any room no instance goes.
+    An heir that waits for a session is room for that session, and shows that its owner no longer serves it.
 
     Args:
         candidates: silent instances, the oldest first.
@@ -193,12 +193,12 @@ def released(candidates: Iterable[Candidate], room: Mapping[str, int]) -> list[S
 
 
 def clock_step_ms(before: tuple[int, float], after: tuple[int, float]) -> int:
-    """By how many ms the server's clock went further than the own one between two looks; 0 when it did not, or without a look before.
+    """How many ms further the server's clock went than the own one between two looks; 0 for none, or without a look before.
 
     Args:
         before: time of the look before by the server's clock in ms (0 for none), and when it was *asked for* by the own one in
             seconds.
-        after: time of this look, and when its answer *came*: so what either side stood still meanwhile is no step.
+        after: time of this look, and when its answer *came*, so that a pause of either side is not taken for a step.
     """
     if not before[0]:
         return 0
@@ -206,7 +206,7 @@ def clock_step_ms(before: tuple[int, float], after: tuple[int, float]) -> int:
 
 
 def unfit_to_judge(loop_lag: float, round_trip: float, max_scan_gap: float) -> str:
-    """Why this coordinator should not declare anybody just now, '' if it may (Lifeguard, arXiv:1707.00788).
+    """Why this coordinator should declare no instance dead just now; '' if it may (Lifeguard, arXiv:1707.00788).
 
     Args:
         loop_lag: seconds by which its own loop woke too late.
@@ -237,8 +237,8 @@ def sleep_seconds(
     Args:
         now_ms: time of the scan, server's clock.
         next_ms: the earliest thing ahead by that clock, 0 for none.
-        seen: suspects, which may be waiting for the own clock only.
-        now: own clock in seconds.
+        seen: suspects; some may wait for the own clock only.
+        now: the own clock, in seconds.
         dead_after: seconds.
         max_scan_gap: seconds.
         lost_after, own, own_lost: see `vote`.

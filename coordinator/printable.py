@@ -1,7 +1,7 @@
-"""Text as a person may be shown it: what would act on a terminal, or change the order of what is read, becomes visible.
+"""Makes text fit to be shown: characters that act on a terminal, or change the reading order, become visible.
 
 Stored texts come from other systems: a character that moves the cursor, sets a window's title, hides a line or turns the
-reading direction is shown as its escape, ``\\x1b`` or ``\\u202e``. Whatever leaves the process for a person's eye goes through here:
+reading direction is shown as its escape, ``\\x1b`` or ``\\u202e``. Every text that a person is to read goes through here:
 `coordinator.cli.tables`, `coordinator.logs`, the status page, problem documents, and the messages of errors.
 """
 
@@ -22,11 +22,11 @@ _BUT_C0 = re.compile(f"(?![\\x00-\\x1f])[{HIDDEN}{_SURROGATES}]")
 MOST_TOLD = 500
 MOST_TRACE = 16 * 1024
 MOST_NAMED = 78
-"""Characters as they are shown: escapes count with all their letters."""
+"""Most characters that are shown; escapes count with all their letters."""
 
 
 def has_hidden(text: str) -> bool:
-    """Whether a character of it is not to be seen, or is half of one."""
+    """Whether the text has an invisible character, or half of one."""
     return _ALL.search(text) is not None
 
 
@@ -41,7 +41,7 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """The text with its line ends and tabs: for what this program itself put together of lines."""
+    """The text with its line ends and tabs, for lines that this program itself put together."""
     return _BUT_LINES.sub(_escape, text)
 
 
@@ -51,7 +51,7 @@ def printable_json(text: str) -> str:
 
 
 def named(value: object) -> str:
-    """A value that is refused, in bounded length; of what is no text and no small number only its type."""
+    """A refused value in bounded length; only its type where it is neither text nor a small number."""
     if isinstance(value, str):
         if len(value) < MOST_NAMED and len(repr(value)) < MOST_NAMED + 2:
             return repr(value)
@@ -65,10 +65,10 @@ def named(value: object) -> str:
 
 
 def trace(error: BaseException) -> str:
-    """The traceback of an error in bounded length, the last of it; its kind alone where none can be made of it.
+    """The end of an error's traceback, in bounded length; only the kind of the error where no traceback can be made.
 
-    For the field ``exception`` of a log: an error of somebody else's class may fail while its traceback is made, and whoever tells
-    of it has other things to do after that.
+    It is for the field ``exception`` of a log. An error of a foreign class may fail while its traceback is made, and the caller
+    has to go on after that.
     """
     try:
         text = "".join(traceback.format_exception(error))
@@ -78,9 +78,9 @@ def trace(error: BaseException) -> str:
 
 
 def told(error: BaseException) -> str:
-    """An error in one line of bounded length, whatever its class makes of that."""
+    """An error in one line of bounded length, even if its class fails to give a text."""
     try:
         said = repr(error)
-    except Exception:  # noqa: BLE001 - of somebody else's class, or nested deeper than it can say
+    except Exception:  # noqa: BLE001 - a foreign class, or nested deeper than it can show
         said = type(error).__name__
     return printable(said[:MOST_TOLD])

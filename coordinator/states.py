@@ -20,9 +20,9 @@ class SessionState(StrEnum):
     ACTIVE = "active"
     """An owner serves it."""
     OFFERED = "offered"
-    """Its owner is dead or gave it up; a lease runs, and whoever reads the offer may adopt it."""
+    """Its owner is dead or gave it up; a lease runs, and a worker that reads the offer may adopt it."""
     HANDING_OVER = "handing_over"
-    """Its owner serves and writes it still; an heir may have accepted it."""
+    """Its owner still serves and writes it; an heir may have accepted it."""
     DEAD_LETTERED = "dead_lettered"
     """Given up on, kept with its data and a reason, replayable."""
     CLOSED = "closed"
@@ -38,11 +38,11 @@ class InstanceState(StrEnum):
 
 
 SERVED = (SessionState.ACTIVE, SessionState.HANDING_OVER)
-"""Of a session that an owner serves."""
+"""States of a session that an owner serves."""
 ENDED = (SessionState.CLOSED, SessionState.DEAD_LETTERED)
-"""Of a session that nobody is offered."""
+"""States of a session that no worker is offered."""
 LIVING = (InstanceState.ALIVE, InstanceState.DRAINING)
-"""Of an instance that beats."""
+"""States of an instance that beats."""
 
 
 @dataclass(frozen=True, slots=True)

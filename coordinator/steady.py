@@ -1,4 +1,4 @@
-"""The rule of every loop that runs for as long as its program: what one thing does wrong does not end it."""
+"""The rule of every loop that runs as long as its program: an error of one step does not end it."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ __all__ = ["IN_A_ROW", "Steady", "keep_on"]
 log = structlog.get_logger()
 
 IN_A_ROW = 3
-"""So many errors of a kind, one after the other, are no accident any more."""
+"""So many errors of a kind, one after the other, are no accident."""
 LEAST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 
 
 class Steady:
     """Remembers how a loop fares.
 
-    An error that nobody expected is logged with its traceback and counted, and the loop goes on after a pause. That the store does
-    not answer is no such error: a loop looks after that itself.
+    An unexpected error is logged with its traceback and counted, and the loop goes on after a pause. A store that does not
+    answer is an expected error: the loop deals with that itself.
 
     Args:
         loop: its name, for people.
-        count: told of each error.
+        count: is called with each error.
 
     Attributes:
         trouble: the kind of error that came `IN_A_ROW` times in a row; '' while it goes well.
@@ -40,7 +40,7 @@ class Steady:
         self.trouble = ""
 
     def failed(self, error: Exception, **about: object) -> float:
-        """A step failed; seconds to wait before the next. ``about``: what it was about, for the log."""
+        """A step failed. Returns seconds to wait before the next. ``about``: more fields for the log."""
         self._count()
         kind = type(error).__name__
         self._times = self._times + 1 if kind == self._kind else 1
@@ -58,11 +58,11 @@ class Steady:
 
 
 async def keep_on(steady: Steady, run: Callable[[], Awaitable[None]], *ends: type[Exception]) -> None:
-    """Runs a loop until it returns; an error begins it anew after a pause, but for those that are to end it.
+    """Runs a loop until it returns; after an error it begins anew with a pause, except for those that end it.
 
     Args:
         run: the loop; safe to begin anew.
-        ends: errors that are not this loop's to deal with.
+        ends: errors that end the loop.
     """
     while True:
         try:

@@ -1,4 +1,4 @@
-"""What is said of each setting beside its rule: the group that it belongs to, and which programs use it."""
+"""What belongs to each setting beside its rule: its group, and the programs that use it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Group(StrEnum):
 
 
 class Program(StrEnum):
-    """What a setting may be for."""
+    """The programs that a setting may be for."""
 
     DAEMON = "daemon"
     SIDECAR = "sidecar"
@@ -53,7 +53,7 @@ class Program(StrEnum):
 DAEMON, SIDECAR, WORKER = ((program,) for program in Program)
 SERVERS = (*DAEMON, *SIDECAR)
 OWNERS = (*SIDECAR, *WORKER)
-"""What owns sessions: a worker, and a sidecar for those that it stands for."""
+"""The programs that own sessions: a worker, and a sidecar for its workers."""
 EVERY = tuple(Program)
 
 
@@ -63,7 +63,7 @@ def setting(group: Group, by: Collection[Program], default: Any, description: st
     Args:
         group: where documents and ``--help`` show it.
         by: the programs that use it; every program accepts it, since a deployment sets variables for all of them at once.
-        default: as the program uses it.
+        default: the default, as the program uses it.
         description: a phrase for people, without the default.
         rules: as pydantic's ``Field`` takes them.
     """
@@ -72,11 +72,11 @@ def setting(group: Group, by: Collection[Program], default: Any, description: st
 
 
 def grouped(fields: dict[str, FieldInfo], by: Program | None = None) -> Iterator[tuple[Group, dict[str, FieldInfo]]]:
-    """Settings group by group, each with those of its own in the order in which they are declared.
+    """Settings group by group, each group with its settings in the order of their declaration.
 
     Args:
         fields: of the settings' class.
-        by: only those that this program uses; default: all.
+        by: only the settings that this program uses; default: all.
     """
     for group in Group:
         inside = {name: field for name, field in fields.items() if group_of(field) == group and is_used(field, by)}
@@ -106,7 +106,7 @@ def _about(field: FieldInfo) -> dict[str, Any]:
 
 
 def shown(field: FieldInfo) -> str:
-    """The default of a setting as a person would write it; '' where it has none, or its description says what it is."""
+    """The default of a setting as a person would write it; '' where it has none, or its description names it."""
     value, parsers = field.default, [getattr(one, "func", None) for one in field.metadata]
     if value in (None, "", {}):
         return ""

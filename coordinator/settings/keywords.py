@@ -21,7 +21,7 @@ GivenSecret = str | SecretStr | None
 
 
 class WorkerSettings(TypedDict, total=False):
-    """Settings of a worker by their names in lower case; what each one is stands in the README's table. None counts as not given."""
+    """Settings of a worker by their names in lower case; `docs/settings.md` describes each one. None counts as not given."""
 
     redis_url: GivenSecret
     prefix: str | None

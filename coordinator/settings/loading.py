@@ -1,4 +1,4 @@
-"""Settings from all sources, or one readable line a fault."""
+"""Settings from all sources, or one readable line for each fault."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def load(**overrides: Any) -> Settings:
     """Settings from ``overrides`` (flags; None means not given), then the environment, then the file.
 
     Raises:
-        ConfigurationError: one readable line a fault.
+        ConfigurationError: one readable line for each fault.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     known = Settings.model_fields
@@ -43,9 +43,9 @@ def load(**overrides: Any) -> Settings:
 
 
 def _said(name: str, fault: Mapping[str, Any]) -> str:
-    """What is wrong with one value: the value, unless it is a secret, and the rule."""
+    """The message for one wrong value: the value, unless it is a secret, and the rule."""
     said = str(fault["msg"])
-    if fault["type"] == "value_error":  # of validators here, which name it where that is no harm
+    if fault["type"] == "value_error":  # our own validators name the value where that does no harm
         return said.removeprefix("Value error, ")
     if name in SECRETS:
         return said
@@ -57,6 +57,6 @@ def from_file() -> dict[str, Any]:
     """What the TOML file of COORDINATOR_CONFIG sets, {} without one.
 
     Raises:
-        ConfigurationError: it cannot be read, or sets something that is not a setting; no value is repeated.
+        ConfigurationError: the file cannot be read, or sets something that is not a setting; no value is repeated.
     """
     return ConfigFile(Settings)()

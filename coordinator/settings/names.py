@@ -1,4 +1,4 @@
-"""Names of settings: which there are, and which one was meant."""
+"""Names of settings: the known ones, and the one that was probably meant."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def variable_of(name: str) -> str:
 
 
 def unknown(names: Iterable[str], known: Iterable[str], prefix: str = "") -> list[str]:
-    """A line for each name that is not that of a setting, with the one that was probably meant.
+    """One line for each name that is not a setting, with the setting that was probably meant.
 
     Args:
         names: in lower case.
         known: names of settings.
-        prefix: with it they are said as environment variables.
+        prefix: with it the names are shown as environment variables.
     """
     known, faults = tuple(known), []
     for name in names:

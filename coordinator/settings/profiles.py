@@ -15,4 +15,4 @@ PROFILES: dict[str, dict[str, str]] = {
         "max_scan_gap": "2s", "wedged_after": "10s", "store_timeout": "1s", "lease": "5s", "breaker_window": "5s",
     },
 }  # fmt: skip
-"""What a profile does not name has its default."""
+"""A setting that a profile does not name has its default."""

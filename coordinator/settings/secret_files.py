@@ -18,18 +18,18 @@ __all__ = ["SecretsReadAgain", "check_tokens", "secret_in", "tokens_in"]
 log = structlog.get_logger()
 
 MOST_SECRET = 65536
-"""Characters of a file with a secret: a device or a pipe may have no end."""
+"""Most characters of a file with a secret: a device or a pipe may have no end."""
 MOST_TOKENS = 2
-"""Of one setting: the old one and the new one."""
+"""Most tokens of one setting: the old one and the new one."""
 _TOKEN = re.compile(r"[!-~]+")
-"""No header can show any other."""
+"""Characters of a token: no header can show any other."""
 
 
 def secret_in(path: Path) -> str:
     """What a file says, without white space around it.
 
     Raises:
-        ConfigurationError: it cannot be read, or is empty. The path is not repeated: it may be the secret, in the wrong variable.
+        ConfigurationError: the file cannot be read, or is empty. The path is not repeated: it may be the secret itself.
     """
     try:
         with path.open(encoding="utf-8") as file:
@@ -51,10 +51,10 @@ def tokens_in(text: str) -> tuple[str, ...]:
 
 
 def check_tokens(text: str) -> None:
-    """Looks whether a text names one token, two, or none.
+    """Checks that a text names one token, two, or none.
 
     Raises:
-        ValueError: it does not; the message repeats no token.
+        ValueError: the text is invalid; the message repeats no token.
     """
     tokens = text.split(",") if text.strip() else []
     if any(not _TOKEN.fullmatch(token.strip()) for token in tokens if token.strip()):

@@ -29,8 +29,8 @@ __all__ = ["ConfigFile", "Environment", "Profile", "SecretFiles", "secret_path"]
 class Environment(EnvSettingsSource):
     """``COORDINATOR_*``, in capitals only.
 
-    The class that it extends takes a variable in the case of its field, or in any: then ``coordinator_api_token`` would be a secret
-    too, and a supervisor that keeps its secrets from its child would have to know of every spelling.
+    The class that it extends takes a variable in the case of its field, or in any. Then ``coordinator_api_token`` would be a
+    secret too, and a supervisor that keeps its secrets from its child would need to know every spelling.
     """
 
     def __init__(self, settings: type[BaseSettings]) -> None:
@@ -49,7 +49,7 @@ class SecretFiles(PydanticBaseSettingsSource):
     """
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """What the file says; None when none is named."""
+        """The file's text; None when no file is named."""
         if (path := secret_path(field_name)) is None:
             return None, field_name, False
         try:
@@ -65,15 +65,15 @@ class SecretFiles(PydanticBaseSettingsSource):
 
 
 def secret_path(name: str) -> Path | None:
-    """The file in which the environment says that a secret lies; None when it says none, or the secret itself."""
+    """The file that the environment names for a secret; None when it names none, or holds the secret itself."""
     path = os.environ.get(f"{variable_of(name)}_FILE")
     return Path(path) if path and name in SECRETS and not os.environ.get(variable_of(name)) else None
 
 
 class ConfigFile(TomlConfigSettingsSource):
-    """The TOML file of COORDINATOR_CONFIG. A table in it is replaced by what comes before it, not merged with it.
+    """The TOML file of COORDINATOR_CONFIG. A source that comes before it replaces a table in it, and is not merged with it.
 
-    The class that it extends passes over a path without a file, and its errors may repeat values.
+    The class that it extends ignores a path without a file, and its errors may repeat values.
 
     Raises:
         ConfigurationError: the file cannot be read, or sets something that is not a setting; no value is repeated.
@@ -84,20 +84,20 @@ class ConfigFile(TomlConfigSettingsSource):
         unreadable = f"{CONFIG_FILE}: {path!r} cannot be read"
         try:
             super().__init__(settings, toml_file=path)
-            if path and not Path(path).is_file():  # a pipe, or nothing: it passed over it
+            if path and not Path(path).is_file():  # a pipe, or nothing: the class ignored it
                 self.init_kwargs = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigurationError(f"{unreadable}: {error.strerror}") from None
-        except tomllib.TOMLDecodeError as error:  # whose text may repeat a part of a value
+        except tomllib.TOMLDecodeError as error:  # its text may repeat a part of a value
             where = re.search(r"\(at [^()]*\)", str(error))
-            raise ConfigurationError(f"{unreadable}: no TOML {where[0] if where else ''}") from None
+            raise ConfigurationError(f"{unreadable}: invalid TOML {where[0] if where else ''}") from None
         except (ValueError, RecursionError):
             raise ConfigurationError(f"{unreadable}: it is not UTF-8") from None
         if faults := unknown(self.init_kwargs, settings.model_fields):
             raise ConfigurationError("\n".join(f"{path}: {fault}" for fault in faults))
 
     def __call__(self) -> dict[str, Any]:
-        """What the file sets and nothing that comes before it does."""
+        """The settings of the file that no source before it sets."""
         return {name: value for name, value in super().__call__().items() if name not in self.current_state}
 
 
@@ -105,9 +105,9 @@ class Profile(PydanticBaseSettingsSource):
     """The timing settings of the profile that the sources before it name."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """The profile's value; None where it has none."""
+        """The profile's value; None where the profile has none."""
         return self().get(field_name), field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        """Its values; none for a profile that there is not, which the settings refuse."""
+        """The profile's values; none for an unknown profile, which the settings refuse."""
         return dict(PROFILES.get(str(self.current_state.get("profile", "default")), {}))

@@ -22,7 +22,7 @@ def parse_duration(value: object) -> float:
     """Seconds of a duration: ``2s``, ``250ms``, ``5m``, ``24h``, ``7d`` or a number of seconds.
 
     Raises:
-        ValueError: it is none of these, negative, or more than ten years.
+        ValueError: the value is none of these, negative, or more than ten years.
     """
     text = str(value) if isinstance(value, str | int | float) else ""
     match = re.fullmatch(r"\s*([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*(ms|s|min|m|h|d|)\s*", text)
@@ -38,7 +38,7 @@ def parse_size(value: object) -> int:
     """Bytes of a size: ``64KiB``, ``1MiB`` or a number of bytes.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: the value is none of these.
     """
     text = str(value) if isinstance(value, str | int) else ""
     match = re.fullmatch(r"\s*([0-9]{1,20})\s*([a-z]*)\s*", text.lower())
@@ -48,29 +48,29 @@ def parse_size(value: object) -> int:
 
 
 def parse_labels(value: object) -> object:
-    """A mapping of labels: as JSON, or as ``zone=a,version=2``.
+    """Reads a mapping of labels, as JSON or as ``zone=a,version=2``.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the value is neither.
     """
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("{"):
         if value.count("{") + value.count("[") > MOST_DEPTH:
-            raise ValueError(f"{named(value)} are no labels: they are nested")
+            raise ValueError(f"invalid labels {named(value)}: nested values are not allowed")
         return json.loads(value)
     pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
     if any(not equals or not name.strip() for name, equals, _ in pairs):
-        raise ValueError(f"{named(value)} are no labels: use zone=a,version=2 or a JSON object")
+        raise ValueError(f"invalid labels {named(value)}: use zone=a,version=2 or a JSON object")
     return {name.strip(): text.strip() for name, _, text in pairs}
 
 
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 Size = Annotated[int, BeforeValidator(parse_size)]
 Labels = Annotated[dict[str, str], NoDecode, BeforeValidator(parse_labels)]
-"""Not decoded by the source that found them: they need not be JSON."""
+"""Labels; the source that found them does not decode them, as they need not be JSON."""
 
 
 def shown_duration(seconds: float) -> str:
-    """As messages say it: in milliseconds below one second, else in seconds."""
+    """A duration for messages: in milliseconds below one second, else in seconds."""
     return f"{seconds * 1000:g}ms" if seconds < 1 else f"{seconds:g}s"

@@ -1,4 +1,4 @@
-"""The supervised process: started, sent signals, waited for; and whatever it leaves behind is reaped."""
+"""The supervised process: starts it, sends signals, waits for its end, and reaps what it leaves behind."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Exit:
     """How a process ended.
 
     Attributes:
-        status: exit status; 128 + the number for one that was killed by a signal, as shells have it.
+        status: exit status; 128 + the signal's number if a signal killed it, as in shells.
         text: for people.
     """
 
@@ -35,7 +35,7 @@ class Exit:
 
     @classmethod
     def of(cls, number: int) -> Exit:
-        """From an exit status, or from the negative number of the signal that killed it."""
+        """Makes it from an exit status, or from the negative number of the signal that killed the process."""
         if number >= 0:
             return cls(number, f"exit status {number}")
         named = -number in signal.Signals.__members__.values()
@@ -43,12 +43,12 @@ class Exit:
 
 
 def become_subreaper() -> None:
-    """What the child leaves behind becomes this process's to reap, also when it is not process 1 (prctl(2))."""
+    """Makes this process the reaper of what the child leaves behind, also when it is not process 1 (prctl(2))."""
     _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def hide_memory() -> None:
-    """Other processes of this user, the child first of all, can no more read this one's memory and environment (proc(5))."""
+    """Keeps other processes of this user, above all the child, from reading this one's memory and environment (proc(5))."""
     _libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
@@ -57,14 +57,14 @@ def _die_with_parent() -> None:
 
 
 class Child:
-    """A running process. It dies with its supervisor, since no program would beat for it: its calls go to others then.
+    """A running process. It dies with its supervisor, since no program would beat for it. Its calls then go to other workers.
 
     Args:
         command: program and arguments.
-        environment: all that it finds there.
+        environment: its whole environment.
 
     Raises:
-        ConfigurationError: it cannot be started.
+        ConfigurationError: the command cannot be started.
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -86,7 +86,7 @@ class Child:
         return self._exit
 
     def exit_so_far(self) -> Exit | None:
-        """How it ended, None when it has not; its exit status stays where it is."""
+        """How it ended, None while it runs; its exit status is not taken."""
         if self._exit is not None:
             return self._exit
         try:
@@ -98,7 +98,7 @@ class Child:
         return Exit.of(found.si_status if found.si_code == os.CLD_EXITED else -found.si_status)
 
     def send(self, number: int) -> None:
-        """A signal; nothing when it has ended."""
+        """Sends a signal; does nothing when the process has ended."""
         if self._exit is None:
             self._process.send_signal(number)
 

@@ -15,9 +15,9 @@ _URL = f"{ENV_PREFIX}REDIS_URL"
 
 
 def secret_variables(environment: Mapping[str, str]) -> set[str]:
-    """Variables that hold a secret of the supervisor's, or say in which file one lies.
+    """Variables that hold a secret of the supervisor's, or name the file that holds one.
 
-    The URL of the store is one as soon as there is more in it than where the store is: a user, a password.
+    The store's URL is a secret as soon as it holds a user or a password.
 
     Raises:
         ConfigurationError: the file of COORDINATOR_CONFIG cannot be read.
@@ -38,16 +38,16 @@ def _is_plain(url: str) -> bool:
 
 
 def for_child(passed: Collection[str] = ()) -> tuple[dict[str, str], list[str]]:
-    """The child's environment, and the variables that it is not given.
+    """The child's environment, and the variables that it does not get.
 
     Args:
-        passed: variables that it is given although they hold a secret.
+        passed: variables that it gets although they hold a secret.
 
     Raises:
-        ConfigurationError: there is no such variable.
+        ConfigurationError: a variable is not set.
     """
     if missing := [name for name in passed if name not in os.environ]:
-        raise ConfigurationError(f"--pass-env {missing[0]}: there is no such variable")
+        raise ConfigurationError(f"--pass-env {missing[0]}: this variable is not set")
     withheld = secret_variables(os.environ) - set(passed)
     left_out = {*withheld, "RECOVERY_SESSIONS"}  # this process's own, under another supervisor
     return {name: value for name, value in os.environ.items() if name not in left_out}, sorted(withheld)

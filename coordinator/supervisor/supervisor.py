@@ -30,11 +30,11 @@ log = structlog.get_logger()
 PASSED_ON = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT, signal.SIGWINCH, signal.SIGCONT)
 ENDS = (signal.SIGTERM, signal.SIGINT)
 KILL_SECONDS = 5.0
-"""Between SIGTERM and SIGKILL, for a child whose calls all have other owners."""
+"""Pause between SIGTERM and SIGKILL, for a child whose calls all have other owners."""
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 10.0
 GOOD_SECONDS = 30.0
-"""A child that lived so long is started again without a pause."""
+"""A child that has lived so long is started again without a pause."""
 
 
 class Supervisor:
@@ -44,12 +44,12 @@ class Supervisor:
         settings: with a Redis URL; ``name``, ``pool``, ``capacity`` and so on are the worker's.
         command: program and arguments.
         sessions: ids of calls that the command serves without knowing of this project.
-        restart: start it again when it ends in any other way than by exit status 0 or because it was told to.
-        close_on_success: exit status 0 means that the calls have ended.
-        pass_env: variables that the command is given although they hold a secret.
+        restart: start the command again unless it ended by exit status 0 or was told to end.
+        close_on_success: exit status 0 of the command means that its calls have ended.
+        pass_env: variables that the command gets although they hold a secret.
 
     Raises:
-        ConfigurationError: one of these variables is not there.
+        ConfigurationError: one of these variables is not set.
     """
 
     def __init__(
@@ -73,10 +73,10 @@ class Supervisor:
         self._hosted: Hosted | None = None
 
     async def run(self) -> int:
-        """Runs until the child ended, and was not to be started again; its exit status.
+        """Runs until the child has ended and is not to be started again. Returns its exit status.
 
         Raises:
-            ConfigurationError: it cannot be started.
+            ConfigurationError: the command cannot be started.
             SessionHeldError: one of the calls has another owner.
             NameInUseError: another live worker has the name.
             StoreUnavailableError: the store did not answer.
@@ -144,7 +144,7 @@ class Supervisor:
         )
 
     async def _take(self, hosted: Hosted, *, first: bool) -> list[Session]:
-        """The named calls: opened, or adopted when they are there already."""
+        """Opens the named calls, or adopts those that exist already."""
         taken = []
         for session_id in self._sessions:
             try:
@@ -175,20 +175,20 @@ class Supervisor:
         return ended
 
     def how_ended(self, pid: int) -> str:
-        """How the worker ended, when that is its process."""
+        """How the worker of this process id ended, if it is this child."""
         for child in (self._child, self._last):
             if child is not None and child.pid == pid and (ended := child.exit_so_far()) is not None:
                 return ended.text
         return ""
 
     async def announced(self) -> None:
-        """The worker beats for itself, and may have the same name: the instance that was made for it goes, if it has no calls."""
+        """The worker beats for itself, perhaps under the same name: the instance made for it ends if it has no calls."""
         hosted = self._hosted
         if hosted is not None and not hosted.ended and not self._sessions and hosted.is_idle:
             await hosted.withdraw("its worker beats for itself")
 
     async def _stop_when_lost(self, child: Child, sessions: list[Session]) -> None:
-        """It knows nothing of this project: when all its calls have other owners it must not speak any more."""
+        """Ends a child that knows nothing of this project when all its calls have other owners: it must not speak any more."""
         for session in sessions:
             await session.lost.wait()
         log.warning("child_stopped", pid=child.pid, reason=sessions[-1].lost_reason)

@@ -1,4 +1,4 @@
-"""What a supervised process is told of the calls that it serves: by a variable, and by a file since a variable has a limit."""
+"""Tells a supervised process which calls it serves: by a variable, and by a file, since a variable has a limit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def telling(sessions: Iterable[Session], folder: Path) -> Iterator[dict[str, str
     """Variables that tell a process which calls it serves, with their data; the file is the user's own, and gone afterwards.
 
     Args:
-        sessions: they are the supervisor's.
+        sessions: the calls, which the supervisor owns.
         folder: where the file is put.
     """
     text = json.dumps(

@@ -12,16 +12,16 @@ from coordinator.web.connections import BoundedProtocol, Connections
 __all__ = ["Acceptor"]
 
 A_TURN = 128
-"""Connections, which take about ten milliseconds: fewer, and a process that gets little of the processor falls behind a flood."""
+"""Connections a turn, about ten milliseconds: with fewer, a process with little processor time falls behind a flood."""
 TURNS_TO_ASK = 8
-"""In which what a new connection has sent is read, before newer ones take its place."""
+"""Seconds in which the first bytes of a new connection are read, before newer ones take its place."""
 MAKES_ROOM_FOR = 32
 PAUSE_SECONDS = 0.1
 NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class Acceptor:
-    """From `start` to `stop`.
+    """Accepts from `start` to `stop`.
 
     Args:
         make: the protocol of a new connection.
@@ -40,7 +40,7 @@ class Acceptor:
         self._loop.add_reader(self._listener.fileno(), self._accept)
 
     def stop(self) -> None:
-        """Takes no more, and listens no more. Safe to repeat."""
+        """Accepts no more, and ends the listening. Safe to repeat."""
         if self._pause is not None:
             self._pause.cancel()
         if self._listener.fileno() >= 0:
@@ -80,4 +80,4 @@ class Acceptor:
             found.close()
             if not isinstance(error, OSError):
                 raise
-            self._connections.say("cannot_accept", error=str(error))  # it is gone already
+            self._connections.say("cannot_accept", error=str(error))  # the connection is gone already

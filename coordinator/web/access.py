@@ -15,9 +15,9 @@ from coordinator.web.gate import PROBLEM, Receive, Scope, Send
 __all__ = ["OPEN_TO_ALL", "Access", "Guarded", "Refusal", "headers_of"]
 
 OPEN_TO_ALL = ("/healthz", "/readyz", "/metrics")
-"""What probes and Prometheus ask, from anywhere and without a token."""
+"""Paths that probes and Prometheus may ask from anywhere, without a token."""
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
-# No other address of 127/8: proxies beside a program pass strangers on from there (Istio's from 127.0.0.6).
+# No other address of 127/8: proxies beside a program pass foreign requests on from there (Istio's from 127.0.0.6).
 LOCAL_ADDRESSES = frozenset({ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1")})
 
 
@@ -54,7 +54,7 @@ class Access:
 
     @classmethod
     def is_local(cls, scope: Mapping[str, Any]) -> bool:
-        """Whether it came over a unix socket or loopback; False when nobody knows."""
+        """Whether it came over a unix socket or loopback; False when that is unknown."""
         if cls.is_unix(scope):
             return True
         try:
@@ -65,17 +65,17 @@ class Access:
 
     @staticmethod
     def bearer(headers: Mapping[str, list[str]]) -> str:
-        """The token in the header Authorization; '' for none (whoever shows several is refused before)."""
+        """The token in the header Authorization; '' for none (a request with several is refused before)."""
         given = headers.get("authorization", [])
         scheme, _, shown = given[0].partition(" ") if len(given) == 1 else ("", "", "")
         return shown.strip() if scheme.lower() == "bearer" else ""
 
     def has_token(self, headers: Mapping[str, list[str]]) -> bool:
-        """Whether it shows a valid API token; compared in constant time."""
+        """Whether a request shows a valid API token; compared in constant time."""
         return self._shows(headers, self._settings.api_tokens())
 
     def may_drain(self, headers: Mapping[str, list[str]]) -> bool:
-        """Whether it shows a token that is valid for the preStop hook."""
+        """Whether a request shows a token that is valid for the preStop hook."""
         return self._shows(headers, self._settings.drain_tokens())
 
     def _shows(self, headers: Mapping[str, list[str]], tokens: Sequence[str]) -> bool:
@@ -86,8 +86,8 @@ class Access:
     def refusal(self, scope: Mapping[str, Any], headers: Mapping[str, list[str]]) -> Refusal | None:
         """Why a request is not let in at all; None when it is.
 
-        It shows several logins at once, comes from elsewhere without a token, from a browser that was led here by a foreign
-        name, or by a port that serves health only.
+        The reasons: it shows several logins at once, comes from another machine without a token, comes from a browser that a foreign
+        name led here, or came by a port that serves only health.
         """
         if len(headers.get("authorization", [])) > 1:
             return Refusal(HTTPStatus.BAD_REQUEST, "there is more than one Authorization header: show one token", {})
@@ -112,7 +112,7 @@ class Access:
 
 
 class Guarded:
-    """An ASGI application in front of another: health and metrics for everybody, the rest for whom `Access` lets in."""
+    """An ASGI application in front of another: health and metrics are for all clients, the rest for those that `Access` lets in."""
 
     def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], access: Access) -> None:
         self._app, self._access = app, access

@@ -12,9 +12,9 @@ HEALTH, REQUESTS = "health", "requests"
 """Kinds of requests that every listener has."""
 MIB = 1024 * 1024
 OWN_FILES = 128
-"""Open files that are not clients': connections to the store, logs, watched processes."""
+"""Open files that do not belong to clients: connections to the store, logs, watched processes."""
 LEAST = 8
-"""Of each kind, however few files there may be."""
+"""Room of each kind at least, however few files there are."""
 OPEN_FILES = 65536
 
 
@@ -46,19 +46,19 @@ class Bounds:
 
     @property
     def connections(self) -> int:
-        """The most that can be open."""
+        """The most connections that can be open."""
         return self.asking + self.kept + self.unread + sum(self.rooms.values())
 
     @property
     def of_one_address(self) -> int:
-        """The most that an address of another machine may have open."""
+        """The most connections that one address of another machine may have open."""
         return max(LEAST, self.connections // 4)
 
     def fitting(self, listeners: int) -> Bounds:
-        """The same, made smaller in proportion where this process may not have so many files open.
+        """The same bounds, smaller in proportion where this process may not have so many files open.
 
         Args:
-            listeners: that share the files.
+            listeners: the number of listeners that share the files.
         """
         files = max(0, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - OWN_FILES) // max(1, listeners)
         if files >= self.connections:
@@ -72,7 +72,7 @@ class Bounds:
 
 
 def allow_many_files() -> None:
-    """Each client is an open file: as many as this process may have, and need."""
+    """Raises this process's limit of open files as far as it may, since each client is an open file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:

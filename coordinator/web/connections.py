@@ -1,4 +1,4 @@
-"""The open connections of one listener: who waits for what since when, and who goes first when there is no room."""
+"""The open connections of one listener: what each waits for since when, and which one goes first when there is no room."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ READS_FROM_SOCKET = (h11.IDLE, h11.SEND_BODY)
 
 
 def address_of(peer: Any) -> str:
-    """By what clients of other machines are told apart: an IPv4 address, the first half of an IPv6 one; '' for this machine.
+    """The address that tells clients of other machines apart: IPv4, or the first half of IPv6; '' for this machine.
 
     Programs of this machine share an address, so that a bound on it would let one of them lock the others out.
     """
@@ -51,13 +51,13 @@ def _address(host: str) -> str:
 
 
 class BoundedProtocol(H11Protocol):
-    """Uvicorn's, and each connection is in one of the queues of its listener unless it is being served.
+    """Uvicorn's protocol; each connection is in one of its listener's queues unless it is being served.
 
     Attributes:
-        listener: where it came in.
-        address: of its client, '' for this machine.
-        queue: in which it is, None while a whole request is being answered.
-        since: when it came into it, by the listener's clock.
+        listener: where the connection came in.
+        address: the client's; '' for this machine.
+        queue: where the connection waits; None while a whole request is being answered.
+        since: when it came into the queue, by the listener's clock.
         size: bytes that it holds there.
     """
 
@@ -69,7 +69,7 @@ class BoundedProtocol(H11Protocol):
     _given_up = False
 
     def connection_made(self, transport: Any) -> None:
-        """Asyncio's: it is there; or it was given up before it was."""
+        """Asyncio's: the connection is there, or was given up before."""
         super().connection_made(transport)
         self.app_state = {**self.app_state, LISTENER: self.listener}
         if self._given_up:
@@ -84,11 +84,11 @@ class BoundedProtocol(H11Protocol):
         self.settle()
 
     def send_400_response(self, msg: str) -> None:
-        """Uvicorn's: what came is no HTTP."""
+        """Uvicorn's: the bytes that came are not HTTP."""
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.give_up()  # an answer is under way, or was given: another has no place
             return
-        if self.cycle is not None:  # it was asked for the head alone: this answer is in the place of its own
+        if self.cycle is not None:  # the application was asked for the head alone, and this answer replaces its own
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         super().send_400_response(msg)
@@ -104,12 +104,12 @@ class BoundedProtocol(H11Protocol):
         self.settle()
 
     def resume_writing(self) -> None:
-        """Asyncio's: it does."""
+        """Asyncio's: the client reads again."""
         super().resume_writing()
         self.settle()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Asyncio's: it is closed."""
+        """Asyncio's: the connection is closed."""
         self.listener.remove(self)
         super().connection_lost(exc)
 
@@ -120,11 +120,11 @@ class BoundedProtocol(H11Protocol):
 
     @property
     def _answered_early(self) -> bool:
-        """Whether what comes belongs to a request that was answered before it was whole; it is dropped."""
+        """Whether the bytes belong to a request that was answered before it was whole; they are dropped."""
         return self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
 
     def settle(self) -> None:
-        """Into the queue where it belongs by what it waits for now."""
+        """Moves the connection into the queue of what it waits for now."""
         bounds, listener = self.listener.bounds, self.listener
         served, closing = self._is_being_served, self.transport.is_closing()
         if self.flow.write_paused or (self.unread and (closing or not served)):
@@ -149,7 +149,7 @@ class BoundedProtocol(H11Protocol):
         )
 
     def give_up(self) -> None:
-        """Closes it. What its client has not read by now, it does not get."""
+        """Closes the connection. The client does not get what it has not read by now."""
         self._given_up = True
         if self.transport is None:
             return
@@ -160,7 +160,7 @@ class BoundedProtocol(H11Protocol):
 
 
 class Queue:
-    """Connections that wait for the same, the longest first.
+    """Connections that wait for the same thing, the longest first.
 
     Attributes:
         name: for logs.
@@ -173,7 +173,7 @@ class Queue:
         self.members: OrderedDict[BoundedProtocol, None] = OrderedDict()
 
     def put(self, one: BoundedProtocol, size: int) -> None:
-        """Its place stays, if it has one."""
+        """Adds a connection; one that is there already keeps its place."""
         listener = one.listener
         if one.queue is not self:
             listener.leave(one)
@@ -187,13 +187,13 @@ class Queue:
             listener.drop(next(iter(self.members)), f"{self.name}_bytes")
 
     def again(self, one: BoundedProtocol) -> None:
-        """Its time begins anew."""
+        """Begins a connection's time anew."""
         one.since = one.listener.now()
         self.members.move_to_end(one)
 
 
 class Connections:
-    """Of one listener.
+    """The connections of one listener.
 
     Attributes:
         name: where it listens, for logs.
@@ -219,13 +219,13 @@ class Connections:
         return len(self._open)
 
     def now(self) -> float:
-        """Seconds in which this process could have read what clients sent: what they wait for it does not count."""
+        """Seconds in which this process could have read what clients sent: time in which they wait for it does not count."""
         return self._loop.time() - self._stood_still
 
     # -- coming and going ----------------------------------------------------------------------------------------------
 
     def add(self, one: BoundedProtocol, peer: Any) -> bool:
-        """A new one. Whoever waits longest goes when there is no room; False when nobody can."""
+        """Adds a connection. Without room the one that waits longest goes; False when none can go."""
         one.listener, one.address = self, address_of(peer)
         if one.address and self._addresses[one.address] >= self.bounds.of_one_address:
             longest = self._longest(one.address)
@@ -239,7 +239,7 @@ class Connections:
         return True
 
     def remove(self, one: BoundedProtocol) -> None:
-        """It is closed. Safe to repeat."""
+        """Takes out a connection that is closed. Safe to repeat."""
         self.leave(one)
         if one in self._open:
             del self._open[one]
@@ -248,30 +248,30 @@ class Connections:
                 del self._addresses[one.address]
 
     def leave(self, one: BoundedProtocol) -> None:
-        """It waits for nothing any more."""
+        """Takes a connection that waits no more out of its queue."""
         if one.queue is not None:
             one.queue.bytes -= one.size
             del one.queue.members[one]
             one.queue, one.size = None, 0
 
     def begins(self, one: BoundedProtocol, size: int) -> None:
-        """Bytes of it came: they are of a request that is not whole, until it is."""
+        """Bytes came: they belong to a request that is not whole, until it is."""
         if one.queue is self.kept or one.queue is self.asking:
             self.asking.put(one, one.size + size)
 
     def drop(self, one: BoundedProtocol, why: str) -> None:
-        """Closes it, for want of room or of patience."""
+        """Closes a connection, for want of room or of patience."""
         if one.queue is self.unread and not one.unread:
-            self.leave(one)  # it was read meanwhile, and nobody said so
+            self.leave(one)  # it was read meanwhile, without a call that said so
             one.settle()
             return
         self.leave(one)
-        if why != KEPT_TOO_LONG:  # that is how connections end
+        if why != KEPT_TOO_LONG:  # that is the usual end of a connection
             self.say(why)
         one.give_up()
 
     def make_room(self, count: int) -> None:
-        """So many of those who wait longest go: this process has no more files."""
+        """Closes so many of the connections that wait longest: this process has no more files."""
         for _ in range(count):
             longest = self._longest()
             if longest is None:
@@ -286,7 +286,7 @@ class Connections:
         return None
 
     def say(self, why: str, **more: object) -> None:
-        """One line of log, if there was none of its kind lately."""
+        """Logs one line, if there was none of its kind lately."""
         count = self._seldom.count(why)
         if count:
             log.warning("clients_bounded", listener=self.name, why=why, times=count, open=len(self), **more)
@@ -302,12 +302,12 @@ class Connections:
         return True
 
     def finish(self, kind: str) -> None:
-        """It is answered."""
+        """A request was answered."""
         self.served[kind] -= 1
 
     @contextmanager
     def counted(self, kind: str, client: str) -> Iterator[bool]:
-        """Counts a request of a client that is known by now; whether it has no more of that kind than half of the room."""
+        """Counts a request of a client that is known by now. Tells whether the client has at most half of the room of that kind."""
         one = kind, client
         self._of_one[one] += 1
         try:
@@ -323,12 +323,12 @@ class Connections:
     # -- time-outs -----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Looks once a second for those whose time is over, until `stop`."""
+        """Looks once a second for connections whose time is over, until `stop`."""
         self._next_sweep = self._loop.time() + SWEEP_SECONDS
         self._sweeping = self._loop.call_later(SWEEP_SECONDS, self._sweep)
 
     def stop(self) -> None:
-        """Looks no more."""
+        """Ends the looking."""
         if self._sweeping is not None:
             self._sweeping.cancel()
 
@@ -349,6 +349,6 @@ class Connections:
 
 
 def label(listener: socket.socket) -> str:
-    """Where it listens, for logs."""
+    """The address of a listener, for logs."""
     where = listener.getsockname()
     return where if isinstance(where, str) else f"{where[0]}:{where[1]}"

@@ -1,4 +1,4 @@
-"""What each request passes before it is answered: what is no plain request is refused, and each kind has room of its own."""
+"""What each request passes before it is answered: it must be a plain request, and each kind has room of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 KindOf = Callable[[Scope], str]
 
 PROBLEM = "application/problem+json"
-"""Media type of whatever is answered in place of what was asked for (RFC 9457)."""
+"""Media type of every answer that replaces the one that was asked for (RFC 9457)."""
 RETRY_AFTER_SECONDS = b"1"
 CLOSE = (b"connection", b"close")
 
@@ -27,7 +27,7 @@ class Gate:
 
     Args:
         kind_of: the kind of a request, by which it has room.
-        most_body: bytes of a body for which it waits; the application says what it thinks of longer ones.
+        most_body: bytes of a body for which it waits; the application answers longer ones.
     """
 
     def __init__(self, app: Callable[..., Awaitable[None]], kind_of: KindOf, most_body: int) -> None:
@@ -47,7 +47,7 @@ class Gate:
         listener: Connections | None = scope["state"].get(LISTENER)
         kind = self._kind_of(scope)
         if listener is None or not listener.enter(kind):
-            text = f"as many requests of the kind {kind!r} as may be are being answered: ask again"
+            text = f"too many requests of the kind {kind!r} are being answered: ask again"
             await _answer(send, HTTPStatus.SERVICE_UNAVAILABLE, text, ((b"retry-after", RETRY_AFTER_SECONDS),))
             return
         try:
@@ -56,7 +56,7 @@ class Gate:
             listener.finish(kind)
 
     async def _body(self, receive: Receive) -> list[MutableMapping[str, Any]] | None:
-        """The body as it came: a request takes up room when it is whole, not while its client is slow. None: it went away."""
+        """The body as it came: a request takes up room when it is whole, not while its client is slow. None: the client went away."""
         came: list[MutableMapping[str, Any]] = []
         size = 0
         while True:
@@ -79,13 +79,13 @@ def _first(came: list[MutableMapping[str, Any]], receive: Receive) -> Receive:
 
 
 def _refusal(scope: Scope) -> tuple[HTTPStatus, str] | None:
-    """Why a request is refused by its head alone, None when it is not."""
+    """Why a request is refused by its head alone; None when it is not."""
     names = {name for name, _ in scope["headers"]}
     if b"transfer-encoding" in names and (b"content-length" in names or scope["http_version"] == "1.0"):
-        # What something in between took for the end of this request may not be what this side takes for it (RFC 9112, 6.1).
+        # A program in between may see the end of this request elsewhere than this side does (RFC 9112, 6.1).
         return HTTPStatus.BAD_REQUEST, "a body has a length or is chunked, not both, and is not chunked in HTTP/1.0"
     if b"origin" in names:
-        return HTTPStatus.FORBIDDEN, "this is not for pages of a browser: a request with an Origin header is refused"
+        return HTTPStatus.FORBIDDEN, "pages of a browser have no access: a request with an Origin header is refused"
     return None
 
 

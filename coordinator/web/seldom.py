@@ -1,4 +1,4 @@
-"""What clients cause is logged once, and then counted: they must not decide how long the log is."""
+"""Logs once what clients cause, and then counts it: clients must not decide how long the log is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_KINDS = 64
 
 
 class Seldom:
-    """Lets through the first of each kind, and then one a minute.
+    """Lets the first event of each kind through, and then one a minute.
 
     Args:
         every: seconds between two of a kind.
@@ -24,7 +24,7 @@ class Seldom:
         self._said: dict[str, tuple[float, int]] = {}
 
     def count(self, kind: str) -> int:
-        """How many there were since one was let through, this one included; 0 when it is not to be said."""
+        """The number of events since one was let through, this one included; 0 when this one is not to be logged."""
         now = clock.now()
         if kind not in self._said and len(self._said) >= MOST_KINDS:
             kind = "others"
@@ -50,7 +50,7 @@ class _Filter(logging.Filter):
 
 
 def quieten(*names: str) -> None:
-    """The same for loggers of the standard library. Safe to repeat."""
+    """Does the same for loggers of the standard library. Safe to repeat."""
     for name in names:
         logger = logging.getLogger(name)
         if not any(isinstance(one, _Filter) for one in logger.filters):

@@ -25,18 +25,18 @@ HEALTH_PATHS = (b"/healthz", b"/readyz")
 
 
 def health_or_not(scope: Scope) -> str:
-    """The kind of a request where nothing else has room of its own."""
+    """The kind of a request, on a listener where only health has room of its own."""
     return HEALTH if scope["raw_path"] in HEALTH_PATHS else REQUESTS
 
 
 def listen(host: str, port: int, setting: str = "http_port") -> socket.socket:
-    """A listening socket; port 0 takes any free one. ``setting``: which one names the port.
+    """A listening socket; port 0 takes any free one. ``setting``: the setting that names the port.
 
     Raises:
         ConfigurationError: the address cannot be taken.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With its protocol named asyncio does not let the second half of an answer wait for an acknowledgement of the first.
+    # With a named protocol asyncio sends the second half of an answer before the first is acknowledged.
     found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -78,7 +78,7 @@ class HttpServer:
         kind_of: the kind of a request, by which it has room within the bounds.
         most_body: bytes of a body that is read before the application is asked.
         protocol: of connections.
-        listeners: of this process, which share its files; default those of this server.
+        listeners: the number of listeners that share this process's files; default those of this server.
 
     Attributes:
         connections, acceptors: of each socket, while it runs.
@@ -119,7 +119,7 @@ class HttpServer:
         quieten("uvicorn.error", "asyncio")
 
     async def run(self) -> None:
-        """Serves; returns after `stop`. However it ends, nothing listens afterwards."""
+        """Serves, and returns after `stop`. In any case nothing listens afterwards."""
         for listener in self._sockets:
             listener.setblocking(False)
             self.connections.append(Connections(label(listener), self._bounds))

@@ -56,7 +56,7 @@ def application(
 
 
 def _text(value: object) -> str:
-    """What may come from the store, as text of the page."""
+    """A value, which may come from the store, as text of the page."""
     return html.escape(printable(str(value)))
 
 

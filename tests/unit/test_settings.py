@@ -58,7 +58,7 @@ def test_labels() -> None:
     assert parse_labels("zone=a, version=2") == {"zone": "a", "version": "2"}
     assert parse_labels('{"zone": "a"}') == {"zone": "a"}
     assert parse_labels("") == {}
-    with pytest.raises(ValueError, match="are no labels"):
+    with pytest.raises(ValueError, match="invalid labels"):
         parse_labels("zone")
 
 
