@@ -1,4 +1,4 @@
-"""What the sidecar's own port asks beside that: who is at the other end of the unix socket, and refusals as problems."""
+"""Access to the sidecar's own port: also the user at the other end of the unix socket, and refusals as problems."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ OVERFLOW_UID = Path("/proc/sys/kernel/overflowuid")
 
 
 class SidecarAccess(Access):
-    """Looks at where a request came from and what it shows."""
+    """Checks where a request came from and what it shows."""
 
     def check(self, scope: Mapping[str, Any], headers: Mapping[str, list[str]]) -> None:
-        """Refuses what may not be here at all.
+        """Refuses a request that is not let in at all.
 
         Raises:
             Problem: 400, 401, 403 or 421.
@@ -37,7 +37,7 @@ class SidecarAccess(Access):
 
 
 def _nobody() -> int:
-    """The number that stands for every user of another namespace: it says nothing of who that is."""
+    """The number that stands for every user of another namespace, so that it identifies none of them."""
     try:
         return int(OVERFLOW_UID.read_text())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The interface: all route files together, in the order in which its document has them."""
+"""The interface: all route files together, in the order of its document."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def table_of(
 
     Args:
         parts: all partitions.
-        by: who certificates are signed by.
-        announced: awaited when a worker that beats for itself has announced itself.
+        by: the name that signs certificates.
+        announced: is awaited when a worker that beats for itself has announced itself.
     """
 
     def part_of(session_id: str) -> StorePartition:

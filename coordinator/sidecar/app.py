@@ -41,11 +41,11 @@ class App:
     """The ASGI application: operations of a table, and another application for all other paths.
 
     Args:
-        access: says who may ask for anything at all.
-        gate: says who may call an operation.
+        access: decides which requests are let in at all.
+        gate: decides which callers may call an operation.
         rest: answers paths that the table does not have.
         most_body: bytes that a body may have.
-        failures: counts answers that nobody meant, by operation.
+        failures: counts answers to unexpected errors, by operation.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class App:
             found = self._table.find(scope["method"], raw_path)
             if found is None:
                 if raw_path.startswith("/v1/"):
-                    raise Problem(HTTPStatus.NOT_FOUND, f"{raw_path[:200]} is no path of this interface")
+                    raise Problem(HTTPStatus.NOT_FOUND, f"no such endpoint: {raw_path[:200]}")
                 await self._rest(scope, receive, send)
                 return
             operation, path = found
@@ -92,12 +92,12 @@ class App:
                 await answer(send)
         except Problem as problem:
             await _send_problem(send, problem)
-        except Exception as error:  # noqa: BLE001 - the others are answered
+        except Exception as error:  # noqa: BLE001 - the other requests are answered
             self._failures.labels(name).inc()
             if times := self._seldom.count(name):
                 log.error("request_failed", operation=name, times=times, error=told(error), exception=trace(error))
             await _send_problem(
-                send, Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the sidecar has a defect: its log says more")
+                send, Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error: see the sidecar's log")
             )
 
     async def _run(
@@ -116,8 +116,8 @@ class App:
         with listener.counted(kind, asker.worker.handle) as fits:
             if not fits:
                 raise Problem(
-                    HTTPStatus.SERVICE_UNAVAILABLE, f"of {asker.worker.handle} half as many requests of the kind {kind!r} "
-                    "as may be are being answered: ask again", headers={"Retry-After": "1"},
+                    HTTPStatus.SERVICE_UNAVAILABLE, f"too many requests of the kind {kind!r} by {asker.worker.handle} "
+                    "are being answered: ask again", headers={"Retry-After": "1"},
                 )  # fmt: skip
             return await self._answer(operation, path, headers, scope, receive, asker)
 
@@ -140,7 +140,7 @@ class App:
             read_body(operation.body, raw) if operation.body else None, scope, asker,
         )  # fmt: skip
         key = call.headers.get(IDEMPOTENCY_KEY.name)
-        if not operation.changes:  # what waits for somebody who has gone waits for nobody
+        if not operation.changes:  # a request that only waits ends with its client
             with anyio.CancelScope() as waiting:
                 when_closed(scope, waiting.cancel)
                 return await self._handle(call)
@@ -152,7 +152,7 @@ class App:
 
         async def run() -> HttpReply:
             answer = await self._handle(call)
-            assert isinstance(answer, HttpReply)  # noqa: S101 - only what changes nothing is a stream
+            assert isinstance(answer, HttpReply)  # noqa: S101 - only an operation that changes nothing is a stream
             return answer
 
         return await self._answered.once(_who(call), key, fingerprint, run)
@@ -180,7 +180,7 @@ class App:
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise Problem(HTTPStatus.REQUEST_TIMEOUT, "the request did not come to its end")
+                raise Problem(HTTPStatus.REQUEST_TIMEOUT, "the request was not complete")
             parts.append(message.get("body", b""))
             size += len(parts[-1])
             if size > self._most_body:
@@ -196,7 +196,7 @@ class App:
 
 
 def _who(call: HttpCall) -> str:
-    """To whom an answer may be given again: the same worker, and nobody at another door."""
+    """The identity to which an answer may be given again: the same worker, by the same way in."""
     client = call.scope.get("client") or ("",)
     door = f"unix:{peer_uid(call.scope)}" if client[0] == "unix" else client[0]
     return f"{door} {call.asker.worker.handle if call.asker.worker else hash_of(call.asker.token)}"

@@ -1,4 +1,4 @@
-"""Who may call an operation, and who asks."""
+"""The callers that an operation may have, and the caller of a request."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = ["Asker", "Caller"]
 
 
 class Caller(Flag):
-    """Who may call an operation; several may. Whoever asks from elsewhere shows an API token as well, whatever it calls.
+    """The callers that an operation may have; it may have several. A caller on another machine always shows an API token too.
 
     Attributes:
-        ANYONE: on this machine, without a token.
-        PROCESS: at the other end of the unix socket, with a token of its own making.
-        WORKER: by its token; where the path names a worker, that one.
+        ANYONE: any program on this machine, without a token.
+        PROCESS: the process at the other end of the unix socket, with a token of its own making.
+        WORKER: a worker, by its token; where the path names a worker, that one.
         OWNER: the worker, by its token, that owns the session which the path names.
-        ADMINISTRATOR: with an API token, or the sidecar's own user over the unix socket.
-        TOKEN_HOLDER: with an API token, wherever it is.
+        ADMINISTRATOR: a program with an API token, or the sidecar's own user over the unix socket.
+        TOKEN_HOLDER: a program with an API token, on any machine.
     """
 
     ANYONE = auto()
@@ -33,18 +33,18 @@ class Caller(Flag):
 
     @property
     def is_worker(self) -> bool:
-        """Whether a worker may, as itself."""
+        """Whether a worker may call it, as itself."""
         return bool(self & (Caller.WORKER | Caller.OWNER))
 
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """Who asks, as the gate found out.
+    """The caller of a request, as the gate found out.
 
     Attributes:
-        worker: that asks by its token; for an administrator the one that the path names, if it names one.
-        token: of a process, of its own making.
-        administrator: it asks as one.
+        worker: the worker that asks by its token; for an administrator the worker that the path names, if it names one.
+        token: the token of a process, of its own making.
+        administrator: whether an administrator asks.
     """
 
     worker: Hosted | None = None

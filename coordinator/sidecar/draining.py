@@ -1,4 +1,4 @@
-"""The drain of everything that a sidecar stands for: one at a time, whoever asks, and how far it is."""
+"""The drain of all workers that a sidecar stands for: one at a time, however often it is asked for, and its progress."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = structlog.get_logger()
 
 
 class SidecarDrain:
-    """Starts at most once; asked again it is the one that is under way, or what it did."""
+    """Starts at most once. A later request gets the drain that is under way, or its result."""
 
     def __init__(self, registry: Registry, tasks: anyio.abc.TaskGroup) -> None:
         self._registry, self._tasks = registry, tasks
@@ -28,7 +28,7 @@ class SidecarDrain:
         self.started = False
 
     def start(self, timeout: float, reason: str) -> None:
-        """Begins, unless it has."""
+        """Begins the drain, unless it has begun."""
         if self.started:
             return
         self._tasks.start_soon(self._drain_all, timeout, reason)
@@ -36,7 +36,7 @@ class SidecarDrain:
         log.info("drain_asked", workers=len(self._registry.workers), timeout=timeout, reason=reason)
 
     async def done(self) -> None:
-        """Returns when nothing is left to be done."""
+        """Returns when the drain is over."""
         await self._done.wait()
 
     async def _drain_all(self, timeout: float, reason: str) -> None:
@@ -44,7 +44,7 @@ class SidecarDrain:
             self._reports[hosted.handle] = await hosted.drain(timeout, reason)
 
         ends = clock.now() + timeout
-        with anyio.move_on_after(timeout):  # those of a sidecar before have calls, too
+        with anyio.move_on_after(timeout):  # workers of a sidecar before this one have calls, too
             await self._registry.all_taken_up()
         self._workers, timeout = self._registry.workers, max(0.0, ends - clock.now())
         async with anyio.create_task_group() as tasks:
@@ -53,7 +53,7 @@ class SidecarDrain:
         self._done.set()
 
     def progress(self) -> Drained:
-        """How far it is; without a drain, what there would be to hand over."""
+        """The progress of the drain; without one, the sessions that a drain would hand over."""
         rows = []
         for hosted in self._workers or self._registry.workers:
             report, left = self._reports.get(hosted.handle), len(hosted.worker.sessions)

@@ -1,4 +1,4 @@
-"""What a worker is to be told: of each thing only the newest, so that a worker that does not read costs no more memory."""
+"""Pending events for a worker, coalesced by subject, so that a worker that reads slowly costs bounded memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 __all__ = ["EventQueue"]
 
 MOST = 4096
-"""Events that wait; above it the oldest are dropped, and the worker is told to ask for its sessions."""
+"""Most events that wait. Above it the oldest are dropped, and the worker is told to ask for its sessions."""
 
 
 class EventQueue:
@@ -20,12 +20,12 @@ class EventQueue:
         self.wake: Callable[[], None] = lambda: None
 
     def put(self, event: str, about: str = "", **fields: Any) -> None:
-        """One event; it takes the place of an older one of the same kind about the same thing.
+        """Adds an event. It replaces an older one of the same kind about the same subject.
 
         Args:
-            event: its kind.
+            event: the kind of the event.
             about: the session, '' for the worker as a whole; part of the event as ``session``.
-            fields: the rest of it.
+            fields: the other fields of the event.
         """
         key = (event, about)
         self._events.pop(key, None)
@@ -36,7 +36,7 @@ class EventQueue:
         self.wake()
 
     def drop(self, event: str, about: str) -> None:
-        """It is not to be told any more."""
+        """Drops an event that the worker need not get any more."""
         self._events.pop((event, about), None)
 
     def take(self, most: int = 100) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The one place where the callers that an operation declares are compared with who asks."""
+"""The one place that compares the callers that an operation declares with the caller of a request."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Headers = Mapping[str, list[str]]
 
 
 class CallerGate:
-    """Lets a request in, as somebody, or refuses it."""
+    """Admits a request under the identity of its caller, or refuses it."""
 
     def __init__(self, access: SidecarAccess, registry: Registry) -> None:
         self._access, self._registry = access, registry
@@ -29,13 +29,13 @@ class CallerGate:
     async def admit(
         self, operation: Operation, path: Mapping[str, str], scope: Mapping[str, Any], headers: Headers
     ) -> Asker:
-        """Before anything is read or done: who asks, if that one may call the operation.
+        """Before anything is read or done: finds the caller, and admits it if it may call the operation.
 
-        A Worker-Token that is shown has to be right wherever a worker may ask, whatever else would let the request in;
-        elsewhere only an API token makes up for a wrong one.
+        Where a worker may ask, a Worker-Token that is shown has to be right, even if something else would let the request in.
+        For other operations only an API token makes up for a wrong one.
 
         Raises:
-            Problem: 401 nothing that counts is shown, 403 what is shown does not suffice; 404, 410, 503 as `Registry.by_handle`.
+            Problem: 401 the request shows nothing that counts, 403 what it shows is too little; 404, 410, 503 as `Registry.by_handle`.
             StoreUnavailableError: the worker had to be looked up, and the store did not answer.
         """
         callers = operation.callers
@@ -62,12 +62,12 @@ class CallerGate:
         return Asker(worker, administrator=administrator)
 
     def check_owner(self, call: HttpCall) -> None:
-        """In the moment in which it is done: a session that only its owner may touch is the asking worker's.
+        """Checks at the moment of acting that a session which only its owner may touch is the asking worker's.
 
         Raises:
-            Problem: 403 it asks for a record that is not its own.
-            FencedError: it acts on a session that is not its own, or not under that epoch.
-            InvalidIdError: the id is none.
+            Problem: 403 the worker asks for a record that is not its own.
+            FencedError: the worker acts on a session that is not its own, or not under that epoch.
+            InvalidIdError: invalid session id.
         """
         if Caller.OWNER not in call.operation.callers or call.asker.administrator:
             return
@@ -77,12 +77,12 @@ class CallerGate:
         elif worker.worker.owned(session_id) is None:
             raise Problem(
                 HTTPStatus.FORBIDDEN,
-                f"session {session_id!r} is not one of {worker.handle}: its record is for its owner, and for administrators",
+                f"session {session_id!r} is not owned by {worker.handle}: only its owner and administrators may read its record",
             )
 
     @staticmethod
     def _worker_token(headers: Headers) -> str | None:
-        """The token in the header Worker-Token; what cannot be one is as wrong as another."""
+        """The token in the header Worker-Token; a text that cannot be a token is as wrong as another token."""
         try:
             found: str | None = read_parameters((WORKER_TOKEN,), headers).get(WORKER_TOKEN.name)
         except Problem as problem:
@@ -94,7 +94,7 @@ class CallerGate:
     def _process(token: str | None, scope: Mapping[str, Any]) -> Asker:
         if token is None:
             raise Problem(
-                HTTPStatus.UNAUTHORIZED, "say in Worker-Token with which token the instances register",
+                HTTPStatus.UNAUTHORIZED, "show in Worker-Token the token with which the instances register",
                 headers={"WWW-Authenticate": "Worker-Token"},
             )  # fmt: skip
         if not SidecarAccess.is_unix(scope):
@@ -104,7 +104,7 @@ class CallerGate:
     def _administrates(
         self, callers: Caller, scope: Mapping[str, Any], headers: Headers, shown: tuple[str, ...]
     ) -> bool:
-        """Whether it may ask as an administrator here; a token that is nobody's spoils what its user would do."""
+        """Whether the request may be an administrator's here; an unknown token takes away the right of its user."""
         if not callers & (Caller.ADMINISTRATOR | Caller.TOKEN_HOLDER):
             return False
         if self._access.has_token(headers):
@@ -118,10 +118,12 @@ class CallerGate:
         if Caller.ADMINISTRATOR in callers:
             needed += ", or the sidecar's own user at the unix socket"
         if token is not None and self._registry.is_known(token):
-            return Problem(HTTPStatus.FORBIDDEN, f"a worker's token does not suffice: this needs {needed}")
+            return Problem(HTTPStatus.FORBIDDEN, f"a worker's token does not suffice: this operation needs {needed}")
         if token:
-            needed = f"{needed}; the token that is shown is nobody's, so show the right one, or none"
-        return Problem(HTTPStatus.UNAUTHORIZED, f"this needs {needed}", headers={"WWW-Authenticate": "Bearer"})
+            needed = f"{needed}; the token that was shown is unknown: show the right one, or none"
+        return Problem(
+            HTTPStatus.UNAUTHORIZED, f"this operation needs {needed}", headers={"WWW-Authenticate": "Bearer"}
+        )
 
     async def _worker(self, operation: Operation, path: Mapping[str, str], token: str | None) -> Hosted:
         handle = path.get("instance")

@@ -1,4 +1,4 @@
-"""What comes to a worker and what goes from it: the library tells, the worker is told on its stream, and answers."""
+"""Offers to a worker and handovers from it: the library reports them, the worker's stream passes them on, the worker answers."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from coordinator.worker.session import Session
 __all__ = ["HostedHandovers"]
 
 LETTING_GO_SECONDS = 1.0
-"""For a worker that lets go itself to do so; then the sidecar does."""
+"""Time for a worker to let go itself; after it the sidecar lets go."""
 
 
 class HostedHandovers:
-    """Offers to one registered worker, and what becomes of its sessions; the library's `Host`.
+    """Offers to one registered worker, and what happens to its sessions; the library's `Host`.
 
     Args:
-        queue: where the worker is told.
-        ended: says whether its life is over.
-        has_stream: says whether what is told now is read.
-        lets_go: the worker answers when it is to let go of a session.
+        queue: holds the events for the worker.
+        ended: tells whether the worker's life is over.
+        has_stream: tells whether the events are read now.
+        lets_go: whether the worker answers when it is to let go of a session.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class HostedHandovers:
             arrived.set()
 
     def tell_again(self) -> None:
-        """A newer stream is told what was not answered."""
+        """Tells a newer stream what was not answered."""
         for session_id, offer in list(self._offers.items()):
             if offer.in_hand:
                 self._undelivered.discard(session_id)
@@ -67,7 +67,7 @@ class HostedHandovers:
 
     @staticmethod
     def describe(offer: Offer) -> dict[str, Any]:
-        """An offer, without its session's id."""
+        """An offer as a document, without its session's id."""
         return {
             "epoch": offer.epoch,
             "attempt": offer.attempt,
@@ -79,7 +79,7 @@ class HostedHandovers:
         }
 
     async def next_offers(self, most: int) -> list[Offer]:
-        """Offers that were not delivered yet; waits for the first. None when the worker has ended."""
+        """Returns offers that were not delivered yet, and waits for the first. Returns none when the worker has ended."""
         while not self._ended():
             arrived = self._arrived = self._arrived or anyio.Event()
             ready = [o for s, o in self._offers.items() if s in self._undelivered and o.in_hand][:most]
@@ -92,17 +92,17 @@ class HostedHandovers:
         return []
 
     def close(self) -> None:
-        """The worker has ended: nobody waits for offers any more. Safe to repeat."""
+        """The worker has ended: all waiting for offers ends. Safe to repeat."""
         if self._arrived is not None:
             self._arrived.set()
 
     def offer_of(self, session_id: str) -> Offer | None:
-        """The offer of a session that it was given and that still stands."""
+        """The offer of a session that the worker was given, if it still stands."""
         offer = self._offers.get(session_id)
         return offer if offer is not None and offer.in_hand else None
 
     def answered(self, session_id: str) -> None:
-        """It adopted or declined."""
+        """The worker adopted or declined the session."""
         self._offers.pop(session_id, None)
         self._undelivered.discard(session_id)
         self._queue.drop("offer", session_id)
@@ -110,7 +110,7 @@ class HostedHandovers:
     # -- sessions ------------------------------------------------------------------------------------------------------
 
     def session_lost(self, session: Session) -> None:
-        """A session is no longer its own."""
+        """A session is no longer the worker's."""
         self._queue.drop("letting_go", session.id)
         heir = {"heir": session.heir} if session.heir else {}
         self._queue.put("lost", session.id, epoch=session.epoch, reason=session.lost_reason, **heir)
@@ -120,18 +120,18 @@ class HostedHandovers:
         self._queue.put("renewed", session.id, epoch=session.epoch)
 
     def joined_again(self, instance: str) -> None:
-        """It was fenced, and is another instance now."""
+        """The worker was fenced, and is another instance now."""
         self._queue.put("joined", instance=instance)
 
     def draining(self, timeout: float) -> None:
-        """It is to hand over what it owns."""
+        """The worker is to hand over what it owns."""
         self._queue.put("drain", timeout_ms=in_ms(timeout))
 
     async def before_letting_go(self, session: Session, heir: str) -> None:
-        """An heir waits: the worker lets go first if it said that it does."""
+        """An heir waits: the worker lets go first if it declared that it does."""
         if not self._lets_go or not self._has_stream():
             return
-        if session.id in self._letting_go:  # the heir asks until it has it; the worker is asked once
+        if session.id in self._letting_go:  # the heir asks until it has the session; the worker is asked once
             await self._letting_go[session.id].wait()
             return
         self._letting_go[session.id] = gone = anyio.Event()
@@ -144,7 +144,7 @@ class HostedHandovers:
             gone.set()
 
     def let_go(self, session_id: str) -> bool:
-        """The worker stopped speaking for it; False when nobody asked."""
+        """The worker stopped speaking for the session; False when it was not asked to."""
         gone = self._letting_go.get(session_id)
         if gone is None:
             return False

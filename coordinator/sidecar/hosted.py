@@ -1,4 +1,4 @@
-"""A worker that the sidecar stands for: its instance, its life and the proof of it."""
+"""A worker that the sidecar stands for: its instance, its life and the proof of life."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ log = structlog.get_logger()
 
 
 def hash_of(token: str) -> str:
-    """What the store keeps of a worker's token."""
+    """The form in which the store keeps a worker's token."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
@@ -42,22 +42,22 @@ class Hosted:
     """One registered worker.
 
     Args:
-        settings: of the sidecar.
-        hubs: of the sidecar, shared by all workers.
+        settings: the sidecar's.
+        hubs: the sidecar's, shared by all workers.
         asked: what the worker said of itself.
-        instances: ids under which it lives already, by partition, when another sidecar stood for it before.
-        token_hash: of the token by which it is known then; without it there is a new token.
-        proven: somebody else watches its process and calls `end`.
-        process: by which its process must be known again.
-        addresses: where the sidecar listens.
+        instances: ids by partition under which it lives already, when another sidecar stood for it before.
+        token_hash: hash of the token that it has already; without it the worker gets a new token.
+        proven: another program watches its process and calls `end`.
+        process: the mark by which its process must be recognised.
+        addresses: the addresses on which the sidecar listens.
 
     Attributes:
-        token: of a new worker; '' for one that has it already.
-        queue: what it is to be told.
+        token: the token of a new worker; '' for a worker that has its token already.
+        queue: the events for the worker.
         presence: its open streams and polls, and its pings.
-        handovers: offers to it, and what becomes of its sessions.
+        handovers: offers to it, and what happens to its sessions.
         handle: the instance id by which its URLs name it.
-        ended: why it is over; '' as long as it is not.
+        ended: why its life is over; '' while it goes on.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Hosted:
         """Joins, says so, and lives until it ends or is cancelled.
 
         Raises:
-            CoordinatorError: it could not join; once it has, its end is told by ``ended``.
+            CoordinatorError: it could not join; after it has joined, ``ended`` tells of its end.
         """
         joining = False
         try:
@@ -129,14 +129,14 @@ class Hosted:
                     self.presence.wait_for_stream()
                     started()
                     await self._until_over()
-        except NameInUseError as error:  # it was fenced, and its name went to another meanwhile
+        except NameInUseError as error:  # it was fenced, and another worker took its name meanwhile
             if not self.handle:
                 raise
             self._end(str(error))
         except Exception as error:
             if self.handle:
                 self._end(f"the sidecar cannot go on with it: {error}")
-            elif joining and isinstance(error, ConfigurationError):  # nothing that its caller could do about
+            elif joining and isinstance(error, ConfigurationError):  # its caller cannot correct that
                 raise SetUpWronglyError(str(error)) from error
             raise
         finally:
@@ -150,14 +150,14 @@ class Hosted:
             await self._over.wait()
         except anyio.get_cancelled_exc_class():
             if not self._over.is_set() and self.worker.settings.stands_for_others:
-                # The sidecar fails, which is not its workers' end.
+                # The sidecar fails, which does not end its workers.
                 self.worker.abandon()
                 self.ended = "the sidecar failed"
                 self._over.set()
             raise
 
     async def end(self, cause: Literal["exited", "wedged"], reason: str) -> None:
-        """Its worker is dead: the store is told at once, in every partition."""
+        """The worker is dead, and the store is told at once, in every partition."""
         if self.ended:
             return
         self.ended = reason
@@ -166,16 +166,16 @@ class Hosted:
         self._end(reason)
 
     async def leave(self) -> None:
-        """The sidecar ends: what the worker still owns is offered to others, and it is told."""
+        """The sidecar ends: what the worker still owns is offered to other workers, and the worker is told."""
         self._end("the sidecar ends")
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody uses it: it owns nothing, and nobody reads what it is told."""
+        """Whether it is unused: it owns no session, and no stream reads its events."""
         return not self.worker.sessions and not self.presence.is_attached
 
     async def withdraw(self, reason: str) -> None:
-        """It is not needed: its name is free when this returns."""
+        """Ends a worker that is not needed; its name is free when this returns."""
         self._end(reason)
         await self._gone.wait()
 
@@ -186,7 +186,7 @@ class Hosted:
         self.handovers.close()
 
     async def drain(self, timeout: float, reason: str) -> DrainReport:
-        """Hands over what it owns; ends early, with what it did, when its worker ends."""
+        """Hands over what it owns; returns early, with the report so far, when its worker ends."""
         report = DrainReport()
         async with anyio.create_task_group() as tasks:
 
@@ -211,25 +211,25 @@ class Hosted:
     # -- what its requests need of several parts -----------------------------------------------------------------------
 
     def take_stream(self, stream: object, peer: ProcessWatch | None) -> None:
-        """A newer stream takes the place of an older one, and is told again what was not answered.
+        """Replaces an older stream by a newer one, which is told again what was not answered.
 
         Args:
-            peer: the process that reads it, None when it cannot be seen; when it ends nobody will attach again.
+            peer: the process that reads it, None when it cannot be seen; when it ends no stream will be attached again.
         """
         self.presence.take_stream(stream, peer)
         self.handovers.tell_again()
 
     async def poll(self, wait: float, most: int) -> list[Offer]:
-        """Offers that were not delivered yet; waits for the first, at most for so many seconds."""
+        """Returns offers that were not delivered yet; waits for the first at most so many seconds."""
         with self.presence.attached(), anyio.move_on_after(wait):
             return await self.handovers.next_offers(most)
         return []
 
-    # -- who it is -----------------------------------------------------------------------------------------------------
+    # -- its identity --------------------------------------------------------------------------------------------------
 
     @property
     def is_over(self) -> bool:
-        """Whether everything about its end is done and told."""
+        """Whether everything about its end is done and stated."""
         return self._over.is_set()
 
     @property
@@ -238,29 +238,29 @@ class Hosted:
         return not self.ended and (self._has_proof or self.presence.is_attached)
 
     def knows(self, token: str) -> bool:
-        """Whether that is its token."""
+        """Whether that is the worker's token."""
         if not hmac.compare_digest(hash_of(token), self.token_hash):
             return False
         self._has_token = True
         return True
 
     def asks(self) -> Hosted:
-        """A request of its worker's came: the answer to its registration did, too."""
+        """A request of the worker came, so the answer to its registration has arrived."""
         self._has_token = True
         return self
 
     def never_had_its_token(self, pid: int | None) -> bool:
-        """Whether this process registers again since the answer to its registration never came: nobody has used the token."""
+        """Whether this process registers again because the answer to its registration never came: its token was never used."""
         return pid is not None and pid == self.asked.pid and not self._has_token and self.is_idle
 
     def session(self, session_id: str, epoch: int | None = None) -> Session:
-        """A session that it owns.
+        """Returns a session that the worker owns.
 
         Args:
-            epoch: that the worker believes to hold; one from before a renewal is good too.
+            epoch: the epoch that the worker believes to hold; one from before a renewal is accepted too.
 
         Raises:
-            FencedError: it is not its own, or not under that epoch.
+            FencedError: the worker does not own the session, or not under that epoch.
         """
         session = self.worker.owned(session_id)
         if session is None:

@@ -1,4 +1,4 @@
-"""What the store keeps of a worker for the sidecar that is started in the place of the one that stood for it."""
+"""What the store keeps of a worker for the sidecar that succeeds the one that stood for it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def addresses_of(settings: Settings) -> tuple[str, ...]:
-    """Where a sidecar listens, as names that only one living process of the world can have.
+    """The addresses on which a sidecar listens, as names that only one living process of the world can have.
 
-    While one process listens on a unix socket or a port, no other can: whoever listens there now is the successor of whoever
-    did before. Empty when it takes any free port, so that nobody could find its successor.
+    While one process listens on a unix socket or a port, no other can. So the process that listens there now is the successor of
+    the one that did before. Empty when the sidecar takes any free port, as its successor could not be found.
     """
     try:
         boot = BOOT_ID.read_text().strip()
@@ -43,12 +43,12 @@ def addresses_of(settings: Settings) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Hosting:
-    """How a worker is found and watched again.
+    """How a later sidecar finds and watches a worker again.
 
     Attributes:
-        addresses: of its sidecar.
-        process: the process whose end is its end; None when it named none, or none that is known again.
-        health: the URL that it answers.
+        addresses: the addresses of its sidecar.
+        process: the process whose end is its end; None when it named none, or one that cannot be recognised.
+        health: the URL that the worker answers.
         lets_go: see `schemas.Register`.
     """
 
@@ -58,18 +58,18 @@ class Hosting:
     lets_go: bool = False
 
     def seen_from_here(self) -> Hosting:
-        """Without a process that this one could not see."""
+        """The same without a process that this sidecar could not see."""
         if self.process is None or self.process.is_in_sight:
             return self
         return replace(self, process=None)
 
     @property
     def is_proof_here(self) -> bool:
-        """Whether its life can be told from here without its stream."""
+        """Whether the worker's life can be proven from here without its stream."""
         return self.health is not None or self.seen_from_here().process is not None
 
     def text(self) -> str:
-        """As it is stored."""
+        """The text that is stored."""
         document: dict[str, Any] = {"addresses": list(self.addresses)}
         if self.process is not None:
             document["process"] = asdict(self.process)
@@ -81,7 +81,7 @@ class Hosting:
 
     @classmethod
     def parse(cls, text: str) -> Hosting:
-        """From what is stored; whatever cannot be read counts as not said."""
+        """Reads the stored text; a part that cannot be read counts as not given."""
         try:
             document = json.loads(text or "{}")
             assert isinstance(document, Mapping)  # noqa: S101 - caught below

@@ -23,9 +23,9 @@ KEEP_SECONDS = 600.0
 MOST = 2048
 MOST_BYTES = 16 * 1024 * 1024
 ENTRY_BYTES = 1024
-"""Of an answer beside its document."""
+"""Bytes that an answer takes beside its document."""
 NOT_KEPT = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
-"""Whoever is not known here takes no room from the others, and may become known."""
+"""Most callers that are not known here: they take no room from the others, and may become known."""
 
 
 @dataclass(slots=True)
@@ -38,9 +38,9 @@ class _Entry:
 
 
 class Answered:
-    """Answers of the last ten minutes by key, as long as they are few enough and small enough in all.
+    """Answers of the last ten minutes by key, as long as they are few and small enough.
 
-    When there are too many the oldest of the worker that has most of them goes, so that none takes the others' room.
+    When there are too many, the oldest one of the worker with most of them goes, so that no worker takes another's room.
 
     Args:
         most: answers.
@@ -63,10 +63,10 @@ class Answered:
         return self._count
 
     async def once(self, who: str, key: str, fingerprint: bytes, run: Callable[[], Awaitable[HttpReply]]) -> HttpReply:
-        """Runs it, or gives the answer that it got before; a second one that comes meanwhile waits for the first.
+        """Runs a request, or returns the answer that it got before. A second one that comes meanwhile waits for the first.
 
         Raises:
-            Problem: as it was answered; or the key belongs to another request.
+            Problem: the problem that was answered before; or the key belongs to another request.
         """
         while (entry := self._find(who, key)) is not None:
             if entry.fingerprint != fingerprint:
@@ -81,14 +81,14 @@ class Answered:
         entry = self._running[who, key] = _Entry(fingerprint, clock.now())
         try:
             reply = await run()
-            entry.answer = replace(reply, body=reply.document)  # takes less room than its values do
+            entry.answer = replace(reply, body=reply.document)  # it takes less room than its values
         except Problem as problem:
             if problem.status < HTTPStatus.INTERNAL_SERVER_ERROR:
                 entry.answer = problem
             raise
         finally:
             del self._running[who, key]
-            self._keep(who, key, entry)  # if nothing is known of it the next one tries again
+            self._keep(who, key, entry)  # without a known answer the next request tries again
             entry.done.set()
         return entry.answer
 

@@ -1,4 +1,4 @@
-"""The workers for whom the sidecar stood that listened here before this one, and that lived on when it died."""
+"""The workers of the sidecar that listened here before this one, when they outlived it."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ log = structlog.get_logger()
 
 RETRY_SECONDS = 0.2
 AT_ONCE = 8
-"""Taken up side by side."""
+"""Workers that are taken up side by side."""
 
 
 class LeftBehind:
-    """Finds them in the store, and goes on with them.
+    """Finds these workers in the store, and goes on with them.
 
     Args:
         parts: all partitions.
-        addresses: where this sidecar listens; whoever is found by one of them is its own (see `hosting.addresses_of`).
-        by: who certificates are signed by.
-        failures: counts what nobody meant.
+        addresses: where this sidecar listens; a worker that is found by one of them is its own (see `hosting.addresses_of`).
+        by: the name that signs certificates.
+        failures: counts unexpected errors.
     """
 
     def __init__(
@@ -50,9 +50,9 @@ class LeftBehind:
         self._turns = anyio.Semaphore(AT_ONCE)
 
     async def take_up(self) -> None:
-        """One with a proof of life other than its stream goes on at once, or is certified when that has ended.
+        """Goes on with each worker that has a proof of life other than its stream, or certifies it when its process has ended.
 
-        The others are expected: they attach again, or ask for something.
+        The other workers are expected: they attach again, or send a request.
         """
         if not self._addresses:
             return
@@ -60,7 +60,7 @@ class LeftBehind:
             found = await self._find()
             for handle, token_hash, _ in found:
                 self._registry.expect(handle, token_hash)
-        except Exception as error:  # noqa: BLE001 - new ones can be served all the same
+        except Exception as error:  # noqa: BLE001 - new workers can be served all the same
             self._failed("", error)
             return
         finally:
@@ -108,7 +108,7 @@ class LeftBehind:
                 return
 
     async def _certify(self, handle: str, token_hash: str, reason: str) -> None:
-        """It ended while nobody stood for it."""
+        """Certifies a worker that ended while no sidecar stood for it."""
         log.info("worker_ended", instance=handle, cause="exited", reason=reason)
         while True:
             try:
@@ -121,6 +121,6 @@ class LeftBehind:
                 break
             except StoreUnavailableError:
                 await anyio.sleep(RETRY_SECONDS)
-            except Problem:  # it is dead by now
+            except Problem:  # the worker is dead by now
                 break
         self._registry.missed(handle, token_hash, reason)

@@ -40,7 +40,7 @@ SECURITY: dict[Caller, tuple[str, ...]] = {
     Caller.ADMINISTRATOR: ("apiToken",),
     Caller.TOKEN_HOLDER: ("apiToken",),
 }
-"""What each kind of caller shows, on this machine; from elsewhere all show an API token beside it."""
+"""The description of each kind of caller on this machine; a caller on another machine shows an API token as well."""
 WHO = {
     Caller.ANYONE: "anyone on this machine",
     Caller.PROCESS: "a process at the other end of the unix socket, with a token of its own making",
@@ -57,11 +57,15 @@ SCHEMES = {
         "name": WORKER_TOKEN.name,
         "description": "the token of a worker, from the answer to its registration; for `watched` one of the process's own making",
     },
-    "workerBearer": {"type": "http", "scheme": "bearer", "description": "the same, where no API token is shown"},
+    "workerBearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "the token of a worker, where no API token is shown",
+    },
     "apiToken": {
         "type": "http",
         "scheme": "bearer",
-        "description": "one of the setting API_TOKEN; from another machine it is needed everywhere, beside a worker's token",
+        "description": "a token of the setting API_TOKEN; every request from another machine needs it, beside a worker's token",
     },
 }
 

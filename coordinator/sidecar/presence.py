@@ -1,4 +1,4 @@
-"""That a worker is there: its open streams and polls, the pings that it answers, and what it may rely on meanwhile."""
+"""The presence of a worker: its open streams and polls, the pings that it answers, and what it may rely on meanwhile."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from coordinator.worker.instance import Instance
 __all__ = ["Presence"]
 
 FIRST_ATTACH_SECONDS = 5.0
-"""For a new worker to open its stream, when it gave no other proof of life."""
+"""Time for a new worker to open its stream, when it gave no other proof of life."""
 OFFERS_IN_HAND = 64
-"""Offers that are read for a worker and not answered yet, at most."""
+"""Most offers that are read for a worker and not answered yet."""
 
 
 class Presence:
-    """Of one registered worker.
+    """The presence of one registered worker.
 
     Args:
-        worker: takes offers as long as somebody is there to be given them.
-        queue: where pings and its standing are put.
-        ended: says whether its life is over.
+        worker: takes offers as long as a stream or a poll can receive them.
+        queue: holds pings and changes of its standing.
+        ended: tells whether its life is over.
         end: ends its life, with a cause and a reason.
-        has_proof: its life is told by other means, so nothing follows from a stream that ends.
+        has_proof: its life is proven by other means, so that the end of a stream means nothing.
         taken_up: it lived behind another sidecar before this one.
     """
 
@@ -59,7 +59,7 @@ class Presence:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """While a stream or a poll is open: proof of life, and somebody to be given offers."""
+        """While a stream or a poll is open the worker lives, and can receive offers."""
         self._attach(1)
         try:
             yield
@@ -82,14 +82,14 @@ class Presence:
 
     @property
     def has_stream(self) -> bool:
-        """Whether a stream is open: what is told now is read."""
+        """Whether a stream is open, so that events are read now."""
         return self._stream is not None and self.is_attached
 
     def take_stream(self, stream: object, peer: ProcessWatch | None) -> None:
-        """A newer stream takes the place of an older one.
+        """Replaces an older stream by a newer one.
 
         Args:
-            peer: the process that reads it, None when it cannot be seen; when it ends nobody will attach again.
+            peer: the process that reads it, None when it cannot be seen; when it ends no stream will be attached again.
         """
         self._stream = stream
         self._watch_peer(peer)
@@ -98,27 +98,27 @@ class Presence:
         self._standing = None
 
     def leave_stream(self, stream: object) -> None:
-        """That stream ended."""
+        """A stream ended."""
         if self._stream is stream:
             self._stream = None
 
     def is_stream(self, stream: object) -> bool:
-        """Whether it is the newest."""
+        """Whether a stream is the newest one."""
         return self._stream is stream
 
     def wait_for_stream(self) -> None:
-        """From now on it ends, unless a stream or a poll is opened in time, or its life is told by other means."""
+        """From now on the worker ends unless a stream or a poll is opened in time, or its life is proven by other means."""
         if not self._has_proof:
             self._worker.start(self._end_without_stream)
 
     async def _end_without_stream(self) -> None:
-        """Ends the worker, unless a stream or a poll is opened in time; at once when whoever read the last one has ended."""
-        if self._attached:  # again, before this task had its first turn
+        """Ends the worker unless a stream or a poll is opened in time; at once if the process that read the last stream has ended."""
+        if self._attached:  # attached again, before this task had its first turn
             return
         grace, why = self._worker.settings.trust_window, "its stream ended"
         if not self._ever_attached:
             grace, why = max(grace, FIRST_ATTACH_SECONDS), "it never opened its stream"
-            if self._taken_up:  # it may trust itself for so long, as far as it knows without a sidecar
+            if self._taken_up:  # without a sidecar the worker may trust itself for so long
                 grace = max(grace, self._worker.settings.own_trust_window)
         attached = self._attached_again = anyio.Event()
         async with move_on_after_awake(grace) as waiting:
@@ -143,7 +143,7 @@ class Presence:
         self._peer = peer
 
     def close(self) -> None:
-        """Watches nobody any more. Safe to repeat."""
+        """Ends all watching. Safe to repeat."""
         self._watch_peer(None)
 
     # -- pings ---------------------------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ class Presence:
         self._worker.asks_again()
 
     def tick(self) -> None:
-        """Once a heartbeat: a ping on the stream, its standing when it changed, and the verdict on a frozen worker."""
+        """Once a heartbeat: sends a ping, tells a changed standing, and ends a frozen worker."""
         if self._ended():
             return
         worker = self._worker
@@ -175,15 +175,15 @@ class Presence:
 
     @property
     def trust_ms(self) -> int:
-        """For how long it may rely on what it owns, from now on, without hearing more."""
+        """Milliseconds from now for which the worker may rely on what it owns without another event."""
         return in_ms_at_most(self._worker.trust_left)
 
     @property
     def alone_ms(self) -> int:
-        """For how long, from now on, when this sidecar is no more: another one is to have its chance to be started."""
+        """Milliseconds from now for which it may do so when this sidecar is gone, so that another one can start."""
         return in_ms_at_most(self._worker.alone_left)
 
     @property
     def trust(self) -> dict[str, int]:
-        """Both, as events tell them."""
+        """Both times, as events carry them."""
         return {"trust_ms": self.trust_ms, "alone_ms": self.alone_ms}

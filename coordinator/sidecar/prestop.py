@@ -1,4 +1,4 @@
-"""What a kubelet's preStop hook calls on DRAIN_PORT: GET /prestop, and nothing else."""
+"""The handler of a kubelet's preStop hook on DRAIN_PORT: GET /prestop, and nothing else."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["PreStop"]
 
 
 class PreStop:
-    """The ASGI application; a kubelet calls hooks by the pod's address, so the token in a header is all that protects it."""
+    """The ASGI application; a kubelet calls hooks by the pod's address, so only the token in a header protects it."""
 
     def __init__(self, settings: Settings, draining: SidecarDrain) -> None:
         self._settings, self._draining = settings, draining
@@ -41,7 +41,7 @@ class PreStop:
                 headers={"WWW-Authenticate": "Bearer"},
             )  # fmt: skip
         if (scope["method"], scope["path"]) != ("GET", "/prestop"):
-            raise Problem(HTTPStatus.NOT_FOUND, "there is GET /prestop here, and nothing else")
+            raise Problem(HTTPStatus.NOT_FOUND, "this port serves only GET /prestop")
         self._draining.start(self._settings.drain_timeout, "prestop")
         await self._draining.done()
         return self._draining.progress().model_dump(exclude_none=True)

@@ -1,4 +1,4 @@
-"""What went wrong, as ``application/problem+json`` (RFC 9457)."""
+"""Errors as ``application/problem+json`` (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ RETRY_AFTER_SECONDS = 1
 
 
 class SetUpWronglyError(ConfigurationError):
-    """Settings or Redis do not fit the sidecar itself: nothing that its caller could do about."""
+    """Settings or Redis do not fit the sidecar itself; its caller cannot correct that."""
 
 
 class Problem(Exception):  # noqa: N818 - the name of the thing in its RFC
     """An answer that is not what was asked for.
 
     Args:
-        status: of HTTP.
+        status: the HTTP status.
         detail: one sentence for a person, with the value and the rule.
-        headers: to be sent along.
+        headers: headers that are sent along.
         more: further members of the document.
     """
 
@@ -51,7 +51,7 @@ class Problem(Exception):  # noqa: N818 - the name of the thing in its RFC
         self.status, self.detail, self.headers, self.more = status, detail, headers or {}, more
 
     def document(self) -> dict[str, Any]:
-        """The body; what it says may be shown to a person."""
+        """The body; its texts may be shown to a person."""
         document = {
             "type": "about:blank",
             "title": self.status.phrase,

@@ -27,17 +27,17 @@ START_TIME = 22
 
 
 class ProcessEndedError(ConfigurationError):
-    """The process that was meant has ended."""
+    """The named process has ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessMark:
-    """By what a process is known again, although numbers are used again.
+    """The mark that identifies a process, although process numbers are used again.
 
     Attributes:
-        pid: its number in ``namespace``.
-        started: when it was started, in clock ticks since this machine was.
-        namespace: of process numbers.
+        pid: the process number in ``namespace``.
+        started: when the process was started, in clock ticks since the start of this machine.
+        namespace: the namespace of process numbers.
     """
 
     pid: int
@@ -57,22 +57,22 @@ class ProcessMark:
 
     @property
     def is_in_sight(self) -> bool:
-        """Whether this process would see it if it lived."""
+        """Whether this process would see the marked process if it lived."""
         own = ProcessMark.of(os.getpid())
         return own is not None and own.namespace == self.namespace
 
 
 class ProcessWatch:
-    """A process; by its file descriptor, so a number that is used again does not deceive (`pidfd_open(2)`).
+    """Watches a process by its file descriptor, which a number that is used again does not deceive (`pidfd_open(2)`).
 
     Args:
-        pid: its number, 0 when it has none that can be seen here.
-        file: of the process, when there is one already; it is closed with this.
-        mark: by which it must be known again.
+        pid: the process number; 0 for a process without a number that can be seen here.
+        file: the file descriptor of the process, when there is one already; this closes it.
+        mark: the mark that the process must have.
 
     Raises:
-        ProcessEndedError: it has ended.
-        ConfigurationError: whether it has cannot be told from here.
+        ProcessEndedError: the process has ended.
+        ConfigurationError: this process cannot see whether it has ended.
     """
 
     def __init__(self, pid: int, file: int | None = None, mark: ProcessMark | None = None) -> None:
@@ -82,7 +82,7 @@ class ProcessWatch:
         except OSError as error:
             if mark is not None and isinstance(error, ProcessLookupError):
                 raise ProcessEndedError(f"process {pid} has ended") from None
-            raise ConfigurationError(f"pid {pid} is no process that the sidecar can see: {error.strerror}") from None
+            raise ConfigurationError(f"the sidecar cannot see a process with pid {pid}: {error.strerror}") from None
         if mark is None:
             return
         found = ProcessMark.of(pid)
@@ -113,18 +113,18 @@ class ProcessWatch:
         self.close()
 
     def close(self) -> None:
-        """Watches no more."""
+        """Ends the watching."""
         os.close(self._file)
 
 
 class HealthCheck:
-    """A URL of this machine, asked again and again."""
+    """Asks a URL of this machine again and again."""
 
     def __init__(self, health: Health) -> None:
         self._health = health
 
     async def failed(self) -> None:
-        """Returns when it did not answer 2xx so many times in a row. A question in which this process stood still does not count."""
+        """Returns when it did not answer 2xx so many times in a row. A request in which this process stood still does not count."""
         failures, limit = 0, in_seconds(self._health.timeout_ms)
         while failures < self._health.failures:
             await anyio.sleep(in_seconds(self._health.interval_ms))

@@ -34,7 +34,7 @@ log = structlog.get_logger()
 MOST_WORKERS = 10_000
 RETRY_SECONDS = 0.2
 REMEMBERED = 1000
-"""Workers that ended, whose names in a URL are answered with the reason."""
+"""Most ended workers whose ids in a URL are answered with the reason of the end."""
 
 
 class Registry:
@@ -42,9 +42,9 @@ class Registry:
 
     Args:
         hubs: of all partitions.
-        tasks: in which workers live.
-        failures: counts what nobody meant.
-        addresses: where this sidecar listens, see `hosting.addresses_of`.
+        tasks: run the workers.
+        failures: counts unexpected errors.
+        addresses: the addresses on which this sidecar listens, see `hosting.addresses_of`.
     """
 
     def __init__(
@@ -69,23 +69,23 @@ class Registry:
 
     @property
     def workers(self) -> list[Hosted]:
-        """Those that live."""
+        """The workers that live."""
         return list(self._living.values())
 
     # -- new ones ------------------------------------------------------------------------------------------------------
 
     async def register(self, asked: Register, *, proven: bool = False, by_user: int | None = None) -> Hosted:
-        """A new worker.
+        """Registers a new worker.
 
         Args:
-            asked: what it says of itself.
-            proven: the caller watches its process, and says when it ends.
-            by_user: whose request it is, by the kernel's word; None when nobody knows.
+            asked: what the worker says of itself.
+            proven: the caller watches the worker's process, and reports its end.
+            by_user: the user that made the request, by the kernel's word; None when that is unknown.
 
         Raises:
-            Problem: too many, another tenant's than this sidecar is bound to, or the sidecar ends.
+            Problem: there are too many, this sidecar is bound to another tenant, or the sidecar ends.
             NameInUseError: another live worker has the name.
-            ConfigurationError: its process is not to be seen.
+            ConfigurationError: the sidecar cannot see its process.
             StoreUnavailableError: the store did not answer.
         """
         self._refuse_when_closing()
@@ -136,12 +136,12 @@ class Registry:
         while len(self._ended) > REMEMBERED:
             self._ended.popitem(last=False)
 
-    # -- who asks ------------------------------------------------------------------------------------------------------
+    # -- the caller ----------------------------------------------------------------------------------------------------
 
     async def by_token(self, token: str | None) -> Hosted:
-        """The worker that asks; without a token the only one that there is, where that is allowed.
+        """The worker that asks; without a token the only worker, where that is allowed.
 
-        One that the sidecar before this one stood for is taken up by its first request.
+        A worker of the sidecar before this one is taken up by its first request.
 
         Raises:
             Problem: 401, and as `attach`.
@@ -166,11 +166,11 @@ class Registry:
         )
 
     def by_handle(self, handle: str, token: str | None) -> Hosted:
-        """The worker that a URL names, and whose token this is; without a token the only one, where that is allowed.
+        """The worker that a URL names, if this is its token; without a token the only worker, where that is allowed.
 
         Raises:
-            Problem: 404, 410 for one that ended, 401 without a token or with nobody's, 403 with another worker's; 503 as long as
-                those of the sidecar before are not known.
+            Problem: 404, 410 for a worker that ended, 401 without a token or with an unknown one, 403 with another worker's; 503
+                while the workers of the sidecar before are not known yet.
         """
         if token is None and not self._settings.worker_token_optional:
             self._refuse_while_looking_back()
@@ -189,7 +189,7 @@ class Registry:
         """The worker that a URL names, for an administrator.
 
         Raises:
-            Problem: 404, 410 for one that ended; 503 as long as those of the sidecar before are not known.
+            Problem: 404, 410 for a worker that ended; 503 while the workers of the sidecar before are not known yet.
         """
         hosted = self._living.get(handle)
         if hosted is None:
@@ -200,18 +200,18 @@ class Registry:
         return hosted
 
     def is_known(self, token: str) -> bool:
-        """Whether that is the token of a worker that lives here, or of one that is expected."""
+        """Whether that is the token of a worker that lives here or is expected here."""
         token_hash = hash_of(token)
         return token_hash in self._by_token_hash or token_hash in self._awaited
 
     def _token_needed(self) -> Problem:
-        reason = "say in Worker-Token which worker asks: the answer to its registration has its token"
+        reason = "show the worker's token in Worker-Token; the answer to its registration has it"
         if self._settings.worker_token_optional:
-            reason = f"{len(self._living)} workers are registered: say which in Worker-Token"
+            reason = f"{len(self._living)} workers are registered: show the token of one in Worker-Token"
         return Problem(HTTPStatus.UNAUTHORIZED, reason, headers={"WWW-Authenticate": "Worker-Token"})
 
     async def attached(self, handle: str, token: str | None) -> Hosted:
-        """The same, and one that the sidecar before this one stood for.
+        """As `by_handle`, also for a worker of the sidecar before this one.
 
         Raises:
             Problem: as `by_handle` and `attach`.
@@ -222,7 +222,7 @@ class Registry:
         return self.by_handle(handle, token)
 
     async def attach(self, handle: str, token: str | None) -> Hosted:
-        """The same, and a worker that another sidecar stood for, such as this one before it was started again.
+        """As `by_handle`, also for a worker that another sidecar stood for, such as this one before it was started again.
 
         Raises:
             Problem: as `by_handle`; 503 when the sidecar ends.
@@ -235,11 +235,11 @@ class Registry:
     # -- those of the sidecar before -----------------------------------------------------------------------------------
 
     def looked_back(self) -> None:
-        """All whose sidecar listened here before are expected by now: who is not known is a stranger."""
+        """All workers whose sidecar listened here before are expected by now: any other worker is a stranger."""
         self._looked_back.set()
 
     async def all_taken_up(self) -> None:
-        """Returns when there is a worker here for each whose sidecar listened here before, and that is still there."""
+        """Returns when every living worker whose sidecar listened here before has been taken up."""
         await self._looked_back.wait()
         async with anyio.create_task_group() as tasks:
             for token_hash, handle in list(self._awaited.items()):
@@ -265,24 +265,24 @@ class Registry:
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, reason, headers={"Retry-After": "1"})
 
     def expect(self, handle: str, token_hash: str) -> None:
-        """Its sidecar listened here before: its first request takes it up."""
+        """Expects a worker whose sidecar listened here before: its first request takes it up."""
         self._awaited[token_hash] = handle
 
     def missed(self, handle: str, token_hash: str, reason: str) -> None:
-        """It ended before anybody took it up."""
+        """A worker ended before it was taken up."""
         self._awaited.pop(token_hash, None)
         self._remember(handle, reason)
 
     async def resume(self, handle: str, token_hash: str, *, closing: bool = False) -> None:
-        """Goes on with a worker that lives under this id already; nothing when that is done.
+        """Goes on with a worker that lives under this id already; does nothing when it was taken up already.
 
         Args:
-            closing: also when the sidecar ends, so that its calls are handed over.
+            closing: go on also when the sidecar ends, so that its calls are handed over.
 
         Raises:
-            Problem: it is not known, is another's or is dead; 503 when the sidecar ends.
+            Problem: the worker is unknown, has another token or is dead; 503 when the sidecar ends.
             ProcessEndedError: its process has ended.
-            ConfigurationError, StoreUnavailableError: it could not be taken up.
+            ConfigurationError, StoreUnavailableError: the worker could not be taken up.
         """
         while (resuming := self._resuming.get(handle)) is not None:
             await resuming.wait()
@@ -307,7 +307,7 @@ class Registry:
         """Its ids in all partitions, what it said of itself when it registered, and how it was watched.
 
         Raises:
-            Problem: 404, 401 for another's token, 410 when it is dead.
+            Problem: 404, 401 for another worker's token, 410 when the worker is dead.
             StoreUnavailableError: the store did not answer.
         """
         name = name_of(handle)
@@ -347,7 +347,7 @@ def _asked(name: str, found: dict[str, str]) -> tuple[Register, Hosting]:
 
 
 def _may_speak_for(pid: int | None, user: int | None) -> bool:
-    """Whether that user owns the process, or this sidecar: anybody else may know its number, and its name."""
+    """Whether that user owns the process, or this sidecar. Any other user may know its number and its name."""
     if pid is None or user is None:
         return False
     try:

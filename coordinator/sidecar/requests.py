@@ -1,4 +1,4 @@
-"""What a request says: its parameters and its body, read and checked."""
+"""Reads and checks a request's parameters and body."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = [
 ]  # fmt: skip
 
 MOST_DIGITS = 64
-"""Of a whole number: those that anybody means have fewer, and the time that reading takes grows with their square."""
+"""Most digits of a whole number: real ones have fewer, and the time that reading takes grows with their square."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Parameter:
     """A query parameter or header.
 
     Attributes:
-        read: turns its text into a value; raises ValueError.
+        read: turns the parameter's text into a value; raises ValueError.
     """
 
     name: str
@@ -62,23 +62,23 @@ IF_MATCH = Parameter(
 IF_MATCH_OPTIONAL = Parameter(IF_MATCH.name, IF_MATCH.text, IF_MATCH.schema, _epoch)
 IDEMPOTENCY_KEY = Parameter(
     "Idempotency-Key",
-    "the answer to the first request with this key is given again",
+    "a key for this request: a repetition with the same key gets the first answer again",
     {"type": "string", "pattern": "^[!-~]{1,128}$"},
     _key,
 )
 WORKER_TOKEN = Parameter(
     "Worker-Token",
-    "which worker asks",
+    "the token of the worker that asks",
     {"type": "string", "pattern": "^[!-~]{1,128}$"},
     _key,
 )
 
 
 def read_parameters(parameters: tuple[Parameter, ...], given: Mapping[str, list[str]]) -> dict[str, Any]:
-    """Values of those that were given.
+    """Reads the parameters that were given.
 
     Raises:
-        Problem: one is wrong, is there twice, or is missing.
+        Problem: a parameter is invalid, repeated or missing.
     """
     values = {}
     for parameter in parameters:
@@ -99,10 +99,10 @@ def read_parameters(parameters: tuple[Parameter, ...], given: Mapping[str, list[
 
 
 def read_body(model: type[BaseModel], raw: bytes) -> BaseModel:
-    """The body of a request.
+    """Reads the body of a request.
 
     Raises:
-        Problem: no JSON, nested too deep, or not what the model says.
+        Problem: the body is not JSON, is nested too deep, or does not fit the model.
     """
     if is_nested_deeper(raw, MOST_DEPTH + 1):
         detail = f"the body is nested more than {MOST_DEPTH + 1} deep; recovery data may be {MOST_DEPTH} deep"
@@ -124,7 +124,7 @@ _SAID = {"missing": "it is needed", "extra_forbidden": "there is no such field"}
 
 
 def _fault(error: Mapping[str, Any]) -> str:
-    """What is wrong with one value of a body; recovery data is shown in no message."""
+    """The message for one invalid value of a body; no message shows recovery data."""
     where = ".".join(str(part)[:80] for part in error["loc"]) or "body"
     pattern = error.get("ctx", {}).get("pattern")
     if pattern == BASE64:

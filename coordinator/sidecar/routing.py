@@ -1,4 +1,4 @@
-"""Operations and their table: from it requests find their handler, and the OpenAPI document is made.
+"""Operations and their table: it finds the handler of a request, and the OpenAPI document is made from it.
 
 A handler carries its route: `operation` declares it where the handler is written.
 """
@@ -32,7 +32,7 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class HttpReply:
-    """What is answered; its body is a document, or one that is written already."""
+    """An answer; its body is a document, or one that is written already."""
 
     status: HTTPStatus = HTTPStatus.OK
     body: BaseModel | bytes | None = None
@@ -53,8 +53,8 @@ class HttpCall:
     Attributes:
         path: values of the path, decoded.
         query, headers: values of the parameters that were given.
-        asker: who asks, let in by the gate.
-        session: for an operation that only the owner may call, and that changes it.
+        asker: the caller, let in by the gate.
+        session: the session of an operation that changes it and that only the owner may call.
     """
 
     operation: Operation
@@ -94,10 +94,10 @@ class Answer:
     """One of the answers of an operation, as the document describes it.
 
     Attributes:
-        text: what it means.
-        model: of its body, None when it has none or one that is no JSON.
-        headers: of their names what they say; their values are whole numbers.
-        media_types: of a body that is text.
+        text: what the answer means.
+        model: of its body; None without a body, or with one that is not JSON.
+        headers: names and meanings; the values are whole numbers.
+        media_types: the types of a body that is text.
     """
 
     text: str
@@ -112,11 +112,11 @@ class Operation:
 
     Attributes:
         text: what it does, as the document says it.
-        callers: who may call it; there is no default.
-        problems: statuses of the problems that it may answer, beside those that all have.
+        callers: the callers that may call it; there is no default.
+        problems: the statuses of its problems, beside those that every operation has.
         body: model of the request's body; an empty body counts as an empty object unless it is needed.
-        takes_up: which workers that the path names, and that lived behind another sidecar, are taken up by it: none, those
-            expected since that sidecar listened here, all.
+        takes_up: which workers of another sidecar it takes up, when the path names one: none, those that are expected
+            since that sidecar listened here, or all.
     """
 
     method: str
@@ -184,7 +184,7 @@ class Table:
 
     @classmethod
     def of(cls, *routes: object) -> Table:
-        """The operations whose handlers are methods of these, in the order in which they are written.
+        """The operations whose handlers are methods of these, in the order in which they stand in the code.
 
         Raises:
             ValueError: as `add`.
@@ -197,17 +197,17 @@ class Table:
         return table
 
     def add(self, operation: Operation) -> None:
-        """One more.
+        """Adds an operation.
 
         Raises:
-            ValueError: nobody may call it, or another one has its name or its route.
+            ValueError: it has no callers, or another operation has its name or its route.
         """
         route = f"{operation.method} {operation.template}"
         if not operation.callers:
-            raise ValueError(f"{route}: say who may call it")
+            raise ValueError(f"{route}: it has no callers")
         for other in self.operations:
             if other.name == operation.name or f"{other.method} {other.template}" == route:
-                raise ValueError(f"{route} {operation.name}: there is {other.name} already")
+                raise ValueError(f"{route} {operation.name}: {other.name} is there already")
         self.operations.append(operation)
         pattern = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", operation.template)
         self._paths[operation.template] = re.compile(pattern)
@@ -215,7 +215,7 @@ class Table:
     def find(self, method: str, raw_path: str) -> tuple[Operation, dict[str, str]] | None:
         """The operation of a request, with the values of its path; None when the path is not one of the table's.
 
-        The path is looked at as it was sent: an encoded slash is part of a value.
+        The path is read as it was sent: an encoded slash is part of a value.
 
         Raises:
             Problem: the path has no such method.

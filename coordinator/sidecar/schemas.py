@@ -1,4 +1,4 @@
-"""What requests may say: the models from which bodies are read and the OpenAPI document is made."""
+"""Models of bodies: requests are read by them, and the OpenAPI document is made from them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RULES = {
     f"^{bounds.LABEL}$": f"the name of a label: {bounds.LABEL_RULE}",
     f"^{bounds.REQUIREMENT}$": f"a label, as name or name=value; a name is {bounds.LABEL_RULE}",
 }
-"""What a text is that these patterns describe, in words."""
+"""The texts that these patterns describe, in words."""
 
 Name = Annotated[str, StringConstraints(pattern=NAME)]
 Instance = Annotated[str, StringConstraints(pattern=INSTANCE)]
@@ -61,29 +61,36 @@ class Health(_Strict):
     """A URL of this machine that answers 2xx as long as the worker is well."""
 
     url: str = Field(pattern=LOCAL_URL)
-    interval_ms: int = Field(1000, ge=50, le=60_000, description="between two looks")
+    interval_ms: int = Field(1000, ge=50, le=60_000, description="time between two requests to the URL")
     timeout_ms: int = Field(1000, ge=10, le=60_000)
-    failures: int = Field(3, ge=1, le=100, description="in a row, after which the worker is dead")
+    failures: int = Field(3, ge=1, le=100, description="failed requests in a row after which the worker is dead")
 
 
 class Register(_Strict):
     """A worker."""
 
     name: Name = Field(description="stable name, unique among all live workers")
-    pool: Name | None = Field(None, description="offers of a pool go only to its instances; default: the sidecar's")
-    capacity: int | None = Field(None, ge=0, le=1_000_000, description="sessions that it takes by offers")
+    pool: Name | None = Field(
+        None, description="pool of the worker; the offers of a pool go only to its instances; default: the sidecar's"
+    )
+    capacity: int | None = Field(
+        None, ge=0, le=1_000_000, description="number of sessions up to which the worker takes offers"
+    )
     labels: dict[Label, Text] = Field(default_factory=dict, max_length=bounds.MOST_LABELS)
-    address: Text = Field("", description="where it can be reached, for look-ups by session id")
+    address: Text = Field("", description="address of the worker, which a look-up by session id returns")
     tenant: Text = Field(
-        "", description="whose sessions alone it opens and takes; default: the sidecar's, else anybody's"
+        "", description="tenant whose sessions the worker opens and takes; default: the sidecar's, else any"
     )
     pid: int | None = Field(
-        None, ge=1, le=2**22, description="its process, when the sidecar can see it: its end is proof"
+        None,
+        ge=1,
+        le=2**22,
+        description="process number of the worker, when the sidecar can see it: the end of the process is proof",
     )
     health: Health | None = None
     lets_go: bool = Field(
         False,
-        description="true: on `letting_go` it answers with let-go, before its heir may speak; else it is not asked",
+        description="true: the worker answers `letting_go` with let-go before its heir may speak; false: it is not asked",
     )
 
 
@@ -92,7 +99,7 @@ class Watch(_Strict):
 
     instances: list[Instance] = Field(
         max_length=256,
-        description="ids, one a partition, in their order; none when they have ended before their process",
+        description="instance ids, one for each partition, in order; none when the instances have ended before their process",
     )
 
 
@@ -100,9 +107,11 @@ class Open(Data):
     """A call that begins."""
 
     pool: Name | None = None
-    tenant: Text = Field("", description="default: the worker's")
+    tenant: Text = Field("", description="tenant of the call; default: the worker's")
     requires: list[Requirement] = Field(
-        default_factory=list, max_length=bounds.MOST_LABELS, description="labels: name or name=value"
+        default_factory=list,
+        max_length=bounds.MOST_LABELS,
+        description="labels that an adopter should have, as name or name=value",
     )
 
 
@@ -113,7 +122,7 @@ class Checkpoint(Data):
         None,
         ge=1,
         le=bounds.MOST_WHOLE,
-        description="its number within the epoch; one that is not newer changes nothing",
+        description="number of the checkpoint within the epoch; a number that is not newer changes nothing",
     )
 
 
@@ -135,11 +144,11 @@ class Decline(_Strict):
 
 
 class Adopt(_Strict):
-    """Nothing more to say."""
+    """An adoption, which has no fields."""
 
 
 class Alive(_Strict):
-    """Which ping is answered."""
+    """The ping that the worker answers."""
 
     ping: int | None = Field(None, ge=0)
 
@@ -147,12 +156,14 @@ class Alive(_Strict):
 class Drain(_Strict):
     """How to drain."""
 
-    timeout_ms: int | None = Field(None, ge=0, le=86_400_000, description="default: the setting DRAIN_TIMEOUT")
+    timeout_ms: int | None = Field(
+        None, ge=0, le=86_400_000, description="time for the drain; default: the setting DRAIN_TIMEOUT"
+    )
     reason: Reason = ""
 
 
 class Certificate(_Strict):
-    """An exit that somebody states."""
+    """An exit that the caller states."""
 
     instance: str = Field(pattern=INSTANCE)
     reason: Reason = ""
@@ -162,7 +173,7 @@ def data_of(body: Data) -> RecoveryData | None:
     """The recovery data of a body; None when it has none.
 
     Raises:
-        InvalidDataError: both forms at once, or no base64.
+        InvalidDataError: the body has both forms, or a text that is not base64.
     """
     if body.recovery_data is not None and body.recovery_data_base64 is not None:
         raise InvalidDataError("give recovery_data or recovery_data_base64, not both")
@@ -175,14 +186,14 @@ def data_of(body: Data) -> RecoveryData | None:
 
 
 def shown(raw: bytes, encoding: str) -> dict[str, Any]:
-    """Recovery data as answers and events carry it: in the form in which it was given; as bytes where it is no JSON object.
+    """Recovery data as answers and events carry it: in the form in which it was given; as bytes where it is not a JSON object.
 
-    Of what is sealed, and was not opened, the key's id.
+    For sealed data that was not opened it is the key's id.
     """
     if is_sealed(encoding):
         return {"sealed_with": key_of(encoding)}
     if encoding == "json":
-        with contextlib.suppress(InvalidDataError):  # else as it is stored
+        with contextlib.suppress(InvalidDataError):  # otherwise it is shown as it is stored
             return {"recovery_data": decode(raw, encoding)}
     return {"recovery_data_base64": base64.b64encode(raw).decode()}
 
@@ -191,10 +202,12 @@ class Registered(BaseModel):
     """A worker that is registered."""
 
     instance: str
-    worker_token: str = Field(description="in the header Worker-Token: who asks; and to attach again")
-    heartbeat_ms: int = Field(description="between two pings on the stream")
-    answer_within_ms: int = Field(description="a worker that answers no ping for so long is taken for frozen")
-    grace_ms: int = Field(description="for attaching again when the stream ended")
+    worker_token: str = Field(description="token of the worker for the header Worker-Token; also for attaching again")
+    heartbeat_ms: int = Field(description="time between two pings on the stream")
+    answer_within_ms: int = Field(
+        description="time without an answer to a ping after which the worker is taken for frozen"
+    )
+    grace_ms: int = Field(description="time for attaching again after the stream ended")
 
 
 class Owned(BaseModel):
@@ -209,18 +222,18 @@ class Owned(BaseModel):
     checkpoint: int
     pool: str
     tenant: str
-    gap_ms: int = Field(description="without an owner, at its adoption")
+    gap_ms: int = Field(description="time that the session had no owner before its adoption")
     data_age_ms: int
     previous_owner: str
     cause: str
     attempt: int
     recovery_data: dict[str, Any] | None = None
     recovery_data_base64: str | None = None
-    sealed_with: str | None = Field(None, description="id of the key, where the data does not open here")
+    sealed_with: str | None = Field(None, description="id of the key, where the sidecar cannot open the data")
 
 
 class Sessions(BaseModel):
-    """What a worker owns."""
+    """The sessions that a worker owns."""
 
     instance: str
     sessions: list[Owned]
@@ -242,11 +255,11 @@ class Record(BaseModel):
     updated_at_ms: int
     recovery_data: dict[str, Any] | None = None
     recovery_data_base64: str | None = None
-    sealed_with: str | None = Field(None, description="id of the key, where the data does not open here")
+    sealed_with: str | None = Field(None, description="id of the key, where the sidecar cannot open the data")
 
 
 class Owner(BaseModel):
-    """Where a session lives."""
+    """The owner of a session, and its address."""
 
     session: str
     state: str
@@ -280,15 +293,17 @@ class Moved(BaseModel):
     instance: str
     state: str = Field(description="serving, draining or drained")
     left: int
-    handed_over: dict[str, str] = Field(default_factory=dict, description="session: its heir")
-    silence_ms: dict[str, int] = Field(default_factory=dict, description="session: for how long nobody had it")
-    released: list[str] = Field(default_factory=list, description="offered as orphans when the time was over")
+    handed_over: dict[str, str] = Field(default_factory=dict, description="heirs by session")
+    silence_ms: dict[str, int] = Field(default_factory=dict, description="time without an owner, by session")
+    released: list[str] = Field(
+        default_factory=list, description="sessions that were offered as orphans when the time was over"
+    )
     failed: dict[str, str] = Field(default_factory=dict)
     closed: list[str] = Field(default_factory=list)
 
 
 class Drained(BaseModel):
-    """How far a drain is."""
+    """The progress of a drain."""
 
     draining: bool
     done: bool

@@ -1,4 +1,4 @@
-"""Listening sockets of the sidecar, who is at the other end of a connection, and which requests have room of their own."""
+"""Listening sockets of the sidecar, the process at the other end of a connection, and the requests with room of their own."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def when_closed(scope: Mapping[str, Any], call: Callable[[], None]) -> None:
 def peer_process(scope: Mapping[str, Any]) -> ProcessWatch | None:
     """The process that made the connection of this request, over a unix socket; None when it cannot be seen.
 
-    It is the caller's to close.
+    The caller closes it.
     """
     call: Callable[[], ProcessWatch | None] | None = scope["state"].get(_PEER)
     return call() if call is not None else None
@@ -76,7 +76,7 @@ def _peer_of(connection: Any, pid: int) -> ProcessWatch | None:
 
 
 def listen_on_path(path: str) -> socket.socket:
-    """A listening unix socket, mode 0660; what a program that is gone left behind is replaced.
+    """A listening unix socket, mode 0660; a socket that an ended program left behind is replaced.
 
     Raises:
         ConfigurationError: the path cannot be taken.
@@ -86,7 +86,7 @@ def listen_on_path(path: str) -> socket.socket:
     try:
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISSOCK(where.lstat().st_mode):
-                raise ConfigurationError(f"http_socket: {path} is there and is no socket")
+                raise ConfigurationError(f"http_socket: {path} exists and is not a socket")
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
                 if probe.connect_ex(path) == 0:
                     raise ConfigurationError(f"http_socket: another program listens on {path}")
@@ -110,7 +110,7 @@ class SidecarProtocol(BoundedProtocol):
     """Knows the process behind a unix socket, and tells when the connection is closed."""
 
     def connection_made(self, transport: Any) -> None:
-        """Asyncio's: it is there."""
+        """Asyncio's: the connection is there."""
         super().connection_made(transport)
         found = transport.get_extra_info("socket")
         if found is not None and found.family == socket.AF_UNIX:
@@ -120,12 +120,12 @@ class SidecarProtocol(BoundedProtocol):
             self.app_state = {**self.app_state, _PEER: partial(_peer_of, found, pid), _PEER_UID: uid}
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Asyncio's: it is closed."""
+        """Asyncio's: the connection is closed."""
         super().connection_lost(exc)
         self.tell_closed()
 
     def tell_closed(self) -> None:
-        """Whoever waits for somebody at the other end need not."""
+        """Ends all waiting for the client at the other end."""
         if self.scope is not None:
             state = self.scope["state"]
             state[_GONE] = True
@@ -134,7 +134,7 @@ class SidecarProtocol(BoundedProtocol):
 
 
 def kind_of(scope: Scope) -> str:
-    """By what a request of the interface has room: what many workers do at the same time takes none from what keeps one alive."""
+    """The kind of a request, which has room of its own: what many workers do at once takes none from what keeps a worker alive."""
     path: bytes = scope["raw_path"]
     if path in HEALTH_PATHS:
         return HEALTH
@@ -152,7 +152,7 @@ def api_server(app: Any, sockets: Sequence[socket.socket], most_body: int, liste
     """Serves the interface.
 
     Args:
-        listeners: that this process has in all.
+        listeners: the number of listeners that this process has in all.
     """
     return HttpServer(
         app, sockets, bounds=BOUNDS, kind_of=kind_of, most_body=most_body, protocol=SidecarProtocol, listeners=listeners

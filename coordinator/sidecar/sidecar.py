@@ -48,13 +48,13 @@ log = structlog.get_logger()
 
 BASE64 = 4 / 3
 RIGHTS_SECONDS = 5.0
-"""Between two looks at its rights."""
+"""Pause between two looks at the rights of the Redis user."""
 BODY_BYTES = 8 * 1024
-"""Of a body beside its recovery data."""
+"""Bytes of a body beside its recovery data."""
 
 
 class Parent(Protocol):
-    """Who started the worker, and dies with it."""
+    """The program that started the worker, and dies with it."""
 
     def how_ended(self, pid: int) -> str:
         """How a process ended; '' when it is not known."""
@@ -68,13 +68,13 @@ class Sidecar:
 
     Args:
         settings: with a Redis URL.
-        coordinate: be a coordinator too.
-        parent: of its only worker; then it listens on the unix socket, and nowhere else, and its death is its worker's.
+        coordinate: run a coordinator too.
+        parent: the parent of its only worker. Then the sidecar listens only on the unix socket, and dies with its worker.
     """
 
     def __init__(self, settings: Settings, *, coordinate: bool = False, parent: Parent | None = None) -> None:
         self.settings, self._parent = settings, parent
-        settings.key_source()  # what is wrong with keys is told now, and all workers share them
+        settings.key_source()  # faults of the keys are reported now, and all workers share them
         self._hosted_settings = settings.for_sidecar() if parent is None else settings
         self.id = new_instance_id(settings.name)
         self.metrics = CollectorRegistry()
@@ -90,7 +90,7 @@ class Sidecar:
         self._draining: SidecarDrain
 
     def _sockets(self, stack: ExitStack) -> tuple[list[socket.socket], list[socket.socket]]:
-        """Of the interface, and of the hook."""
+        """The sockets of the interface, and those of the hook."""
         s = self.settings
         if self._parent is not None:
             return [stack.enter_context(listen_on_path(s.http_socket))], []
@@ -127,7 +127,7 @@ class Sidecar:
         log.info("sidecar_stopped", instance=self.id)
 
     async def run_api(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        """Serves until cancelled. Workers that it still stands for then are left to the next sidecar; those of a parent leave.
+        """Serves until cancelled. Then its workers are left to the next sidecar, and those of a parent leave.
 
         Raises:
             ConfigurationError: an address is taken, the store was made for another program, or a right is missing.
@@ -193,7 +193,7 @@ class Sidecar:
         workers.set_function(lambda: len(self.registry.workers))
         watched = Gauge(
             "recovery_sidecar_watched",
-            "Workers that beat for themselves and whose end it states.",
+            "Workers that beat for themselves and whose end this sidecar states.",
             registry=self.metrics,
         )
         watched.set_function(lambda: len(self.watched))
@@ -218,12 +218,12 @@ class Sidecar:
                 hosted.presence.tick()
 
     async def _look_at_store(self) -> None:
-        """Until cancelled; when the store answers for the first time its rights are looked at.
+        """Looks at the store until cancelled, and at its rights once the store answers for the first time.
 
-        A partition that does not answer is told, and is the matter of its own calls: only when none does nothing can be done.
+        A partition that does not answer is reported, and fails only its own calls. When none answers, nothing can be done.
 
         Raises:
-            ConfigurationError: the server or the rights will not do.
+            ConfigurationError: the server or the rights do not suffice.
         """
         looked, said = set[int](), dict[int, str]()
         rights_at = 0.0
@@ -235,7 +235,7 @@ class Sidecar:
                 try:
                     if part is self._hubs.parts[0]:
                         await self._look_at_number()
-                    if self._differs:  # it may lack rights for what is not there
+                    if self._differs:  # the user may lack rights for partitions that do not exist
                         break
                     if part.keys.partition not in looked:
                         await check_partition(part, "worker", without_info=self.settings.without_info)
@@ -264,7 +264,7 @@ class Sidecar:
             await anyio.sleep(1.0)
 
     async def _look_at_number(self) -> None:
-        """Partition 0 says how many there are. It may be set right here or in the store: it goes on, and says so."""
+        """Reads the number of partitions from partition 0. A wrong number is logged, and the sidecar goes on."""
         before = self._differs
         try:
             await check_number(self._hubs.parts[0], self.settings.partitions)
@@ -275,7 +275,7 @@ class Sidecar:
             log.error("partitions_differ", instance=self.id, reason=self._differs)
 
     async def _lacks_in(self, part: StorePartition) -> str:
-        """Which rights are missing there, '' for none."""
+        """The rights that are missing there; '' for none."""
         try:
             await check_rights(part.executor, part.keys, "worker")
         except ConfigurationError as error:
@@ -283,7 +283,7 @@ class Sidecar:
         return ""
 
     def _tell_of_rights(self, lacks: str) -> None:
-        """Rights may be taken away while it runs: it goes on, and says so."""
+        """Logs rights that were taken away while the sidecar runs, which goes on."""
         before, self._lacks = self._lacks, lacks
         if lacks and lacks != before:
             log.warning("rights_lacking", instance=self.id, reason=lacks)

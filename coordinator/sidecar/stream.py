@@ -18,14 +18,14 @@ class EventStream:
     """Writes the events of one worker until the connection, the worker or this stream's turn ends.
 
     Args:
-        server_sent: the form is that of server-sent events.
+        server_sent: whether to write server-sent events.
         scope: of the request.
     """
 
     def __init__(self, hosted: Hosted, *, server_sent: bool, scope: Mapping[str, Any]) -> None:
         self._hosted, self._server_sent, self._scope = hosted, server_sent, scope
         self._woken = anyio.Event()
-        self._woken.set()  # something may wait already
+        self._woken.set()  # an event may wait already
         self._closed = False
         when_closed(scope, self._close)
 
@@ -38,7 +38,7 @@ class EventStream:
 
     async def __call__(self, send: Callable[[Mapping[str, Any]], Awaitable[None]]) -> None:
         """Writes the whole answer."""
-        if self._closed:  # nobody reads it: the worker's other stream, if it has one, goes on
+        if self._closed:  # the client is gone: the worker's other stream, if it has one, goes on
             return
         hosted, queue = self._hosted, self._hosted.queue
         media_type = b"text/event-stream" if self._server_sent else b"application/x-ndjson"

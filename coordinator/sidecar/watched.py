@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 MOST = 10_000
 PATIENCE_SECONDS = 60.0
-"""For the store to take a certificate; later the silence has told."""
+"""Time for the store to take a certificate; after it the silence has told of the end."""
 SETTLE_SECONDS = 5.0
 
 
@@ -36,9 +36,9 @@ class _Announced:
     """What one worker announced.
 
     Attributes:
-        token_hash: of the token that only it knows; the store has it too, in the record of each of its instances.
+        token_hash: hash of the token that only the worker knows; the record of each of its instances has the hash too.
         instances: its ids, by partition.
-        left: it has ended, and its process lives on.
+        left: the worker has ended, and its process lives on.
         done: its end is stated.
     """
 
@@ -49,7 +49,7 @@ class _Announced:
     done: anyio.Event = field(default_factory=anyio.Event)
 
     async def ended(self) -> None:
-        """Returns when it has ended, or its process has."""
+        """Returns when the worker has ended, or its process has."""
         async with anyio.create_task_group() as tasks:
 
             async def wait(what: Callable[[], Awaitable[object]]) -> None:
@@ -61,15 +61,15 @@ class _Announced:
 
 
 class Watched:
-    """Announced by the workers themselves, over the unix socket.
+    """Processes that workers themselves announced, over the unix socket.
 
-    Nobody can have another's instance certified: it must have been registered with the announcer's own token.
+    No program can have another's instance certified: the instance must have been registered with the announcer's own token.
 
     Args:
         parts: all partitions.
         tasks: in which processes are watched.
-        by: who certificates are signed by.
-        how_ended: says how a process ended, '' when it does not know; for a parent, that sees exit statuses.
+        by: the name that signs certificates.
+        how_ended: tells how a process ended, '' when that is unknown; for a parent, which sees exit statuses.
     """
 
     def __init__(
@@ -89,9 +89,9 @@ class Watched:
         """From now on the end of ``process`` is the end of ``instances``. Safe to repeat: the newest list counts.
 
         Args:
-            token_hash: of the token with which they register, or have registered.
+            token_hash: hash of the token with which the instances register, or have registered.
             instances: ids, one a partition; none when the worker has ended and its process lives on.
-            process: is closed by this.
+            process: this closes it.
 
         Raises:
             Problem: 409 the token is another process's, 422 the number of ids, 429 too many.
@@ -106,7 +106,7 @@ class Watched:
             if len(instances) != len(self._parts):
                 raise Problem(
                     HTTPStatus.UNPROCESSABLE_ENTITY,
-                    f"instances: {len(instances)} are named, and there are {len(self._parts)} partitions: one each is needed",
+                    f"instances: {len(instances)} ids for {len(self._parts)} partitions: each partition needs one",
                 )
             if known is not None and not known.process.has_ended and known.process.pid != process.pid:
                 raise Problem(HTTPStatus.CONFLICT, f"process {known.process.pid} announced itself with this token")
@@ -164,10 +164,12 @@ class Watched:
 
     async def _certify(self, part: StorePartition, instance: str, token_hash: str, reason: str) -> None:
         registered = await lookups.said_by(part, instance, "token_hash")
-        if registered is None:  # it ended before it had registered, or it is forgotten already
+        if registered is None:  # the instance ended before it had registered, or it is forgotten already
             return
         if not hmac.compare_digest(registered["token_hash"].encode(), token_hash.encode()):
-            log.warning("exit_not_certified", instance=instance, reason=reason, error="it is not the announcer's own")
+            log.warning(
+                "exit_not_certified", instance=instance, reason=reason, error="the instance is not the announcer's own"
+            )
             return
         answer = await part.executor.run(
             calls.certify(part.keys, instance=instance, cause="exited", by=self._by, reason=reason)

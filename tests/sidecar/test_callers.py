@@ -195,7 +195,7 @@ def test_an_operation_that_nobody_may_call_is_none() -> None:
 
     with pytest.raises(TypeError, match="callers"):
         Operation("GET", "/v1/new", "new", "is new", handler=handler, answers={})  # type: ignore[call-arg]
-    with pytest.raises(ValueError, match="say who may call it"):
+    with pytest.raises(ValueError, match="it has no callers"):
         Table().add(Operation("GET", "/v1/new", "new", "is new", Caller(0), handler, {}))
 
 
@@ -322,7 +322,7 @@ def test_a_record_is_for_its_owner_and_for_administrators(place: Place) -> None:
 
         assert [read("the-call", shown).status_code for shown in ("own", "api", "other", "")] == [200, 200, 403, 401]
         assert [read("never", shown).status_code for shown in ("own", "api", "other")] == [403, 404, 403]
-        assert "is for its owner" in read("the-call", "other").json()["detail"]
+        assert "only its owner" in read("the-call", "other").json()["detail"]
         owner = client.get("/v1/sessions/the-call/owner", headers=place.shown("other"))
         assert owner.json()["instance"] == place.own.instance
 

@@ -181,7 +181,7 @@ def instances(server: RedisServer) -> list[Any]:
     ("flags", "message"),
     [
         (("--http-socket", "/no/such/folder/s.sock"), "http_socket: /no/such/folder/s.sock cannot be taken"),
-        (("--http-socket", __file__), "is there and is no socket"),
+        (("--http-socket", __file__), "exists and is not a socket"),
     ],
 )
 def test_wrong_settings(server: RedisServer, flags: tuple[str, ...], message: str) -> None:

@@ -182,7 +182,7 @@ def test_nobody_has_the_instance_of_another_certified(
         for process in strangers:
             process.send(signal.SIGKILL)
         wait_until(lambda: watched(sidecar) == before)
-        assert sidecar.log.read_text().count("it is not the announcer's own") == 2
+        assert sidecar.log.read_text().count("the instance is not the announcer's own") == 2
         assert record(server, instance)["state"] == record(server, client.instance)["state"] == "alive"
 
 
@@ -214,7 +214,7 @@ async def test_a_worker_that_left_is_watched_no_longer(
     ("token", "body", "status", "words"),
     [
         ("", {"instances": ["a~1"]}, 401, "Worker-Token"),
-        ("t", {"instances": ["a~1", "a~2"]}, 422, "2 are named, and there are 1 partitions"),
+        ("t", {"instances": ["a~1", "a~2"]}, 422, "2 ids for 1 partitions"),
         ("t", {"instances": ["no id"]}, 422, "instances"),
         ("t", {}, 422, "instances"),
     ],

@@ -1,4 +1,4 @@
-"""What operations of several files answer of a session."""
+"""Answers about a session that operations of several files share."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def owned(session: Session) -> schemas.Owned:
 
 
 def with_epoch(status: HTTPStatus, session: Session) -> HttpReply:
-    """The same as a whole answer, with the epoch as its ETag."""
+    """An owned session as a whole answer, with the epoch as its ETag."""
     return HttpReply(status, owned(session), {"ETag": f'"{session.epoch}"'})
 
 
 def not_known(session_id: str) -> Problem:
-    """404: there is no record of it."""
+    """404 for a session without a record."""
     return Problem(HTTPStatus.NOT_FOUND, f"session {session_id!r} is not known")
 
 
 def ended(session_id: str, state: str) -> Problem | None:
-    """410 for a session whose state is a last one, None for any other."""
+    """410 for a session in a final state, None for any other."""
     if state not in ENDED:
         return None
     return Problem(HTTPStatus.GONE, f"session {session_id!r} is {state}", state=state)

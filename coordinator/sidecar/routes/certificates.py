@@ -1,4 +1,4 @@
-"""Certificates: the word of whoever knows that an instance ended."""
+"""Certificates: the word of a caller that knows that an instance ended."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CertificateRoutes:
 
     Args:
         parts: all partitions.
-        by: who certificates are signed by.
+        by: the name that signs certificates.
     """
 
     def __init__(self, parts: Sequence[StorePartition], by: str) -> None:
@@ -45,6 +45,6 @@ class CertificateRoutes:
             )
             outcomes.add(answer.word)
         if outcomes == {"UNKNOWN"}:
-            raise Problem(NOT_FOUND, f"nobody knows the instance {body.instance}")
+            raise Problem(NOT_FOUND, f"instance {body.instance} is not known")
         outcome = "certified" if "OK" in outcomes else "already_dead"
         return HttpReply(OK, schemas.Certified(instance=body.instance, outcome=outcome))

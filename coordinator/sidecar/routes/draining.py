@@ -1,4 +1,4 @@
-"""The drain of everything that the sidecar stands for."""
+"""The drain of all workers that the sidecar stands for."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _flag(text: str) -> bool:
 
 
 UNTIL_DONE = Parameter(
-    "wait", "1: answer when it is done", {"type": "string", "enum": ["0", "1", "true", "false"]}, _flag
+    "wait", "1: answer when the drain is done", {"type": "string", "enum": ["0", "1", "true", "false"]}, _flag
 )
 
 
@@ -42,7 +42,7 @@ class DrainRoutes:
         answers={OK: Answer("done", schemas.Drained), ACCEPTED: Answer("under way", schemas.Drained)},
     )
     async def drain(self, call: HttpCall) -> HttpReply:
-        """Hands over what all workers here own."""
+        """Hands over all sessions of all workers here."""
         body = call.read(schemas.Drain)
         timeout = self._settings.drain_timeout if body.timeout_ms is None else in_seconds(body.timeout_ms)
         self._draining.start(timeout, body.reason or "asked for")
@@ -53,5 +53,5 @@ class DrainRoutes:
 
     @operation("GET /v1/drain", callers=Caller.ADMINISTRATOR, answers={OK: Answer("so far", schemas.Drained)})
     async def drain_progress(self, call: HttpCall) -> HttpReply:
-        """How far that is."""
+        """Tells the progress of the drain."""
         return HttpReply(OK, self._draining.progress())

@@ -50,7 +50,7 @@ class OfferRoutes:
     """Operations on offers.
 
     Args:
-        part_of: says in which partition a session is.
+        part_of: returns the partition of a session.
     """
 
     def __init__(self, part_of: Callable[[str], StorePartition]) -> None:
@@ -63,7 +63,7 @@ class OfferRoutes:
         answers={OK: Answer("new ones", schemas.Offers)},
     )
     async def offers(self, call: HttpCall) -> HttpReply:
-        """Offers, for workers without the stream."""
+        """Returns offers, for workers without the stream."""
         hosted = call.worker
         found = await hosted.poll(call.query.get(WAIT.name, 0.0), call.query.get(MAX.name, 10))
         offered = [schemas.Offered(session=offer.session_id, **hosted.handovers.describe(offer)) for offer in found]
@@ -105,7 +105,7 @@ class OfferRoutes:
         "POST /v1/sessions/{id}/decline",
         callers=Caller.WORKER,
         body=schemas.Decline,
-        answers={NO_CONTENT: Answer("others are asked")},
+        answers={NO_CONTENT: Answer("the offer goes to other workers")},
         problems=(NOT_FOUND, FENCED),
     )
     async def decline(self, call: HttpCall) -> HttpReply:

@@ -32,7 +32,7 @@ class SessionRoutes:
     """Operations on sessions.
 
     Args:
-        part_of: says in which partition a session is.
+        part_of: returns the partition of a session.
     """
 
     def __init__(self, settings: Settings, part_of: Callable[[str], StorePartition]) -> None:
@@ -45,7 +45,7 @@ class SessionRoutes:
         body=schemas.Open,
         answers={
             CREATED: Answer("opened", schemas.Owned),
-            OK: Answer("its own already: nothing was changed, its data neither", schemas.Owned),
+            OK: Answer("the worker owns it already: nothing was changed, its data neither", schemas.Owned),
         },
         problems=(CONFLICT, FENCED),
     )
@@ -67,7 +67,7 @@ class SessionRoutes:
         problems=(NOT_FOUND,),
     )
     async def record(self, call: HttpCall) -> HttpReply:
-        """The record of a session."""
+        """Returns the record of a session."""
         session_id = check_session_id(call.path["id"])
         found = await reads.record(self._part_of(session_id), session_id)
         if found is None:
@@ -103,7 +103,7 @@ class SessionRoutes:
         problems=(NOT_FOUND, GONE),
     )
     async def owner(self, call: HttpCall) -> HttpReply:
-        """Where a session lives, so that its caller can be sent there."""
+        """Returns the address of a session's owner, so that the caller can be sent there."""
         session_id = check_session_id(call.path["id"])
         part = self._part_of(session_id)
         where = await lookups.owner_of(part, session_id)
@@ -152,7 +152,7 @@ class SessionRoutes:
         problems=(FENCED,),
     )
     async def release(self, call: HttpCall) -> HttpReply:
-        """Gives a session up, for others."""
+        """Gives a session up, to be offered to other workers."""
         await call.own_session.release(call.read(schemas.Release).reason)
         return HttpReply(NO_CONTENT)
 
@@ -164,7 +164,7 @@ class SessionRoutes:
         problems=(FENCED,),
     )
     async def resumed(self, call: HttpCall) -> HttpReply:
-        """Media is up again."""
+        """States that the media is up again."""
         await call.own_session.resumed()
         return HttpReply(NO_CONTENT)
 
@@ -183,5 +183,5 @@ class SessionRoutes:
         if data is not None:
             session.stage(data)
         if not hosted.handovers.let_go(session.id):
-            raise Problem(CONFLICT, f"nobody asked {hosted.handle} to let go of {session.id!r}")
+            raise Problem(CONFLICT, f"{hosted.handle} was not asked to let go of {session.id!r}")
         return HttpReply(NO_CONTENT)

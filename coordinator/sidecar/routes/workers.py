@@ -1,4 +1,4 @@
-"""Workers: how they register, show that they live, and are told what happens."""
+"""Workers: they register, show that they live, and receive events."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ TOO_MANY_REQUESTS = HTTPStatus.TOO_MANY_REQUESTS
 
 LINES, SERVER_SENT = "application/x-ndjson", "text/event-stream"
 TRUST = "Trust-Ms"
-"""Header of an answer: for how long the worker may rely on what it owns."""
+"""Header of an answer: the time for which the worker may rely on what it owns."""
 ALONE = "Alone-Ms"
-"""The same for when its sidecar does not answer any more."""
+"""Header of an answer: that time, for when its sidecar does not answer any more."""
 TRUST_HEADERS = {
-    TRUST: "for how long the worker may rely on what it owns, from the sending of the request",
-    ALONE: "the same for when the sidecar does not answer any more: time for it to be started again",
+    TRUST: "time for which the worker may rely on what it owns, from the sending of the request",
+    ALONE: "that time for when the sidecar does not answer any more, so that it can be started again",
 }
 
 
@@ -39,7 +39,7 @@ class WorkerRoutes:
     """Operations on workers.
 
     Args:
-        announced: awaited when a worker that beats for itself has announced itself.
+        announced: is awaited when a worker that beats for itself has announced itself.
     """
 
     def __init__(
@@ -63,8 +63,8 @@ class WorkerRoutes:
         hosted = await self._registry.register(call.read(schemas.Register), by_user=peer_uid(call.scope))
         gone: list[bool] = []
         when_closed(call.scope, lambda: gone.append(True))
-        if gone:  # it waited for its name in vain, as far as it knows: nobody has the token
-            await hosted.withdraw("whoever registered it has gone away")
+        if gone:  # the client gave up waiting for its name: no program has the token
+            await hosted.withdraw("the client that registered it has gone away")
             raise Problem(HTTPStatus.REQUEST_TIMEOUT, "the client went away")
         s = self._settings
         body = schemas.Registered(
@@ -81,7 +81,7 @@ class WorkerRoutes:
         takes_up="all",
     )
     async def events(self, call: HttpCall) -> Stream:
-        """Kept open: the worker's presence, and what it is told, as it happens."""
+        """Streams the worker's events as they happen; the open stream is the worker's presence."""
         accepts = b" ".join(value for name, value in call.scope["headers"] if name == b"accept")
         return EventStream(call.worker, server_sent=SERVER_SENT.encode() in accepts, scope=call.scope)
 
@@ -106,7 +106,7 @@ class WorkerRoutes:
         problems=(NOT_FOUND, GONE),
     )
     async def sessions(self, call: HttpCall) -> HttpReply:
-        """What a worker owns."""
+        """Returns the sessions that a worker owns."""
         hosted = call.worker
         return HttpReply(
             OK, schemas.Sessions(instance=hosted.handle, sessions=[owned(s) for s in hosted.worker.sessions])
@@ -116,7 +116,7 @@ class WorkerRoutes:
         "POST /v1/watched",
         callers=Caller.PROCESS,
         body=schemas.Watch,
-        answers={NO_CONTENT: Answer("watched, and no more than that: the instances need not be registered yet")},
+        answers={NO_CONTENT: Answer("the process is watched; the instances need not be registered yet")},
         problems=(CONFLICT, TOO_MANY_REQUESTS),
     )
     async def watch(self, call: HttpCall) -> HttpReply:
