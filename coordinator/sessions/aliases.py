@@ -19,7 +19,7 @@ MOST_NAME = 1024
 
 @dataclass(frozen=True, slots=True)
 class Alias:
-    """What a session may be found by; made with `phone` or `user_call`. Its repr does not show the name."""
+    """A name by which a session can be found; made with `phone` or `user_call`. Its repr does not show the name."""
 
     kind: str
     name: tuple[str, ...] = field(repr=False)
@@ -59,7 +59,7 @@ def _checked(name: str, value: str) -> str:
 
 
 def tokens(alias: Alias, tenant: str, ring: KeyRing | None) -> list[str]:
-    """What stands for the alias in Redis: by the key that is in use first, then by each older one.
+    """The texts that stand for the alias in Redis: first by the present key, then by each older one.
 
     With keys it is an HMAC-SHA256 under a key of its own purpose, so that a reader of Redis cannot try numbers; without
     keys a SHA-256, which hides nothing from that.

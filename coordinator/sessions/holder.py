@@ -35,7 +35,7 @@ class Holder(Protocol):
 
     @property
     def fence(self) -> Fence:
-        """Who writes, under which epoch."""
+        """The writer, its epoch, and where they are recorded."""
 
     async def fenced(self, make: Callable[[Fence], ScriptCall[R]], runner: FenceRunner) -> R:
         """Runs a write that asks whether this still owns the session; see ``Session.fenced``."""

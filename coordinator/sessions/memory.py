@@ -123,7 +123,7 @@ class _Memory:
         return sum([await self.get(session_id) is not None for session_id in list(self._values)])
 
     async def ping(self) -> None:
-        """It is always there."""
+        """Does nothing: the memory always answers."""
 
     async def aclose(self) -> None:
         self._values.clear()

@@ -40,7 +40,7 @@ Adopted = TypeVar("Adopted", bound=Returnable, covariant=True)
 
 
 class OfferedCall(Protocol[Adopted]):
-    """What is offered: `coordinator.Offer`."""
+    """An offered call: `coordinator.Offer`."""
 
     session_id: str
 
@@ -57,7 +57,7 @@ class Recovered(Generic[S]):
 
     Attributes:
         session: the worker's own.
-        manager: what saves its state; bound to the session, so that it is refused once the session is lost.
+        manager: saves its state; bound to the session, so that it is refused once the session is lost.
         state: the conversation, None when there is none: the call goes on with ``session.recovery_data`` only. It may say that the
             call has ended (its owner died between its last save and ``session.close``): then close the session.
         fault: why there is no state though there is something stored, or might be. Store a new state with
@@ -71,7 +71,7 @@ class Recovered(Generic[S]):
 
 
 async def recover(offer: OfferedCall[S], manager: SessionManager) -> Recovered[S] | None:
-    """Adopts what is offered, together with its conversation.
+    """Adopts an offered call, together with its conversation.
 
     A conversation that is sealed with a key that this worker lacks cannot be served here: the offer is given back before anything is
     adopted, no attempt is counted, and this worker leaves it to others for half a minute. Nothing else that is wrong with
@@ -95,7 +95,7 @@ async def recover(offer: OfferedCall[S], manager: SessionManager) -> Recovered[S
         await offer.cannot_serve(LACKS_KEY)
         return None
     except (SessionNotFoundError, *_UNREADABLE):
-        pass  # looked at again when it is ours: until then its owner may still write
+        pass  # it is read again when it is ours: until then its owner may still write
     session = await offer.adopt()
     if session is None:
         return None

@@ -178,7 +178,7 @@ class RedisStore(BackedStore):
         tenant: the tenant of the sessions: their keys are apart from those of all other tenants.
         keys: seals the sessions; then only programs with these keys can read them.
         accept_plaintext: with keys, whether unsealed sessions are read too.
-        store_timeout: seconds for which nothing may move while an answer is awaited (with a URL).
+        store_timeout: seconds without any movement of bytes after which a request fails (with a URL).
         now: the clock for ``updated_at``.
 
     Raises:
@@ -225,14 +225,14 @@ class RedisStore(BackedStore):
         """Looks at the rights of its Redis user, where it connects by itself and the store answers.
 
         Raises:
-            ConfigurationError: one is missing; or on an event loop that will not do.
+            ConfigurationError: a right is missing, or the event loop is not supported.
         """
         check_event_loop("RedisStore")
         if self._has_url:
             try:
                 await check_store_rights(self._runner, self.keys)
             except StoreUnavailableError:
-                pass  # who works with it finds that out, and waits as it likes
+                pass  # the first operation finds that out, and waits as its caller likes
             except BaseException:
                 await self.close()
                 raise

@@ -11,7 +11,7 @@ from coordinator.store.rights import RightsRunner, commands_needed, look_at_righ
 __all__ = ["COMMANDS", "check_store_rights", "needed_commands", "patterns", "touched", "user"]
 
 COMMANDS: tuple[Name, ...] = (("DEL",), ("GET",), ("PING",), ("SCAN",), ("SET",), ("SSCAN",))
-"""What it sends beside its scripts."""
+"""The commands that the store sends beside its scripts."""
 
 FENCE = ("detector", "events", "instance:*", "meta", "session:*")
 """Keys of a partition that a write for a call declares, in order to ask whether its writer owns it; see `Fence.declared`."""

@@ -384,7 +384,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def for_worker(cls, url: str | None = None, **values: Any) -> Settings:
-        """Settings of a worker inside somebody's program: keywords first, then the environment.
+        """Settings of a worker inside another program: keywords first, then the environment.
 
         Args:
             url: the store.

@@ -16,12 +16,12 @@ __all__ = ["Acquisition"]
 
 
 class Acquisition:
-    """One a membership.
+    """One per membership.
 
     Args:
         changing: is entered while sessions change hands.
-        doubts: is told when nobody knows what became of the request.
-        patience: seconds for which an end of the session here is waited for.
+        doubts: is told when the outcome of a request is unknown.
+        patience: seconds for which a request waits for an end of the session here.
     """
 
     def __init__(
@@ -37,13 +37,13 @@ class Acquisition:
 
     @contextlib.asynccontextmanager
     async def turn(self, session_id: str) -> AsyncIterator[None]:
-        """While one request opens or adopts a session: a second one of the same id waits for its outcome.
+        """The turn of one request that opens or adopts a session; a second request for the same id waits for its outcome.
 
-        An end of the session here that has no answer yet is waited for: what comes now is another call of that id. When the
-        request has no answer, or whoever made it was cancelled, the store is asked what became of it.
+        An end of the session here that has no answer yet is waited for, as the request is about another call of that id. When the
+        request has no answer, or is cancelled, the store is asked for its outcome.
 
         Raises:
-            StoreUnavailableError: that end has no answer in time.
+            StoreUnavailableError: the end has no answer in time.
         """
         with self._ledger.takes(session_id):
             async with self._turns.of(session_id):
@@ -53,5 +53,5 @@ class Acquisition:
                     try:
                         yield
                     except (StoreUnavailableError, asyncio.CancelledError):
-                        self._doubts.want("outcome_unknown", "nobody knows whether a session was opened or adopted")
+                        self._doubts.want("outcome_unknown", "it is unknown whether a session was opened or adopted")
                         raise

@@ -1,4 +1,4 @@
-"""Time-outs that only count while this process turned over: who is waited for may have stood still with it."""
+"""Time-outs that count only while this process turned over: a pause of the process may stop the awaited program too."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SLICES = 10
 async def sleep_awake(seconds: float) -> None:
     """Sleeps for so many seconds in which the event loop turned over.
 
-    After a pause of more than half of that the time begins anew: what was to happen meanwhile needs it as a whole.
+    After a pause of more than half of that the time begins anew: what is awaited needs all of it.
     """
     left = seconds
     while left > 0:
@@ -27,7 +27,7 @@ async def sleep_awake(seconds: float) -> None:
 
 
 class Pauses:
-    """The longest time for which the event loop did not turn over, while somebody watched."""
+    """The longest time for which the event loop did not turn over while it was watched."""
 
     def __init__(self) -> None:
         self._turned, self._longest = clock.now(), 0.0
@@ -39,13 +39,13 @@ class Pauses:
 
     @property
     def longest(self) -> float:
-        """Seconds; what goes on just now counts too."""
+        """Seconds; a pause that goes on just now counts too."""
         return max(self._longest, clock.now() - self._turned)
 
 
 @asynccontextmanager
 async def watch_for_pauses(seconds: float) -> AsyncIterator[Pauses]:
-    """Tells inside the block of pauses that are much longer than so many seconds."""
+    """Measures pauses inside the block that are much longer than so many seconds."""
     pauses = Pauses()
     async with anyio.create_task_group() as tasks:
 
@@ -63,7 +63,7 @@ async def watch_for_pauses(seconds: float) -> AsyncIterator[Pauses]:
 
 @asynccontextmanager
 async def move_on_after_awake(seconds: float) -> AsyncIterator[anyio.CancelScope]:
-    """As `anyio.move_on_after`, in that time."""
+    """As `anyio.move_on_after`, in time in which the event loop turned over."""
     with anyio.CancelScope() as scope:
         async with anyio.create_task_group() as tasks:
 

@@ -8,7 +8,7 @@ __all__ = ["Bell"]
 
 
 class Bell:
-    """Rung from any thread, heard by one task: it begins nothing by itself, so ringing cannot fail and is never lost.
+    """Any thread rings it, and one task hears it. It begins nothing by itself, so that ringing cannot fail and is never lost.
 
     Made on the event loop on which it is heard.
     """
@@ -29,6 +29,6 @@ class Bell:
             self._loop.call_soon_threadsafe(self._event.set)
 
     async def rung(self) -> None:
-        """Waits until it was rung since the last time."""
+        """Waits until the bell has been rung since the last time."""
         await self._event.wait()
         self._event.clear()

@@ -1,4 +1,4 @@
-"""What an instance and its store say of one session, and what follows when they differ. Pure."""
+"""Compares what an instance and its store say of one session, and decides what follows. Pure."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from coordinator.states import SERVED
 __all__ = ["Difference", "Stored", "compare"]
 
 Difference = Literal["", "state_again", "renew", "give_up"]
-"""What to do: nothing; state again what is held; take over the epoch to which it was renewed; give it up under the stored epoch."""
+"""What to do: nothing; state again what is held; take over the epoch of its renewal; give it up under the stored epoch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A session's record, as far as it says whose the session is.
+    """A session's record, as far as it names the owner.
 
     Attributes:
         epoch: 0 without a record.
@@ -32,7 +32,7 @@ class Stored:
 
 
 def compare(instance: str, held: int | None, stored: Stored) -> Difference:
-    """What an instance does about one session.
+    """Decides what an instance does about one session.
 
     Args:
         instance: its id.
@@ -42,7 +42,7 @@ def compare(instance: str, held: int | None, stored: Stored) -> Difference:
     if held is None:
         return "give_up" if stored.is_of(instance) else ""
     if not stored.is_of(instance):
-        return "state_again"  # nobody has it since writes were lost, or somebody else: the store says which
+        return "state_again"  # after lost writes another worker may have it: the store tells
     if stored.epoch == held:
         return ""
     return "renew" if stored.epoch > held else "state_again"

@@ -16,21 +16,21 @@ __all__ = ["Data", "RecoveryData", "decode", "encode"]
 
 RecoveryData = Mapping[str, Any] | bytes
 Data = TypeVar("Data", bound=RecoveryData, default=Any)
-"""What the calls of one program carry, as it states it to its type checker, where that is to know: ``Worker[bytes]``,
-``Worker[dict[str, Any]]``, ``Worker[Call]`` with a typed dictionary. At run time nothing follows from it; a call that was opened
-without recovery data has ``b""``."""
+"""The recovery data of one program's calls, for a type checker: ``Worker[bytes]``, ``Worker[dict[str, Any]]``, or ``Worker[Call]``
+with a typed dictionary. It has no effect at run time; a call that was opened without recovery data has ``b""``."""
 
 
 def encode(data: RecoveryData, limit: int) -> tuple[bytes, str]:
-    """Bytes to store, and how they were given (``json`` or ``bytes``).
+    """Returns the bytes to store, and how they were given (``json`` or ``bytes``).
 
     Args:
-        data: bytes, or a mapping with text keys of what JSON can say.
-        limit: most bytes.
+        data: bytes, or a mapping with text keys and values that JSON has.
+        limit: the largest number of bytes.
 
     Raises:
-        InvalidDataError: neither, not JSON-able, nested too deep, or with whole numbers that others would read as different ones.
-        DataTooLargeError: above the limit.
+        InvalidDataError: the data is neither, is not JSON-able, is nested too deep, or has whole numbers that other readers
+            would round.
+        DataTooLargeError: the data is above the limit.
     """
     if isinstance(data, bytes | bytearray | memoryview):
         raw, encoding = bytes(data), "bytes"
@@ -54,10 +54,10 @@ def encode(data: RecoveryData, limit: int) -> tuple[bytes, str]:
 
 
 def decode(raw: bytes, encoding: str) -> dict[str, Any] | bytes:
-    """What was given to `encode`.
+    """Returns what was given to `encode`.
 
     Raises:
-        InvalidDataError: what is stored is no JSON object, or one that is nested too deep to be worked with; or it is sealed.
+        InvalidDataError: the stored data is sealed, is not a JSON object, or is nested too deep.
     """
     if is_sealed(encoding):
         raise InvalidDataError("the stored recovery data is sealed, and was not opened")
@@ -70,5 +70,5 @@ def decode(raw: bytes, encoding: str) -> dict[str, Any] | bytes:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise InvalidDataError("the stored recovery data is no JSON object")
+        raise InvalidDataError("the stored recovery data is not a JSON object")
     return value

@@ -21,9 +21,9 @@ log = structlog.get_logger()
 
 RETRY_SECONDS = 0.1
 RESERVE_SECONDS = 1.0
-"""Kept of the time-out for offering what could not be handed over."""
+"""Part of the time-out that is kept for offering sessions that could not be handed over."""
 LAST_MOMENT_SECONDS = 0.25
-"""Kept of the rest for letting a busy call go to an heir that waits for it."""
+"""Part of the rest that is kept for letting a busy call go to an heir that waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,9 @@ class DrainReport:
 
     Attributes:
         handed_over: id -> the heir that serves it.
-        silence: id -> seconds for which nobody served it, as its owner measured them.
-        released: ids that nobody took in time: they were offered as orphans.
-        failed: id -> why it could not be moved at all.
+        silence: id -> seconds without a serving worker, as the owner measured them.
+        released: ids that no worker took in time: they were offered as orphans.
+        failed: id -> why the session could not be moved at all.
         closed: ids of calls that ended meanwhile.
     """
 
@@ -54,21 +54,21 @@ class Drains(Protocol):
 
     @property
     def sessions(self) -> Mapping[str, Session]:
-        """What it owns, by id."""
+        """The sessions that it owns, by id."""
 
     @property
     def is_taking(self) -> bool:
         """Whether a session is being opened or adopted."""
 
     def continued(self, now: float) -> float:
-        """When its process went on after it last stood still, in seconds of `coordinator.clock`; long ago when it did not."""
+        """When its process last went on after standing still, in seconds of `coordinator.clock`; long ago when it did not."""
 
     async def begin_drain(self, lets_go_by: float, timeout: float, reason: str) -> None:
-        """It takes nothing new from now on, and the store knows; busy sessions are let go by then at the latest."""
+        """Takes nothing new from now on, and tells the store; busy sessions are let go at that time at the latest."""
 
 
 class _Progress:
-    """When a call last found an heir, and for how long it is worth waiting for the next."""
+    """When a call last found an heir, and how long to wait for the next one."""
 
     def __init__(self, deadline: float, patience: float, continued: Callable[[float], float]) -> None:
         self.deadline, self._patience, self._continued = deadline, patience, continued
@@ -79,7 +79,7 @@ class _Progress:
         self._last = clock.now()
 
     def left(self) -> float:
-        """Seconds for which somebody may still be found."""
+        """Seconds for which an heir may still be found."""
         now = clock.now()
         return max(0.0, min(self.deadline, max(self._last, self._continued(now)) + self._patience) - now)
 
@@ -89,15 +89,15 @@ async def drain(
 ) -> DrainReport:
     """Tells the store that these members drain, hands over what they own, and offers the rest at the end.
 
-    At most ``drain_concurrency`` calls are on offer at a time. What nobody takes is offered again until the time-out; its
-    owner serves it all the while.
+    At most ``drain_concurrency`` calls are on offer at a time. A call that no worker takes is offered again until the time-out,
+    and its owner serves it all the while.
 
     Args:
-        members: one a partition.
+        members: one for each partition.
         settings: lease and concurrency.
         timeout: seconds in all.
         reason: for the events.
-        patience: seconds without any call finding an heir after which the rest is offered as orphans.
+        patience: seconds in which no call finds an heir, after which the rest is offered as orphans.
     """
 
     def continued(now: float) -> float:
@@ -124,7 +124,7 @@ async def drain(
 
         begin()
         while any(member.is_taking for member in members) and progress.left():
-            await anyio.sleep(RETRY_SECONDS)  # what was being opened or adopted as it began
+            await anyio.sleep(RETRY_SECONDS)  # sessions that were being opened or adopted as it began
             begin()
         begin()
     report = await _release_rest(list(sessions))
@@ -138,8 +138,8 @@ async def drain(
 async def _hand_over(session: Session, room: anyio.CapacityLimiter, progress: _Progress) -> None:
     """Offers one call until an heir has it, it ended, or the time is over.
 
-    One that is busy is offered when it is not any more, or so late that an heir waits for it when the time is over; it takes
-    nobody's turn.
+    A busy call is offered when it is no longer busy, or so late that an heir waits for it when the time is over. It takes no other
+    call's turn.
     """
     tries = 0
     await session.quiet(lambda: progress.deadline - LAST_MOMENT_SECONDS - session.lease)
@@ -158,7 +158,7 @@ async def _hand_over(session: Session, room: anyio.CapacityLimiter, progress: _P
             progress.made()
         tries += 1
         if tries == 1 and not session.is_over and not session.is_busy:
-            log.warning("drain_waits", session=session.id, reason="nobody took the offer")
+            log.warning("drain_waits", session=session.id, reason="no worker took the offer")
 
 
 async def _release_rest(sessions: Sequence[Session]) -> DrainReport:

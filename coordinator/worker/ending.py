@@ -1,4 +1,4 @@
-"""The end of a session here: its call is over, or others are to have it. It is carried out, however long the store is away."""
+"""The end of a session here: its call is over, or other workers get it. It is carried out, however long the store is away."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ LONGEST_PAUSE_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What is to become of a session; from the moment it stands nobody here believes to hold the session.
+    """The end of a session; from the moment it is set this process no longer believes that it holds the session.
 
     Attributes:
-        kind: ``close`` (the call is over) or ``release`` (others are to have it).
+        kind: ``close`` (the call is over) or ``release`` (other workers are to have it).
         reason: for the events.
         cause: of a release: ``released``, ``left`` (its owner leaves), ``returned`` (as though it had not been adopted).
-        counts: whether that is a recovery: the call may be to blame.
-        request: the same at each trial, so that a lost answer does no harm.
+        counts: whether it counts as a recovery: the call may be to blame.
+        request: the request id, the same at each trial, so that a lost answer does no harm.
     """
 
     kind: Literal["close", "release"]
@@ -44,7 +44,7 @@ class Ends(Protocol):
     """A session, as far as its end is concerned.
 
     Attributes:
-        ending: what is to become of it, if anything.
+        ending: its end, if one is set.
     """
 
     id: str
@@ -60,20 +60,20 @@ class Ends(Protocol):
 
     @property
     def has_user(self) -> bool:
-        """Whether a task goes on that uses it."""
+        """Whether a task that uses it goes on."""
 
     async def carry_out(self, *, late: bool = False) -> None:
         """Does what `ending` says."""
 
     def nobody_serves(self) -> None:
-        """It is given up."""
+        """No task serves it any more: it is given up."""
 
 
 def is_of_the_store(error: BaseException | None) -> bool:
-    """Whether an error says only that the store did not answer: itself, all of a group, or what it was raised from or after."""
+    """Whether an error says only that the store did not answer: the error itself, all of a group, or its cause or context."""
     try:
         return _is_of_the_store(error, set())
-    except RecursionError:  # nested deeper than anything that only waited for the store
+    except RecursionError:  # nested deeper than any error of a wait for the store
         return False
 
 
@@ -89,7 +89,7 @@ def _is_of_the_store(error: BaseException | None, seen: set[int]) -> bool:
 
 
 class Endings:
-    """One a membership: goes on with endings that had no answer when they were asked for, and finds what nobody serves.
+    """One per membership: carries out ends that had no answer at first, and finds sessions that no task serves.
 
     Args:
         lease: seconds for which a session whose code failed may be unused.
@@ -100,17 +100,17 @@ class Endings:
         self._ends, self._unused = OneEach(self._carry_out), OneEach(self._wait_for_use)
 
     async def run(self) -> None:
-        """Carries on until cancelled."""
+        """Carries ends out until cancelled."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._ends.run)
             tasks.start_soon(self._unused.run)
 
     def carry_on(self, session: Ends) -> None:
-        """Its ending had no answer, or who asked for it was cancelled. Safe to repeat."""
+        """The end had no answer, or the task that asked for it was cancelled. Safe to repeat."""
         self._ends.put(session)
 
     def give_up_unless_used(self, session: Ends) -> None:
-        """A task that used it failed, and no other goes on: it is given up unless one uses it within a lease. Safe to repeat."""
+        """A task that used it failed, and no other goes on: it is given up unless a task uses it within a lease. Safe to repeat."""
         self._unused.put(session)
 
     async def _wait_for_use(self, session: Ends) -> None:
@@ -135,4 +135,4 @@ class Endings:
                     await anyio.sleep(backoff(failures, 1.0, most=LONGEST_PAUSE_SECONDS))
                     failures += 1
         except FencedError:
-            return  # somebody else has it: `lost` says so
+            return  # another worker has it: `lost` says so

@@ -1,4 +1,4 @@
-"""The offers that a worker has in hand: few, so that what waits behind a slow program goes to others instead."""
+"""The offers that a worker has in hand: few, so that offers which wait behind a slow program go to other workers instead."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Window:
         return int(min(self._size, self.most))
 
     def answered_after(self, seconds: float) -> None:
-        """An offer was answered so long after it was read."""
+        """An offer was answered so many seconds after it was read."""
         if seconds <= QUICK_SECONDS:
             self._size = min(MOST, self._size + 1)
         elif seconds > SLOW_SECONDS:
             self._size = max(1, self._size // 2)
 
     def stalled(self) -> None:
-        """The program did not get to what it was given."""
+        """The program did not get to its offers."""
         self._size = 1
 
 
@@ -49,7 +49,7 @@ class InHand(Protocol):
     """An offer, as far as its place in the queue is concerned.
 
     Attributes:
-        answering: the program answers it just now.
+        answering: the program is answering it now.
         read_at: when it was read, in seconds of `coordinator.clock`.
     """
 
@@ -68,11 +68,11 @@ H = TypeVar("H", bound=InHand)
 
 
 class Hand(Generic[H]):
-    """One a worker, over all partitions.
+    """One per worker, over all partitions.
 
     Attributes:
         window: how many offers may be in hand.
-        progress: when the program last answered one, in seconds of `coordinator.clock`.
+        progress: when the program last answered an offer, in seconds of `coordinator.clock`.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class Hand(Generic[H]):
         self._stalled = self._closed = False
 
     def take(self, offer: H) -> None:
-        """One was read for the program."""
+        """An offer was read for the program."""
         self._queue.append(offer)
         self._wake()
 
@@ -110,7 +110,7 @@ class Hand(Generic[H]):
         found: list[H] = []
         while self._queue and len(found) < most:
             offer = self._queue.popleft()
-            if offer.in_hand and not offer.answering:  # else it goes back just now
+            if offer.in_hand and not offer.answering:  # else it is going back now
                 offer.given()
                 found.append(offer)
         return found
@@ -121,20 +121,20 @@ class Hand(Generic[H]):
         self.window.answered_after(self.progress - offer.read_at)
 
     def not_reached(self) -> None:
-        """Offers went back to others because the program did not get to them: until it asks again it is given none."""
+        """Offers went to other workers because the program did not get to them. It is given none until it asks again."""
         self.window.stalled()
         self._stalled = not self._wanting
 
     def others_wait(self) -> bool:
-        """Whether other offers wait behind what the program does now."""
+        """Whether other offers wait behind the one that the program works on now."""
         return not self._wanting and any(offer.in_hand for offer in self._queue)
 
     def room(self, in_hand: int) -> int:
-        """How many more may be read, with so many in hand."""
+        """How many more offers may be read, with so many in hand."""
         return 0 if self._stalled or self._closed else self.window.size - in_hand
 
     def close(self) -> None:
-        """Nobody is given any more."""
+        """Gives out no offers any more."""
         self._closed = True
         self._wake()
 

@@ -22,14 +22,14 @@ log = structlog.get_logger()
 
 
 class Handovers:
-    """One a membership.
+    """One per membership.
 
     Args:
-        start: does something as a task of the worker's.
+        start: runs a function as a task of the worker.
         host: is asked first, where the program is another process.
 
     Attributes:
-        lets_go_by: until when a busy session is not let go, in seconds of `coordinator.clock`: the end of a drain.
+        lets_go_by: the time until which a busy session is not let go, in seconds of `coordinator.clock`: the end of a drain.
     """
 
     def __init__(
@@ -51,14 +51,14 @@ class Handovers:
         self._asked(session_id, heir)
 
     def look_for_heirs(self, asked: int) -> None:
-        """The beat said how often heirs asked since the one before: more often than we heard, so a word was lost, or not permitted."""
+        """A beat said how often heirs asked since the last one. If we heard fewer, a message was lost, or not permitted."""
         heard, self._heard = self._heard, 0
         if not 0 <= asked <= heard:
             for session_id in self._ledger.sessions:
                 self._asked(session_id, "")
 
     def _asked(self, session_id: str, heir: str) -> None:
-        """One task a session lets go, however often it is asked."""
+        """Starts one task per session that lets go, however often heirs ask."""
         session = self._ledger.sessions.get(session_id)
         if session is None or session.ending is not None:
             return
@@ -85,9 +85,9 @@ class Handovers:
                     log.info("session_handed_over", session=session_id, heir=heir)
                 if session_id not in self._heirs:
                     return
-                heir = self._heirs[session_id]  # another one asked meanwhile
+                heir = self._heirs[session_id]  # another heir asked meanwhile
         except FencedError:
-            return  # it is lost, and was told so
+            return  # the session is lost, and was told so
         except StoreUnavailableError as error:
             log.warning("handover_failed", session=session_id, kind=error.kind)
         finally:

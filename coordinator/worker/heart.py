@@ -22,10 +22,10 @@ __all__ = ["TURN_SECONDS", "Beat", "Beating", "Heart"]
 SLICE_SECONDS = 0.05
 TICK_SECONDS = 0.01
 TURN_SECONDS = 0.05
-"""The event loop turns over so often when nothing blocks it."""
+"""Pause between two turns of the event loop when nothing blocks it."""
 JITTER = 0.1
 BATCH = 128
-"""Beats in one exchange."""
+"""Most beats in one exchange."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Beat:
 
 
 def _sure(roll: RollCall) -> RollCall:
-    """After this process stood still nobody knows what became of the presence connection meanwhile."""
+    """After this process stood still the state of the presence connection is unknown."""
     return replace(roll, presence=False) if roll.presence and roll.trust_window.stood_still else roll
 
 
@@ -50,7 +50,7 @@ class Beating:
     Attributes:
         roll: returns what to say now.
         heard: is called on the event loop with each `Beat`.
-        over: is called in the thread that beats, when the event loop is gone, with the reason: nothing is believed any more.
+        over: is called in the thread that beats, with the reason, when the event loop is gone: then nothing is believed.
         due: when the next beat is sent.
     """
 
@@ -65,11 +65,11 @@ class Heart(threading.Thread):
 
     Args:
         turns: returns how often the event loop has turned over.
-        gone: returns why nobody can turn it over any more, '' as long as somebody can.
+        gone: returns why the event loop can never turn over again, '' as long as it can.
         heard: is called in this thread with the beats of an exchange, for the event loop.
 
     Attributes:
-        ends: the process ends, and the exit of those that have not left is being stated.
+        ends: the process ends, and the exit of the instances that have not left is being stated.
     """
 
     def __init__(
@@ -93,16 +93,16 @@ class Heart(threading.Thread):
         self._soon = threading.Event()
 
     def add(self, beating: Beating) -> None:
-        """From now on it beats for this one too, at once."""
+        """Beats for this instance too from now on, and at once."""
         self._beatings = (*self._beatings, beating)
         self._soon.set()
 
     def remove(self, beating: Beating) -> None:
-        """After the present beat not for this one any more. Safe to repeat."""
+        """Ends the beats for this instance after the present one. Safe to repeat."""
         self._beatings = tuple(one for one in self._beatings if one is not beating)
 
     def soon(self, beating: Beating) -> None:
-        """Beats for this one at once instead of at the next interval."""
+        """Beats for this instance at once and not only at the next interval."""
         beating.due = float("-inf")
         self._soon.set()
 
@@ -123,14 +123,14 @@ class Heart(threading.Thread):
             beating.roll().trust_window.tick(now)
 
     def _believe_no_more(self) -> None:
-        """There is no event loop on which anything could be served; the exit is stated after that."""
+        """The event loop is gone, so nothing can be served; the exit is stated after that."""
         for beating in self._beatings:
             if not beating.roll().trust_window.over:
                 beating.roll().trust_window.over = True
                 beating.over(self._gone())
 
     def end(self, reason: str) -> None:
-        """The process ends, and nobody has left: belief ends now, and the thread states the exit. From any thread."""
+        """The process ends before its instances have left: belief ends now, and the thread states the exit. From any thread."""
         if self._beatings and self.is_alive():
             plain, self._gone = self._gone, lambda: plain() or reason
             self.ends = True
@@ -138,10 +138,10 @@ class Heart(threading.Thread):
             self._soon.set()
 
     def run(self) -> None:
-        """The thread: beat, tell, wait; a tick at least every slice. What goes wrong with it goes wrong with all workers."""
+        """The thread: beats, tells, waits, and ticks at least every slice. Its errors are errors of all workers."""
         try:
             self._run()
-        except Exception as error:  # noqa: BLE001 - a thread has nobody above it: each worker raises it on the event loop
+        except Exception as error:  # noqa: BLE001 - a thread has no caller: each worker raises it on the event loop
             now = clock.now()
             self._heard([(one, Beat(one.roll(), now, error=error)) for one in self._beatings])
         finally:
@@ -165,7 +165,7 @@ class Heart(threading.Thread):
                 self._soon.wait(min(SLICE_SECONDS, left))
 
     def _state_exit(self, why: str) -> None:
-        """Of whoever this process is; those for whom it only stands live on."""
+        """States the exit of the instances that live in this process; those that it only stands for live on."""
         self._believe_no_more()
         if self._settings.stands_for_others:
             return
@@ -173,7 +173,7 @@ class Heart(threading.Thread):
             calls.certify(self._keys, instance=instance, cause="exited", by=instance, reason=why)
             for instance in (one.roll().instance for one in self._beatings)
         ]
-        self._executor.run_many(exits)  # where there is no answer the silence tells it
+        self._executor.run_many(exits)  # without an answer the silence tells it
 
     def beat(self, beatings: Sequence[Beating]) -> list[tuple[Beating, Beat]]:
         """Beats once for each; trust windows are renewed here, so that a blocked event loop does not shorten them."""
@@ -188,7 +188,7 @@ class Heart(threading.Thread):
         ]
 
     def _late(self) -> float:
-        """Seconds by which the event loop is late, in time in which this thread was awake."""
+        """Seconds by which the event loop is late, counted while this thread was awake."""
         return max(0.0, self._lag.seconds - TURN_SECONDS)
 
     def _call(self, roll: RollCall) -> ScriptCall[calls.BeatReply]:
@@ -211,7 +211,7 @@ class Heart(threading.Thread):
             roll.trust_window.renew(sent)
         elif isinstance(answer, calls.FencedInstance):
             roll.trust_window.over = True
-        elif isinstance(answer, calls.Wedged):  # nobody else may believe that we speak for what we own
+        elif isinstance(answer, calls.Wedged):  # no program may believe that we speak for what we own
             roll.trust_window.over = True
             why = f"its event loop stood still for {self._late():.1f} s"
             certificate = calls.certify(

@@ -1,4 +1,4 @@
-"""The task in which everything of a worker's runs, so that any task may enter and leave its block."""
+"""The task in which all of a worker runs, so that any task may enter and leave its block."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ FAREWELL_SECONDS = 5.0
 
 
 class Home:
-    """One a worker that was entered.
+    """One per worker that was entered.
 
-    It ends when the block is left; when the event loop is cleaned up and nobody left it, as though the block was cancelled; or by an
-    error of one of its tasks, which ends the block too: as with `asyncio.TaskGroup` the task that entered it is cancelled, and the
-    error is raised in the place of that cancellation.
+    It ends when the block is left. It ends as though the block was cancelled when the event loop is cleaned up before that. An error
+    of one of its tasks ends the block too: as with `asyncio.TaskGroup`, the task that entered it is cancelled, and the error is
+    raised instead of that cancellation.
 
     Args:
-        farewell: is called with the error by which the block was left, as long as the tasks run where that is possible.
-        close: is called when they have ended.
+        farewell: is called with the error by which the block was left, while the tasks still run where that is possible.
+        close: is called when the tasks have ended.
 
     Attributes:
-        tasks: of the worker.
+        tasks: the worker's task group.
     """
 
     def __init__(
@@ -49,30 +49,30 @@ class Home:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="worker")
 
     async def enter(self) -> anyio.abc.TaskGroup:
-        """The tasks of the worker; whoever enters is cancelled when one of them fails."""
+        """Returns the worker's task group. The task that enters is cancelled when a task of the group fails."""
         self.owned_by_this_task()
         await self._ready.wait()
         return self.tasks
 
     @property
     def is_a_parents(self) -> bool:
-        """Whether this process was forked inside the block: it has nothing to say when it leaves it."""
+        """Whether this process was forked inside the block: then leaving the block says nothing."""
         return os.getpid() != self._process
 
     def owned_by_this_task(self) -> None:
-        """From now on it is this one that is cancelled when one of its tasks fails."""
+        """From now on the present task is cancelled when a task of the worker fails."""
         if not self._interrupted:
             self._owner = asyncio.current_task()
 
     async def leave(self, error: BaseException | None) -> None:
-        """Ends it, and waits until that is done: whoever is cancelled meanwhile waits all the same.
+        """Ends the worker, and waits until that is done, also when the waiting task is cancelled meanwhile.
 
         Args:
-            error: by which the block is left.
+            error: the error by which the block is left.
 
         Raises:
-            BaseException: one of its tasks had failed.
-            asyncio.CancelledError: whoever leaves was cancelled meanwhile.
+            BaseException: a task of the worker had failed.
+            asyncio.CancelledError: the leaving task was cancelled meanwhile.
         """
         self._left_by = error
         self._leaving.set()
@@ -85,7 +85,7 @@ class Home:
                     cancelled = fault
         task = asyncio.current_task()
         if self._interrupted and task is not None and task is self._owner and task.uncancel() == 0:
-            cancelled = None  # nobody but this cancelled it
+            cancelled = None  # only this object cancelled it
         if self._error is not None:
             if cancelled is None:
                 raise self._error from None
@@ -121,7 +121,7 @@ class Home:
             self._error = first_error(group)
 
     def _interrupt(self) -> bool:
-        """Cancels whoever is inside the block; False when nobody is."""
+        """Cancels the task inside the block; False when there is none."""
         if self._owner is None or self._owner.done():
             error = self._error or RuntimeError("it ended without an error")
             log.error("worker_failed", error=told(error), exception=trace(error))

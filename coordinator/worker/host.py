@@ -1,4 +1,4 @@
-"""What a worker tells the process that stands for it, when that is not the one that serves the calls."""
+"""What a worker tells the process that stands for it, where another process serves the calls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Host"]
 
 
 class Host(Protocol):
-    """Called from the event loop; none of it may block."""
+    """Its methods are called from the event loop, and must not block."""
 
     def offered(self, offer: Offer) -> None:
         """An offer was read for this worker."""
@@ -26,7 +26,7 @@ class Host(Protocol):
         """The worker was fenced, and is another instance now."""
 
     def draining(self, timeout: float) -> None:
-        """It hands over what it owns, within so many seconds."""
+        """The worker hands over what it owns, within so many seconds."""
 
     async def before_letting_go(self, session: Session, heir: str) -> None:
         """An heir waits; returns when the program has stopped speaking."""

@@ -1,4 +1,4 @@
-"""What all memberships of a process in one partition share: the thread that beats, the connections, the reader of offers."""
+"""What all memberships of one process in one partition share: the thread that beats, the connections, the reader of offers."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ __all__ = ["Hub", "Hubs"]
 log = structlog.get_logger()
 
 END_SECONDS = 0.5
-"""For an answer to the last word of a process that ends."""
+"""Time for an answer to the last request of a process that ends."""
 
 
 class Hub:
-    """One a process and partition.
+    """One per process and partition.
 
     Attributes:
-        part: keys, and the connection for scripts.
+        part: the keys, and the connection for scripts.
         heart: beats for all.
         notifications: listens for all.
     """
@@ -54,7 +54,7 @@ class Hub:
         self._thread = threading.current_thread()
 
     def offers(self, pool: str) -> OfferTurns:
-        """The reader of a pool's offers; begins when it is asked for the first time."""
+        """The reader of a pool's offers; it begins when it is first asked for."""
         loop = self._loops.get(pool)
         if loop is None:
             keys = self.part.keys
@@ -67,7 +67,7 @@ class Hub:
 
     @property
     def refused(self) -> list[str]:
-        """Rights without which no offers are read, empty while they are."""
+        """Missing rights without which no offers are read; empty while offers are read."""
         return sorted({loop.refused for loop in self._loops.values() if loop.refused})
 
     async def run(self) -> None:
@@ -93,7 +93,7 @@ class Hub:
             return "its event loop was closed"
         try:
             alive = self._thread.is_alive()
-        except RuntimeError:  # one that Python did not start, and that has ended
+        except RuntimeError:  # a thread that Python did not start, and that has ended
             alive = False
         return "" if alive else "the thread of its event loop ended"
 
@@ -103,8 +103,8 @@ class Hub:
         self._bell.ring()
 
     async def _tell(self) -> None:
-        """Tells each membership of its beats, in a task: what an answer asks for is started by it, and a bare callback of the
-        event loop has no task to start it from.
+        """Tells each membership of its beats, in a task: an answer starts what it asks for, and a bare callback of the event loop
+        has no task to start it from.
         """
         while True:
             await self._bell.rung()
@@ -112,7 +112,7 @@ class Hub:
                 beating, beat = self._beats.popleft()
                 try:
                     beating.heard(beat)
-                except Exception as error:  # noqa: BLE001 - the others hear theirs
+                except Exception as error:  # noqa: BLE001 - the other memberships hear of theirs
                     log.error("beat_not_heard", instance=beat.roll.instance, exception=trace(error))
 
 
@@ -142,7 +142,7 @@ class Hubs:
 
     @property
     def refused(self) -> list[str]:
-        """As of each `Hub`."""
+        """The missing rights of every `Hub`."""
         return sorted({one for hub in self.hubs for one in hub.refused})
 
     @property
@@ -164,7 +164,7 @@ class Hubs:
             atexit.unregister(self._process_ends)
 
     def _process_ends(self) -> None:
-        """And nobody has left: that is stated, and waited for, but not for long."""
+        """The process ends before its instances left: it states their exit, and waits for the answer, but not for long."""
         for hub in self.hubs:
             hub.heart.end("its process ended")
         until = clock.now() + END_SECONDS

@@ -1,8 +1,8 @@
-"""How late the event loop is, in time for which whoever watches it was awake itself.
+"""How late the event loop is, counted while the thread that watches it was awake.
 
-A machine, container or process that stood still has a loop that is late by the whole pause, and nothing is wrong with it. A thread
-that turns over many times a second tells the two apart: a loop that is blocked is late while that thread goes on, and a pause is a
-gap of the thread's own. A library that holds the interpreter's lock stops both: that is taken for a pause.
+A machine, container or process that stood still has a loop that is late by the whole pause, and nothing is wrong with it. A
+thread that turns over many times a second tells the two apart: a blocked loop is late while that thread goes on, and a pause is
+a gap of the thread's own. A library that holds the interpreter's lock stops both: that is taken for a pause.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 __all__ = ["LONGEST_GAP_SECONDS", "Lag"]
 
 LONGEST_GAP_SECONDS = 0.1
-"""Between two looks so much counts at most: who looks less often stood still."""
+"""Most seconds that count between two looks: a thread that looks less often stood still."""
 
 
 @dataclass(slots=True)
 class Lag:
-    """What one thread has seen of the loop; pure, and used by that thread alone. Times in seconds of one clock.
+    """What one thread has seen of the loop. Pure, and used by that thread alone. Times in seconds of one clock.
 
     Attributes:
         awake: for how long that thread was awake since its first look.

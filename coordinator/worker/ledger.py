@@ -1,4 +1,4 @@
-"""What an instance is, owns, is taking, and which calls ended here; it makes the roll call itself at each change. No I/O."""
+"""What an instance is, owns and is taking, and the calls that ended here. It makes the roll call at each change. No I/O."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from coordinator.worker.trust_window import TrustWindow
 __all__ = ["Ledger", "OwnedSession", "mark"]
 
 ENDED_REMEMBERED = 10_000
-"""Calls that ended here and are closed again where the store lost that; more would only take memory."""
+"""Most ended calls that are remembered, to be closed again where the store lost their end."""
 
 
 class OwnedSession(Protocol):
@@ -36,10 +36,10 @@ def mark(session_id: str, epoch: int) -> int:
 
 
 class Ledger(Generic[S]):
-    """One a membership.
+    """One per membership.
 
     Args:
-        instance, trust_window: the present life: its id, and for how long its last beat lets it be relied on.
+        instance, trust_window: the present life: its id, and the time for which its last beat can be relied on.
         closed_ttl: seconds for which a call that ended is remembered.
         presence_counts: whether a lost presence connection is a sign of death.
 
@@ -47,12 +47,12 @@ class Ledger(Generic[S]):
         instance: the id under which it is registered now; another one after it was fenced.
         trust_window: what its last acknowledged beat is worth.
         server: run id of the server with which it last agreed.
-        past: what is remembered of the partition, whatever became of its data.
+        past: what is remembered of the partition, even if its data was lost.
         sessions: what is owned here, by id; changed by `keep`, `forget` and `renewed` only.
-        taking: how many are opening or adopting a session just now, by id.
+        taking: how many tasks are opening or adopting a session now, by id.
         roll: what the next beat says.
-        digest: of `sessions`, each under its epoch; a scripted one of the store is equal when both mean the same.
-        version: rises whenever what is owned changes or begins to; two that are equal mean that nothing did in between.
+        digest: the digest of `sessions`, each under its epoch; the store's script makes an equal one of the same sessions.
+        version: rises whenever what is owned changes or begins to; two equal versions mean that nothing changed in between.
         joining: its registration has no answer yet.
         draining: it hands over what it owns, and takes nothing new.
         has_left: it has said that it ends.
@@ -76,7 +76,7 @@ class Ledger(Generic[S]):
         self.roll = RollCall(instance, trust_window, joined=False)
 
     def say(self) -> None:
-        """The roll call is made anew from what is true now."""
+        """Makes the roll call anew from the present state."""
         silent = self._changing or not self._arrived
         self.roll = RollCall(
             self.instance, self.trust_window, self.server, replace(self.past),
@@ -87,7 +87,7 @@ class Ledger(Generic[S]):
     # -- the instance --------------------------------------------------------------------------------------------------
 
     def begin_anew(self, instance: str, trust_window: TrustWindow) -> None:
-        """A new life under a new id: what ended in the old one is of no account any more."""
+        """A new life under a new id: the calls that ended in the old one no longer count."""
         self.instance, self.trust_window, self.joining = instance, trust_window, True
         self._ended.clear()
         self.say()
@@ -102,7 +102,7 @@ class Ledger(Generic[S]):
         self.say()
 
     def arrived(self) -> None:
-        """All that this instance owned before is ours again: from now on the answers of its beats are listened to."""
+        """All that this instance owned before is ours again: from now on the answers to its beats count."""
         self._arrived = True
         self.say()
 
@@ -118,7 +118,7 @@ class Ledger(Generic[S]):
         self.say()
 
     def is_dead(self, instance: str) -> bool:
-        """An answer said that ``instance`` is dead; whether that is this life, which nobody has ended before: it is believed."""
+        """An answer said that ``instance`` is dead. Returns True if that is this life, and it had not ended before."""
         if instance != self.instance or self.has_left:
             return False
         self.trust_window.over = True
@@ -127,7 +127,7 @@ class Ledger(Generic[S]):
     # -- its sessions --------------------------------------------------------------------------------------------------
 
     def keep(self, session: S) -> S | None:
-        """A session is ours; the handle of its id that stood here before, if it was another one."""
+        """A session is ours. Returns the handle that stood here under its id before, if it was another one."""
         before = self.sessions.get(session.id)
         self._ended.pop(session.id, None)
         self.sessions[session.id] = session
@@ -184,7 +184,7 @@ class Ledger(Generic[S]):
         return self._changing > 0
 
     def ends(self, session: S) -> None:
-        """Its call ended: should the store lose that write it is closed again, not given to others, for ``closed_ttl``."""
+        """The call ended: if the store loses that write, it is closed again and not offered, for ``closed_ttl``."""
         now = clock.now()
         self._ended.pop(session.id, None)
         self._ended[session.id] = session.epoch, now
@@ -195,6 +195,6 @@ class Ledger(Generic[S]):
             del self._ended[oldest]
 
     def ended_here(self, session_id: str, epoch: int) -> bool:
-        """Whether that call, under that epoch or a later one, ended at this instance."""
+        """Whether the call ended at this instance, under that epoch or a later one."""
         known, _ = self._ended.get(session_id, (-1, 0.0))
         return epoch <= known

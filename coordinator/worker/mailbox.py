@@ -1,7 +1,7 @@
-"""Where an instance is told at once.
+"""The channel on which an instance is told things at once.
 
 ``ask <session> <heir>``: an heir waits; ``yours <session>``: its owner let go; ``drain <instance>``: hand over what you own;
-``stop <session>``: its owner gives away what is written here for it.
+``stop <session>``: its owner gives it away while a child here writes it.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ __all__ = ["Mailbox", "Told"]
 
 
 class Told(Protocol):
-    """Who acts on what the mailbox is told."""
+    """The part that acts on what the mailbox is told."""
 
     def heir_asks(self, session_id: str, heir: str) -> None:
-        """An heir waits for a session that is owned here."""
+        """An heir waits for a session that this instance owns."""
 
     def unawaited(self, session_id: str) -> None:
-        """An owner let go to this instance when nobody here waited any more."""
+        """An owner let go to this instance when nothing here waited any more."""
 
     def stop(self, session_id: str) -> None:
-        """The owner of a session gives away what is written here for it."""
+        """The owner of a session gives away what this process writes for it."""
 
     def told_to_drain(self) -> None:
-        """This instance is to hand over what it owns."""
+        """The instance is told to hand over what it owns."""
 
 
 class Mailbox:
-    """One a membership. That somebody listens on its channel is the instance's presence: a coordinator that misses beats asks.
+    """One per membership. A listener on its channel is the instance's presence: a coordinator that misses beats asks for it.
 
     Args:
         post: the connection.
         told: acts on what it is told.
-        changed: is called when the channel is listened to, or is not any more.
+        changed: is called when the listening on the channel begins or ends.
 
     Attributes:
-        subscribed: whether it is listened to.
+        subscribed: whether the channel is listened to.
     """
 
     def __init__(self, post: Notifications, keys: Keys, told: Told, changed: Callable[[bool], None]) -> None:
@@ -74,19 +74,19 @@ class Mailbox:
         self._post.doubt()
 
     def missing(self) -> None:
-        """The store knows of nobody who listens, and we said that we do."""
+        """The store knows no listener, although we said that we listen."""
         if self._channel:
             self._post.missing(self._channel)
 
     def wait_for(self, session_id: str) -> anyio.Event:
-        """Is set when the session has become ours, from now on."""
+        """Returns an event that is set when the session has become ours, from now on."""
         event = self._waiting.get(session_id)
         if event is None or event.is_set():
             event = self._waiting[session_id] = anyio.Event()
         return event
 
     def done_waiting(self, session_id: str) -> None:
-        """Nobody waits for it any more."""
+        """Nothing here waits for the session any more."""
         self._waiting.pop(session_id, None)
 
     def take(self, text: str) -> None:
@@ -96,7 +96,7 @@ class Mailbox:
         match what:
             case "yours" if session_id in self._waiting:
                 self._waiting[session_id].set()
-            case "yours":  # who asked has gone away meanwhile
+            case "yours":  # the task that asked has gone away meanwhile
                 self._told.unawaited(session_id)
             case "ask":
                 self._told.heir_asks(session_id, heir)

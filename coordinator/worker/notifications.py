@@ -1,4 +1,4 @@
-"""The connection on which all instances of a process are told things, in one partition; it is their presence too."""
+"""The connection on which all instances of a process receive messages, in one partition; it is their presence too."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ log = structlog.get_logger()
 
 
 class _MissingError(redis.ConnectionError):
-    """The server to which the beats go knows nothing of the connection."""
+    """The server that gets the beats does not know the connection."""
 
 
 class Subscriber(Protocol):
-    """Who is told what comes on a channel."""
+    """Receives what comes on a channel."""
 
     def listening(self, yes: bool) -> None:
-        """The channel is listened to, or is not any more."""
+        """The listening on the channel began or ended."""
 
     def take(self, text: str) -> None:
         """A message."""
 
 
 class Notifications:
-    """Listens to the channels of mailboxes; a lost message is made good by the beat, or by asking again.
+    """Listens to the channels of mailboxes; the beat or a repeated request makes up for a lost message.
 
     Args:
         key: any key of the partition.
@@ -59,13 +59,13 @@ class Notifications:
         self._changing = anyio.CancelScope()
 
     def add(self, channel: str, listener: Subscriber) -> None:
-        """Listens for this one too."""
+        """Listens to another channel too."""
         self._listeners[channel] = listener
         self._some.set()
         self._changed.ring()
 
     def remove(self, channel: str) -> None:
-        """Not for this one any more."""
+        """Ends the listening to a channel."""
         listener = self._listeners.pop(channel, None)
         if listener is not None:
             listener.listening(False)
@@ -75,7 +75,7 @@ class Notifications:
             self._changed.ring()
 
     async def _change_for_ever(self) -> None:
-        """The line of now listens to the channels of now."""
+        """Keeps the present connection listening to the present channels."""
         while True:
             await self._changed.rung()
             if self._line is None:
@@ -83,16 +83,16 @@ class Notifications:
             with anyio.CancelScope() as self._changing:
                 with contextlib.suppress(
                     redis.RedisError, OSError
-                ):  # whoever listens finds that out too, and begins again
+                ):  # the listening task finds that out too, and begins again
                     await self._line.listen_to(list(self._listeners))
 
     def doubt(self) -> None:
-        """Something happened after which nobody may count as present by this connection until the server answers on it."""
+        """Something happened: no instance counts as present by this connection until the server answers on it."""
         if self._line is not None:
             self._line.doubt()
 
     def missing(self, channel: str) -> None:
-        """The server to which the beats go knows of nobody who listens there: if we believe that we do, it is made anew."""
+        """The server that gets the beats knows no listener there: if we believe that we listen, the connection is made anew."""
         if self._line is not None and self._listening is not None and self._line.counts(channel):
             self._listening.cancel()
 
@@ -112,7 +112,7 @@ class Notifications:
                 await self._close(self._before)
 
     def _say_once(self, error: Exception) -> None:
-        """A right that is missing comes back by itself only seldom; everything else does."""
+        """Logs a missing right once: it seldom comes back by itself, and everything else does."""
         if connection_error(error).kind == "permission" and not self._told:
             self._told = True
             log.warning("mailbox_refused", reason=str(error), consequence="what is told at once is found by heartbeats")
@@ -152,7 +152,7 @@ class Notifications:
             raise _MissingError("the server knows nothing of this connection")
 
     def _look(self) -> None:
-        """Other channels may count than before."""
+        """The channels that count may have changed."""
         for channel, listener in list(self._listeners.items()):
             listener.listening(self._line is not None and self._line.counts(channel))
 

@@ -24,27 +24,27 @@ PASS_SECONDS = 0.05
 
 
 class TakesTurns(Protocol):
-    """Who reads offers when it is its turn.
+    """Reads offers when it is its turn.
 
     Attributes:
-        fresh: it has seen all that it was given before.
+        fresh: whether it has seen all that it was given before.
     """
 
     fresh: bool
 
     @property
     def room(self) -> int:
-        """How many offers it can take now."""
+        """How many more offers it can take now."""
 
     async def step(self) -> None:
         """One read."""
 
     def restart(self) -> None:
-        """What it was given may not have been seen."""
+        """The reader may not have seen all that it was given."""
 
 
 class OfferTurns:
-    """One a process, partition and pool.
+    """One per process, partition and pool.
 
     Args:
         blocking: the connection.
@@ -62,17 +62,17 @@ class OfferTurns:
         self.refused = ""
 
     def add(self, reader: TakesTurns) -> None:
-        """It takes its turns from now on."""
+        """A reader takes its turns from now on."""
         self._readers.append(reader)
         self.wake()
 
     def remove(self, reader: TakesTurns) -> None:
-        """It does not any more. Safe to repeat."""
+        """A reader takes no turns any more. Safe to repeat."""
         if reader in self._readers:
             self._readers.remove(reader)
 
     def wake(self) -> None:
-        """There may be room."""
+        """There may be room for offers."""
         room, self._room = self._room, anyio.Event()
         room.set()
 
@@ -98,12 +98,12 @@ class OfferTurns:
                     one.restart()
                 await anyio.sleep(backoff(failures, random.random()))  # noqa: S311 - jitter
                 failures += 1
-            except Exception as error:  # noqa: BLE001 - one offer that cannot be dealt with stops no other
+            except Exception as error:  # noqa: BLE001 - an offer that cannot be dealt with stops no other
                 reader.restart()
                 await anyio.sleep(self._steady.failed(error, stream=self.stream))
 
     def _tell(self, error: StoreUnavailableError) -> None:
-        """A right that is missing comes back by itself only seldom, and nothing else would show; everything else does."""
+        """Logs a missing right: it seldom comes back by itself, and nothing else would show it."""
         if error.kind == "permission" and not self.refused:
             log.warning(
                 "offers_not_read",
@@ -114,7 +114,7 @@ class OfferTurns:
         self.refused = error.detail if error.kind == "permission" else ""
 
     def _next(self) -> TakesTurns | None:
-        """Whose turn it is: first those that must look at what they were given before, then whoever waited longest."""
+        """The reader whose turn it is: first those that must look at what they were given before, then the one that waited longest."""
         able = [reader for reader in self._readers if reader.room > 0]
         chosen = next((reader for reader in able if not reader.fresh), able[0] if able else None)
         if chosen is not None:

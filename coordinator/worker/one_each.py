@@ -1,4 +1,4 @@
-"""A task for each session that has something to do, and never two for the same."""
+"""Runs one task for each session with something to do, and never two for the same."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ T = TypeVar("T")
 
 
 class OneEach(Generic[T]):
-    """None waits for another one's. Made on the event loop on which it runs.
+    """No session waits for another one's task. It is made on the event loop on which it runs.
 
     Args:
-        do: does all that there is to do for one, also what comes while it does it.
+        do: does all that is to be done for one, also what comes meanwhile.
     """
 
     def __init__(self, do: Callable[[T], Awaitable[object]]) -> None:
@@ -33,12 +33,12 @@ class OneEach(Generic[T]):
         self._under_way: set[T] = set()
 
     def put(self, one: T) -> None:
-        """There is something to do for this one; from any thread. Safe to repeat."""
+        """There is something to do for this session; from any thread. Safe to repeat."""
         self._waiting.append(one)
         self._bell.ring()
 
     async def run(self) -> None:
-        """Does it until cancelled."""
+        """Runs the tasks until cancelled."""
         async with anyio.create_task_group() as tasks:
             while True:
                 await self._bell.rung()
@@ -51,7 +51,7 @@ class OneEach(Generic[T]):
     async def _do_one(self, one: T) -> None:
         try:
             await self._do(one)
-        except Exception as error:  # noqa: BLE001 - the others have theirs done
+        except Exception as error:  # noqa: BLE001 - the other sessions' tasks go on
             log.error("not_done", of=repr(one), exception=trace(error))
         finally:
             self._under_way.discard(one)

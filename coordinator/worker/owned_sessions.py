@@ -1,4 +1,4 @@
-"""What an instance does for the sessions that it has: see `coordinator.worker.session.SessionOwner`."""
+"""What an instance does for the sessions that it owns: see `coordinator.worker.session.SessionOwner`."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ __all__ = ["OwnedSessions"]
 
 
 class OwnedSessions:
-    """One a membership.
+    """One per membership.
 
     Args:
-        writes: how an owner writes.
-        stager, endings: what goes on in the background.
-        reluctance: what this worker does not take again at once.
-        doubts: is told when nobody knows what became of a request.
-        host: is told what becomes of sessions, where the program is another process.
+        writes: run an owner's writes.
+        stager, endings: work in the background.
+        reluctance: the sessions that this worker does not take again at once.
+        doubts: is told when the outcome of a request is unknown.
+        host: is told what happens to sessions, where the program is another process.
         changing: is entered while sessions change hands.
         room_changed: is called when there may be room for another session.
     """
@@ -57,7 +57,7 @@ class OwnedSessions:
         self._changing, self._room_changed = changing, room_changed
 
     def own(self, session_id: str, epoch: int, raw: bytes, encoding: str, **about: Any) -> Session:
-        """A session is ours from now on; ``about`` as `Session` takes it."""
+        """Makes a session ours from now on; ``about`` as `Session` takes it."""
         session = Session(self, session_id, epoch, raw, encoding, **about)
         before = self.ledger.keep(session)
         if before is not None:
@@ -68,7 +68,7 @@ class OwnedSessions:
         return session
 
     async def write(self, session: Session, operation: str, make: Callable[[int], ScriptCall[R]]) -> R:
-        """See `coordinator.worker.session.SessionOwner`; while it changes hands the roll call stays away from the beats."""
+        """See `coordinator.worker.session.SessionOwner`; while it changes hands the beats carry no roll call."""
         with contextlib.nullcontext() if operation == "checkpoint" or session.is_over else self._changing():
             return await self._writes.write(session, make)
 

@@ -1,4 +1,4 @@
-"""How fast handlers may start: a pure rule, told of how late the event loop was."""
+"""How fast handlers may start: a pure rule, which is told how late the event loop was."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LONGEST_PAUSE_SECONDS = 1.0
 
 
 class HandlerPace:
-    """Begins with one at a time; as long as the loop turns over between two starts, twice as many each time.
+    """Begins with one handler at a time, and doubles that as long as the loop turns over between two starts.
 
     Attributes:
         together: how many handlers may start now, before the loop has to turn over.
@@ -23,7 +23,7 @@ class HandlerPace:
         """The loop turned over after a start.
 
         Args:
-            late: seconds by which it did so too late.
+            late: seconds by which it was late.
 
         Returns:
             Seconds to wait before the next start: as long as the live calls have waited for this one.

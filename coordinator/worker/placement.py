@@ -1,4 +1,4 @@
-"""Which offers a worker takes, and how many: pure rules, so that calls find the heir that suits them, spread, and are kept apart."""
+"""Which offers a worker takes, and how many: pure rules that find a suitable heir for calls, spread them, and keep them apart."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def suits(
         labels: of the instance.
         started_at_ms: of the instance, server's clock.
         requires: labels that the session asks for, each ``name`` or ``name=value``.
-        restarted_since_ms: whoever was started since then is not restarted again by the rollout under way; 0 for none.
+        restarted_since_ms: an instance started since then is not restarted again by the rollout under way; 0 for none.
 
     Returns:
-        Whether it has the labels, and whether it stays: labels count more.
+        Whether the instance has the labels, and whether it stays: labels count more.
     """
     wanted = [text.partition("=") for text in requires]
     fits = all(name in labels and (not equals or labels[name] == value) for name, equals, value in wanted)
@@ -31,9 +31,9 @@ def suits(
 
 
 def has_a_small_part(died_with: int, mine: int, room: int) -> bool:
-    """Whether a worker is nearly full beside the others: its part of a death's calls is less than half of one.
+    """Whether a worker is nearly full beside the others: its share of a death's calls is less than half a call.
 
-    Then it leaves them to whoever has room for all, if there is one.
+    Then it leaves them to a worker that has room for all, if there is one.
 
     Args:
         died_with: calls that the death left without an owner; 0 when that is not known.
@@ -44,9 +44,9 @@ def has_a_small_part(died_with: int, mine: int, room: int) -> bool:
 
 
 class Share:
-    """How many calls of each death this worker takes before it leaves the others a moment to take theirs.
+    """How many calls of each death this worker takes before it leaves other workers a moment to take theirs.
 
-    Told of a death when its first offer is seen; the worker's part of them is its part of the room. Pure.
+    It learns of a death by its first offer. The worker's share of the calls is its share of the room. Pure.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Share:
         """An offer of that death was seen.
 
         Args:
-            died_with: calls that it left without an owner; 0 when that is not known.
+            died_with: calls that the death left without an owner; 0 when that is not known.
             mine: calls that this worker could take.
             room: calls that all workers of the pool could take; 0 when that is not known.
         """
@@ -72,13 +72,13 @@ class Share:
         self._not_taken[death] = died_with or MOST_AT_ONCE
 
     def left(self, death: str) -> int:
-        """How many of them it takes at once; what nobody is known of is taken freely."""
+        """How many calls of a death it takes at once; calls of an unknown death are taken freely."""
         return self._left.get(death, MOST_AT_ONCE)
 
     def took(self, death: str) -> bool:
-        """It took one; whether others are to have a moment now. After it this worker takes twice as many.
+        """The worker took a call. Returns whether other workers are to have a moment now; after it this worker takes twice as many.
 
-        When it took all of them there is nothing to leave to others: calls of many small deaths come one after the other.
+        When it took all of them it leaves nothing to others: calls of many small deaths come one after the other.
         """
         if death not in self._left:
             return False
@@ -91,9 +91,9 @@ class Share:
 
 
 class Apart:
-    """Which of the calls that may kill their worker this one takes: few of those that died together at a time. Pure.
+    """Which of the calls that may kill their worker this one takes: few at a time of those that died together. Pure.
 
-    Each comes with the number of them that one worker may have within a probation; the smallest counts.
+    Each call comes with the number of them that one worker may have within a probation; the smallest counts.
     """
 
     def __init__(self) -> None:
@@ -101,11 +101,11 @@ class Apart:
         self._others_clear_at = float("-inf")
 
     def may_take(self, limit: int, in_hand: Sequence[int], now: float) -> bool:
-        """Whether one more may be taken. One that is to be alone waits until others of that death are clear here.
+        """Whether one more may be taken. A call that is to be alone waits until others of that death are clear here.
 
         Args:
-            limit: that it came with; 0 for one that need not be kept apart.
-            in_hand: limits of those that are in hand already.
+            limit: the number that the call came with; 0 for a call that need not be kept apart.
+            in_hand: the limits of the calls that are in hand already.
             now: seconds.
         """
         if not limit:
@@ -116,11 +116,11 @@ class Apart:
         return len(here) < min([limit, *here])
 
     def took(self, limit: int, probation: float, now: float) -> float:
-        """It was adopted; seconds for which this worker should take nothing else, 0 when it may go on.
+        """The call was adopted. Returns seconds for which this worker should take nothing else; 0 when it may go on.
 
         Args:
-            limit: that it came with; 0 for one that need not be kept apart.
-            probation: seconds; also of one that only moved along with those that are kept apart.
+            limit: the number that the call came with; 0 for a call that need not be kept apart.
+            probation: seconds; also for a call that only moved along with calls that are kept apart.
             now: seconds.
         """
         if not limit:
@@ -132,7 +132,7 @@ class Apart:
         return probation if full else 0.0
 
     def clear_at(self, now: float) -> float:
-        """When the first of them is clear; ``now`` when none is under probation."""
+        """When the first call is clear; ``now`` when none is under probation."""
         times = [self._others_clear_at, *(until for until, _ in self._served)]
         return min((until for until in times if until > now), default=now)
 

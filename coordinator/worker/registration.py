@@ -1,4 +1,4 @@
-"""How an instance becomes known to the store, begins anew when it was declared dead, and says that it ends."""
+"""Registers an instance, begins anew when it was declared dead, and states its end."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ RETRY_SECONDS = 0.05
 
 
 def new_pulse(settings: Settings) -> TrustWindow:
-    """Of an instance that has not beaten yet."""
+    """The trust window of an instance that has not beaten yet."""
     return TrustWindow(settings.trust_window, settings.store_timeout + settings.safety_margin)
 
 
 class LifeListener(Protocol):
-    """Who is told of the lives of this worker."""
+    """Is told of the lives of this worker."""
 
     def renamed(self) -> None:
         """It has another id, which is not registered yet."""
@@ -51,15 +51,15 @@ class LifeListener(Protocol):
 
 
 class Registration:
-    """One a membership.
+    """One per membership.
 
     Args:
-        lives: is told.
+        lives: is told of this worker's lives.
         patience: seconds for which a store that does not answer is asked again.
-        token_hash, hosting: kept with the instance, for whoever stands for it.
+        token_hash, hosting: kept with the instance, for the process that stands for it.
 
     Attributes:
-        asked_to_join: the store may know it.
+        asked_to_join: whether the store may know the instance.
     """
 
     def __init__(
@@ -80,11 +80,11 @@ class Registration:
         self.asked_to_join = False
 
     async def join(self, patience: float | None = None) -> None:
-        """Registers under the present id, and makes the partition when nobody did.
+        """Registers under the present id, and makes the partition if it does not exist yet.
 
         Args:
-            patience: seconds for which the name of a predecessor that beats is asked for again; default long enough for a
-                hold to end. One that is silent is waited for until its trust window is over, however long that is.
+            patience: seconds for which it asks again for the name of a predecessor that beats; default long enough for a hold to
+                end. A silent predecessor is waited for until its trust window is over, however long that is.
 
         Raises:
             NameInUseError: another live process beats under the same name.
@@ -124,10 +124,10 @@ class Registration:
         self._lives.joined()
 
     async def patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Asks until there is an answer; a store that refuses us is not asked twice.
+        """Asks until there is an answer; a store that refuses is not asked twice.
 
         Raises:
-            StoreUnavailableError: none in time.
+            StoreUnavailableError: no answer in time.
         """
         began = clock.now()
         while True:
@@ -143,10 +143,10 @@ class Registration:
         await prepare(self._part, partitions=s.partitions, hold=s.dead_after, previous=self._ledger.past.lineage)
 
     async def check_store(self) -> None:
-        """Looks whether the server and the rights will do, and compares the number of partitions with the stored one.
+        """Checks that the server and the rights suffice, and compares the number of partitions with the stored one.
 
         Raises:
-            ConfigurationError: they will not, or the numbers differ.
+            ConfigurationError: they do not, or the numbers differ.
             StoreUnavailableError: the store did not answer.
         """
         without_info = self._settings.without_info
@@ -154,7 +154,7 @@ class Registration:
         await self.patiently(self._make)
 
     async def start_over(self, reason: str) -> None:
-        """This id is dead: what it owned is lost, and a new life begins under a new id.
+        """Begins a new life under a new id: the old id is dead, and what it owned is lost.
 
         Raises:
             NameInUseError: another live process has the name by now.
@@ -176,7 +176,7 @@ class Registration:
         self._lives.joined_again()
 
     async def take_up(self, own: Callable[..., Any], sealer: Sealer) -> None:
-        """What the store says that this instance owns becomes ours: another process stood for it before.
+        """Takes up what the store says that this instance owns: another process stood for it before.
 
         Args:
             own: see ``OwnedSessions.own``.
@@ -197,7 +197,7 @@ class Registration:
                 )  # fmt: skip
 
     async def as_opened(self, session_id: str) -> lookups.Opening:
-        """How the record says that a session was opened.
+        """Returns how a session was opened, by its record.
 
         Raises:
             StoreUnavailableError: the store did not answer.
@@ -205,13 +205,13 @@ class Registration:
         return await self.patiently(partial(lookups.opening_of, self._part, session_id))
 
     async def leave(self, cause: str, reason: str, fall_silent: Callable[[], Awaitable[None]]) -> None:
-        """States that this instance ends now; what it still owns is offered to others at once.
+        """States that this instance ends now; what it still owns is offered to other workers at once.
 
         Args:
-            fall_silent: ends its beats and reads, before that is stated.
+            fall_silent: ends its beats and reads, before the end is stated.
 
         Raises:
-            StoreUnavailableError: the store did not answer: its silence will tell.
+            StoreUnavailableError: the store did not answer; the silence of this instance will tell.
         """
         ledger = self._ledger
         ledger.has_left = ledger.trust_window.over = True  # belief ends before the right does

@@ -1,4 +1,4 @@
-"""What this worker declined, gave up, or cannot serve: others come first. Pure but for the clock."""
+"""The sessions that this worker declined, gave up, or cannot serve: other workers come first. Pure but for the clock."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from coordinator import clock
 __all__ = ["Reluctance"]
 
 PASSES = 3
-"""Times that a worker passes on a session that it declined itself, so that others see it first."""
+"""How often a worker passes on a session that it declined itself, so that other workers see it first."""
 PASS_SECONDS = 0.05
-"""Between two times that it gives the same session back unseen."""
+"""Pause between two times that it gives the same session back unseen."""
 DECLINED_SECONDS = 30.0
 FAILED_SECONDS = 60.0
-"""For so long a worker remembers that it failed a session, ..."""
+"""Time for which a worker remembers that it failed a session, ..."""
 FAILED_PAUSE_SECONDS = 0.5
-"""... and waits, when no other worker takes it, before it takes it again: twice as long each time, ..."""
+"""... and before it takes it again when no other worker does: twice as long each time, ..."""
 LONGEST_FAILED_PAUSE_SECONDS = 4.0
 """... so that a provider that is away for a moment does not cost the call all its recoveries."""
 UNABLE_SECONDS = 30.0
-"""For so long a worker leaves a session that it cannot serve to others; then it looks again whether it can."""
+"""Time for which a worker leaves a session that it cannot serve to other workers; then it tries again."""
 LONGEST_PAUSE_SECONDS = 1.0
 
 
 class Reluctance:
-    """One a membership; by session id."""
+    """One per membership; by session id."""
 
     def __init__(self) -> None:
         self._declined: dict[str, tuple[int, float]] = {}
@@ -39,7 +39,7 @@ class Reluctance:
         self._declined[session_id] = (passes, now)
 
     def passes(self, session_id: str) -> bool:
-        """Whether it is passed on once more, because this worker declined it."""
+        """Whether a session is passed on once more, because this worker declined it."""
         passes, at = self._declined.get(session_id, (PASSES, 0.0))
         if passes >= PASSES or clock.now() - at >= DECLINED_SECONDS:
             return False
@@ -47,7 +47,7 @@ class Reluctance:
         return True
 
     def failed(self, session_id: str) -> None:
-        """This worker served that session and gave it up: others come first, and it waits before it takes it again."""
+        """This worker served that session and gave it up: other workers come first, and it waits before it takes it again."""
         now = clock.now()
         self._failed = {known: one for known, one in self._failed.items() if now - one[1] < FAILED_SECONDS}
         times, _ = self._failed.get(session_id, (0, now))
@@ -70,17 +70,17 @@ class Reluctance:
         self._unable[session_id] = now, PASS_SECONDS
 
     def can_serve(self, session_id: str) -> None:
-        """It has come."""
+        """What the session needs has come."""
         self._unable.pop(session_id, None)
 
     def is_unable(self, session_id: str) -> bool:
-        """Whether it is remembered that this worker cannot serve it."""
+        """Whether this worker remembers that it cannot serve the session."""
         return session_id in self._unable
 
     def pause_while_unable(self, session_id: str) -> float | None:
-        """Seconds to wait before a session that this worker could not serve a while ago is given back; None where it may be tried.
+        """Seconds to wait before a session that this worker could not serve lately is given back; None where it may be tried.
 
-        The pause doubles each time: workers that all lack the same do not pass it round and round.
+        The pause doubles each time, so that workers that all lack the same thing do not pass the session round and round.
         """
         since, pause = self._unable.get(session_id, (float("-inf"), 0.0))
         if clock.now() - since >= UNABLE_SECONDS:
@@ -91,7 +91,7 @@ class Reluctance:
     def pause_of_foreign(self, session_id: str) -> float:
         """Seconds to wait before another tenant's session is given back: none at first, then twice as long each time.
 
-        Whoever may take it has room, and may not ask for offers.
+        A worker of that tenant may have room, and not ask for offers.
         """
         now = clock.now()
         since, pause = self._foreign.get(session_id, (now, 0.0))

@@ -1,4 +1,4 @@
-"""The one rule of whether an answer to a request counts, by its class alone. Pure."""
+"""The one rule that decides by its class whether an answer counts. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["ReplyVerdict", "verdict_on"]
 
 
 class ReplyVerdict(Enum):
-    """What an answer means for whoever asked."""
+    """What an answer means for the asking worker."""
 
     COUNTS = "it says what became of the request"
     HELD = "a hold is on: ask again"
@@ -22,7 +22,7 @@ class ReplyVerdict(Enum):
 
 
 def verdict_on(reply: Reply) -> ReplyVerdict:
-    """What the reply of whatever script means; every other word than these counts."""
+    """What the reply of any script means; every word but these counts."""
     match reply:
         case calls.Held():
             return ReplyVerdict.HELD

@@ -12,15 +12,15 @@ __all__ = ["RollCall"]
 
 @dataclass(frozen=True, slots=True)
 class RollCall:
-    """The roll call, and what goes along.
+    """The roll call, and what goes with it.
 
     Attributes:
-        past: what is remembered; with its lineage it last agreed.
+        past: what is remembered of the partition; the instance last agreed with its lineage.
         owned: how many sessions are owned, and their digest, see `Ledger`; '' while a session is changing hands.
-        version: of what is owned here; see `Ledger`.
+        version: the version of what is owned here; see `Ledger`.
         presence: whether the presence connection is up, and may count.
-        joined: whether the store said that it is registered, and what it owned before is ours again; until then the store
-            and this process need not agree, and answers are not listened to.
+        joined: whether the store said that the instance is registered, and what it owned before is ours again. Until then the
+            store and this process need not agree, and answers do not count.
     """
 
     instance: str

@@ -1,12 +1,13 @@
-"""Between recovery data as a program gives it and as the store keeps it: sealed, where there are keys. The one place for both ways.
+"""Seals recovery data for the store, and opens it for the program, where there are keys. The one place for both ways.
 
-Sealed data is ``nonce | AES-256-GCM``, under a key that is derived from the ring's key for this deployment, tenant and session. What
-it was sealed for stands in ``encoding``, in clear: ``sealed:1:<key id>:<epoch>:<json or bytes>:<fingerprint>``. Bound to it
-(additional data) are that text, the prefix, the tenant and the session, so that what is copied to another place, or given another
-header, does not open. The fingerprint tells a key from another of the same id: who has the other one lacks the key.
+Sealed data is ``nonce | AES-256-GCM``, under a key that is derived from the ring's key for this deployment, tenant and session.
+The place that it was sealed for stands in ``encoding``, in clear: ``sealed:1:<key id>:<epoch>:<json or bytes>:<fingerprint>``. That
+text, the prefix, the tenant and the session are bound to the data (additional data), so that data which is copied to another place,
+or given another header, does not open. The fingerprint tells a key from another of the same id: a program with the other one lacks
+the key.
 
-The epoch is the one under which the writer wrote; 0 where it does not know it yet, as it opens the session. Data that says a higher
-epoch than the store has for the session does not open either. Scripts move both as they are.
+The epoch is the one under which the writer wrote; 0 while a session is opened, as it is not known yet. Data with a higher epoch
+than the store has for the session does not open either. Scripts move both as they are.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["MORE_BYTES", "OPENING", "Place", "Sealer", "Written", "is_sealed", "key_of"]
 
 OPENING = 0
-"""The epoch of data that was written as its session was opened."""
+"""The epoch in data that was written as its session was opened."""
 MORE_BYTES = 28
-"""By so many sealed data is longer than it was: its nonce, and the tag."""
+"""Bytes by which sealed data is longer: the nonce and the tag."""
 MOST_MISSED = 100
 _NONCE = 12
 _SEALED = re.compile(rf"sealed:1:({KEY_ID}):(0|[1-9][0-9]{{0,15}}):(json|bytes)(?::([0-9a-f]{{8}}))?")
@@ -40,7 +41,7 @@ log = structlog.get_logger()
 
 
 class Place(NamedTuple):
-    """What data belongs to. ``epoch``: of a writer its own, of a reader the highest that the data may say."""
+    """The place that data belongs to. ``epoch``: a writer's own, or the highest that a reader accepts."""
 
     session: str
     tenant: str
@@ -48,30 +49,30 @@ class Place(NamedTuple):
 
 
 class Written(TypedDict):
-    """Recovery data as a call to the store takes it."""
+    """Recovery data as a script takes it."""
 
     data: bytes
     encoding: str
 
 
 def is_sealed(encoding: str) -> bool:
-    """Whether data of that encoding is sealed, in whatever version."""
+    """Whether data of that encoding is sealed, in any version."""
     return encoding.startswith(_PREFIX)
 
 
 def key_of(encoding: str) -> str:
-    """The id of the key that sealed it; of a form that this program does not know the whole text stands for it."""
+    """The id of the key that sealed it; the whole text, where this program does not know its form."""
     match = _SEALED.fullmatch(encoding)
     return match[1] if match else encoding
 
 
 class Sealer:
-    """One a worker, or whoever else reads recovery data.
+    """One per worker, or per other reader of recovery data.
 
     Args:
-        prefix: of the deployment's keys.
-        keys: seals with their first, opens with all; None seals nothing.
-        sealed_only: data that is not sealed is taken for broken.
+        prefix: the prefix of the deployment's keys.
+        keys: the first one seals, all of them open; None seals nothing.
+        sealed_only: whether data that is not sealed counts as broken.
 
     Raises:
         ConfigurationError: there are keys, and the package for sealing is missing; or there are none, and `sealed_only` asks for them.
@@ -86,10 +87,10 @@ class Sealer:
 
     @classmethod
     def of(cls, settings: Settings) -> Sealer:
-        """As the settings say.
+        """Makes one as the settings say.
 
         Raises:
-            ConfigurationError: the keys are of a wrong form, or the package for sealing is missing.
+            ConfigurationError: the keys have an invalid form, or the package for sealing is missing.
         """
         return cls(settings.prefix, settings.key_source(), sealed_only=settings.sealed_only)
 
@@ -98,11 +99,11 @@ class Sealer:
         return self._keys if self._keys is None or isinstance(self._keys, KeyRing) else self._keys()
 
     def look(self) -> None:
-        """Reads the keys again if their file changed, so that a wrong one is told before a call needs it."""
+        """Reads the keys again if their file changed, so that a wrong one is reported before a call needs it."""
         _ = self._ring
 
     def seal(self, place: Place, data: bytes, encoding: str) -> Written:
-        """What to store. Each call gives other bytes. What is sealed already, or is no data at all, stays as it is."""
+        """Returns what to store; each time other bytes. Sealed data, and no data at all, stay as they are."""
         ring = self._ring
         if ring is None or not encoding or is_sealed(encoding):
             return {"data": data, "encoding": encoding}
@@ -115,20 +116,20 @@ class Sealer:
         }
 
     def check(self, session: str, encoding: str) -> None:
-        """Looks at an encoding alone, as the data itself may not have travelled along.
+        """Checks an encoding alone, as the data itself may not have come along.
 
         Raises:
-            KeyUnknownError: the ring lacks the key that it is sealed with (it may have another of that id), or its form is not known.
+            KeyUnknownError: the ring lacks the key (it may have another of that id), or the form is not known.
         """
         if is_sealed(encoding):
             self._known(session, encoding)
 
     def open(self, place: Place, data: bytes, encoding: str) -> tuple[bytes, str]:
-        """The data as it was given, and its encoding (``json`` or ``bytes``). What is not sealed stays as it is.
+        """Returns the data as it was given, and its encoding (``json`` or ``bytes``). Data that is not sealed stays as it is.
 
         Raises:
             KeyUnknownError: as `check`.
-            SealBrokenError: it was sealed for another place, or changed since; or it is not sealed, and should be.
+            SealBrokenError: the data was sealed for another place, or changed since; or it is not sealed, and should be.
         """
         if not is_sealed(encoding):
             if self._sealed_only and encoding:
@@ -151,7 +152,7 @@ class Sealer:
         return opened, match[3]
 
     def open_own(self, place: Place, data: bytes, encoding: str) -> tuple[bytes, str]:
-        """As `open`, of a session that is this program's whatever its data says: what does not open stays as it is stored."""
+        """As `open`, for a session that this program owns in any case: data that does not open stays as it is stored."""
         try:
             return self.open(place, data, encoding)
         except (KeyUnknownError, SealBrokenError) as error:
@@ -159,16 +160,16 @@ class Sealer:
             return data, encoding
 
     def may_overwrite(self, session: str, encoding: str) -> None:
-        """Looks whether this program may write where data of that encoding is stored: nothing sealed is followed by clear text.
+        """Checks that this program may write where data of that encoding is stored: clear text never replaces sealed data.
 
         Raises:
-            KeyUnknownError: there is something sealed, and this program has no keys.
+            KeyUnknownError: sealed data is stored, and this program has no keys.
         """
         if is_sealed(encoding) and self._keys is None:
             raise KeyUnknownError(session, key_of(encoding))
 
     def misses(self, key_id: str) -> bool:
-        """Notes that a key is missing; True the first time, when there is something to tell. Of endlessly many nothing is told."""
+        """Notes that a key is missing. True the first time, when it is worth a log line, up to a limit of keys."""
         if key_id in self._missed or len(self._missed) >= MOST_MISSED:
             return False
         self._missed.add(key_id)

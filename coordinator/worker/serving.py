@@ -1,4 +1,4 @@
-"""Runs a program's handler as a task for each session: cancelled when it is lost, closed or released when it ends."""
+"""Runs a handler as a task for each session: a lost session cancels it, and its end closes or releases the session."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ log = structlog.get_logger()
 Handler = Callable[[Session[Data]], Awaitable[object]]
 
 TURN_SECONDS = 0.01
-"""For so long the event loop is watched after handlers were started, ..."""
+"""Time for which the event loop is watched after handlers were started, ..."""
 WATCH_SECONDS = 0.002
-"""... by a task that wants its turn so often."""
+"""... by a task that wants its turn once in this time."""
 TURNS = 3
-"""So often the loop turns over between the beginnings of two handlers."""
+"""Turns of the loop between the starts of two handlers."""
 ADOPTION_SECONDS = 0.25
-"""For so long the next adoptions wait for those under way; an owner that is busy lets go when it likes."""
+"""Time for which the next adoptions wait for those under way; a busy owner lets go later."""
 BURST_SECONDS = 0.25
 """Offers that come after a longer wait begin anew, with one at a time."""
 STEADY_SECONDS = 10.0
-"""A handler that ran for so long is started again without a longer pause than the first."""
+"""A handler that ran for so long is started again after the shortest pause."""
 
 
 def _is_cancelled() -> bool:
-    """Whether this task itself was cancelled, by a scope around it or by whoever has it."""
+    """Whether this task itself was cancelled, by a scope around it or by the program."""
     task = asyncio.current_task()
     return anyio.current_effective_deadline() == float("-inf") or (task is not None and task.cancelling() > 0)
 
@@ -81,7 +81,7 @@ class Serving:
     def _was_cancelled_alone(self) -> bool:
         """Whether the program cancelled the task of one handler, and neither its worker nor what that is part of.
 
-        Then it goes on as though nobody had, so that the other handlers do.
+        Then the worker goes on as though it had not been cancelled, so that the other handlers do.
         """
         task = asyncio.current_task()
         if task is None or anyio.current_effective_deadline() == float("-inf"):  # a scope around it is cancelled
@@ -91,7 +91,7 @@ class Serving:
         return True
 
     async def run(self, sessions: Iterable[Session], hand: Hand[Offer]) -> None:
-        """Serves these, and adopts what is offered, at a pace at which the event loop turns over; until the worker ends."""
+        """Serves these sessions, and adopts offers, at a pace at which the event loop turns over, until the worker ends."""
         first = deque(sessions)
         while first:
             now = [first.popleft() for _ in range(min(self._pace.together, len(first)))]
@@ -99,7 +99,7 @@ class Serving:
         self._pace = HandlerPace()
         waits_since = clock.now()
         while offer := await hand.next():
-            if clock.now() - waits_since > BURST_SECONDS:  # what came before says nothing of these
+            if clock.now() - waits_since > BURST_SECONDS:  # the earlier offers say nothing about these
                 self._pace = HandlerPace()
             await self._in_pace(partial(self._adopt_all, [offer, *hand.ready(self._pace.together - 1)]))
             waits_since = clock.now()
@@ -109,7 +109,7 @@ class Serving:
             await self._begin(session)
 
     async def _begin(self, session: Session) -> None:
-        """Starts a handler, and no other one before the event loop has turned over."""
+        """Starts a handler, and no other before the event loop has turned over."""
         async with self._turn:
             self.start(session)
             self._begun += 1
@@ -125,7 +125,7 @@ class Serving:
                     adoptions.start_soon(adopted.wait)
 
     async def _in_pace(self, start: Callable[[], Awaitable[None]]) -> None:
-        """Starts handlers, watches how late the event loop turns over, and waits as long; nothing begun says nothing."""
+        """Starts handlers, watches how late the event loop turns over, and waits as long; without a start it measures nothing."""
         late, begun = 0.0, self._begun
         async with anyio.create_task_group() as tasks:
 
@@ -154,7 +154,7 @@ class Serving:
             adopted.set()
 
     async def _serve(self, session: Session) -> None:
-        """The handler, again and again while it is only the store that fails; then the session's end."""
+        """Runs the handler, again and again while only the store fails; then ends the session."""
         session.served_by_handler = True
         failures = 0
         while session.ending is None and not session.is_over:
@@ -180,7 +180,7 @@ class Serving:
                 await session.lost.wait()
 
     async def _run_handler(self, session: Session) -> Exception | None:
-        """Runs the handler once; what it raised."""
+        """Runs the handler once, and returns what it raised."""
         failure: Exception | None = None
         handler = asyncio.current_task()
         session.begins_to_be_served()
@@ -189,19 +189,19 @@ class Serving:
 
                 async def stop_at(end: anyio.Event) -> None:
                     await end.wait()
-                    if session.ended_by is not handler:  # else it goes on to whatever it does after that
+                    if session.ended_by is not handler:  # else it goes on after that
                         tasks.cancel_scope.cancel()
 
                 tasks.start_soon(stop_at, session.lost)
                 tasks.start_soon(stop_at, session.closed)
                 try:
                     await self._handler(session)
-                except Exception as error:  # noqa: BLE001 - the program's own code: its call goes to somebody else
+                except Exception as error:  # noqa: BLE001 - the program's own code: its call goes to another worker
                     failure = error
                 except asyncio.CancelledError as error:
                     if not (
                         session.lost.is_set() or session.ended.is_set()
-                    ):  # else it was to stop, whoever's cancellation came first
+                    ):  # else it was to stop, in whatever order the cancellations came
                         if _is_cancelled():
                             raise
                         failure = RuntimeError("it ended by the cancellation of something that it waited for")
@@ -215,5 +215,5 @@ class Serving:
     async def _end(session: Session, how: Callable[[], Awaitable[None]]) -> None:
         try:
             await how()
-        except CoordinatorError as error:  # a store that is away: the library carries it out later
+        except CoordinatorError as error:  # the store is away: the library carries it out later
             log.warning("session_not_ended", session=session.id, error=str(error))

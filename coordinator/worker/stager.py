@@ -1,4 +1,4 @@
-"""Writes staged checkpoints in the background, the newest of each session only."""
+"""Writes staged checkpoints in the background, only the newest of each session."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ class Staged(Protocol):
 
     @property
     def has_staged(self) -> bool:
-        """Whether something waits to be written."""
+        """Whether a checkpoint waits to be written."""
 
     async def flush(self) -> None:
         """Writes it."""
 
 
 class Stager:
-    """One a membership; each session's writes go one after the other, and none waits for another session's."""
+    """One per membership; each session's writes go one after the other, and none waits for another session's."""
 
     def __init__(self) -> None:
         self._writes = OneEach(self._flush)
         self.run = self._writes.run
 
     def wake(self, session: Staged) -> None:
-        """A session has something staged; from any thread."""
+        """A session has a staged checkpoint; from any thread."""
         self._writes.put(session)
 
     @staticmethod
@@ -51,4 +51,4 @@ class Stager:
                     log.warning("staged_checkpoint_waits", session=session.id, kind=error.kind)
                     await anyio.sleep(RETRY_SECONDS)
         except FencedError:
-            return  # `lost` tells its owner
+            return  # `lost` tells the program

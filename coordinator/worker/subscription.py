@@ -1,7 +1,7 @@
 """One connection that listens: what the server has confirmed on it counts, as long as the server answers.
 
-Something in between (address translation, a load balancer) may forget a quiet connection without telling anybody. So the server is
-asked for a sign of life again and again, and when there is a doubt. Only time in which this process turned over counts against it.
+A device in between (address translation, a load balancer) may forget a quiet connection without telling either end. So the server
+is asked for a sign of life regularly, and when there is a doubt. Only time in which this process turned over counts against it.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from coordinator.store.pace import allowance
 __all__ = ["SilentSubscriptionError", "Subscription"]
 
 TURN_SECONDS = 0.25
-"""For a message it waits so long; then it looks at the time."""
+"""Time for which it waits for a message; then it looks at the time."""
 PING_SECONDS = 1.0
-"""Between two questions for a sign of life."""
+"""Pause between two requests for a sign of life."""
 BATCH = 100
-"""Channels in one command."""
+"""Most channels in one command."""
 
 
 class SilentSubscriptionError(redis.ConnectionError):
-    """The server, or something in between, does not answer on this connection any more."""
+    """The server, or a device in between, no longer answers on this connection."""
 
 
 class Subscription:
-    """Of one `Post`; ends by an error, and another one takes its place.
+    """One connection of `Notifications`; it ends by an error, and another one replaces it.
 
     Args:
         box: the connection, from `Connector.listener`.
-        limit: seconds for which an answer may keep one waiting.
+        limit: seconds after which an answer is overdue.
         take: is called with the channel and the text of each message.
-        confirmed: is called with each channel on which it listens from now on.
-        doubted: is called when it begins, and when it ends, that nothing counts.
+        confirmed: is called with each channel when its listening is confirmed.
+        doubted: is called when a doubt begins and when it ends.
     """
 
     def __init__(
@@ -63,16 +63,16 @@ class Subscription:
         return self._answered >= self._wanted
 
     def counts(self, channel: str) -> bool:
-        """Whether the server has confirmed that this connection listens there, and there is no doubt of it."""
+        """Whether the server has confirmed that this connection listens there, without a doubt since."""
         return self._sure and channel in self._confirmed
 
     @property
     def is_whole(self) -> bool:
-        """Whether all that was asked for is confirmed."""
+        """Whether all subscriptions that were asked for are confirmed."""
         return not self._subscribing
 
     def doubt(self) -> None:
-        """Something happened after which the connection may not be what it was: until the server answers nothing counts.
+        """Something happened that may have changed the connection: nothing counts until the server answers.
 
         Safe to repeat.
         """
@@ -81,7 +81,7 @@ class Subscription:
             self._tell_doubted()
 
     async def listen_to(self, channels: Collection[str]) -> None:
-        """Listens to these, each once the server has confirmed it, and to no others. Not to be called twice at once.
+        """Listens to these channels and no others, each once the server has confirmed it. Not to be called twice at once.
 
         Raises:
             redis.RedisError, OSError: the connection is over.
@@ -104,7 +104,7 @@ class Subscription:
         """Listens until cancelled.
 
         Raises:
-            SilentSubscriptionError: it is open, and there was no answer in time.
+            SilentSubscriptionError: the connection is open, and there was no answer in time.
             redis.RedisError, OSError: the connection is over.
         """
         looked = clock.now()

@@ -1,15 +1,15 @@
-"""For how long a name that is in use is asked for: until its holder has had its time, or is seen to live."""
+"""How long to ask for a name that is in use: until its holder has had its time, or is seen to live."""
 
 from __future__ import annotations
 
 __all__ = ["NameWait"]
 
 SLACK = 0.5
-"""Seconds by which a trust window must have moved before that was a beat, and not the way of an answer."""
+"""Seconds by which a trust window must have moved to prove a beat; less may be the travel time of an answer."""
 
 
 class NameWait:
-    """What one join learns of a predecessor whose trust window is not over; it may be many times longer than the newcomer's own.
+    """What one join learns of a predecessor whose trust window is not over; that may be much longer than the newcomer's own.
 
     Args:
         began: when the name was asked for first, by any clock that goes on.

@@ -1,4 +1,4 @@
-"""One at a time for each session id: what opens, adopts or gives up a session waits for whoever does so already."""
+"""One at a time for each session id: a task that opens, adopts or gives up a session waits for the task that does so already."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ __all__ = ["Turns"]
 
 
 class Turns:
-    """One a membership; turns at different ids know nothing of each other."""
+    """One per membership; turns at different ids know nothing of each other."""
 
     def __init__(self) -> None:
         self._locks: dict[str, anyio.Lock] = {}
 
     def is_taken(self, session_id: str) -> bool:
-        """Whether somebody has the turn at this id."""
+        """Whether a task has the turn at this id."""
         return session_id in self._locks
 
     @contextlib.asynccontextmanager
     async def of(self, session_id: str) -> AsyncIterator[None]:
-        """Has the turn inside of the block; first come, first served."""
+        """Holds the turn inside the block; first come, first served."""
         lock = self._locks.setdefault(session_id, anyio.Lock())
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self._tidy, session_id, lock)

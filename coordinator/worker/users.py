@@ -1,4 +1,4 @@
-"""Which tasks use a session, and whether one goes on: a call whose code failed is to be found."""
+"""The tasks that use a session, and whether one goes on, so that a call whose code failed is found."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["Users"]
 
 
 def _failure_of(task: asyncio.Task[Any]) -> BaseException | None:
-    """What a task failed by: an error, its own cancellation, or one of something that it waited for."""
-    if not task.cancelled():  # `exception` would say that it was seen, and asyncio tell nobody of it any more
+    """The failure of a task: an error, its own cancellation, or a cancellation of what it waited for."""
+    if not task.cancelled():  # `exception` would mark it as seen, and asyncio would not report it any more
         return cast("BaseException | None", getattr(task, "_exception", None))
     if task.cancelling():
         return asyncio.CancelledError()
@@ -25,22 +25,22 @@ def _failure_of(task: asyncio.Task[Any]) -> BaseException | None:
 
 
 def _nothing(failed_adopting: bool) -> None:
-    """It is over: nobody has to be found for it."""
+    """The session is over, and no new owner has to be found."""
 
 
 class Users:
-    """Of one session: the tasks that adopted it, the first other one that uses it, and those that use it for longer than a lease.
+    """The users of one session: the tasks that adopted it, the first other that uses it, and those that use it longer than a lease.
 
-    Others are helpers, whose errors say nothing of the call.
+    Other tasks are helpers, whose errors say nothing about the call.
 
     Args:
         lease: seconds after which a helper serves.
-        unused: is called when none goes on, and one of these failed, or one that adopted it was cancelled: whether that was the one
-            that adopted it, by an error of its own. It is called outside of any task.
+        unused: is called, outside of any task, when none goes on, and one of these failed or an adopting task was cancelled;
+            with True when a task that adopted it failed by an error of its own.
 
     Attributes:
         uses: how often tasks have used it.
-        failure: by which the last of these ended that counts.
+        failure: the failure by which the last task that counts ended.
     """
 
     def __init__(self, lease: float, unused: Callable[[bool], None]) -> None:
@@ -52,14 +52,14 @@ class Users:
         self._following = weakref.WeakKeyDictionary()
 
     def watch(self, *tasks: asyncio.Task[Any] | None) -> None:
-        """These adopted it; from now on its users are followed."""
+        """These tasks adopted the session; from now on its users are followed."""
         self._watched = True
         for task in tasks:
             if task is not None:
                 self._follow(task, adopted=True)
 
     def used(self) -> None:
-        """The present task uses it."""
+        """The present task uses the session."""
         if not self._watched:
             return
         self.uses += 1
@@ -77,11 +77,11 @@ class Users:
         task.add_done_callback(ended)
 
     def follow_no_more(self) -> None:
-        """It is over, and tasks that live long need not keep it."""
+        """The session is over, and long-lived tasks need not keep it."""
         for task, ended in list(self._following.items()):
             task.remove_done_callback(ended)
         self._unused = (
-            _nothing  # else session and users would keep each other, and the call's data, until they are collected
+            _nothing  # else session and users would keep each other and the call's data until they are collected
         )
 
     def _ended(self, adopted: bool, helps_from: float, task: asyncio.Task[Any]) -> None:
@@ -96,5 +96,5 @@ class Users:
 
     @property
     def goes_on(self) -> bool:
-        """Whether a task goes on that adopted or used it."""
+        """Whether a task that adopted or used it goes on."""
         return any(not user.done() for user in list(self._following))

@@ -1,4 +1,4 @@
-"""For how long an heir waits for a session."""
+"""How long an heir waits for a session."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ __all__ = ["Wait"]
 
 POLL_SECONDS = 0.05
 LATER_POLL_SECONDS = 0.25
-"""Between two looks, once an heir has waited for a second: it is told when its owner has let go."""
+"""Pause between two looks, once an heir has waited for a second: it is told when the owner has let go."""
 
 
 class Wait:
-    """For how long an heir waits for a session.
+    """How long an heir waits for a session.
 
     Args:
-        seconds: at least.
-        planned: the heir accepts an offer of an owner that drains: then as long as that owner may take to let go.
-        gives_way: returns whether something more urgent waits for this program: then a planned wait of over ``seconds`` ends.
-        accepted: is called when the owner was asked.
+        seconds: the shortest wait.
+        planned: the heir accepts an offer of an owner that drains: then it waits as long as that owner may take to let go.
+        gives_way: returns whether something more urgent waits for the program; then a planned wait longer than ``seconds`` ends.
+        accepted: is called when the owner has been asked.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Wait:
         self._until = self._began + seconds
 
     def owner_lets_go_within(self, seconds: float) -> None:
-        """The owner drains, and lets go by then, busy or not."""
+        """The owner drains, and lets go within so many seconds, busy or not."""
         if self.planned:
             self._until = max(self._until, clock.now() + seconds)
 

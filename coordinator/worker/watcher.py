@@ -1,7 +1,7 @@
-"""What the library does to have its process watched: it announces its instances to a supervisor or a sidecar.
+"""Has the process of a worker watched: announces its instances to a supervisor or a sidecar.
 
-Whoever watches sees the end of the process, however it comes, and certifies the instances within milliseconds. Without it a worker
-lives as well, and its end is found by its lost connections.
+The program that watches sees the end of the process in any case, and certifies the instances within milliseconds. Without it a worker
+lives as well, and lost connections tell of its end.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ __all__ = ["Watcher"]
 log = structlog.get_logger()
 
 ANSWER_SECONDS = 1.0
-"""For an answer: it comes from this machine."""
+"""Time for an answer, which comes from this machine."""
 LONGEST_PAUSE_SECONDS = 2.0
 REFUSED_SECONDS = 30.0
-"""Between two trials at one that answered that it will not."""
+"""Pause between two announcements to a watcher that refused."""
 MOST_BYTES = 65536
 ACCEPTED = 204
 BUSY = (408, 429)
 
 
 class _NotWatchedError(Exception):
-    """Why nobody watches just now, in one sentence; ``refused`` when it was answered so."""
+    """Why the process is not watched now, in one sentence; ``refused`` when the watcher answered so."""
 
     def __init__(self, reason: str, *, refused: bool = False) -> None:
         super().__init__(reason)
@@ -50,11 +50,11 @@ class Watcher:
     """Announces one worker, again whenever its ids change and whenever the other side was started again.
 
     Args:
-        path: unix socket of the other side.
+        path: the watcher's unix socket.
         instances: returns the ids of the worker, by partition.
 
     Attributes:
-        token_hash: to be registered with each instance: only who has the token may have them certified.
+        token_hash: registered with each instance: only a program with the token may have them certified.
     """
 
     def __init__(self, path: str, instances: Callable[[], Sequence[str]]) -> None:
@@ -68,7 +68,7 @@ class Watcher:
 
     @classmethod
     def of(cls, settings: Settings, instances: Callable[[], Sequence[str]]) -> Watcher | None:
-        """The one that the settings or the environment name; None for none."""
+        """The watcher that the settings or the environment name; None for none."""
         path = settings.watcher_socket or os.environ.get("RECOVERY_SOCKET", "")
         return cls(path, instances) if path and path != "none" else None
 
@@ -87,7 +87,7 @@ class Watcher:
             self._tell(told(error))
 
     async def left(self) -> None:
-        """The worker has ended, and its process need not be watched for it any more. Never raises."""
+        """The worker has ended, and its process need not be watched any more. Never raises."""
         if not self._accepted or os.getpid() != self._process:
             return
         self._instances = tuple
@@ -114,13 +114,13 @@ class Watcher:
                 await self._changed.wait()
 
     def _tell(self, reason: str) -> None:
-        """Once each time that it changes."""
+        """Logs the reason each time that it changes."""
         if reason == self._told:
             return
         before, self._told = self._told, reason
         if not reason:
             log.info("exit_watched", socket=self._path)
-        elif not before:  # else it is the same in other words
+        elif not before:  # else it is the same reason in other words
             log.warning(
                 "exit_not_watched", socket=self._path, reason=reason, consequence="lost connections tell its end"
             )
@@ -130,9 +130,9 @@ class Watcher:
         """A connection on which the announcement was accepted.
 
         Raises:
-            _NotWatchedError: it was not.
+            _NotWatchedError: the announcement was not accepted.
         """
-        import h11  # here, as in `_ask`: a worker that nobody watches speaks no HTTP
+        import h11  # here, as in `_ask`: a worker that is not watched speaks no HTTP
 
         try:
             with anyio.fail_after(ANSWER_SECONDS) as limit:

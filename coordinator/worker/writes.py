@@ -22,14 +22,14 @@ from coordinator.worker.reply_verdict import ReplyVerdict, verdict_on
 __all__ = ["Doubts", "Writes", "WritingSession"]
 
 RENEWAL_SECONDS = 2.0
-"""For so long a renewal of our own is waited for."""
+"""Time for which a write waits for a renewal of our own."""
 RETRY_SECONDS = 0.05
 CHILDREN_SECONDS = 0.01
-"""Between two looks at whether the children of a session have stopped."""
+"""Pause between two looks at whether the children of a session have stopped."""
 
 
 class Doubts(Protocol):
-    """Who is told when an answer means that this instance and the store do not agree."""
+    """Is told when an answer means that this instance and the store do not agree."""
 
     def want(self, kind: str, reason: str) -> None:
         """See ``Resync.want``."""
@@ -43,10 +43,10 @@ class WritingSession(OwnedSession, Protocol):
 
     @property
     def is_over(self) -> bool:
-        """Whether this worker has nothing more to do with it."""
+        """Whether this worker has nothing more to do with the session."""
 
     def check(self) -> None:
-        """Raises `FencedError` where it was lost, closed or given up here."""
+        """Raises `FencedError` when the session was lost, closed or given up here."""
 
     def lose(self, reason: str) -> None:
         """The store said that this worker no longer has it; final."""
@@ -56,17 +56,17 @@ W = TypeVar("W", bound=WritingSession)
 
 
 class Writes(Generic[W]):
-    """One a membership.
+    """One per membership.
 
     Args:
-        part: where the requests go.
-        ledger: who asks, and what it owns.
+        part: the partition that gets the requests.
+        ledger: the asking instance, and what it owns.
         settings: of the worker.
-        doubts: is told of answers that do not agree with what this instance believes.
+        doubts: is told of answers that contradict what this instance believes.
 
     Attributes:
-        patience: seconds for which a store that does not answer is asked again, and a write of another package waits for what it
-            cannot see.
+        patience: seconds for which a store that does not answer is asked again, and for which a write of another package waits for
+            what it cannot see.
     """
 
     def __init__(
@@ -78,10 +78,10 @@ class Writes(Generic[W]):
     async def request(self, make: Callable[[], ScriptCall[R]], session: W | None = None) -> R:
         """Runs a call that is safe to repeat until it has an answer that counts.
 
-        Waits out holds, has the instance registered again where the store forgot it, and tries again where it did not answer.
+        Waits out holds, registers the instance again where the store forgot it, and tries again where the store did not answer.
 
         Raises:
-            StoreUnavailableError: not within its patience, or a hold and its aftermath.
+            StoreUnavailableError: no answer within its patience, or within a hold and its aftermath.
         """
         began, failing_since = clock.now(), math.inf  # a slow answer is no failure
         while True:
@@ -125,7 +125,7 @@ class Writes(Generic[W]):
         """Runs a write of a session's owner, under the epoch that it has at each attempt, until the answer counts.
 
         Raises:
-            FencedError: this worker is no longer the owner; final, and the session is told.
+            FencedError: this worker no longer owns the session; final, and the session is told.
             StoreUnavailableError: as `request`.
         """
         if session.is_over:
@@ -142,7 +142,7 @@ class Writes(Generic[W]):
         return answer
 
     def _is_renewed(self, session: W, answer: Reply) -> bool:
-        """Refused only because our own resync had it renewed while the request was under way."""
+        """Whether a write was refused only because our own resync renewed the session while it was under way."""
         ours = (
             isinstance(answer, calls.FencedWrite) and answer.owner == session.instance and answer.epoch >= session.epoch
         )
@@ -157,7 +157,7 @@ class Writes(Generic[W]):
         raise FencedError(session.id, session.epoch, detail or "this instance was declared dead")
 
     async def guarded(self, session: W, make: Callable[[], ScriptCall[R]], runner: FenceRunner) -> R:
-        """Runs a write of another package that asks for the owner's right in its own script; see ``Session.fenced``."""
+        """Runs a write of another package whose own script checks the ownership; see ``Session.fenced``."""
         if not self._settings.without_info:
             await _sees_lost_writes(runner)
         began = clock.now()
@@ -192,9 +192,9 @@ class Writes(Generic[W]):
 
 async def _sees_lost_writes(runner: FenceRunner) -> None:
     if not runner.server:
-        await runner.command("PING")  # it may not have connected yet
+        await runner.command("PING")  # the runner may not have connected yet
     if not runner.server:
         raise ConfigurationError(
-            "a store that is bound to a session does not learn the run id of its server, so lost writes cannot be seen, and an older "
+            "a store that is bound to a session does not learn the run id of its server, so it cannot see lost writes, and an older "
             "owner could write: permit its user INFO (ACL SETUSER <user> +info), or set WITHOUT_INFO=true for the worker"
         )

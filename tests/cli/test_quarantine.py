@@ -115,8 +115,8 @@ def test_a_call_that_goes_on_is_not_repaired(url: str, broken: Bench) -> None:
         ("requires=abc", "'abc' is not a JSON list of texts (requires)"),
         ("nothing=1", "'nothing=1' is not FIELD=VALUE with a field of a session"),
         ("pool", "'pool' is not FIELD=VALUE"),
-        ("epoch=5", "epoch is what the protocol says of a session, and is not for people to write"),
-        ("state=closed", "state is what the protocol says of a session"),
+        ("epoch=5", "epoch is written by the protocol alone in a session"),
+        ("state=closed", "state is written by the protocol alone in a session"),
     ],
 )
 def test_a_value_that_does_not_parse_is_refused(url: str, broken: Bench, word: str, told: str) -> None:

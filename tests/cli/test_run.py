@@ -49,7 +49,7 @@ def running(*args: Any) -> Iterator[Any]:
 def test_without_a_url_it_says_that_redis_is_embedded() -> None:
     """Whoever starts it without a Redis URL is told that nothing is kept, and where it is."""
     with running() as (_, _, said):
-        assert "nothing of it is kept" in "".join(said)
+        assert "none of its data is kept" in "".join(said)
         assert "unix://" in said[0]
 
 

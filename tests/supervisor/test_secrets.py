@@ -111,7 +111,7 @@ def test_a_url_without_a_secret_is_none(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_what_is_named_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker without its URL would fail later, and say less."""
-    with pytest.raises(ConfigurationError, match="--pass-env COORDINATOR_REDIS_URL: there is no such variable"):
+    with pytest.raises(ConfigurationError, match="--pass-env COORDINATOR_REDIS_URL: this variable is not set"):
         for_child(["COORDINATOR_REDIS_URL"])
     monkeypatch.setenv("RECOVERY_SESSIONS", "of another supervisor")
     assert "RECOVERY_SESSIONS" not in for_child()[0]

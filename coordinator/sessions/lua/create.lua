@@ -18,7 +18,7 @@
 -- REPLY FENCED scope owner epoch:int state
 -- REPLY RESYNC
 -- REPLY UNKNOWN
--- RETRY safe: the session that is there has this version, which is OK; nobody is told EXISTS of its own creation.
+-- RETRY safe: the session that is there has this version, which is OK; no caller is answered EXISTS for its own creation.
 -- USES now read stream event hold owner refuse fence header store
 local session, active = KEYS[1], KEYS[2]
 local id, value, ttl_ms, listed = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
