@@ -41,7 +41,7 @@ class Bench:
         return bench
 
     async def join(self, names: Sequence[str], dead_after: float = LONG, capacity: int = 1_000_000) -> list[str]:
-        """Registers an instance of each name; their ids. ``capacity``: 0 of one that reads no offers, as others leave calls to it."""
+        """Registers an instance for each name, and returns their ids. ``capacity``: 0 for an instance that reads no offers."""
         ids = [new_instance_id(name) for name in names]
         await self.all_ok(
             [

@@ -45,7 +45,7 @@ class Restored:
         state: the session.
         restored: whether it was there; False when it is new.
         age: seconds since its last save or heartbeat when it was there, be it too old; else 0.
-        stale: whether it was older than ``max_age``: started anew or, if only a warning was wanted, restored nevertheless.
+        stale: whether it was older than ``max_age``: then it was started anew or, with ``warn``, restored nevertheless.
     """
 
     state: SessionState
@@ -64,7 +64,7 @@ class SessionManager:
         stale: ``new`` starts a stale session anew, its history is gone then; ``warn`` restores it and logs a warning.
         retention: seconds that a finished session stays; None for the store's expiry, 0 deletes it at once.
         retry: how a store that does not answer is asked again.
-        breaker: what stops asking it; None for none.
+        breaker: the circuit breaker that stops asking it; None for none.
         metrics: where operations are counted.
         now: the clock for ages.
 
@@ -138,7 +138,7 @@ class SessionManager:
     ) -> Restored:
         """The session of an id or alias, or a new one where there is none, it has ended, or is too old.
 
-        Only the store's word that there is none leads to a new session: an error is raised, so that no conversation is taken for lost
+        Only the store's answer that there is none leads to a new session. An error is raised, so that no conversation counts as lost
         because the store was away for a moment. Two programs that ask at once get the same session by id; by alias the later one
         binds it.
 
@@ -148,10 +148,10 @@ class SessionManager:
             max_age, stale: as for the manager, for this call.
 
         Raises:
-            KeyUnknownError: it is there, sealed with a key that this program lacks.
-            CorruptSessionError, PlaintextRefusedError: it is there, and is not to be read.
-            SessionLimitError: a new one would be one too many.
-            SessionConflictError: others wrote it again and again meanwhile.
+            KeyUnknownError: the session is sealed with a key that this program lacks.
+            CorruptSessionError, PlaintextRefusedError: the session exists and cannot be read.
+            SessionLimitError: a new session would be one too many.
+            SessionConflictError: other programs wrote it again and again meanwhile.
         """
         if isinstance(key, str):
             return await self._restore_or_create(key, new, max_age, stale)

@@ -1,4 +1,4 @@
-"""A store in this process's memory: for tests, for trying out, and for a worker that needs no other to read its sessions."""
+"""A store in this process's memory: for tests, for trying out, and for a worker whose sessions no other worker reads."""
 
 from __future__ import annotations
 

@@ -42,10 +42,10 @@ class SessionStore(abc.ABC):
             ttl: seconds until it expires, 0 for never; default the store's.
 
         Raises:
-            SessionConflictError: it was changed, deleted, or expired since it was loaded.
-            InvalidStateError: it has values that cannot be written.
-            TenantError: it belongs to another tenant.
-            CorruptSessionError: its key or the set of active sessions has a wrong type in Redis.
+            SessionConflictError: the session was changed, deleted, or expired since it was loaded.
+            InvalidStateError: the state has values that cannot be written.
+            TenantError: the state belongs to another tenant.
+            CorruptSessionError: the session's key or the set of active sessions has a wrong type in Redis.
         """
 
     @abc.abstractmethod
@@ -67,10 +67,10 @@ class SessionStore(abc.ABC):
         """Reads a state; changing it changes nothing in the store.
 
         Raises:
-            SessionNotFoundError: there is none.
-            CorruptSessionError: what is there is not a session (`SealBrokenError`: or not this one).
-            KeyUnknownError: it is there, sealed with a key that this store lacks.
-            PlaintextRefusedError: it is not sealed, and should be.
+            SessionNotFoundError: the session does not exist.
+            CorruptSessionError: the stored value is not a session (`SealBrokenError`: or not this one).
+            KeyUnknownError: the session is sealed with a key that this store lacks.
+            PlaintextRefusedError: the session is not sealed, and should be.
         """
 
     @abc.abstractmethod
@@ -94,9 +94,9 @@ class SessionStore(abc.ABC):
         """Moves ``updated_at`` and the expiry, and nothing else; never revives what has ended or is gone.
 
         Raises:
-            SessionNotFoundError: there is no such session.
-            SessionEndedError: it has ended.
-            CorruptSessionError: what is there is not a session.
+            SessionNotFoundError: the session does not exist.
+            SessionEndedError: the session has ended.
+            CorruptSessionError: the stored value is not a session.
         """
 
     @abc.abstractmethod
@@ -115,7 +115,7 @@ class SessionStore(abc.ABC):
             old: as it was loaded.
             new: of the same id.
             ttl: seconds until it expires, 0 for never; default the store's.
-            limit: most sessions under way, the new one included; 0 for any number. One in the place of one under way is none more.
+            limit: most sessions under way, the new one included; 0 for any number. Replacing a session under way adds none.
 
         Raises:
             SessionLimitError: the limit is reached.

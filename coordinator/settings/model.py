@@ -264,7 +264,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What is given, then the environment, secrets in files, the file of COORDINATOR_CONFIG, and the profile that they name."""
+        """Given values, then the environment, secrets in files, the file of COORDINATOR_CONFIG, the profile that they name."""
         nearest_first = Environment, SecretFiles, ConfigFile, Profile
         return (init_settings, *(source(settings_cls) for source in nearest_first))
 
@@ -330,10 +330,10 @@ class Settings(BaseSettings):
     _keys: KeySource | None = PrivateAttr(None)
 
     def reads_again(self, given: Collection[str]) -> None:
-        """From now on the secrets that came out of files are read again when they are used. For the loader.
+        """Has secrets that came from files read again at each use. For the loader.
 
         Args:
-            given: settings that were given, so that no file counts for them.
+            given: settings that were given, for which no file counts.
         """
         paths = {name: secret_path(name) for name in SECRETS if name not in given}
         self._in_files = SecretsReadAgain({name: path for name, path in paths.items() if path is not None})
@@ -357,7 +357,7 @@ class Settings(BaseSettings):
         """The keys of ``ENCRYPTION_KEYS``, read again when their file changes and they were given as one; None when unset.
 
         Raises:
-            ConfigurationError: they are of another form than ``id:base64,id2:base64``; the message repeats no key.
+            ConfigurationError: the keys have another form than ``id:base64,id2:base64``; the message repeats no key.
         """
         if self._keys is None:
             self._keys = self._in_files.keys()
@@ -374,7 +374,7 @@ class Settings(BaseSettings):
         """The store's URL as it stands now: read again when it was given as ``REDIS_URL_FILE``.
 
         Raises:
-            ConfigurationError: it is unset.
+            ConfigurationError: the URL is unset.
         """
         if (url := self._in_files.url(self.redis_url)) is not self.redis_url:
             self.redis_url = url
@@ -391,9 +391,9 @@ class Settings(BaseSettings):
             values: by the settings' names; ``encryption_keys`` may also be a `KeyRing`, or a function that returns the present one.
 
         Raises:
-            ConfigurationError: one line a fault.
+            ConfigurationError: one line for each fault.
         """
-        from coordinator.settings.loading import load  # which makes one of these
+        from coordinator.settings.loading import load  # it makes one of these
 
         given = values.get("encryption_keys")
         keys = given if isinstance(given, KeyRing) or callable(given) else None

@@ -82,7 +82,7 @@ def labels(value: dict[str, str]) -> dict[str, str]:
 
 
 def any_text(value: object, info: ValidationInfo) -> object:
-    """Any text: none of them, be it a path or an address, has characters that are not to be seen."""
+    """Checks a text, such as a path or an address: it has no invisible characters."""
     if isinstance(value, str):
         try:
             check_text("it", value, MOST_TEXT if info.field_name in ("address", "tenant") else MOST_SETTING)

@@ -207,7 +207,7 @@ class Table:
             raise ValueError(f"{route}: it has no callers")
         for other in self.operations:
             if other.name == operation.name or f"{other.method} {other.template}" == route:
-                raise ValueError(f"{route} {operation.name}: {other.name} is there already")
+                raise ValueError(f"{route} {operation.name}: there is {other.name} already")
         self.operations.append(operation)
         pattern = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", operation.template)
         self._paths[operation.template] = re.compile(pattern)
