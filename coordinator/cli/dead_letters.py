@@ -206,7 +206,7 @@ def _why_not(row: Row) -> str:
 
 def _one_or_all(session_id: str | None, everything: bool) -> None:
     if (session_id is None) == (not everything):
-        raise ConfigurationError("name one session, or say --all")
+        raise ConfigurationError("name one session, or use --all")
 
 
 def _told(done: list[Row], what: str, as_json: bool) -> int:
@@ -262,7 +262,7 @@ def purge(
     if epoch is not None and everything:
         raise ConfigurationError("--epoch names one dead letter: leave out --all")
     if everything and not yes:
-        raise ConfigurationError("purge --all deletes the data of every dead letter: say --yes too")
+        raise ConfigurationError("purge --all deletes the data of every dead letter: add --yes")
 
     def make(part: StorePartition, session: str, pool: str, letter_epoch: str) -> ScriptCall[calls.PurgeReply]:
         return calls.purge(part.keys, session=session, closed_ttl=settings.closed_ttl, letter_epoch=letter_epoch)

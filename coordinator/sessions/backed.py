@@ -196,7 +196,7 @@ class BackedStore(SessionStore):
         self._check()
         check_id(new.id)
         if old.origin is None or old.id != new.id:
-            raise InvalidStateError("what is to be replaced must be a loaded state of the same id")
+            raise InvalidStateError("the state to be replaced must be a loaded one of the same id")
         new.origin = old.origin
         try:
             word = await self._put(new, old.origin.version, old.updated_at.text, ttl, limit)

@@ -124,7 +124,7 @@ class Codec:
     def _open(self, session_id: str, document: dict[str, object], history: str) -> tuple[SessionState, int]:
         match = _SEALED.fullmatch(history)
         if match is None:
-            raise SealBrokenError(session_id, "its sealed part is of no form that this program knows")
+            raise SealBrokenError(session_id, "its sealed part has a form that this program does not know")
         key_id, sequence, ring = match[1], int(match[2]), self.ring
         wrapping = ring.derive(key_id, "wrap", self.tenant, session_id) if ring else None
         if wrapping is None:

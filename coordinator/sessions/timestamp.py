@@ -89,7 +89,7 @@ class Timestamp:
             ValueError: it has no offset, which Go could not read.
         """
         if moment.tzinfo is None:
-            raise ValueError(f"{moment!r} has no time zone: which moment it is cannot be told")
+            raise ValueError(f"{moment!r} has no time zone, so its moment is unknown")
         return cls(moment.isoformat().replace("+00:00", "Z"))
 
     @classmethod

@@ -101,7 +101,7 @@ def api_server(value: str) -> str:
     if not fits:
         raise ValueError("that is not a URL: use https://host:port")
     if "@" in value or parts.query or parts.fragment:
-        raise ValueError("it holds more than https://host:port; what it proves itself by is in pod_credentials")
+        raise ValueError("the URL must be only https://host:port; its credentials are in pod_credentials")
     if parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "::1", "localhost"):
         raise ValueError(f"http://{parts.hostname} would send the token in clear: use https, or http on loopback")
     return value

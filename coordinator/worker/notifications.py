@@ -115,7 +115,11 @@ class Notifications:
         """Logs a missing right once: it seldom comes back by itself, and everything else does."""
         if connection_error(error).kind == "permission" and not self._told:
             self._told = True
-            log.warning("mailbox_refused", reason=str(error), consequence="what is told at once is found by heartbeats")
+            log.warning(
+                "mailbox_refused",
+                reason=str(error),
+                consequence="heartbeats find later what a message would tell at once",
+            )
 
     async def _listen(self) -> None:
         while not self._listeners:

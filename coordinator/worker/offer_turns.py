@@ -109,7 +109,7 @@ class OfferTurns:
                 "offers_not_read",
                 stream=self.stream,
                 reason=error.detail,
-                consequence="calls of the dead go to others, or wait",
+                consequence="calls of dead workers go to other workers, or wait",
             )
         self.refused = error.detail if error.kind == "permission" else ""
 

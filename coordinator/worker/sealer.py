@@ -139,7 +139,7 @@ class Sealer:
             return data, encoding
         match, ring = self._known(place.session, encoding)
         if int(match[2]) > place.epoch:
-            raise SealBrokenError(place.session, f"it says epoch {match[2]}, which is above {place.epoch}")
+            raise SealBrokenError(place.session, f"its epoch {match[2]} is above {place.epoch}")
         from cryptography.exceptions import InvalidTag
 
         try:

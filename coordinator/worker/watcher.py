@@ -122,7 +122,7 @@ class Watcher:
             log.info("exit_watched", socket=self._path)
         elif not before:  # else it is the same reason in other words
             log.warning(
-                "exit_not_watched", socket=self._path, reason=reason, consequence="lost connections tell its end"
+                "exit_not_watched", socket=self._path, reason=reason, consequence="lost connections tell of its end"
             )
 
     @asynccontextmanager
