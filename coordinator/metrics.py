@@ -111,7 +111,9 @@ class Metrics:
     )
     instances = _gauge("instances", "Instances by state.", "state")
     free_slots = _gauge("free_slots", "Sessions that the living instances of a pool could still take.", "pool")
-    fullest_instance_sessions = _seen("fullest_instance_sessions", "Sessions of the fullest instance, which would be orphaned together.")
+    fullest_instance_sessions = _seen(
+        "fullest_instance_sessions", "Sessions of the fullest instance, which would be orphaned together."
+    )
     in_doubt_sessions = _seen(
         "in_doubt_sessions", "Sessions of instances whose last beat is older than their trust window."
     )

@@ -162,7 +162,9 @@ class Settings(BaseSettings):
     termination_grace_period: Duration | None = setting(
         Group.DRAIN, OWNERS, None, "the pod's terminationGracePeriodSeconds, to be checked against DRAIN_TIMEOUT"
     )
-    max_data_bytes: Size = setting(Group.DATA, OWNERS, 65536, "largest recovery data of a session", le=rules.MOST_DATA_BYTES)
+    max_data_bytes: Size = setting(
+        Group.DATA, OWNERS, 65536, "largest recovery data of a session", le=rules.MOST_DATA_BYTES
+    )
     closed_ttl: Duration = setting(
         Group.RECORDS, OWNERS, 86400.0, "time for which the record of a closed session is kept"
     )
