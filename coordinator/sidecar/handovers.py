@@ -22,7 +22,7 @@ LETTING_GO_SECONDS = 1.0
 
 
 class HostedHandovers:
-    """Offers to one registered worker, and what happens to its sessions; the library's `Host`.
+    """Offers to one registered worker, and what happens to its sessions; the library's `WorkerObserver`.
 
     Args:
         queue: holds the events for the worker.

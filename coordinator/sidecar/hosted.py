@@ -23,9 +23,9 @@ from coordinator.sidecar.problems import SetUpWronglyError
 from coordinator.sidecar.proof import HealthCheck, ProcessMark, ProcessWatch
 from coordinator.sidecar.schemas import Health, Register
 from coordinator.worker.drain import DrainReport
-from coordinator.worker.hub import Hubs
 from coordinator.worker.instance import Instance
 from coordinator.worker.offer import Offer
+from coordinator.worker.runtime import WorkerRuntime
 from coordinator.worker.session import Session
 
 __all__ = ["Hosted", "hash_of"]
@@ -43,7 +43,7 @@ class Hosted:
 
     Args:
         settings: the sidecar's.
-        hubs: the sidecar's, shared by all workers.
+        runtime: the sidecar's, shared by all workers.
         asked: what the worker said of itself.
         instances: ids by partition under which it lives already, when another sidecar stood for it before.
         token_hash: hash of the token that it has already; without it the worker gets a new token.
@@ -63,7 +63,7 @@ class Hosted:
     def __init__(
         self,
         settings: Settings,
-        hubs: Hubs,
+        runtime: WorkerRuntime,
         asked: Register,
         *,
         instances: dict[int, str] | None = None,
@@ -94,7 +94,7 @@ class Hosted:
             lets_go=asked.lets_go,
         )
         self.worker = Instance(
-            settings.model_copy(update=own), host=self.handovers, hubs=hubs, token_hash=self.token_hash, instances=instances,
+            settings.model_copy(update=own), observer=self.handovers, runtime=runtime, token_hash=self.token_hash, instances=instances,
             hosting=hosting.text() if addresses else "",
         )  # fmt: skip
         self.presence = Presence(

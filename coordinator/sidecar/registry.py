@@ -25,7 +25,7 @@ from coordinator.sidecar.schemas import Register
 from coordinator.states import InstanceState
 from coordinator.store import lookups
 from coordinator.store.shapes import labels_of, whole
-from coordinator.worker.hub import Hubs
+from coordinator.worker.runtime import WorkerRuntime
 
 __all__ = ["Registry"]
 
@@ -41,7 +41,7 @@ class Registry:
     """Workers by the instance id under which they registered.
 
     Args:
-        hubs: of all partitions.
+        runtime: of all partitions.
         tasks: run the workers.
         failures: counts unexpected errors.
         addresses: the addresses on which this sidecar listens, see `hosting.addresses_of`.
@@ -50,13 +50,13 @@ class Registry:
     def __init__(
         self,
         settings: Settings,
-        hubs: Hubs,
+        runtime: WorkerRuntime,
         tasks: anyio.abc.TaskGroup,
         failures: Counter,
         addresses: tuple[str, ...] = (),
     ) -> None:
         self._failures = failures
-        self._settings, self._hubs, self._tasks, self._addresses = settings, hubs, tasks, addresses
+        self._settings, self._runtime, self._tasks, self._addresses = settings, runtime, tasks, addresses
         self._living: dict[str, Hosted] = {}
         self._by_token_hash: dict[str, Hosted] = {}
         self._ended: OrderedDict[str, str] = OrderedDict()
@@ -99,7 +99,7 @@ class Registry:
                 if not (hosted.never_had_its_token(asked.pid) and _may_speak_for(asked.pid, by_user)):
                     raise NameInUseError(asked.name, hosted.handle)
                 await hosted.withdraw("its process registers again")
-        return await self._start(Hosted(self._settings, self._hubs, asked, proven=proven, addresses=self._addresses))
+        return await self._start(Hosted(self._settings, self._runtime, asked, proven=proven, addresses=self._addresses))
 
     def _refuse_when_closing(self) -> None:
         if self.closing:
@@ -295,7 +295,7 @@ class Registry:
             instances, (asked, hosting) = await self.look_up(handle, token_hash)
             await self._start(
                 Hosted(
-                    self._settings, self._hubs, asked, instances=instances, token_hash=token_hash, process=hosting.process,
+                    self._settings, self._runtime, asked, instances=instances, token_hash=token_hash, process=hosting.process,
                     addresses=self._addresses,
                 )
             )  # fmt: skip
@@ -314,7 +314,7 @@ class Registry:
         fields = ("state", "cause", "token_hash", "pool", "capacity", "labels", "address", "tenant", "hosting")
         instances: dict[int, str] = {}
         asked: tuple[Register, Hosting] | None = None
-        for number, part in enumerate(hub.part for hub in self._hubs.hubs):
+        for number, part in enumerate(partition.part for partition in self._runtime.partitions):
             instance = await lookups.newest_of(part, name)
             found = await lookups.said_by(part, instance, *fields) or dict.fromkeys(fields, "")
             ours = hmac.compare_digest(found["token_hash"], token_hash)

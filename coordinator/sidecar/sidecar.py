@@ -40,7 +40,7 @@ from coordinator.version import VERSION
 from coordinator.web.bounds import allow_many_files
 from coordinator.web.server import HttpServer, listen
 from coordinator.web.status import application
-from coordinator.worker.hub import Hubs
+from coordinator.worker.runtime import WorkerRuntime
 
 __all__ = ["Parent", "Sidecar"]
 
@@ -79,7 +79,7 @@ class Sidecar:
         self.id = new_instance_id(settings.name)
         self.metrics = CollectorRegistry()
         self.daemon = Daemon(settings, self.metrics) if coordinate else None
-        self._hubs: Hubs
+        self._runtime: WorkerRuntime
         self._failures = Counter(
             "recovery_sidecar_failures", "Requests and workers that met a defect.", ["operation"], registry=self.metrics
         )
@@ -135,19 +135,19 @@ class Sidecar:
         allow_many_files()
         with ExitStack() as stack:
             sockets, hooks = self._sockets(stack)
-            self._hubs = Hubs(self._hosted_settings)
+            self._runtime = WorkerRuntime(self._hosted_settings)
             servers: list[HttpServer] = []
             try:
                 async with (
-                    anyio.create_task_group() as hubs,
+                    anyio.create_task_group() as runtime,
                     anyio.create_task_group() as workers,
                     anyio.create_task_group() as tasks,
                 ):
-                    hubs.start_soon(self._hubs.run)
+                    runtime.start_soon(self._runtime.run)
                     addresses = addresses_of(self.settings) if self._parent is None else ()
-                    self.registry = Registry(self._hosted_settings, self._hubs, workers, self._failures, addresses)
+                    self.registry = Registry(self._hosted_settings, self._runtime, workers, self._failures, addresses)
                     how_ended = self._parent.how_ended if self._parent is not None else lambda pid: ""
-                    self.watched = Watched(self._hubs.parts, tasks, self.id, how_ended)
+                    self.watched = Watched(self._runtime.parts, tasks, self.id, how_ended)
                     self._draining = SidecarDrain(self.registry, tasks)
                     count = len(sockets) + len(hooks)
                     servers.append(api_server(self._application(), sockets, self._most_body, count))
@@ -155,14 +155,14 @@ class Sidecar:
                         servers.append(hook_server(PreStop(self.settings, self._draining), hooks, count))
                     for one in servers:
                         tasks.start_soon(one.run)
-                    left_behind = LeftBehind(self.registry, self._hubs.parts, addresses, self.id, self._failures)
+                    left_behind = LeftBehind(self.registry, self._runtime.parts, addresses, self.id, self._failures)
                     tasks.start_soon(left_behind.take_up)
                     tasks.start_soon(self._tick)
                     tasks.start_soon(self._look_at_store)
                     if self.daemon is not None:
                         tasks.start_soon(self.daemon.coordinate)
                     log.info(
-                        "sidecar_started", instance=self.id, version=VERSION, store=self._hubs.describe(),
+                        "sidecar_started", instance=self.id, version=VERSION, store=self._runtime.describe(),
                         http=f"{self.settings.http_host}:{self.http_port}" if self.http_port else "",
                         socket=self.settings.http_socket, drain_port=self.drain_port, partitions=self.settings.partitions,
                         coordinates=self.daemon is not None,
@@ -172,7 +172,7 @@ class Sidecar:
                 for server in servers:
                     server.stop()
                 with anyio.CancelScope(shield=True):
-                    await self._hubs.aclose()
+                    await self._runtime.aclose()
                     if self.daemon is not None:
                         await self.daemon.aclose()
 
@@ -181,13 +181,13 @@ class Sidecar:
         reasons = ["draining"] if self._draining.started else []
         reasons += [] if self._up else ["the store does not answer"]
         reasons += [one for one in (self._differs, self._lacks) if one]
-        reasons += [f"offers are not read: {one}" for one in self._hubs.refused]
+        reasons += [f"offers are not read: {one}" for one in self._runtime.refused]
         return reasons + ([] if self.daemon is None else [f"coordinator: {one}" for one in self.daemon.not_ready()])
 
     def _application(self) -> Any:
         announced = self._parent.announced if self._parent is not None else None
         table = table_of(
-            self.settings, self.registry, self._draining, self.watched, self._hubs.parts, self.id, announced
+            self.settings, self.registry, self._draining, self.watched, self._runtime.parts, self.id, announced
         )
         workers = Gauge("recovery_sidecar_workers", "Workers that this sidecar stands for.", registry=self.metrics)
         workers.set_function(lambda: len(self.registry.workers))
@@ -231,9 +231,9 @@ class Sidecar:
             rights_due = clock.now() - rights_at > RIGHTS_SECONDS
             away: dict[int, StoreUnavailableError] = {}
             lacks = ""
-            for part in self._hubs.parts:
+            for part in self._runtime.parts:
                 try:
-                    if part is self._hubs.parts[0]:
+                    if part is self._runtime.parts[0]:
                         await self._look_at_number()
                     if self._differs:  # the user may lack rights for partitions that do not exist
                         break
@@ -248,7 +248,7 @@ class Sidecar:
             if rights_due and not away and not self._differs:
                 self._tell_of_rights(lacks)
                 rights_at = clock.now()
-            self._up = len(away) < len(self._hubs.parts)
+            self._up = len(away) < len(self._runtime.parts)
             for partition, fault in away.items():
                 if said.get(partition) != fault.kind:
                     log.warning(
@@ -267,7 +267,7 @@ class Sidecar:
         """Reads the number of partitions from partition 0. A wrong number is logged, and the sidecar goes on."""
         before = self._differs
         try:
-            await check_number(self._hubs.parts[0], self.settings.partitions)
+            await check_number(self._runtime.parts[0], self.settings.partitions)
             self._differs = ""
         except ConfigurationError as error:
             self._differs = str(error)

@@ -12,8 +12,8 @@ from coordinator import clock
 from coordinator.errors import FencedError, StoreUnavailableError
 from coordinator.store import lookups
 from coordinator.store.executor import StorePartition
-from coordinator.worker.host import Host
 from coordinator.worker.ledger import Ledger
+from coordinator.worker.observer import WorkerObserver
 from coordinator.worker.session import Session
 
 __all__ = ["Handovers"]
@@ -26,7 +26,7 @@ class Handovers:
 
     Args:
         start: runs a function as a task of the worker.
-        host: is asked first, where the program is another process.
+        observer: is asked first, where the program is another process.
 
     Attributes:
         lets_go_by: the time until which a busy session is not let go, in seconds of `coordinator.clock`: the end of a drain.
@@ -36,10 +36,10 @@ class Handovers:
         self,
         part: StorePartition,
         ledger: Ledger[Session],
-        host: Host | None,
+        observer: WorkerObserver | None,
         start: Callable[[Callable[..., Coroutine[Any, Any, object]], str, str], None],
     ) -> None:
-        self._part, self._ledger, self._host, self._start = part, ledger, host, start
+        self._part, self._ledger, self._observer, self._start = part, ledger, observer, start
         self._heirs: dict[str, str] = {}
         self._letting_go: set[str] = set()
         self._heard = 0
@@ -79,8 +79,8 @@ class Handovers:
                 heir = self._heirs.pop(session_id, "") or heir
                 if session.is_over or session.ending is not None or not heir:
                     return
-                if self._host is not None:
-                    await self._host.before_letting_go(session, heir)
+                if self._observer is not None:
+                    await self._observer.before_letting_go(session, heir)
                 if await session.let_go(heir):
                     log.info("session_handed_over", session=session_id, heir=heir)
                 if session_id not in self._heirs:

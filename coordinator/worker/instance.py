@@ -42,17 +42,17 @@ from coordinator.store.scripts import ScriptCall
 from coordinator.worker.attached import AttachedSession
 from coordinator.worker.data import RecoveryData, encode
 from coordinator.worker.drain import DrainReport, drain
-from coordinator.worker.hand import Hand
-from coordinator.worker.home import FAREWELL_SECONDS, Home
-from coordinator.worker.host import Host
-from coordinator.worker.hub import Hubs
 from coordinator.worker.membership import Membership
+from coordinator.worker.observer import WorkerObserver
 from coordinator.worker.offer import Offer
+from coordinator.worker.offers_in_hand import OffersInHand
+from coordinator.worker.runtime import WorkerRuntime
 from coordinator.worker.sealer import OPENING, Place, Sealer
 from coordinator.worker.serving import Handler, Serving
 from coordinator.worker.session import Session
 from coordinator.worker.wait import Wait
 from coordinator.worker.watcher import Watcher
+from coordinator.worker.worker_task import FAREWELL_SECONDS, WorkerTask
 
 __all__ = ["Instance"]
 
@@ -66,42 +66,42 @@ class Instance:
 
     Args:
         settings: complete.
-        host: is told what happens, where the program is another process. Then no offers are taken until `take_offers`.
-        hubs: shared with the other workers of this process, which runs and closes them; default its own.
+        observer: is told what happens, where the program is another process. Then no offers are taken until `take_offers`.
+        runtime: shared with the other workers of this process, which runs and closes them; default its own.
         token_hash: kept with the instance, so that the program that serves the calls can be recognised again.
         instances: ids by partition under which the worker lives already. Their sessions are taken up when it is entered.
         hosting: kept with the instance too, for the process that stands for it after this one.
 
     Attributes:
         members: its part in each partition.
-        hand: the offers that wait for the program.
+        offers_in_hand: the offers that wait for the program.
         serving: what hands calls to a handler, while `serve` runs.
-        home: the task in which everything runs, once the worker was entered.
+        task: the task in which everything runs, once the worker was entered.
     """
 
     def __init__(
         self,
         settings: Settings,
         *,
-        host: Host | None = None,
-        hubs: Hubs | None = None,
+        observer: WorkerObserver | None = None,
+        runtime: WorkerRuntime | None = None,
         token_hash: str = "",
         instances: Mapping[int, str] | None = None,
         hosting: str = "",
     ) -> None:
         self.settings, self._sealer = settings, Sealer.of(settings)
-        self._hubs, self._host = hubs, host
-        self._own_hubs: Hubs | None = None
-        self.hand: Hand[Offer]
+        self._runtime, self._observer = runtime, observer
+        self._own_runtime: WorkerRuntime | None = None
+        self.offers_in_hand: OffersInHand[Offer]
         self.members: list[Membership] = []
         self._watcher: Watcher | None = None
         self._reading = self._started = False
         self.serving: Serving | None = None
-        self.home: Home | None = None
+        self.task: WorkerTask | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
         self._token_hash, self._hosting = token_hash, hosting
         self.instances = dict(instances or {})
-        self._most_in_hand = math.inf if host is None else 0.0
+        self._most_in_hand = math.inf if observer is None else 0.0
         self._ended = False
         self._draining = False
         self._report: DrainReport | None = None
@@ -142,19 +142,19 @@ class Instance:
     def _room(self) -> int:
         """How many more offers the worker takes now."""
         in_hand = sum(m.reader.in_hand() for m in self.members)
-        return min(self._free() - in_hand, self.hand.room(in_hand))
+        return min(self._free() - in_hand, self.offers_in_hand.room(in_hand))
 
     def take_offers(self, most: float) -> None:
         """From now on the worker reads at most so many offers before they are answered; 0 for none."""
-        self._most_in_hand = self.hand.window.most = most
-        self.hand.asked()
+        self._most_in_hand = self.offers_in_hand.window.most = most
+        self.offers_in_hand.asked()
         self.begin_reading()
         for member in self.members:
             member.room_changed()
 
     def asks_again(self) -> None:
         """The program answers again. If it did not get to its offers before, it is given offers again."""
-        self.hand.asked()
+        self.offers_in_hand.asked()
 
     def begin_reading(self) -> None:
         """Takes offers from now on. Safe to repeat."""
@@ -202,39 +202,39 @@ class Instance:
 
     async def __aenter__(self) -> Instance:
         check_event_loop("Worker")
-        self.hand = Hand()
-        self.hand.window.most = self._most_in_hand
-        if self._host is None:
+        self.offers_in_hand = OffersInHand()
+        self.offers_in_hand.window.most = self._most_in_hand
+        if self._observer is None:
             self._watcher = Watcher.of(self.settings, lambda: [member.instance for member in self.members])
             self._token_hash = self._watcher.token_hash if self._watcher else ""
-        hubs = self._hubs or Hubs(self.settings)
-        self._own_hubs = None if self._hubs else hubs
+        runtime = self._runtime or WorkerRuntime(self.settings)
+        self._own_runtime = None if self._runtime else runtime
         self.members = [
             Membership(
-                hub,
+                partition,
                 self.settings,
                 sealer=self._sealer,
                 room=self._room,
                 free=self._free,
-                deliver=self.hand.take if self._host is None else self._host.offered,
-                hand=self.hand,
+                deliver=self.offers_in_hand.take if self._observer is None else self._observer.offered,
+                offers_in_hand=self.offers_in_hand,
                 told_to_drain=self._told_to_drain,
-                host=self._host,
+                observer=self._observer,
                 token_hash=self._token_hash,
                 hosting=self._hosting,
-                instance=self.instances.get(hub.part.keys.partition, ""),
+                instance=self.instances.get(partition.part.keys.partition, ""),
                 renamed=self._watcher.changed if self._watcher else lambda: None,
             )
-            for hub in hubs.hubs
+            for partition in runtime.partitions
         ]
-        self.home = home = Home(self._say_farewell, self._close)
+        self.task = task = WorkerTask(self._say_farewell, self._close)
         try:
-            self._tasks = tasks = await home.enter()
+            self._tasks = tasks = await task.enter()
             if self._watcher is not None:
                 await self._watcher.announce()
                 tasks.start_soon(self._watcher.run)
-            if self._own_hubs is not None:
-                tasks.start_soon(self._own_hubs.run)
+            if self._own_runtime is not None:
+                tasks.start_soon(self._own_runtime.run)
             for member in self.members:
                 await member.registration.check_store()
                 member.begin(tasks)  # beats begin before the registration, so that nothing stands between the two
@@ -244,25 +244,25 @@ class Instance:
                 member.ledger.arrived()
             self._started = True
         except BaseException as error:
-            await home.leave(error)
+            await task.leave(error)
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        home = self.home
-        assert home is not None  # noqa: S101 - entered before
-        if home.is_a_parents:
+        task = self.task
+        assert task is not None  # noqa: S101 - entered before
+        if task.is_a_parents:
             return
-        home.owned_by_this_task()
+        task.owned_by_this_task()
         fault = error
         try:
             if error is None and not self._ended and self.sessions and await self.others_live():
                 await self._drain(self.settings.drain_timeout, "the worker ends", self.settings.lease)
         except BaseException as one:  # noqa: BLE001 - cancelled meanwhile: the rest must still be done
             fault = one
-        await home.leave(fault)
+        await task.leave(fault)
         if fault is not None and fault is not error:
             raise fault
 
@@ -281,11 +281,11 @@ class Instance:
 
     async def _close(self) -> None:
         with anyio.CancelScope(shield=True):
-            self.hand.close()
+            self.offers_in_hand.close()
             if self._watcher is not None:
                 await self._watcher.left()
-            if self._own_hubs is not None:
-                await self._own_hubs.aclose()
+            if self._own_runtime is not None:
+                await self._own_runtime.aclose()
 
     async def end(self, cause: Literal["exited", "wedged"], reason: str) -> None:
         """Ends the worker because the program that it stands for has ended. Its sessions are offered to others at once.
@@ -383,7 +383,7 @@ class Instance:
     async def offers(self) -> AsyncIterator[Offer]:
         """See `coordinator.Worker.offers`."""
         self.begin_reading()
-        while offer := await self.hand.next():
+        while offer := await self.offers_in_hand.next():
             yield offer
 
     async def adopt(self, session_id: str, wait: float = 3.0) -> Session | None:
@@ -394,7 +394,7 @@ class Instance:
         if session is not None and session is not before:
             if self.serving:
                 self.serving.start(session)
-            elif self._host is None:
+            elif self._observer is None:
                 session.watch_adopter(asyncio.current_task())
         return session
 
@@ -443,7 +443,7 @@ class Instance:
             tasks.start_soon(end_when_drained)
             try:
                 self.begin_reading()
-                await serving.run(self.sessions, self.hand)
+                await serving.run(self.sessions, self.offers_in_hand)
             finally:
                 if self.serving is serving:  # else another one serves meanwhile
                     self.serving = None
@@ -465,8 +465,8 @@ class Instance:
 
     async def _drain(self, timeout: float, reason: str, patience: float = float("inf")) -> DrainReport:
         self._draining = True
-        if self._host is not None:
-            self._host.draining(timeout)
+        if self._observer is not None:
+            self._observer.draining(timeout)
         async with self._drains:
             if self._report is None or self.sessions or any(m.ledger.taking for m in self.members):
                 self._report = await drain(self.members, self.settings, timeout, reason, patience=patience)

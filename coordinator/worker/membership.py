@@ -24,20 +24,20 @@ from coordinator.worker.acquisition import Acquisition
 from coordinator.worker.adoption import Adoption
 from coordinator.worker.attached import Attachments
 from coordinator.worker.ending import Endings
-from coordinator.worker.hand import Hand
 from coordinator.worker.handover import Handovers
 from coordinator.worker.heart import Beat, Beating
-from coordinator.worker.host import Host
-from coordinator.worker.hub import Hub
 from coordinator.worker.ledger import Ledger
 from coordinator.worker.mailbox import Mailbox
+from coordinator.worker.observer import WorkerObserver
 from coordinator.worker.offer import Offer
 from coordinator.worker.offer_reader import OfferReader
+from coordinator.worker.offers_in_hand import OffersInHand
 from coordinator.worker.owned_sessions import OwnedSessions
 from coordinator.worker.registration import Registration, new_pulse
 from coordinator.worker.reluctance import Reluctance
 from coordinator.worker.resync import Resync
 from coordinator.worker.roll_call import RollCall
+from coordinator.worker.runtime import PartitionRuntime
 from coordinator.worker.sealer import Sealer
 from coordinator.worker.session import Session
 from coordinator.worker.stager import Stager
@@ -66,24 +66,24 @@ class Membership:
 
     def __init__(
         self,
-        hub: Hub,
+        runtime: PartitionRuntime,
         settings: Settings,
         *,
         sealer: Sealer,
         room: Callable[[], int],
         free: Callable[[], int],
         deliver: Callable[[Offer], None],
-        hand: Hand[Offer],
+        offers_in_hand: OffersInHand[Offer],
         told_to_drain: Callable[[], None],
-        host: Host | None = None,
+        observer: WorkerObserver | None = None,
         token_hash: str = "",
         hosting: str = "",
         instance: str = "",
         renamed: Callable[[], None] = lambda: None,
     ) -> None:
-        self.settings, self.hub, self.part, self.sealer = settings, hub, hub.part, sealer
-        self._told_to_drain, self._renamed, self._host = told_to_drain, renamed, host
-        part, heard = hub.part, settings.lost_connection_after > 0
+        self.settings, self.runtime, self.part, self.sealer = settings, runtime, runtime.part, sealer
+        self._told_to_drain, self._renamed, self._observer = told_to_drain, renamed, observer
+        part, heard = runtime.part, settings.lost_connection_after > 0
         self.ledger = ledger = Ledger[Session](
             instance or new_instance_id(settings.name), new_pulse(settings), settings.closed_ttl, presence_counts=heard
         )
@@ -96,19 +96,19 @@ class Membership:
         self.writes = Writes(part, ledger, settings, self.resync, PATIENCE_SECONDS)
         self.owned = OwnedSessions(
             settings, sealer, part.keys, ledger, self.writes, stager=self.stager, endings=self.endings,
-            reluctance=reluctance, doubts=self.resync, host=host, changing=self.changing, room_changed=self.room_changed,
+            reluctance=reluctance, doubts=self.resync, observer=observer, changing=self.changing, room_changed=self.room_changed,
         )  # fmt: skip
         self.acquisition = Acquisition(ledger, self.turns, self.resync, self.changing, PATIENCE_SECONDS)
-        self.mailbox = Mailbox(hub.notifications, part.keys, self, self._presence_changed)
+        self.mailbox = Mailbox(runtime.notifications, part.keys, self, self._presence_changed)
         self.adoption = Adoption(
             part, settings, sealer, ledger, writes=self.writes, owned=self.owned, taking=self.acquisition,
             awaited=self.mailbox, doubts=self.resync,
         )  # fmt: skip
-        self.handovers = Handovers(part, ledger, host, self.start)
+        self.handovers = Handovers(part, ledger, observer, self.start)
         self.reader = OfferReader(
             part, settings, sealer, ledger, writes=self.writes, adoption=self.adoption, reluctance=reluctance,
-            start=self.start, watches_adopters=host is None, loop=lambda: hub.offers(settings.pool), room=room, free=free,
-            deliver=deliver, hand=hand,
+            start=self.start, watches_adopters=observer is None, loop=lambda: runtime.offers(settings.pool), room=room, free=free,
+            deliver=deliver, offers_in_hand=offers_in_hand,
         )  # fmt: skip
         self._beats = Steady("beats")
         self._asked = self._mismatches = self._unsaid = 0
@@ -144,9 +144,9 @@ class Membership:
         tasks.start_soon(keep_on, Steady("resync"), self.resync.run, NameInUseError, ConfigurationError)
         tasks.start_soon(keep_on, Steady("stage"), self.stager.run)
         tasks.start_soon(keep_on, Steady("endings"), self.endings.run)
-        tasks.start_soon(keep_on, Steady("hand"), self.reader.keep)
+        tasks.start_soon(keep_on, Steady("offers_in_hand"), self.reader.keep)
         self.mailbox.open(self.instance)
-        self.hub.heart.add(self._beating)
+        self.runtime.heart.add(self._beating)
 
     async def take_up(self) -> None:
         """Takes up what the store says that this instance owns: another process stood for it before.
@@ -228,18 +228,18 @@ class Membership:
     def joined_again(self) -> None:
         """It is registered again, under another id than before."""
         self.reader.restart()
-        if self._host is not None:
-            self._host.joined_again(self.instance)
+        if self._observer is not None:
+            self._observer.joined_again(self.instance)
 
     # -- beats ---------------------------------------------------------------------------------------------------------
 
     def beat_soon(self) -> None:
         """Beats at once and not only at the next interval."""
-        self.hub.heart.soon(self._beating)
+        self.runtime.heart.soon(self._beating)
 
     def stop_beating(self) -> None:
         """Stops its beats and its listening. Safe to repeat."""
-        self.hub.heart.remove(self._beating)
+        self.runtime.heart.remove(self._beating)
 
     def _hear(self, beat: Beat) -> None:
         if self._tasks is None:

@@ -26,10 +26,10 @@ from coordinator.store.setting_aside import set_aside, set_aside_member
 from coordinator.store.shapes import session_id, text
 from coordinator.store.usual import BATCH
 from coordinator.worker.adoption import Adoption
-from coordinator.worker.hand import Hand
 from coordinator.worker.ledger import Ledger
 from coordinator.worker.offer import Offer
 from coordinator.worker.offer_turns import OfferTurns
+from coordinator.worker.offers_in_hand import OffersInHand
 from coordinator.worker.placement import Apart, Share, has_a_small_part, suits
 from coordinator.worker.reluctance import Reluctance
 from coordinator.worker.sealer import Sealer
@@ -81,7 +81,7 @@ class OfferReader:
         room: returns how many more offers the worker can take now.
         free: returns how many more sessions the worker could own.
         deliver: hands an offer to the worker.
-        hand: the offers that the worker has in hand, of all partitions.
+        offers_in_hand: the offers that the worker has in hand, of all partitions.
     """
 
     def __init__(
@@ -100,12 +100,12 @@ class OfferReader:
         room: Callable[[], int],
         free: Callable[[], int],
         deliver: Callable[[Offer], None],
-        hand: Hand[Offer],
+        offers_in_hand: OffersInHand[Offer],
     ) -> None:
         self._part, self.settings, self.sealer, self.keys, self.ledger = part, settings, sealer, part.keys, ledger
         self._writes, self._adoption, self._reluctance = writes, adoption, reluctance
         self._start, self._watches_adopters = start, watches_adopters
-        self._find_loop, self.hand = loop, hand
+        self._find_loop, self.offers_in_hand = loop, offers_in_hand
         self._room, self._free, self._deliver = room, free, deliver
         self._share, self._apart = Share(), Apart()
         self._paused_until = self._read_at = float("-inf")
@@ -170,7 +170,7 @@ class OfferReader:
 
     def others_wait(self) -> bool:
         """Whether other offers wait behind the one that the program works on now."""
-        return self.hand.others_wait()
+        return self.offers_in_hand.others_wait()
 
     def declined(self, session_id: str) -> None:
         """This worker does not want that session."""
@@ -194,7 +194,7 @@ class OfferReader:
         """The offer takes up no room any more."""
         self._known.pop(offer.entry, None)
         if offer.given_at != math.inf:
-            self.hand.answered(offer)
+            self.offers_in_hand.answered(offer)
         self.wake()
 
     # ------------------------------------------------------------------------------------------------------------------
@@ -291,11 +291,11 @@ class OfferReader:
             if o.in_hand and not o.answering and not o.planned and o not in self._returning
         ]
         given = sorted((o for o in idle if o.given_at != math.inf), key=lambda o: o.given_at)
-        late = bool(given) and now - max(given[0].given_at, self.hand.progress, continued) > lease
+        late = bool(given) and now - max(given[0].given_at, self.offers_in_hand.progress, continued) > lease
         behind = given[1:] if late else []
         behind += [o for o in idle if o.given_at == math.inf and now - max(o.read_at, continued) > lease / 2]
         if late or behind:
-            self.hand.not_reached()
+            self.offers_in_hand.not_reached()
         if late:
             await given[0].decline(f"its worker did not answer within {lease:g} s")
         for offer in behind:

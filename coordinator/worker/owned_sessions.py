@@ -11,8 +11,8 @@ from coordinator.store.fence import FenceRunner
 from coordinator.store.keys import Keys
 from coordinator.store.scripts import R, ScriptCall
 from coordinator.worker.ending import Endings
-from coordinator.worker.host import Host
 from coordinator.worker.ledger import Ledger
+from coordinator.worker.observer import WorkerObserver
 from coordinator.worker.reluctance import Reluctance
 from coordinator.worker.sealer import Sealer
 from coordinator.worker.session import Session
@@ -30,7 +30,7 @@ class OwnedSessions:
         stager, endings: work in the background.
         reluctance: the sessions that this worker does not take again at once.
         doubts: is told when the outcome of a request is unknown.
-        host: is told what happens to sessions, where the program is another process.
+        observer: is told what happens to sessions, where the program is another process.
         changing: is entered while sessions change hands.
         room_changed: is called when there may be room for another session.
     """
@@ -47,12 +47,12 @@ class OwnedSessions:
         endings: Endings,
         reluctance: Reluctance,
         doubts: Doubts,
-        host: Host | None,
+        observer: WorkerObserver | None,
         changing: Callable[[], contextlib.AbstractContextManager[None]],
         room_changed: Callable[[], None],
     ) -> None:
         self.settings, self.sealer, self.keys, self.ledger = settings, sealer, keys, ledger
-        self._writes, self._doubts, self._host = writes, doubts, host
+        self._writes, self._doubts, self._observer = writes, doubts, observer
         self._stager, self._endings, self._reluctance = stager, endings, reluctance
         self._changing, self._room_changed = changing, room_changed
 
@@ -83,8 +83,8 @@ class OwnedSessions:
     def renewed(self, session: Session) -> None:
         """See `coordinator.worker.session.SessionOwner`."""
         self.ledger.renewed(session)
-        if self._host is not None:
-            self._host.session_renewed(session)
+        if self._observer is not None:
+            self._observer.session_renewed(session)
 
     def over(self, session: Session) -> None:
         """See `coordinator.worker.session.SessionOwner`."""
@@ -93,8 +93,8 @@ class OwnedSessions:
 
     def lost(self, session: Session) -> None:
         """See `coordinator.worker.session.SessionOwner`."""
-        if self._host is not None:
-            self._host.session_lost(session)
+        if self._observer is not None:
+            self._observer.session_lost(session)
 
     def outcome_unknown(self, reason: str) -> None:
         """See `coordinator.worker.session.SessionOwner`."""

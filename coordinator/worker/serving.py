@@ -20,8 +20,8 @@ from coordinator.policy import backoff
 from coordinator.printable import told, trace
 from coordinator.worker.data import Data
 from coordinator.worker.ending import is_of_the_store
-from coordinator.worker.hand import Hand
 from coordinator.worker.offer import Offer
+from coordinator.worker.offers_in_hand import OffersInHand
 from coordinator.worker.pace import HandlerPace
 from coordinator.worker.session import Session
 
@@ -90,7 +90,7 @@ class Serving:
             task.uncancel()
         return True
 
-    async def run(self, sessions: Iterable[Session], hand: Hand[Offer]) -> None:
+    async def run(self, sessions: Iterable[Session], offers_in_hand: OffersInHand[Offer]) -> None:
         """Serves these sessions, and adopts offers, at a pace at which the event loop turns over, until the worker ends."""
         first = deque(sessions)
         while first:
@@ -98,10 +98,10 @@ class Serving:
             await self._in_pace(partial(self._start_all, now))
         self._pace = HandlerPace()
         waits_since = clock.now()
-        while offer := await hand.next():
+        while offer := await offers_in_hand.next():
             if clock.now() - waits_since > BURST_SECONDS:  # the earlier offers say nothing about these
                 self._pace = HandlerPace()
-            await self._in_pace(partial(self._adopt_all, [offer, *hand.ready(self._pace.together - 1)]))
+            await self._in_pace(partial(self._adopt_all, [offer, *offers_in_hand.ready(self._pace.together - 1)]))
             waits_since = clock.now()
 
     async def _start_all(self, sessions: Iterable[Session]) -> None:

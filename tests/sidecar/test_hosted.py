@@ -18,7 +18,7 @@ from coordinator.sidecar.hosted import Hosted
 from coordinator.sidecar.proof import HealthCheck
 from coordinator.sidecar.schemas import Health, Register
 from coordinator.sidecar.stream import EventStream
-from coordinator.worker.hub import Hubs
+from coordinator.worker.runtime import WorkerRuntime
 from tests.waiting import within
 
 pytestmark = pytest.mark.anyio
@@ -47,7 +47,7 @@ class _Worker:
 def hosted_with(worker: _Worker) -> Hosted:
     """That stands for this one."""
     with patch("coordinator.sidecar.hosted.Instance", return_value=worker):
-        hosted = Hosted(Settings.for_worker("redis://nowhere"), cast(Hubs, None), Register(name="w"))  # type: ignore[call-arg]
+        hosted = Hosted(Settings.for_worker("redis://nowhere"), cast(WorkerRuntime, None), Register(name="w"))  # type: ignore[call-arg]
     hosted.handle = "w~1"
     return hosted
 

@@ -513,9 +513,9 @@ async def test_until_it_has_looked_back_nobody_is_a_stranger(answers: bool) -> N
 
     part.executor.command, part.executor.commands = command, commands
     failures = Counter("failures", "of this test", ["operation"], registry=CollectorRegistry())
-    hubs: Any = SimpleNamespace(hubs=[])
+    runtime: Any = SimpleNamespace(runtime=[])
     tasks: Any = None
-    registry = Registry(load(), hubs, tasks, failures, ("here",))
+    registry = Registry(load(), runtime, tasks, failures, ("here",))
 
     async def asked(token: str | None) -> int:
         with pytest.raises(Problem) as caught:

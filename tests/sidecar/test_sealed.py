@@ -17,7 +17,7 @@ from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.registry import Registry
 from coordinator.sidecar.schemas import Register, shown
 from coordinator.store.keys import Keys
-from coordinator.worker.hub import Hubs
+from coordinator.worker.runtime import WorkerRuntime
 from tests.redis_server import RedisServer
 from tests.sidecar.client import Client
 from tests.sidecar.conftest import Sidecar
@@ -75,7 +75,7 @@ def test_a_worker_of_another_tenant_is_refused(worker: Workers) -> None:
 async def test_a_bound_sidecar_takes_no_worker_of_another_tenant() -> None:
     """It is refused before anything is made for it."""
     settings = Settings.for_worker("redis://nowhere", tenant="acme")
-    registry = Registry(settings, cast(Hubs, None), cast(anyio.abc.TaskGroup, None), cast(Counter, None))
+    registry = Registry(settings, cast(WorkerRuntime, None), cast(anyio.abc.TaskGroup, None), cast(Counter, None))
     with pytest.raises(Problem) as refused:
         await registry.register(Register.model_validate({"name": "w", "tenant": "globex"}))
     assert refused.value.status == 403

@@ -18,13 +18,13 @@ from coordinator.settings import load
 from coordinator.store.executor import Executor, SyncExecutor
 from coordinator.store.keys import Keys
 from coordinator.store.scripts import ScriptCall
-from coordinator.worker.hub import Hubs
 from coordinator.worker.instance import Instance
+from coordinator.worker.runtime import WorkerRuntime
 from tests.inside import instance_of
 from tests.store.harness import Bench
 from tests.waiting import eventually, wait_until, within
 from tests.worker.program import Program
-from tests.worker.test_hub import Silent
+from tests.worker.test_runtime import Silent
 
 KEYS = Keys("recovery", 0)
 PROGRAM = Path(__file__).with_name("leaving_process.py")
@@ -83,7 +83,7 @@ async def test_an_error_of_its_own_is_raised_where_another_task_leaves(url: str)
     worker = Worker(url, name="a")
     await asyncio.create_task(worker.__aenter__())
     instance_of(worker).start(_divides)
-    await eventually(lambda: (home := instance_of(worker).home) is not None and home._error)
+    await eventually(lambda: (task := instance_of(worker).task) is not None and task._error)
     with pytest.raises(ZeroDivisionError):
         await worker.__aexit__(None, None, None)
 
@@ -93,7 +93,7 @@ async def test_an_error_while_the_block_ends_by_itself(url: str) -> None:
     with pytest.raises(ZeroDivisionError):
         async with Worker(url, name="a") as worker:
             instance_of(worker).start(_divides)
-            await eventually(lambda: (home := instance_of(worker).home) is not None and home._interrupted)
+            await eventually(lambda: (task := instance_of(worker).task) is not None and task._interrupted)
     await asyncio.sleep(0)
 
 
@@ -319,14 +319,14 @@ async def closed(url: str, record: Record) -> None:
 
 async def behind_a_sidecar(url: str, record: Record) -> None:
     settings = load(redis_url=url, name="leaves")
-    hubs = Hubs(settings)
+    runtime = WorkerRuntime(settings)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(hubs.run)
-        async with Instance(settings, host=Silent(), hubs=hubs) as worker:
+        tasks.start_soon(runtime.run)
+        async with Instance(settings, observer=Silent(), runtime=runtime) as worker:
             record.sessions.append(await worker.open("call-1", b"data"))
             await worker.end("exited", "its process ended")
         tasks.cancel_scope.cancel()
-    await hubs.aclose()
+    await runtime.aclose()
 
 
 WAYS: list[Way] = [

@@ -122,7 +122,7 @@ async def test_an_offer_in_hand_is_kept(url: str, redis_client: redis.Redis) -> 
         for _ in range(3):
             before = int(bench.record(first.session_id)["lease_until"])
             first.given()
-            reader.hand.progress = clock.now()  # as though it had answered another
+            reader.offers_in_hand.progress = clock.now()  # as though it had answered another
             await eventually(partial(ends_after, before))
         assert first.in_hand
 
@@ -133,7 +133,7 @@ async def test_a_worker_with_room_is_asked_again(url: str, redis_client: redis.R
     async with coordinating(url, lease=0.3), Worker(url, name="a", lease=0.3) as worker:
         offers = worker.offers()
         first = await anext(offers)
-        hand = instance_of(worker).hand
+        hand = instance_of(worker).offers_in_hand
         await eventually(lambda: hand._stalled)
         await first.decline("too late", counts=False)
         taken = 0
@@ -251,7 +251,7 @@ async def test_a_pause_is_no_failed_attempt(url: str, redis_client: redis.Redis)
         async for offer in worker.offers():
             [member] = members_of(worker)
             now = clock.now()
-            offer.given_at = member.reader.hand.progress = now - 60.0
+            offer.given_at = member.reader.offers_in_hand.progress = now - 60.0
             member.ledger.trust_window.stalled = now
             await member.reader._give_back_overdue()
             assert offer.in_hand

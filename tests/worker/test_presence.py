@@ -129,7 +129,7 @@ async def test_a_failed_beat_is_a_doubt(url: str, redis_client: redis.Redis, mon
         monkeypatch.setattr(Notifications, "doubt", lambda post: doubts.append(post))
         [member] = members_of(worker)
         member._hear(Beat(member.ledger.roll, clock.now(), error=StoreUnavailableError("timeout", "no answer")))
-        assert doubts == [member.hub.notifications]
+        assert doubts == [member.runtime.notifications]
 
 
 # -- one connection, turn by turn --------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ async def test_a_worker_that_goes_leaves_no_work_behind(url: str) -> None:
     """Two workers of a process, one of which is given up with its event loop: nothing was begun that nobody will do."""
     async with Worker(url, name="a") as first, Worker(url, name="b") as second:
         await eventually(lambda: member_of(first).mailbox.subscribed and member_of(second).mailbox.subscribed)
-        post = member_of(first).hub.notifications
+        post = member_of(first).runtime.notifications
         before = asyncio.all_tasks()
         post.remove(member_of(first).part.keys.mailbox(first.id))
         assert asyncio.all_tasks() == before

@@ -145,7 +145,7 @@ async def test_one_who_never_agrees_beats_no_faster(url: str, monkeypatch: pytes
     async with Worker(url, name="a") as worker:
         member = member_of(worker)
         soon: list[float] = []
-        monkeypatch.setattr(member.hub.heart, "soon", lambda beating: soon.append(clock.now()))
+        monkeypatch.setattr(member.runtime.heart, "soon", lambda beating: soon.append(clock.now()))
         for _ in range(50):
             member._agreed()
         assert len(soon) <= 1

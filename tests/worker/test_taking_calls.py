@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.worker.hand import MOST, Window
+from coordinator.worker.offers_in_hand import MOST, Window
 from coordinator.worker.pace import HandlerPace
 from coordinator.worker.placement import MOST_DEATHS, Apart, Share
 

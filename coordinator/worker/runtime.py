@@ -23,7 +23,7 @@ from coordinator.worker.heart import TURN_SECONDS, Beat, Beating, Heart
 from coordinator.worker.notifications import Notifications
 from coordinator.worker.offer_turns import OfferTurns
 
-__all__ = ["Hub", "Hubs"]
+__all__ = ["PartitionRuntime", "WorkerRuntime"]
 
 log = structlog.get_logger()
 
@@ -31,7 +31,7 @@ END_SECONDS = 0.5
 """Time for an answer to the last request of a process that ends."""
 
 
-class Hub:
+class PartitionRuntime:
     """One per process and partition.
 
     Attributes:
@@ -116,7 +116,7 @@ class Hub:
                     log.error("beat_not_heard", instance=beat.roll.instance, exception=trace(error))
 
 
-class Hubs:
+class WorkerRuntime:
     """All partitions of a deployment, and the watch over the event loop.
 
     Args:
@@ -131,8 +131,8 @@ class Hubs:
             settings.current_url, store_timeout=settings.store_timeout, durability=settings.replicated
         )
         self.turns = 0
-        self.hubs = [
-            Hub(self._connector, Keys(settings.prefix, p), settings, lambda: self.turns)
+        self.partitions = [
+            PartitionRuntime(self._connector, Keys(settings.prefix, p), settings, lambda: self.turns)
             for p in range(settings.partitions)
         ]
 
@@ -142,21 +142,21 @@ class Hubs:
 
     @property
     def refused(self) -> list[str]:
-        """The missing rights of every `Hub`."""
-        return sorted({one for hub in self.hubs for one in hub.refused})
+        """The missing rights of every `PartitionRuntime`."""
+        return sorted({one for partition in self.partitions for one in partition.refused})
 
     @property
     def parts(self) -> list[StorePartition]:
         """All partitions."""
-        return [hub.part for hub in self.hubs]
+        return [partition.part for partition in self.partitions]
 
     async def run(self) -> None:
         """Until cancelled."""
         atexit.register(self._process_ends)
         try:
             async with anyio.create_task_group() as tasks:
-                for hub in self.hubs:
-                    tasks.start_soon(hub.run)
+                for partition in self.partitions:
+                    tasks.start_soon(partition.run)
                 while True:
                     self.turns += 1
                     await anyio.sleep(TURN_SECONDS)
@@ -165,16 +165,16 @@ class Hubs:
 
     def _process_ends(self) -> None:
         """The process ends before its instances left: it states their exit, and waits for the answer, but not for long."""
-        for hub in self.hubs:
-            hub.heart.end("its process ended")
+        for partition in self.partitions:
+            partition.heart.end("its process ended")
         until = clock.now() + END_SECONDS
-        for hub in self.hubs:
-            if hub.heart.ends:
-                hub.heart.join(max(0.0, until - clock.now()))
+        for partition in self.partitions:
+            if partition.heart.ends:
+                partition.heart.join(max(0.0, until - clock.now()))
 
     async def aclose(self) -> None:
         """Closes all connections. Safe to repeat."""
         with anyio.CancelScope(shield=True):
-            for hub in self.hubs:
-                hub.heart.stop()
+            for partition in self.partitions:
+                partition.heart.stop()
             await self._connector.aclose()

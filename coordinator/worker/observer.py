@@ -7,10 +7,10 @@ from typing import Protocol
 from coordinator.worker.offer import Offer
 from coordinator.worker.session import Session
 
-__all__ = ["Host"]
+__all__ = ["WorkerObserver"]
 
 
-class Host(Protocol):
+class WorkerObserver(Protocol):
     """Its methods are called from the event loop, and must not block."""
 
     def offered(self, offer: Offer) -> None:

@@ -13,9 +13,9 @@ from coordinator.errors import ConfigurationError
 from coordinator.settings import load
 from coordinator.store.keys import Keys
 from coordinator.worker.heart import Heart
-from coordinator.worker.hub import Hubs
 from coordinator.worker.instance import Instance
 from coordinator.worker.offer import Offer
+from coordinator.worker.runtime import WorkerRuntime
 from coordinator.worker.session import Session
 from tests.coordinating import coordinating
 from tests.store.harness import Bench
@@ -49,9 +49,9 @@ class Silent:
         """At once."""
 
 
-def hosted(url: str, name: str, hubs: Hubs, host: Silent) -> Instance:
+def hosted(url: str, name: str, runtime: WorkerRuntime, host: Silent) -> Instance:
     """A worker of a sidecar."""
-    return Instance(load(redis_url=url, name=name), host=host, hubs=hubs)
+    return Instance(load(redis_url=url, name=name), observer=host, runtime=runtime)
 
 
 def is_reading(client: Any) -> bool:
@@ -62,10 +62,10 @@ def is_reading(client: Any) -> bool:
 async def test_the_dead_are_not_given_their_own_calls(url: str, redis_client: redis.Redis) -> None:
     """A blocked read for a worker ends before its death is stated: its calls are offered to others, at the first attempt."""
     bench, host = Bench(redis_client), Silent()
-    hubs = Hubs(load(redis_url=url))
+    runtime = WorkerRuntime(load(redis_url=url))
     async with coordinating(url), anyio.create_task_group() as tasks:
-        tasks.start_soon(hubs.run)
-        async with hosted(url, "dies", hubs, host) as dies:
+        tasks.start_soon(runtime.run)
+        async with hosted(url, "dies", runtime, host) as dies:
             await dies.open("call-1", b"data")
             bench.end_hold()
             dies.take_offers(10)
@@ -76,7 +76,7 @@ async def test_the_dead_are_not_given_their_own_calls(url: str, redis_client: re
             assert bench.record("call-1")["offers"] == "1"
             assert host.offers == []
         tasks.cancel_scope.cancel()
-    await hubs.aclose()
+    await runtime.aclose()
 
 
 async def test_a_drainer_is_not_given_its_own_calls(url: str, redis_client: redis.Redis) -> None:
@@ -101,12 +101,14 @@ async def test_offers_go_to_all_in_turn(url: str, redis_client: redis.Redis) -> 
     bench, hosts = Bench(redis_client), [Silent(), Silent(), Silent()]
     bench.init(hold_ms=1)
     bench.join("gives~1")
-    hubs = Hubs(load(redis_url=url))
+    runtime = WorkerRuntime(load(redis_url=url))
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(hubs.run)
+        tasks.start_soon(runtime.run)
         async with (
-            hosted(url, "a", hubs, hosts[0]) as a, hosted(url, "b", hubs, hosts[1]) as b, hosted(url, "c", hubs, hosts[2]) as c,
-        ):  # fmt: skip
+            hosted(url, "a", runtime, hosts[0]) as a,
+            hosted(url, "b", runtime, hosts[1]) as b,
+            hosted(url, "c", runtime, hosts[2]) as c,
+        ):
             for worker in (a, b, c):
                 worker.take_offers(2)
             for n in range(8):
@@ -115,14 +117,14 @@ async def test_offers_go_to_all_in_turn(url: str, redis_client: redis.Redis) -> 
             await eventually(lambda: [len(host.offers) for host in hosts] == [2, 2, 2])
             assert len({offer.session_id for host in hosts for offer in host.offers}) == 6
         tasks.cancel_scope.cancel()
-    await hubs.aclose()
+    await runtime.aclose()
 
 
 async def test_one_that_is_refused_does_not_silence_the_others(
     url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error that is no outage ends the worker that it belongs to, loudly; the thread beats on for the others."""
-    hubs = Hubs(load(redis_url=url))
+    runtime = WorkerRuntime(load(redis_url=url))
     beats: list[str] = []
     plain = Heart._call
 
@@ -140,16 +142,16 @@ async def test_one_that_is_refused_does_not_silence_the_others(
     monkeypatch.setattr(Heart, "_call", call)
     monkeypatch.setattr(Heart, "_take", refused)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(hubs.run)
-        async with hosted(url, "good", hubs, Silent()) as good:
+        tasks.start_soon(runtime.run)
+        async with hosted(url, "good", runtime, Silent()) as good:
             with pytest.raises(ConfigurationError):
-                async with hosted(url, "bad", hubs, Silent()):
+                async with hosted(url, "bad", runtime, Silent()):
                     await anyio.sleep_forever()
             before = beats.count("good")
             await eventually(lambda: beats.count("good") > before + 2)
             assert good.trust_left > 0
         tasks.cancel_scope.cancel()
-    await hubs.aclose()
+    await runtime.aclose()
 
 
 async def test_a_broken_heart_is_heard(url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:

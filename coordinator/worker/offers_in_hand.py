@@ -9,7 +9,7 @@ import anyio
 
 from coordinator import clock
 
-__all__ = ["Hand", "Window"]
+__all__ = ["OffersInHand", "Window"]
 
 FIRST = 4
 MOST = 16
@@ -67,7 +67,7 @@ class InHand(Protocol):
 H = TypeVar("H", bound=InHand)
 
 
-class Hand(Generic[H]):
+class OffersInHand(Generic[H]):
     """One per worker, over all partitions.
 
     Attributes:

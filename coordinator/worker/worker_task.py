@@ -13,14 +13,14 @@ import structlog
 from coordinator.errors import first_error
 from coordinator.printable import told, trace
 
-__all__ = ["FAREWELL_SECONDS", "Home"]
+__all__ = ["FAREWELL_SECONDS", "WorkerTask"]
 
 log = structlog.get_logger()
 
 FAREWELL_SECONDS = 5.0
 
 
-class Home:
+class WorkerTask:
     """One per worker that was entered.
 
     It ends when the block is left. It ends as though the block was cancelled when the event loop is cleaned up before that. An error
