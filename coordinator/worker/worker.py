@@ -129,7 +129,7 @@ class Worker(Generic[Data]):
         """Yields offers to this worker's pool, as long as it has room. It reads only a few before they are answered.
 
         The program answers each offer with `Offer.adopt`, `Offer.decline` or `Offer.delegate`. An offer without an answer within
-        ``lease`` goes to other workers as a failed attempt. Offers that the program never got go to them unchanged.
+        ``lease`` goes to other workers as a failed attempt. An offer that the program does not get to goes to them unchanged.
         """
         return self._instance.offers()
 
