@@ -24,7 +24,7 @@ from coordinator.printable import printable, printable_json, printable_lines
 
 __all__ = [
     "Writer", "clock", "coloured", "complain", "console", "print_json", "print_lines", "print_some", "progress_console", "seconds",
-    "table",
+    "table", "writer",
 ]  # fmt: skip
 
 MOST_UNFOLDED = 32
@@ -62,18 +62,19 @@ class Writer(Console):
             yield segment if segment.control else Segment(printable_lines(segment.text), segment.style)
 
 
-def _writer(**options: Any) -> Writer:
+def writer(**options: Any) -> Writer:
+    """What writes texts as they are, as wide as its options or its tables say."""
     return Writer(highlight=False, markup=False, emoji=False, **options)
 
 
 def console(*, soft_wrap: bool = False) -> Writer:
     """Standard output as it is now; wide when it is not a terminal, so that nothing is cut off in a pipe."""
-    return _writer(width=None if soft_wrap or sys.stdout.isatty() else 200, soft_wrap=soft_wrap)
+    return writer(width=None if soft_wrap or sys.stdout.isatty() else 200, soft_wrap=soft_wrap)
 
 
 def progress_console(*, quiet: bool = False) -> Writer:
     """Standard error, for output that does not stay."""
-    return _writer(stderr=True, quiet=quiet)
+    return writer(stderr=True, quiet=quiet)
 
 
 def complain(text: str) -> None:

@@ -21,11 +21,14 @@ from coordinator.web.gate import Scope
 from coordinator.web.server import BACKLOG, HEALTH_PATHS, HttpServer
 
 __all__ = [
+    "PEER",
+    "PEER_UID",
     "SidecarProtocol",
     "api_server",
     "hook_server",
     "kind_of",
     "listen_on_path",
+    "peer_of",
     "peer_process",
     "peer_uid",
     "when_closed",
@@ -33,8 +36,8 @@ __all__ = [
 
 _CALL = "recovery.when_closed"
 _GONE = "recovery.gone"
-_PEER = "recovery.peer"
-_PEER_UID = "recovery.peer_uid"
+PEER = "recovery.peer"
+PEER_UID = "recovery.peer_uid"
 UCRED = struct.Struct("iII")
 """unix(7): process, user and group at the other end, as they were when it connected."""
 SO_PEERPIDFD = 77
@@ -56,17 +59,18 @@ def peer_process(scope: Mapping[str, Any]) -> ProcessWatch | None:
 
     The caller closes it.
     """
-    call: Callable[[], ProcessWatch | None] | None = scope["state"].get(_PEER)
+    call: Callable[[], ProcessWatch | None] | None = scope["state"].get(PEER)
     return call() if call is not None else None
 
 
 def peer_uid(scope: Mapping[str, Any]) -> int | None:
     """The user that made the connection of this request over a unix socket, by the kernel's word; None for any other."""
-    uid: int | None = scope["state"].get(_PEER_UID)
+    uid: int | None = scope["state"].get(PEER_UID)
     return uid
 
 
-def _peer_of(connection: Any, pid: int) -> ProcessWatch | None:
+def peer_of(connection: Any, pid: int) -> ProcessWatch | None:
+    """The process at the other end of a unix socket, by its file where the kernel has it, else by its number; None without both."""
     with contextlib.suppress(OSError):
         return ProcessWatch(pid, connection.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD))
     if pid:
@@ -117,7 +121,7 @@ class SidecarProtocol(BoundedProtocol):
             raw = found.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size)
             pid, uid, _ = UCRED.unpack(raw)
             self.client = ("unix", pid)
-            self.app_state = {**self.app_state, _PEER: partial(_peer_of, found, pid), _PEER_UID: uid}
+            self.app_state = {**self.app_state, PEER: partial(peer_of, found, pid), PEER_UID: uid}
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Asyncio's: the connection is closed."""

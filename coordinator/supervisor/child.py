@@ -13,7 +13,7 @@ import anyio
 
 from coordinator.errors import ConfigurationError
 
-__all__ = ["Child", "Exit", "become_subreaper", "hide_memory", "reap_strays"]
+__all__ = ["Child", "Exit", "become_subreaper", "die_with_parent", "hide_memory", "reap_strays"]
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
@@ -52,7 +52,8 @@ def hide_memory() -> None:
     _libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """This process is killed when the one that started it ends (prctl(2))."""
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
@@ -69,7 +70,7 @@ class Child:
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         try:
-            self._process = subprocess.Popen(list(command), env=dict(environment), preexec_fn=_die_with_parent)
+            self._process = subprocess.Popen(list(command), env=dict(environment), preexec_fn=die_with_parent)
         except OSError as error:
             raise ConfigurationError(f"{command[0]!r} cannot be started: {error.strerror}") from None
         self.pid = self._process.pid

@@ -15,7 +15,7 @@ from coordinator.clock import in_seconds
 from coordinator.printable import printable
 from coordinator.store import reads
 
-__all__ = ["application"]
+__all__ = ["application", "page"]
 
 
 def application(
@@ -41,7 +41,7 @@ def application(
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
     async def status(_: Request) -> Response:
-        return HTMLResponse(_page(not_ready(), overviews()))
+        return HTMLResponse(page(not_ready(), overviews()))
 
     app = Starlette(
         routes=[
@@ -64,7 +64,13 @@ def _row(*cells: object) -> str:
     return "<tr>" + "".join(f"<td>{_text(cell)}" for cell in cells)
 
 
-def _page(reasons: Sequence[str], views: Sequence[reads.Overview | None]) -> str:
+def page(reasons: Sequence[str], views: Sequence[reads.Overview | None]) -> str:
+    """The status page, as HTML.
+
+    Args:
+        reasons: why this process is not ready; none when it is.
+        views: the last look at each partition, None where the store cannot be seen.
+    """
     rows, people = [], []
     for number, view in enumerate(views):
         if view is None:

@@ -15,7 +15,7 @@ from coordinator.errors import CoordinatorError, FencedError, StoreUnavailableEr
 from coordinator.settings import Settings
 from coordinator.worker.session import Session
 
-__all__ = ["DrainReport", "drain"]
+__all__ = ["DrainReport", "Progress", "drain"]
 
 log = structlog.get_logger()
 
@@ -67,7 +67,7 @@ class Drains(Protocol):
         """Takes nothing new from now on, and tells the store; busy sessions are let go at that time at the latest."""
 
 
-class _Progress:
+class Progress:
     """When a call last found an heir, and how long to wait for the next one."""
 
     def __init__(self, deadline: float, patience: float, continued: Callable[[float], float]) -> None:
@@ -103,7 +103,7 @@ async def drain(
     def continued(now: float) -> float:
         return max((member.continued(now) for member in members), default=now)
 
-    progress = _Progress(clock.now() + max(0.0, timeout - RESERVE_SECONDS), patience, continued)
+    progress = Progress(clock.now() + max(0.0, timeout - RESERVE_SECONDS), patience, continued)
     for member in members:
         await member.begin_drain(progress.deadline - LAST_MOMENT_SECONDS, timeout, reason)
     names = [member.instance for member in members]
@@ -135,7 +135,7 @@ async def drain(
     return report
 
 
-async def _hand_over(session: Session, room: anyio.CapacityLimiter, progress: _Progress) -> None:
+async def _hand_over(session: Session, room: anyio.CapacityLimiter, progress: Progress) -> None:
     """Offers one call until an heir has it, it ended, or the time is over.
 
     A busy call is offered when it is no longer busy, or so late that an heir waits for it when the time is over. It takes no other

@@ -23,7 +23,7 @@ from coordinator.store import calls
 from coordinator.store.connect import Connector
 from coordinator.store.executor import SyncExecutor
 from coordinator.store.keys import Keys
-from coordinator.supervisor.child import _die_with_parent
+from coordinator.supervisor.child import die_with_parent
 
 CHECKPOINT_FRAMES = 5
 WAIT_SECONDS = 3.0
@@ -107,7 +107,7 @@ def main(url: str, how: str, settings: str) -> None:
                 name = line.split()[1]
                 pid = os.fork()
                 if not pid:
-                    _die_with_parent()
+                    die_with_parent()
                     signal.set_wakeup_fd(-1)
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                     anyio.run(work, url, name, json.loads(settings))

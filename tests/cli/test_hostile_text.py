@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from coordinator.cli.app import app
 from coordinator.cli.tables import coloured, complain, console, table
 from coordinator.store import reads
-from coordinator.web.status import _page
+from coordinator.web.status import page
 from tests.hostile import EVIL, hidden_in
 from tests.store.harness import Bench
 
@@ -291,7 +291,7 @@ async def test_the_status_page_shows_everything_and_acts_on_nothing(bench: Bench
     connector = Connector(url, store_timeout=5.0)
     view = await reads.overview(StorePartition(bench.keys, connector.executor(bench.keys.tag)))
     await connector.aclose()
-    page = _page([EVIL], [view, None])
-    assert "title\\x07 room" in page
-    assert "<b>" not in page
-    assert not hidden_in(page, lines="")
+    shown = page([EVIL], [view, None])
+    assert "title\\x07 room" in shown
+    assert "<b>" not in shown
+    assert not hidden_in(shown, lines="")

@@ -22,7 +22,7 @@ from coordinator.sidecar.access import SidecarAccess
 from coordinator.sidecar.callers import Caller
 from coordinator.sidecar.hosting import addresses_of
 from coordinator.sidecar.routing import Operation, Table
-from coordinator.sidecar.server import _PEER_UID
+from coordinator.sidecar.server import PEER_UID
 from tests.redis_server import RedisServer
 from tests.sidecar.client import Client
 from tests.sidecar.conftest import Sidecar
@@ -461,7 +461,7 @@ def test_which_token_is_shown(given: list[str], token: str) -> None:
 
 def test_a_user_of_another_namespace_is_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """All of them have one number: a sidecar that runs as that one knows its own user by nothing."""
-    scope = {"client": ("unix", 1), "state": {_PEER_UID: os.geteuid()}}
+    scope = {"client": ("unix", 1), "state": {PEER_UID: os.geteuid()}}
     assert SidecarAccess.is_own_user(scope)
     assert not SidecarAccess.is_own_user({"client": ("127.0.0.1", 1), "state": {}})
     (tmp_path / "overflowuid").write_text(f"{os.geteuid()}\n")

@@ -21,7 +21,7 @@ import pytest
 
 from coordinator import Worker
 from coordinator.settings import load
-from coordinator.sidecar.server import SO_PEERPIDFD, _peer_of
+from coordinator.sidecar.server import SO_PEERPIDFD, peer_of
 from coordinator.store.keys import Keys
 from coordinator.worker.watcher import Watcher
 from tests.acceptance.processes import Process
@@ -343,7 +343,7 @@ def test_one_that_does_not_answer_keeps_no_worker_waiting(
 PEER = """
 import json, socket, sys, anyio
 from functools import partial
-from coordinator.sidecar.server import _PEER, _peer_of, peer_process
+from coordinator.sidecar.server import PEER, peer_of, peer_process
 
 async def main():
     with socket.socket(socket.AF_UNIX) as listening:
@@ -352,7 +352,7 @@ async def main():
         print(json.dumps({"what": "listening"}), flush=True)
         connection, _ = listening.accept()
         raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        process = peer_process({"state": {_PEER: partial(_peer_of, connection, int.from_bytes(raw[:4], sys.byteorder))}})
+        process = peer_process({"state": {PEER: partial(peer_of, connection, int.from_bytes(raw[:4], sys.byteorder))}})
         print(json.dumps({"what": "seen", "pid": process.pid, "ended": process.has_ended}), flush=True)
         await process.ended()
         print(json.dumps({"what": "ended"}), flush=True)
@@ -393,6 +393,6 @@ class _OldKernel:
 
 def test_an_older_kernel_tells_the_number() -> None:
     """Without SO_PEERPIDFD a process is watched by its number, if it has one here."""
-    with _peer_of(_OldKernel(), os.getpid()) as process:  # type: ignore[union-attr]
+    with peer_of(_OldKernel(), os.getpid()) as process:  # type: ignore[union-attr]
         assert (process.pid, process.has_ended) == (os.getpid(), False)
-    assert _peer_of(_OldKernel(), 0) is None
+    assert peer_of(_OldKernel(), 0) is None

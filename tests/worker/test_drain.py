@@ -14,7 +14,7 @@ from coordinator import Session, Worker, clock
 from coordinator.errors import FencedError
 from coordinator.store import calls
 from coordinator.store.keys import Keys
-from coordinator.worker.drain import _Progress
+from coordinator.worker.drain import Progress
 from tests.coordinating import coordinating
 from tests.inside import member_of
 from tests.store.harness import Bench
@@ -240,7 +240,7 @@ def test_patience_begins_anew_after_a_pause(monkeypatch: pytest.MonkeyPatch) -> 
     """No heir was found while everything stood still; the deadline stays where it is, as whoever ends the process has one too."""
     now, continued = 1000.0, float("-inf")
     monkeypatch.setattr(clock, "now", lambda: now)
-    progress = _Progress(1045.0, 3.0, lambda now: continued)
+    progress = Progress(1045.0, 3.0, lambda now: continued)
     now += 10.0
     assert progress.left() == 0.0
     continued = now
