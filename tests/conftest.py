@@ -80,6 +80,9 @@ def pytest_xdist_auto_num_workers() -> int:
 @pytest.fixture(autouse=True)
 def room(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A test that is marked ``alone`` has the machine for itself: what it looks at would differ beside others."""
+    if request.config.getoption("fast"):  # none of them is
+        yield
+        return
     root = tmp_path_factory.getbasetemp()
     folder = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
     alone = request.node.get_closest_marker("alone") is not None

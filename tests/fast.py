@@ -134,12 +134,15 @@ class _Reading(ast.NodeVisitor):
     visit_FunctionDef = visit_AsyncFunctionDef = _function  # noqa: N815 - the visitor's names
 
 
-@dataclass
+@dataclass(eq=False)
 class Module:
-    """A file of tests: its pieces by name, and what its imports mean."""
+    """A file of tests: its pieces by name, what its imports mean, and names of what every test of it uses unasked."""
 
     pieces: dict[str, Piece]
     imports: dict[str, str]
+
+    def __post_init__(self) -> None:
+        self.autouse = [name for name, piece in self.pieces.items() if piece.autouse or name == "pytestmark"]
 
 
 @cache
@@ -166,16 +169,19 @@ def _named(statement: ast.stmt) -> list[str]:
             return []
 
 
-def _file_of(dotted: str) -> tuple[Path, str] | None:
+@cache
+def _file_of(dotted: str) -> tuple[Module, str] | None:
     """The file of tests and the name in it that a dotted name means; None for what is not of tests."""
     parts = dotted.split(".")
     for count in range(len(parts), 0, -1):
         path = ROOT.joinpath(*parts[:count])
-        if (file := path.with_suffix(".py")).is_file():
-            return file, parts[count] if count < len(parts) else ""
+        for file in (path.with_suffix(".py"), path / "__init__.py"):
+            if file.is_file():
+                return _module(file), parts[count] if count < len(parts) else ""
     return None
 
 
+@cache
 def _starts(dotted: str) -> bool:
     parts = dotted.split(".")
     return any(".".join(parts[:count]) in STARTERS for count in range(1, len(parts) + 1))
@@ -187,24 +193,30 @@ def _meaning(module: Module, name: str) -> str:
     return f"{found}.{rest}" if found and rest else found
 
 
-_known: dict[tuple[Path, str], str] = {}
+_known: dict[tuple[Module, str], str] = {}
 """What pieces that start something reach, of all walks."""
+
+
+@cache
+def _with_fixtures(path: Path) -> list[Module]:
+    """A file of tests, and those whose fixtures its tests may ask for, nearest first."""
+    tests = ROOT / "tests"
+    folders = [folder for folder in path.parents if tests in folder.parents]
+    conftests = (folder / "conftest.py" for folder in (*folders, tests))
+    return [_module(file) for file in (path, *conftests) if file.is_file()]
 
 
 class _Walk:
     """All that one test reaches; ``found`` is the first that starts something."""
 
     def __init__(self, path: Path) -> None:
-        tests = ROOT / "tests"
-        folders = [folder for folder in path.parents if tests in folder.parents]
-        conftests = (folder / "conftest.py" for folder in (*folders, tests))
-        self._fixtures = [path, *(file for file in conftests if file.is_file())]
-        self._seen: set[tuple[Path, str]] = set()
+        self._fixtures = _with_fixtures(path)
+        self._seen: set[tuple[Module, str]] = set()
         self.found = ""
 
-    def take(self, path: Path, name: str, *, fixtures: bool = False) -> None:
+    def take(self, module: Module, name: str, *, fixtures: bool = False) -> None:
         """A name of a file; ``fixtures``: its arguments are fixtures."""
-        module, here = _module(path), (path, name.partition(".")[0])
+        here = module, name.partition(".")[0]
         if (piece := module.pieces.get(here[1])) is None:
             self._mean(_meaning(module, name))
         elif self.found or here in self._seen:
@@ -214,7 +226,7 @@ class _Walk:
         else:
             self._seen.add(here)
             for used in piece.names:
-                self.take(path, used)
+                self.take(module, used)
             if self.found:
                 _known[here] = self.found
             if fixtures or piece.is_fixture:
@@ -231,10 +243,9 @@ class _Walk:
         """The nearest fixture of this name."""
         if name in OF_EVERY_TEST:
             return
-        for path in self._fixtures:
-            module = _module(path)
+        for module in self._fixtures:
             if (piece := module.pieces.get(name)) and piece.is_fixture:
-                self.take(path, name, fixtures=True)
+                self.take(module, name, fixtures=True)
                 return
             if name in module.imports:
                 self._mean(module.imports[name])
@@ -242,10 +253,9 @@ class _Walk:
 
     def autouse(self) -> None:
         """What is used without being asked for."""
-        for path in self._fixtures:
-            for name, piece in _module(path).pieces.items():
-                if piece.autouse or name == "pytestmark":
-                    self.fixture(name) if piece.is_fixture else self.take(path, name, fixtures=True)
+        for module in self._fixtures:
+            for name in module.autouse:
+                self.fixture(name) if module.pieces[name].is_fixture else self.take(module, name, fixtures=True)
 
 
 @cache
@@ -253,7 +263,7 @@ def why_slow(path: Path, test: str) -> str:
     """What of `STARTERS` a test (a function or class of that file) reaches first; '' when it is fast."""
     walk = _Walk(path)
     walk.autouse()
-    walk.take(path, test, fixtures=True)
+    walk.take(_module(path), test, fixtures=True)
     return walk.found
 
 

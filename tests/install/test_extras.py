@@ -11,6 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 
 EXTRAS = ("embedded", "sealing", "sessions", "kubernetes")
+DISTRIBUTIONS = packages_distributions()
 
 
 def modules_of(extra: str) -> set[str]:
@@ -18,7 +19,7 @@ def modules_of(extra: str) -> set[str]:
     wanted = [Requirement(line) for line in requires("recovery-coordinator") or []]
     always = {one.name for one in wanted if one.marker is None}
     own = {one.name for one in wanted if one.marker is not None and one.marker.evaluate({"extra": extra})} - always
-    return {module for module, names in packages_distributions().items() if own & set(names)}
+    return {module for module, names in DISTRIBUTIONS.items() if own & set(names)}
 
 
 BLOCKED = sorted(module for extra in EXTRAS for module in modules_of(extra))

@@ -187,12 +187,14 @@ class World:
 
     def _take(self) -> None:
         """Every heir takes what it may, in turns; who is full of suspected calls leaves others to the others."""
-        later = []
+        later, heirs = [], [h for h in self.heirs if h.up]
         while self._offers and self._offers[0][0] <= self.now:
+            free = [h for h in heirs if h.paused_until <= self.now] or (heirs[:] if len(heirs) == 1 else [])
+            if not free:
+                self._again()
+                break  # nobody takes any of the others either
             offer = heapq.heappop(self._offers)
             _, _, call, death, died_with, room = offer
-            heirs = [h for h in self.heirs if h.up]
-            free = [h for h in heirs if h.paused_until <= self.now] or (heirs if len(heirs) == 1 else [])
             self.chance.shuffle(free)
             if call.limit:
                 free = sorted(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 
 import pytest
 
 from coordinator import ConfigurationError, Worker
 from coordinator.sessions import RedisStore
+from tests.sources import package_nodes
 
-PACKAGE = Path(__file__).parents[2] / "coordinator"
 CALLBACKS = {
     "call_soon",
     "call_soon_threadsafe",
@@ -42,11 +41,11 @@ which library runs the loop is told that none does (anyio with the package sniff
 def _callbacks() -> list[tuple[str, str]]:
     """Where and what the package hands to the event loop as a bare callback."""
     found = []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+    for name, nodes in package_nodes("|".join(CALLBACKS)).items():
+        for node in nodes:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CALLBACKS:
                 later = node.func.attr in ("call_later", "call_at", "add_reader", "add_writer", "add_signal_handler")
-                found.append((str(path.relative_to(PACKAGE)), ast.unparse(node.args[1 if later else 0])))
+                found.append((name, ast.unparse(node.args[1 if later else 0])))
     return found
 
 

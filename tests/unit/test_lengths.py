@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.sources import package_files
+
 MOST_LINES = 70
 GENERATED = re.compile(r"\bgenerated (by|from)\b", re.IGNORECASE)
 """In the first lines of a file that no person writes."""
@@ -35,8 +35,7 @@ def functions(text: str, name: str) -> Iterator[tuple[str, int]]:
 
 def test_no_function_is_longer_than_a_page() -> None:
     """With its decorators and its docstring each has at most as many lines as a page."""
-    files = sorted((ROOT / "coordinator").rglob("*.py"))
-    found = [one for path in files for one in functions(path.read_text(), str(path.relative_to(ROOT)))]
+    found = [one for name, text in package_files().items() for one in functions(text, f"coordinator/{name}")]
     assert len(found) > 1000
     assert {place for place, lines in found if lines > MOST_LINES} == set()
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
+import re
+from collections.abc import Iterable
 
-import pytest
+from tests.sources import nodes_of, package_files, package_nodes
 
-PACKAGE = Path(__file__).parents[2] / "coordinator"
 SENDS = {"command", "commands", "outcomes"}
 """Methods of an executor that take a command."""
+SENDING = "|".join(SENDS)
 MAY = {
     "daemon/pod_api.py",  # talks to Kubernetes
     "worker/writes.py",  # asks the connection of another package whether it leads to the same store
@@ -17,20 +18,14 @@ MAY = {
     "cli/demo.py",  # shows what lies in the store
     "cli/doctor.py", "cli/doctor_acl.py", "cli/doctor_checks.py", "cli/doctor_rights.py",  # looks at the server itself
 }  # fmt: skip
-PROGRAMS = ("daemon", "worker", "sidecar", "supervisor", "cli")
-FILES = [
-    path
-    for program in PROGRAMS
-    for path in sorted((PACKAGE / program).rglob("*.py"))
-    if str(path.relative_to(PACKAGE)) not in MAY
-]
+PROGRAMS = ("daemon/", "worker/", "sidecar/", "supervisor/", "cli/")
 
 
-def sent(tree: ast.AST) -> list[int]:
+def sent(nodes: Iterable[ast.AST]) -> list[int]:
     """Lines on which a command is sent: an executor's method is called with the command's name in capitals."""
     return [
         node.lineno
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in SENDS
         for words in [
             [one.value for one in ast.walk(node) if isinstance(one, ast.Constant) and isinstance(one.value, str)]
@@ -39,15 +34,19 @@ def sent(tree: ast.AST) -> list[int]:
     ]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_no_command_is_sent(path: Path) -> None:
+def test_no_command_is_sent() -> None:
     """What it wants to know or change has a function in the store."""
-    assert sent(ast.parse(path.read_text())) == []
+    assert sum(name.startswith(PROGRAMS) for name in package_files()) > 100
+    looked_at = {name: nodes for name, nodes in package_nodes(SENDING).items() if name.startswith(PROGRAMS)}
+    found = {name: sent(nodes) for name, nodes in looked_at.items() if name not in MAY}
+    assert {name: lines for name, lines in found.items() if lines} == {}
 
 
 def test_a_command_that_is_sent_is_seen() -> None:
     """The look finds one."""
-    assert sent(ast.parse("async def f(run):\n    await run.command('HGET', key, 'state')\n")) == [2]
+    text = "async def f(run):\n    await run.command('HGET', key, 'state')\n"
+    assert re.search(SENDING, text)
+    assert sent(nodes_of(text)) == [2]
 
 
 CONVERTS = {
@@ -58,33 +57,24 @@ CONVERTS = {
 }  # fmt: skip
 
 
-def converted(tree: ast.AST) -> list[int]:
+def converted(nodes: Iterable[ast.AST]) -> list[int]:
     """Lines on which something is multiplied or divided by a thousand."""
     return [
         node.lineno
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.BinOp)
         and isinstance(node.op, ast.Mult | ast.Div | ast.FloorDiv)
         and any(isinstance(side, ast.Constant) and side.value == 1000 for side in (node.left, node.right))
     ]
 
 
-@pytest.mark.parametrize(
-    "path",
-    [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name != "store"],
-    ids=lambda path: str(path.relative_to(PACKAGE)),
-)
-def test_seconds_outside_milliseconds_inside(path: Path) -> None:
-    """Lengths of time are in seconds outside of the store; what has milliseconds asks `coordinator.clock`."""
-    found = converted(ast.parse(path.read_text()))
-    assert bool(found) == (str(path.relative_to(PACKAGE)) in CONVERTS), found
+def test_seconds_outside_milliseconds_inside() -> None:
+    """Lengths of time are in seconds outside of the store; a program that has milliseconds asks `coordinator.clock`."""
+    outside = {name: nodes for name, nodes in package_nodes("1_?000").items() if not name.startswith("store/")}
+    assert {name for name, nodes in outside.items() if converted(nodes)} == CONVERTS
 
 
 def test_a_conversion_is_seen() -> None:
     """The look finds each form."""
-    assert converted(ast.parse("a = b * 1000\nc = 1_000 * d\ne = f / 1000\ng = h // 1000\ni = j * 100\n")) == [
-        1,
-        2,
-        3,
-        4,
-    ]
+    text = "a = b * 1000\nc = 1_000 * d\ne = f / 1000\ng = h // 1000\ni = j * 100\n"
+    assert sorted(converted(nodes_of(text))) == [1, 2, 3, 4]

@@ -15,7 +15,6 @@ import redis
 from prometheus_client import generate_latest
 from structlog.testing import capture_logs
 
-import coordinator
 from coordinator import CoordinatorError, Session, Worker
 from coordinator.daemon.partition_loop import PartitionLoop
 from coordinator.keyring import KeyRing
@@ -25,6 +24,7 @@ from tests.coordinating import coordinating
 from tests.inside import instance_of
 from tests.redis_server import RedisServer
 from tests.waiting import eventually
+from tests.sources import package_nodes
 from tests.worker.test_worker import first_offer
 
 KEYS = Keys("recovery", 0)
@@ -126,12 +126,12 @@ def test_each_script_that_takes_recovery_data_has_a_row() -> None:
 def test_nothing_takes_recovery_data_but_by_the_sealer() -> None:
     """Wherever the package calls one of them, data and encoding come as what `seal` returned, or not at all."""
     found = 0
-    for path in Path(coordinator.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+    for path, nodes in package_nodes(r"\bcalls\.(" + "|".join(ROWS) + r")\b").items():
+        for node in nodes:
             name = node.func.attr if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else ""
             if name not in ROWS or not isinstance(node, ast.Call) or ast.unparse(node.func) != f"calls.{name}":
                 continue
-            if path.name == "bench_store.py":  # measures scripts with data of its own
+            if path == "cli/bench_store.py":  # measures scripts with data of its own
                 continue
             found += 1
             assert not {"data", "encoding"} & {keyword.arg for keyword in node.keywords}, f"{path}:{node.lineno}"
