@@ -30,15 +30,19 @@ class SidecarAccess(Access):
             raise Problem(refused.status, refused.detail, headers=refused.headers)
 
     @staticmethod
-    def is_own_user(scope: Mapping[str, Any]) -> bool:
-        """Whether the kernel says that the sidecar's own user asks, over the unix socket."""
+    def is_own_user(scope: Mapping[str, Any], overflow_uid: Path = OVERFLOW_UID) -> bool:
+        """Whether the kernel says that the sidecar's own user asks, over the unix socket.
+
+        Args:
+            overflow_uid: where the kernel says which number stands for every user of another namespace.
+        """
         uid = peer_uid(scope)
-        return uid is not None and uid == os.geteuid() and uid != _nobody()
+        return uid is not None and uid == os.geteuid() and uid != _nobody(overflow_uid)
 
 
-def _nobody() -> int:
-    """The number that stands for every user of another namespace, so that it identifies none of them."""
+def _nobody(overflow_uid: Path) -> int:
+    """The number that stands for every user of another namespace: it identifies none of them."""
     try:
-        return int(OVERFLOW_UID.read_text())
+        return int(overflow_uid.read_text())
     except (OSError, ValueError):
         return 65534

@@ -17,6 +17,7 @@ TURNS_TO_ASK = 8
 """Seconds in which the first bytes of a new connection are read, before newer ones take its place."""
 MAKES_ROOM_FOR = 32
 PAUSE_SECONDS = 0.1
+"""Before it is tried again, after the listener could not accept."""
 NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -25,10 +26,17 @@ class Acceptor:
 
     Args:
         make: the protocol of a new connection.
+        pause: seconds before a listener that could not accept is asked again.
     """
 
-    def __init__(self, listener: socket.socket, connections: Connections, make: Callable[[], BoundedProtocol]) -> None:
-        self._listener, self._connections, self._make = listener, connections, make
+    def __init__(
+        self,
+        listener: socket.socket,
+        connections: Connections,
+        make: Callable[[], BoundedProtocol],
+        pause: float = PAUSE_SECONDS,
+    ) -> None:
+        self._listener, self._connections, self._make, self._pause_seconds = listener, connections, make, pause
         self._loop = asyncio.get_running_loop()
         self._a_turn = max(1, min(A_TURN, connections.bounds.asking // TURNS_TO_ASK))
         self._pause: asyncio.TimerHandle | None = None
@@ -70,7 +78,7 @@ class Acceptor:
         if error.errno in NO_ROOM:
             self._connections.make_room(MAKES_ROOM_FOR)
         self._loop.remove_reader(self._listener.fileno())
-        self._pause = self._loop.call_later(PAUSE_SECONDS, self.start)
+        self._pause = self._loop.call_later(self._pause_seconds, self.start)
 
     async def _connect(self, found: socket.socket, protocol: BoundedProtocol) -> None:
         try:

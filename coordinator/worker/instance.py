@@ -42,8 +42,11 @@ from coordinator.store.scripts import ScriptCall
 from coordinator.worker.attached import AttachedSession
 from coordinator.worker.data import RecoveryData, encode
 from coordinator.worker.drain import DrainReport, drain
-from coordinator.worker.membership import Membership
+from coordinator.worker.offers_in_hand import OffersInHand
+from coordinator.worker.worker_task import FAREWELL_SECONDS, WorkerTask
 from coordinator.worker.observer import WorkerObserver
+from coordinator.worker.runtime import WorkerRuntime
+from coordinator.worker.membership import PATIENCE_SECONDS, Membership
 from coordinator.worker.offer import Offer
 from coordinator.worker.offers_in_hand import OffersInHand
 from coordinator.worker.runtime import WorkerRuntime
@@ -77,6 +80,7 @@ class Instance:
         offers_in_hand: the offers that wait for the program.
         serving: what hands calls to a handler, while `serve` runs.
         task: the task in which everything runs, once the worker was entered.
+        patience: seconds for which a store that does not answer is asked again; changed before it is entered only.
     """
 
     def __init__(
@@ -88,9 +92,10 @@ class Instance:
         token_hash: str = "",
         instances: Mapping[int, str] | None = None,
         hosting: str = "",
+        patience: float = PATIENCE_SECONDS,
     ) -> None:
-        self.settings, self._sealer = settings, Sealer.of(settings)
-        self._runtime, self._observer = runtime, observer
+        self.settings, self._sealer, self.patience = settings, Sealer.of(settings), patience
+        self._runtime, self._observer = runtime, host
         self._own_runtime: WorkerRuntime | None = None
         self.offers_in_hand: OffersInHand[Offer]
         self.members: list[Membership] = []
@@ -224,6 +229,7 @@ class Instance:
                 hosting=self._hosting,
                 instance=self.instances.get(partition.part.keys.partition, ""),
                 renamed=self._watcher.changed if self._watcher else lambda: None,
+                patience=self.patience,
             )
             for partition in runtime.partitions
         ]

@@ -42,6 +42,7 @@ class Ledger(Generic[S]):
         instance, trust_window: the present life: its id, and the time for which its last beat can be relied on.
         closed_ttl: seconds for which a call that ended is remembered.
         presence_counts: whether a lost presence connection is a sign of death.
+        ended_remembered: calls that ended, of which no more are remembered, whatever ``closed_ttl`` says.
 
     Attributes:
         instance: the id under which it is registered now; another one after it was fenced.
@@ -60,10 +61,17 @@ class Ledger(Generic[S]):
     """
 
     def __init__(
-        self, instance: str, trust_window: TrustWindow, closed_ttl: float, *, presence_counts: bool = True
+        self,
+        instance: str,
+        trust_window: TrustWindow,
+        closed_ttl: float,
+        *,
+        presence_counts: bool = True,
+        ended_remembered: int = ENDED_REMEMBERED,
     ) -> None:
         self.instance, self.trust_window, self.server, self.past = instance, trust_window, "", Past()
         self._closed_ttl, self._presence_counts = closed_ttl, presence_counts
+        self.ended_remembered = ended_remembered
         self.sessions: dict[str, S] = {}
         self.taking: Counter[str] = Counter()
         self.digest = self.version = self.started_at_ms = 0
@@ -190,7 +198,7 @@ class Ledger(Generic[S]):
         self._ended[session.id] = session.epoch, now
         while self._ended:
             oldest = next(iter(self._ended))
-            if len(self._ended) <= ENDED_REMEMBERED and now - self._ended[oldest][1] < self._closed_ttl:
+            if len(self._ended) <= self.ended_remembered and now - self._ended[oldest][1] < self._closed_ttl:
                 break
             del self._ended[oldest]
 

@@ -57,11 +57,15 @@ UNSAID_BEATS = 4
 class Membership:
     """A worker in one partition; partitions are independent worlds.
 
+    Args:
+        patience: seconds for which a store that does not answer is asked again.
+
     Attributes:
         ledger: what the instance is, owns here, is taking, and has ended.
         registration, writes, owned, acquisition, adoption, handovers, resync, reader, mailbox: its parts, by their roles.
         turns: lets one task at a time open, adopt or give up a session.
         children: what this process has attached to.
+        reluctance: what it does not take again at once.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class Membership:
         hosting: str = "",
         instance: str = "",
         renamed: Callable[[], None] = lambda: None,
+        patience: float = PATIENCE_SECONDS,
     ) -> None:
         self.settings, self.runtime, self.part, self.sealer = settings, runtime, runtime.part, sealer
         self._told_to_drain, self._renamed, self._observer = told_to_drain, renamed, observer
@@ -87,18 +92,18 @@ class Membership:
         self.ledger = ledger = Ledger[Session](
             instance or new_instance_id(settings.name), new_pulse(settings), settings.closed_ttl, presence_counts=heard
         )
-        self.turns, self.children, reluctance = Turns(), Attachments(), Reluctance()
+        self.turns, self.children, self.reluctance = Turns(), Attachments(), Reluctance()
         self.stager, self.endings = Stager(), Endings(settings.lease)
         self.registration = Registration(
-            part, settings, ledger, self, patience=PATIENCE_SECONDS, token_hash=token_hash, hosting=hosting
+            part, settings, ledger, self, patience=patience, token_hash=token_hash, hosting=hosting
         )
         self.resync = Resync(part, settings, ledger, self.turns, self.registration, self._agreed)
-        self.writes = Writes(part, ledger, settings, self.resync, PATIENCE_SECONDS)
+        self.writes = Writes(part, ledger, settings, self.resync, patience)
         self.owned = OwnedSessions(
             settings, sealer, part.keys, ledger, self.writes, stager=self.stager, endings=self.endings,
-            reluctance=reluctance, doubts=self.resync, observer=observer, changing=self.changing, room_changed=self.room_changed,
+            reluctance=self.reluctance, doubts=self.resync, observer=observer, changing=self.changing, room_changed=self.room_changed,
         )  # fmt: skip
-        self.acquisition = Acquisition(ledger, self.turns, self.resync, self.changing, PATIENCE_SECONDS)
+        self.acquisition = Acquisition(ledger, self.turns, self.resync, self.changing, patience)
         self.mailbox = Mailbox(runtime.notifications, part.keys, self, self._presence_changed)
         self.adoption = Adoption(
             part, settings, sealer, ledger, writes=self.writes, owned=self.owned, taking=self.acquisition,
@@ -106,7 +111,7 @@ class Membership:
         )  # fmt: skip
         self.handovers = Handovers(part, ledger, observer, self.start)
         self.reader = OfferReader(
-            part, settings, sealer, ledger, writes=self.writes, adoption=self.adoption, reluctance=reluctance,
+            part, settings, sealer, ledger, writes=self.writes, adoption=self.adoption, reluctance=self.reluctance,
             start=self.start, watches_adopters=observer is None, loop=lambda: runtime.offers(settings.pool), room=room, free=free,
             deliver=deliver, offers_in_hand=offers_in_hand,
         )  # fmt: skip

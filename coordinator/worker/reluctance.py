@@ -23,9 +23,14 @@ LONGEST_PAUSE_SECONDS = 1.0
 
 
 class Reluctance:
-    """One per membership; by session id."""
+    """One for each membership, by session id.
 
-    def __init__(self) -> None:
+    Attributes:
+        unable_seconds: for so long a session that this worker cannot serve is left to others.
+    """
+
+    def __init__(self, unable_seconds: float = UNABLE_SECONDS) -> None:
+        self.unable_seconds = unable_seconds
         self._declined: dict[str, tuple[int, float]] = {}
         self._unable: dict[str, tuple[float, float]] = {}
         self._failed: dict[str, tuple[int, float]] = {}
@@ -66,7 +71,7 @@ class Reluctance:
     def cannot_serve(self, session_id: str) -> None:
         """This worker lacks something that the session needs."""
         now = clock.now()
-        self._unable = {known: since for known, since in self._unable.items() if now - since[0] < UNABLE_SECONDS}
+        self._unable = {known: since for known, since in self._unable.items() if now - since[0] < self.unable_seconds}
         self._unable[session_id] = now, PASS_SECONDS
 
     def can_serve(self, session_id: str) -> None:
@@ -83,7 +88,7 @@ class Reluctance:
         The pause doubles each time, so that workers that all lack the same thing do not pass the session round and round.
         """
         since, pause = self._unable.get(session_id, (float("-inf"), 0.0))
-        if clock.now() - since >= UNABLE_SECONDS:
+        if clock.now() - since >= self.unable_seconds:
             return None
         self._unable[session_id] = since, min(2 * pause, LONGEST_PAUSE_SECONDS)
         return pause
@@ -95,6 +100,6 @@ class Reluctance:
         """
         now = clock.now()
         since, pause = self._foreign.get(session_id, (now, 0.0))
-        self._foreign = {known: one for known, one in self._foreign.items() if now - one[0] < UNABLE_SECONDS}
+        self._foreign = {known: one for known, one in self._foreign.items() if now - one[0] < self.unable_seconds}
         self._foreign[session_id] = since, min(max(PASS_SECONDS, 2 * pause), LONGEST_PAUSE_SECONDS)
         return pause

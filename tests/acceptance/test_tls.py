@@ -17,6 +17,7 @@ from coordinator.ids import partition_of
 from coordinator.settings import load
 from coordinator.store.connect import Connector
 from coordinator.store.keys import Keys
+from tests import inside
 from tests.acceptance.adopting import all_adopted
 from tests.certificates import Authority
 from tests.cli.docs_tables import ROOT
@@ -103,8 +104,9 @@ async def test_behind_a_sentinel(secured: Secured) -> None:
         await recovered(good)
         connector = Connector(good)
         await connector.executor("k").command("PING")
-        assert connector._source.lookout.named is not None
-        assert connector._source.lookout.named.epoch >= 0, "the documents' rights are enough to ask for it"
+        named = inside.lookout_of(connector).named
+        assert named is not None
+        assert named.epoch >= 0, "the documents' rights are enough to ask for it"
         await connector.aclose()
         async with coordinated(good), Worker(as_user(good, "worker"), name="c", **PATIENT) as worker:
             session = await worker.open("call-after", b"data")

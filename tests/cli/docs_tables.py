@@ -17,6 +17,7 @@ from coordinator.settings.groups import EVERY, grouped, programs_of, shown
 from coordinator.states import transitions_table
 from coordinator.store.scripts import SCRIPTS
 from tests.cli.lifetimes import lifetimes_table
+from tests.inside import labels_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,9 +51,10 @@ def metrics_table() -> str:
     rows = ["| metric | type | labels | what it is |", "|---|---|---|---|"]
     for metric in vars(Metrics(CollectorRegistry(), "0")).values():
         if isinstance(metric, MetricWrapperBase):
-            name = metric._name.removeprefix("recovery_") + ("_total" if metric._type == "counter" else "")
-            labels = ", ".join(metric._labelnames) or "-"
-            rows.append(f"| `{name}` | {metric._type} | {labels} | {metric._documentation} |")
+            [what] = metric.describe()
+            name = what.name.removeprefix("recovery_") + ("_total" if what.type == "counter" else "")
+            labels = ", ".join(labels_of(metric)) or "-"
+            rows.append(f"| `{name}` | {what.type} | {labels} | {what.documentation} |")
     return "\n".join(rows)
 
 

@@ -13,6 +13,7 @@ from coordinator.metrics import Metrics
 from coordinator.policy import LACKS_KEY, OTHER_TENANT
 from coordinator.settings import load
 from coordinator.store.keys import Keys
+from tests.inside import forget_deaths
 
 DIED = {"type": "died", "instance": "a~1", "cause": "left", "detection_ms": "40"}
 CASES: list[tuple[dict[str, str], str, dict[str, str], float]] = [
@@ -72,9 +73,9 @@ def test_remembered_deaths_are_bounded(reader: EventReader) -> None:
     with structlog.testing.capture_logs():  # to write so many lines takes most of its time
         for n in range(MOST_DEATHS + 5):
             reader.take({"type": "died", "instance": f"a~{n}", "cause": "exited"})
-    reader._forget()
+    forget_deaths(reader)
     assert len(reader.deaths) == MOST_DEATHS
     assert "a~0" not in reader.deaths
     reader.settings = load(fenced_ttl=0)
-    reader._forget()
+    forget_deaths(reader)
     assert reader.deaths == {}

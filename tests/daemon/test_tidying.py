@@ -213,11 +213,11 @@ async def test_a_stream_that_is_gone_meanwhile_is_no_error(url: str, bench: Benc
     async with partition_loop(url) as loop:
         stream = bench.keys.offers("left")
         bench.client.xgroup_create(stream, "workers", id="0", mkstream=True)
-        while not inside.tidier_of(loop.sweeper)._pools:
+        while not inside.pools_to_tidy(loop.sweeper):
             await loop.sweeper.step()
         bench.client.delete(stream)
         await loop.sweeper.tidy()
-        assert inside.tidier_of(loop.sweeper)._told == set()
+        assert not inside.complaints_of_tidying(loop.sweeper)
 
 
 async def test_an_instance_that_no_index_names_is_found(url: str, bench: Bench) -> None:

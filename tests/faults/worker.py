@@ -30,6 +30,7 @@ from coordinator import CoordinatorError, FencedError, Offer, Session, StoreUnav
 from coordinator.cli import demo_worker
 from coordinator.store import calls
 from coordinator.worker.heart import Beat, Beating, Heart
+from tests import inside
 from tests.faults.history import Recorder
 from tests.inside import instance_of, member_of, members_of
 
@@ -144,7 +145,7 @@ class Watched:
             for session in sessions:
                 sent, data = clock.now(), f"{session.id} rogue"
                 call = calls.checkpoint(
-                    session._owner.keys, session=session.id, instance=session.instance, epoch=session.epoch,
+                    inside.owner_of(session).keys, session=session.id, instance=session.instance, epoch=session.epoch,
                     sequence=10**6, data=data.encode(),
                 )  # fmt: skip
                 answer = (await member_of(self.worker).part.executor.run(call)).word.lower()
@@ -163,7 +164,8 @@ def watch(recorder: Recorder) -> None:  # noqa: C901, PLR0915 - each function st
     """Every worker of this process is watched from now on: beats, openings, adoptions, writes, handlers."""
     watched: dict[Worker, Watched] = {}
     plain_beat, plain_enter, plain_open, plain_serve = Heart.beat, Worker.__aenter__, Worker.open, Worker.serve
-    plain_adopt, plain_write, plain_stage, plain_leave = Offer.adopt, Session._write, Session.stage, Worker.__aexit__
+    plain_adopt, plain_stage, plain_leave = Offer.adopt, Session.stage, Worker.__aexit__
+    plain_write: Callable[..., Awaitable[bool]] = getattr(*inside.write_spot())
 
     def of(ledger: Any) -> Watched:
         return next(one for worker, one in watched.items() if any(ledger is m.ledger for m in members_of(worker)))
@@ -207,12 +209,12 @@ def watch(recorder: Recorder) -> None:  # noqa: C901, PLR0915 - each function st
         os.write(1, json.dumps({"what": "drained", "name": worker.name, **moved}).encode() + b"\n")
 
     async def adopt(offer: Offer) -> Session | None:
-        mine, sent = of(offer._actions.ledger), clock.now()
+        mine, sent = of(inside.ledger_of_offer(offer)), clock.now()
         if not mine.taking:
             await offer.decline(counts=False)
             return None
         mine.reach("read")
-        recorder.write("adopting", session=offer.session_id, instance=offer._instance)
+        recorder.write("adopting", session=offer.session_id, instance=inside.instance_of_offer(offer))
         session = await plain_adopt(offer)
         if session is not None:
             mine.granted(session, "adopted", sent)
@@ -220,7 +222,7 @@ def watch(recorder: Recorder) -> None:  # noqa: C901, PLR0915 - each function st
 
     async def write(session: Session, raw: bytes, *args: Any) -> bool:
         sent, epoch, answer = clock.now(), session.epoch, "unknown"
-        mine = of(session._owner.ledger)
+        mine = of(inside.owner_of(session).ledger)
         mine.sending(session, raw, sent)
         try:
             written = await plain_write(session, raw, *args)
@@ -234,13 +236,13 @@ def watch(recorder: Recorder) -> None:  # noqa: C901, PLR0915 - each function st
 
     def stage(session: Session, data: Any) -> None:
         plain_stage(session, data)  # an owner that lets go or gives up sends along what is staged
-        staged = session._staged
+        staged = inside.staged_of(session)
         if staged is not None:
-            of(session._owner.ledger).sending(session, staged[0], clock.now())
+            of(inside.owner_of(session).ledger).sending(session, staged[0], clock.now())
 
     for kind, name, wrapper in (
         (Heart, "beat", beat), (Worker, "__aenter__", enter), (Worker, "open", open_), (Worker, "serve", serve),
-        (Offer, "adopt", adopt), (Session, "_write", write), (Session, "stage", stage), (Worker, "__aexit__", leave),
+        (Offer, "adopt", adopt), (*inside.write_spot(), write), (Session, "stage", stage), (Worker, "__aexit__", leave),
     ):  # fmt: skip
         setattr(kind, name, wrapper)
 

@@ -13,7 +13,6 @@ import redis
 
 from coordinator import CoordinatorError, Offer, Session, Worker
 from coordinator.worker.attached import AttachedSession
-from tests import inside
 from tests.inside import member_of
 from tests.outcomes.cancelling import Moment, cancelled_at
 from tests.outcomes.faulty import Fault
@@ -29,12 +28,6 @@ OF_ONE_CALL = [
     for name, operation in OPERATIONS.items()
     if operation.prepare.__name__ == "opened" and not operation.ends and name != "let go"
 ]
-
-
-@pytest.fixture(autouse=True)
-def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An operation gives up soon after the store stopped to answer."""
-    inside.set_join_patience(monkeypatch, 0.1)
 
 
 async def tried(what: Coroutine[Any, Any, Any]) -> Any:

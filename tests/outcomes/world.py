@@ -15,7 +15,7 @@ import redis
 from coordinator import Session, Worker
 from coordinator.store.keys import Keys
 from tests.coordinating import coordinating
-from tests.inside import instance_of, member_of, serving_of
+from tests.inside import impatient, instance_of, member_of, serving_of
 from tests.outcomes.faulty import FaultyExecutor
 from tests.store.harness import Bench
 from tests.waiting import eventually
@@ -24,6 +24,7 @@ __all__ = ["World", "Written", "world"]
 
 KEYS = Keys("recovery", 0)
 LEASE = "1s"
+PATIENCE = 0.1
 SERVED = ("active", "handing_over")
 
 
@@ -177,16 +178,16 @@ class World:
 
 @contextlib.asynccontextmanager
 async def world(url: str, client: redis.Redis, *, serving: bool = True) -> AsyncIterator[World]:
-    """A running world.
+    """A running world, in which an operation gives up soon after the store stopped to answer.
 
     Args:
         serving: whether the actor runs handlers; else what it adopts is the caller's.
     """
     async with (
         coordinating(url, lease=LEASE),
-        Worker(url, name="actor", lease=LEASE) as actor,
-        Worker(url, name="heir", lease=LEASE) as heir,
-        Worker(url, name="plain", lease=LEASE) as plain,
+        impatient(Worker(url, name="actor", lease=LEASE), PATIENCE) as actor,
+        impatient(Worker(url, name="heir", lease=LEASE), PATIENCE) as heir,
+        impatient(Worker(url, name="plain", lease=LEASE), PATIENCE) as plain,
         anyio.create_task_group() as tasks,
     ):
         made = World(actor, heir, plain, client, tasks)

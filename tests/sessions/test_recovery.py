@@ -26,7 +26,7 @@ from coordinator.sessions import (
 )
 from coordinator.store.keys import Keys
 from tests.coordinating import coordinating
-from tests.inside import member_of
+from tests.inside import loading_spot, member_of
 from tests.redis_server import RedisServer
 from tests.waiting import eventually, within
 
@@ -156,7 +156,7 @@ async def test_a_session_store_that_is_away_does_not_keep_a_call_waiting(
         async def away(*_: object) -> bytes:
             raise StoreUnavailableError("timeout")
 
-        monkeypatch.setattr("coordinator.sessions.redis._Redis.get", away)
+        monkeypatch.setattr(*loading_spot(), away)
         call = await recover(await first(new), ours)
         assert call is not None
         assert isinstance(call.fault, StoreUnavailableError)
@@ -254,15 +254,15 @@ async def test_where_nobody_has_the_key_a_call_is_given_up_on_in_the_end(
 
 
 async def test_a_worker_that_gets_the_key_serves_it_in_the_end(
-    redis_server: RedisServer, shared: redis.Redis, ring: KeyRing, monkeypatch: pytest.MonkeyPatch
+    redis_server: RedisServer, shared: redis.Redis, ring: KeyRing
 ) -> None:
     """A worker looks again after a while: its ring may have been changed, and then it serves the call."""
-    monkeypatch.setattr("coordinator.worker.reluctance.UNABLE_SECONDS", 0.3)
     url, rings = redis_server.url, [KeyRing.parse(KeyRing.generate("k2"))]
     async with (
         program(url, "old", keys=ring) as (old, theirs),
         program(url, "blind", keys=lambda: rings[-1]) as (blind, ours),
     ):
+        member_of(blind).reluctance.unable_seconds = 0.3
         session, _ = await talk(old, theirs, "call-1")
         await session.release("test")
         assert await recover(await first(blind), ours) is None
@@ -367,7 +367,7 @@ async def test_in_a_handler(redis_server: RedisServer, shared: redis.Redis) -> N
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(blind.serve, without)
             await session.release("test")
-            await eventually(lambda: member_of(blind).reader._reluctance._unable)
+            await eventually(lambda: member_of(blind).reluctance.is_unable("call-1"))
             tasks.start_soon(able.serve, handler)
             await eventually(lambda: heard == [2])
             await eventually(lambda: shared.hget(KEYS.session("call-1"), "state") == b"closed")

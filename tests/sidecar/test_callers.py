@@ -459,14 +459,13 @@ def test_which_token_is_shown(given: list[str], token: str) -> None:
     assert SidecarAccess.bearer({"authorization": given}) == token
 
 
-def test_a_user_of_another_namespace_is_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_user_of_another_namespace_is_nobody(tmp_path: Path) -> None:
     """All of them have one number: a sidecar that runs as that one knows its own user by nothing."""
     scope = {"client": ("unix", 1), "state": {PEER_UID: os.geteuid()}}
     assert SidecarAccess.is_own_user(scope)
     assert not SidecarAccess.is_own_user({"client": ("127.0.0.1", 1), "state": {}})
     (tmp_path / "overflowuid").write_text(f"{os.geteuid()}\n")
-    monkeypatch.setattr("coordinator.sidecar.access.OVERFLOW_UID", tmp_path / "overflowuid")
-    assert not SidecarAccess.is_own_user(scope)
+    assert not SidecarAccess.is_own_user(scope, tmp_path / "overflowuid")
 
 
 def test_a_port_that_is_off_is_no_address_of_a_sidecar(tmp_path: Path) -> None:

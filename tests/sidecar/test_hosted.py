@@ -19,6 +19,7 @@ from coordinator.sidecar.proof import HealthCheck
 from coordinator.sidecar.schemas import Health, Register
 from coordinator.sidecar.stream import EventStream
 from coordinator.worker.runtime import WorkerRuntime
+from tests import inside
 from tests.waiting import within
 
 pytestmark = pytest.mark.anyio
@@ -165,7 +166,7 @@ async def test_a_pause_is_no_failed_health_check(monkeypatch: pytest.MonkeyPatch
 
     asked: list[bool | None] = []
     monkeypatch.setattr(clock, "now", lambda: now)
-    monkeypatch.setattr(HealthCheck, "_ask", ask)
+    monkeypatch.setattr(*inside.health_question_spot(), ask)
     with within(10):
         await HealthCheck(Health(url="http://localhost:1/", interval_ms=50, timeout_ms=1000, failures=1)).failed()
     assert asked == [True, False, False, False, None]

@@ -219,7 +219,8 @@ async def test_a_defect_that_each_request_meets_is_one_line(capsys: pytest.Captu
     async def broken(*_: Any) -> Any:
         raise RuntimeError("a defect")
 
-    failures = Counter("recovery_sidecar_failures", "x", ["operation"], registry=CollectorRegistry())
+    registry = CollectorRegistry()
+    failures = Counter("recovery_sidecar_failures", "x", ["operation"], registry=registry)
     access = SidecarAccess(load(redis_url="redis://x"))
     nobody: Any = None  # no operation is asked for, so no gate is
     app = App(Table(), access, nobody, broken, 100, failures)
@@ -232,5 +233,5 @@ async def test_a_defect_that_each_request_meets_is_one_line(capsys: pytest.Captu
     for _ in range(50):
         await app(scope, broken, send)
     assert set(sent) == {500}
-    assert failures.labels("unknown")._value.get() == 50
+    assert registry.get_sample_value("recovery_sidecar_failures_total", {"operation": "unknown"}) == 50
     assert capsys.readouterr().out.count("request_failed") == 1

@@ -171,7 +171,8 @@ async def test_whatever_writing_raises_is_a_connection_error(
         def write(data: bytes) -> None:
             raise error
 
-        monkeypatch.setattr(wire, "_transport", Breaking(wire._transport, write))
+        spot = inside.transport_spot(wire)
+        monkeypatch.setattr(*spot, Breaking(getattr(*spot), write))
         failed = await outcome(run, "ECHO", "lost")
         assert isinstance(failed, StoreUnavailableError)
         assert failed.kind == "connection"
@@ -236,7 +237,7 @@ async def test_the_thread_s_connection_raises_nothing_else_either(
         def send(self, data: bytes) -> int:
             raise error
 
-    monkeypatch.setattr(sync._link._connection, "_sock", Socket())
+    monkeypatch.setattr(*inside.socket_spot(sync), Socket())
     [failed] = sync.run_many([script("return {'OK'}")])
     assert isinstance(failed, StoreUnavailableError)
     assert failed.kind == "connection"
@@ -396,7 +397,7 @@ def test_the_thread_hears_of_each_step_of_connecting() -> None:
         words: list[None] = []
         sync = Connector(url, store_timeout=1.0).heart(KEYS.tag, lambda: words.append(None))
         with contextlib.suppress(StoreUnavailableError):  # it says nothing of itself
-            sync._link._connect()
+            inside.connect(sync)
         assert len(words) >= 2
         sync.close()
 
@@ -480,7 +481,7 @@ async def test_an_event_loop_that_stood_still_is_no_time_out_of_the_store() -> N
     with talking(PAUSE, PAUSE, b"+late\r\n") as url:
         async with executing(url, timeout=0.6) as run:
             asking = asyncio.ensure_future(outcome(run, "ECHO", "1"))
-            await eventually(lambda: (wire := inside.link_of(run).wire) is not None and wire._quiet > 0)
+            await eventually(lambda: (wire := inside.link_of(run).wire) is not None and inside.quiet_of(wire) > 0)
             stand_still(0.8)
             assert await asking == b"late"
 

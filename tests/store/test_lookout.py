@@ -14,6 +14,7 @@ from coordinator.store.address import Address
 from coordinator.store.connect import Connector
 from coordinator.store.lookout import Lookout
 from coordinator.store.url import StoreUrl, parse_url
+from tests import inside
 from tests.deployments import Node, free_port
 from tests.store.fake_sentinel import FakeSentinel
 from tests.waiting import eventually, wait_until
@@ -123,7 +124,7 @@ def test_a_child_has_nothing_of_it(lookout: Lookout) -> None:
     child = os.fork()
     if child == 0:
         try:
-            clean = lookout.named is None and not lookout._askers
+            clean = lookout.named is None and not inside.askers_of(lookout)
             found = lookout.find_in_a_thread(0.5, lambda: None) == Address(*ONE)
             os._exit(0 if clean and found else 1)
         finally:
@@ -135,7 +136,7 @@ def test_a_child_has_nothing_of_it(lookout: Lookout) -> None:
 def test_after_its_end_it_finds_nothing(lookout: Lookout) -> None:
     """It does not begin again."""
     lookout.find_in_a_thread(0.5, lambda: None)
-    threads = list(lookout._askers.values())
+    threads = inside.askers_of(lookout)
     lookout.close()
     assert len(threads) == 3
     wait_until(lambda: not any(thread.is_alive() for thread in threads))
@@ -155,7 +156,7 @@ async def test_every_connection_moves_while_the_former_server_still_answers(
         executor, blocking, heart = connector.executor("k"), connector.blocking("k"), connector.heart("k")
         first, second = (server.client.info("server")["run_id"] for server in servers)
         await executor.command("PING")
-        heart._link.exchange([])
+        inside.thread_link_of(heart).exchange([])
         assert (executor.server, heart.server) == (first, first)
         failed: list[str] = []
 
@@ -171,7 +172,7 @@ async def test_every_connection_moves_while_the_former_server_still_answers(
             sentinel.address, sentinel.epoch = ("127.0.0.1", servers[1].port), 2
         assert "another primary" in failed[0]
         await executor.command("PING")
-        await anyio.to_thread.run_sync(lambda: heart._link.exchange([]))
+        await anyio.to_thread.run_sync(lambda: inside.thread_link_of(heart).exchange([]))
         assert (executor.server, heart.server) == (second, second)
         assert servers[0].client.ping()
     finally:
@@ -213,6 +214,6 @@ def test_what_was_asked_counts_for_a_second(three: list[FakeSentinel], lookout: 
     for one in three:
         one.silent = True
     before = lookout.address
-    wait_until(lambda: all(view.error for view in lookout._views.values()))
+    wait_until(lambda: all(view.error for view in inside.views_of(lookout)))
     assert lookout.is_sure, "whatever became of it"
     assert lookout.address == before

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from coordinator.errors import ConfigurationError
 from coordinator.store import calls
 from coordinator.store.connect import Connector
 from coordinator.store.keys import Keys
+from tests import inside
 from tests.certificates import Authority
 from tests.deployments import Node, Secured, free_port
 from tests.waiting import eventually
@@ -67,12 +67,7 @@ def strict(folder: Path, authority: Authority) -> Iterator[Node]:
 async def all_closed() -> None:
     """asyncio closes the socket of a TLS connection some turns of the loop, and answers of the server, later."""
     loop = asyncio.get_running_loop()
-
-    def open_ones() -> list[object]:
-        transports = [one for one in gc.get_objects() if isinstance(one, asyncio.Transport)]
-        return [one for one in transports if getattr(one, "_loop", None) is loop and getattr(one, "_sock", None)]
-
-    await eventually(lambda: not open_ones(), description="each socket is closed")
+    await eventually(lambda: not inside.open_transports(loop), description="each socket is closed")
 
 
 async def each_kind(url: str) -> None:

@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry
 
 import coordinator
 from coordinator.metrics import LABEL_VALUES, OTHER, Metrics, known
-from coordinator.store import faults
 from coordinator.store.scripts import SCRIPTS
+from tests.inside import kinds_of_faults
 
 LUA = "\n".join(script.source.decode() for script in SCRIPTS.values())
 WRITTEN = {
@@ -49,7 +49,7 @@ def test_the_lists_hold_what_scripts_and_store_say() -> None:
     causes = set(re.findall(r"\bcause=\"(\w+)\"", sources)) | {"silence", "lost_connection", "succession", "left"}
     assert len(causes) > 8
     assert causes <= set(LABEL_VALUES["orphans"])
-    kinds = {kind for _, kind in (*faults._KINDS, *faults._WORDS)} | {"connection", OTHER}
+    kinds = kinds_of_faults() | {"connection", OTHER}
     assert kinds == set(LABEL_VALUES["store_errors"])
 
 

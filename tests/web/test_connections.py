@@ -17,6 +17,7 @@ from coordinator.web.accepting import Acceptor
 from coordinator.web.bounds import HEALTH, REQUESTS, Bounds
 from coordinator.web.connections import BoundedProtocol, Connections, address_of
 from coordinator.web.seldom import Seldom, quieten
+from tests import inside
 from tests.waiting import eventually, within
 from tests.web.serving import ROOMS, WAITS, Link, Served, serving
 
@@ -148,7 +149,7 @@ async def test_what_is_counted_is_given_back() -> None:
         await eventually(lambda: not sum(found.served.values()))
         assert [q.bytes for q in (found.asking, found.kept, found.unread)] == [0, 0, 0]
         assert not any(q.members for q in (found.asking, found.kept, found.unread))
-        assert not found._addresses
+        assert not inside.has_addresses(found)
 
 
 # -- room of its own ---------------------------------------------------------------------------------------------------
@@ -212,10 +213,10 @@ async def test_an_answer_that_is_read_slowly_is_read_to_its_end() -> None:
         one.since -= 6
     slow.left = 900
     found.stop()
-    found._sweep()
+    inside.sweep(found)
     found.stop()
-    assert not slow._given_up
-    assert still._given_up
+    assert not inside.is_given_up(slow)
+    assert inside.is_given_up(still)
     assert found.unread.bytes == 900
 
 
@@ -224,7 +225,7 @@ async def test_the_rest_of_an_answer_that_nobody_reads_is_seen() -> None:
     async with serving(small()) as served:
         link = await served.link()
         assert await link.ask() == 200
-        [one] = served.connections._open
+        [one] = inside.open_connections(served.connections)
         one.__class__ = Unread
         one.settle()
         assert one.queue is served.connections.unread
@@ -290,9 +291,9 @@ async def test_time_in_which_this_process_stood_still_does_not_count() -> None:
         await crowd(served, 1)
         found = served.connections
         before = found.now()
-        found._next_sweep -= 1000  # as if the look were so late
+        inside.late_for_the_sweep(found, 1000)  # as if the look were so late
         found.stop()
-        found._sweep()
+        inside.sweep(found)
         assert found.now() < before - 900
         assert len(found) == 1
 
@@ -350,8 +351,8 @@ async def test_one_address_takes_a_quarter_and_its_own_longest_goes() -> None:
     assert not found.add(greedy[-2], ("10.1.1.1", 1))
     found.asking.put(greedy[3], 0)
     assert found.add(greedy[-1], ("10.1.1.1", 1))
-    assert greedy[3]._given_up
-    assert not any(one._given_up for one in others)
+    assert inside.is_given_up(greedy[3])
+    assert not any(inside.is_given_up(one) for one in others)
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -384,7 +385,7 @@ class NoFiles(socket.socket):
 
 
 @pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EPERM])
-async def test_at_the_limit_of_files_accepting_pauses(error: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_at_the_limit_of_files_accepting_pauses(error: int) -> None:
     """The listener stays readable: it is asked again after a pause, not in a loop; those who wait longest make room."""
     found = Connections("x", small())
     waiting = Fake()
@@ -394,15 +395,14 @@ async def test_at_the_limit_of_files_accepting_pauses(error: int, monkeypatch: p
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         listener.setblocking(False)
-        acceptor = Acceptor(listener, found, Fake)
-        monkeypatch.setattr("coordinator.web.accepting.PAUSE_SECONDS", 1000.0)
+        acceptor = Acceptor(listener, found, Fake, pause=1000.0)
         acceptor.start()
         client.connect(listener.getsockname())
         await eventually(lambda: listener.asked)
         for _ in range(20):
             await anyio.lowlevel.checkpoint()
         assert listener.asked == 1
-        assert waiting._given_up == (error != errno.EPERM)
+        assert inside.is_given_up(waiting) == (error != errno.EPERM)
         acceptor.stop()
 
 
@@ -410,7 +410,7 @@ async def test_accepting_goes_on_after_the_pause() -> None:
     """As soon as there are files again."""
     async with serving(small()) as served:
         [acceptor] = served.server.acceptors
-        acceptor._rest(OSError(errno.EMFILE, "as if"))
+        inside.cannot_accept(acceptor, OSError(errno.EMFILE, "as if"))
         with within(10):
             assert (await served.get("/"))[0] == 200
 

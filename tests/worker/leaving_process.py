@@ -16,6 +16,7 @@ from typing import Any
 from coordinator import Session, Worker
 from coordinator.store.executor import Executor, SyncExecutor
 from coordinator.store.scripts import ScriptCall
+from tests.inside import submit_spot
 
 MODE = sys.argv[2]
 _SESSIONS: list[Session] = []
@@ -35,7 +36,7 @@ def tell_of(calls: Sequence[Any]) -> None:
 
 def watch() -> None:
     """Tells of each certificate and release before it is sent."""
-    run_many, submit = SyncExecutor.run_many, Executor._submit
+    run_many, submit = SyncExecutor.run_many, getattr(*submit_spot())
 
     def from_the_thread(executor: SyncExecutor, calls: Sequence[ScriptCall[Any]]) -> Any:
         tell_of(calls)
@@ -46,7 +47,7 @@ def watch() -> None:
         return submit(executor, what)
 
     setattr(SyncExecutor, "run_many", from_the_thread)  # noqa: B010 - as a method
-    setattr(Executor, "_submit", from_the_loop)  # noqa: B010
+    setattr(*submit_spot(), from_the_loop)
 
 
 async def enter() -> None:

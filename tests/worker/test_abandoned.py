@@ -19,6 +19,7 @@ from coordinator.store.keys import Keys
 from coordinator.store.scripts import ScriptCall
 from coordinator.worker import ending
 from coordinator.worker.ending import Endings
+from tests import inside
 from tests.inside import member_of
 from tests.waiting import eventually
 
@@ -202,10 +203,10 @@ async def test_what_is_over_is_kept_by_no_task(url: str) -> None:
         session = await adopted(a, program)
         session.stage({"n": 1})
         here = asyncio.current_task()
-        assert here in session._users._following
+        assert here in inside.users_followed(session)
         await session.close()
         assert here is not None
-        assert here.remove_done_callback(session._users._following[here]) == 0
+        assert here.remove_done_callback(inside.users_followed(session)[here]) == 0
 
 
 async def test_who_only_saves_through_a_session_store_uses_the_call(url: str) -> None:
@@ -289,5 +290,10 @@ async def test_a_pause_is_no_time_without_a_user(url: str, monkeypatch: pytest.M
     monkeypatch.setattr(ending, "sleep_awake", sleeps)
     async with Worker(url, name="a") as worker:
         session = await worker.open("call-1")
-        await Endings(LEASE)._wait_for_use(session)
+        endings = Endings(LEASE)
+        endings.give_up_unless_used(session)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(endings.run)
+            await eventually(lambda: slept)
+            tasks.cancel_scope.cancel()
     assert slept == [LEASE]

@@ -14,6 +14,7 @@ import redis
 from coordinator import FencedError, Session, Worker
 from coordinator.store.keys import Keys
 from coordinator.store.scripts import ScriptCall
+from tests import inside
 from tests.inside import instance_of, member_of, serving_of
 from tests.proxy import Proxy
 from tests.records import state
@@ -166,7 +167,7 @@ async def test_a_child_believes_no_longer_than_is_waited_for(url: str) -> None:
         session = await owner.open("call-1")
         child = await process.attach("call-1", session.epoch)
         assert child.held
-        assert child._trusted_until - asyncio.get_running_loop().time() < 2.5
+        assert inside.trusted_until(child) - asyncio.get_running_loop().time() < 2.5
 
 
 async def test_a_fork_of_a_child_believes_nothing(url: str) -> None:

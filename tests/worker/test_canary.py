@@ -20,11 +20,12 @@ from coordinator.daemon.partition_loop import PartitionLoop
 from coordinator.keyring import KeyRing
 from coordinator.store.keys import Keys
 from coordinator.store.scripts import SCRIPTS, ScriptCall
+from tests import inside
 from tests.coordinating import coordinating
 from tests.inside import instance_of
 from tests.redis_server import RedisServer
-from tests.waiting import eventually
 from tests.sources import package_nodes
+from tests.waiting import eventually
 from tests.worker.test_worker import first_offer
 
 KEYS = Keys("recovery", 0)
@@ -68,7 +69,7 @@ class Calls:
 
 def staged(session: Session, data: dict[str, Any]) -> None:
     """Not written yet as the session goes away."""
-    session._staged = (str(data).encode(), "bytes")
+    inside.set_staged(session, str(data).encode())
 
 
 async def _open(c: Calls) -> None:

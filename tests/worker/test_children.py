@@ -61,7 +61,7 @@ async def test_what_the_owner_has_staged_is_newer_than_what_its_child_wrote(
         child = await process.attach("call-1", session.epoch)
         for n in range(3):
             await child.checkpoint(b"%d" % n)
-        session._staged = (b"staged", "bytes")
+        inside.set_staged(session, b"staged")
         session.sequence = int(stored(redis_client, field="checkpoint"))
         await session.release()
         assert stored(redis_client) == "staged"
@@ -135,8 +135,7 @@ async def test_what_the_owner_never_had_acknowledged_is_older_than_what_its_chil
     url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A checkpoint of the owner was lost, then its child wrote: a release sends nothing over what was acknowledged."""
-    inside.set_join_patience(monkeypatch, 0.1)
-    async with Worker(url, name="a") as owner, Worker(url, name="child") as process:
+    async with inside.impatient(Worker(url, name="a"), 0.1) as owner, Worker(url, name="child") as process:
         session = await owner.open("call-1", b"opened")
         child = await process.attach("call-1", session.epoch)
         member = member_of(owner)
@@ -210,7 +209,8 @@ async def test_a_child_stops_at_once_whatever_answer_is_under_way(url: str, monk
     async with Worker(url, name="a") as owner, Worker(url, name="child", heartbeat_interval="300ms") as process:
         session = await owner.open("call-1", b"opened")
         child = await process.attach("call-1", session.epoch)
-        run = child._part.executor.run
+        executor = inside.executor_of_child(child)
+        run = executor.run
 
         async def told_meanwhile(call: Any) -> Any:
             answer = await run(call)
@@ -218,7 +218,7 @@ async def test_a_child_stops_at_once_whatever_answer_is_under_way(url: str, monk
                 child.stop()
             return answer
 
-        monkeypatch.setattr(child._part.executor, "run", told_meanwhile)
+        monkeypatch.setattr(executor, "run", told_meanwhile)
         await child.look()
         assert not child.held
 

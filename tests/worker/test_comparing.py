@@ -35,7 +35,8 @@ async def test_what_came_meanwhile_is_not_given_up(
     """Of two calls that only the store names one is opened while the other is given up: it stays."""
     async with Worker(url, name="a", heartbeat_interval="300ms", dead_after="30s") as worker:
         bench, member = Bench(redis_client), member_of(worker)
-        plain = member.resync._give_up
+        spot = inside.giving_up_spot(member.resync)
+        plain = getattr(*spot)
         epochs: list[int] = []
 
         async def give_up(session_id: str, stored: Any) -> None:
@@ -43,7 +44,7 @@ async def test_what_came_meanwhile_is_not_given_up(
                 epochs.append((await worker.open("call-2", b"data")).epoch)
             await plain(session_id, stored)
 
-        monkeypatch.setattr(member.resync, "_give_up", give_up)
+        monkeypatch.setattr(*spot, give_up)
         for call in ("call-1", "call-2"):
             bench.open(call, worker.id, b"data")
         compare(worker)
@@ -61,7 +62,7 @@ async def test_what_is_being_taken_is_left_alone(url: str, redis_client: redis.R
         member = member_of(worker)
         Bench(redis_client).open("call-1", worker.id, b"data")
         async with member.turns.of("call-1"):
-            await member.resync._compare()
+            await inside.compare(member)
             assert state(redis_client, "call-1") == "active"
         compare(worker)
         await eventually(lambda: state(redis_client, "call-1") == "offered")
@@ -74,7 +75,8 @@ async def test_a_give_up_under_an_epoch_that_moved_is_refused_and_no_more(
     async with Worker(url, name="a") as worker:
         bench, member, instance = Bench(redis_client), member_of(worker), worker.id
         bench.open("call-1", worker.id, b"data")
-        plain = member.resync._give_up
+        spot = inside.giving_up_spot(member.resync)
+        plain = getattr(*spot)
         told: list[int] = []
 
         async def give_up(session_id: str, stored: Any) -> None:
@@ -83,7 +85,7 @@ async def test_a_give_up_under_an_epoch_that_moved_is_refused_and_no_more(
             told.append(stored.epoch)
             await plain(session_id, stored)
 
-        monkeypatch.setattr(member.resync, "_give_up", give_up)
+        monkeypatch.setattr(*spot, give_up)
         compare(worker)
         await eventually(lambda: state(redis_client, "call-1") == "offered")
         assert len(set(told)) == 2
@@ -94,11 +96,9 @@ async def test_an_unknown_outcome_is_looked_at_without_a_roll_call(
     url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An opening had no answer, and no heartbeat says a word: the instance asks by itself what became of it."""
-    inside.set_join_patience(monkeypatch, 0.1)
-    async with Worker(url, name="a") as worker:
+    async with inside.impatient(Worker(url, name="a"), 0.1) as worker:
         store = faulty(worker)
-        monkeypatch.setattr(member_of(worker), "_hear", lambda beat: None)
-        member_of(worker)._beating.heard = lambda beat: None
+        inside.hear_no_beats(monkeypatch, member_of(worker))
         store.arm("open", "unanswered")
         with pytest.raises(StoreUnavailableError):
             await worker.open("call-1", b"data")
@@ -111,8 +111,7 @@ async def test_who_opens_an_id_whose_end_is_under_way_gets_another_call(
     url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The close has no answer yet: the opening waits for it, and what it returns is not what was closed."""
-    inside.set_join_patience(monkeypatch, 0.2)
-    async with Worker(url, name="a") as worker:
+    async with inside.impatient(Worker(url, name="a"), 0.2) as worker:
         store = faulty(worker)
         first = await worker.open("call-1", b"data")
         store.arm("close", "lost")

@@ -16,6 +16,7 @@ from coordinator import NameInUseError, Worker, clock
 from coordinator.store import calls, reads
 from coordinator.store.keys import Keys
 from coordinator.worker.registration import Registration
+from tests import inside
 from tests.inside import instance_of, member_of
 from tests.store.harness import Bench
 from tests.waiting import eventually
@@ -41,7 +42,7 @@ def stopped_at(monkeypatch: pytest.MonkeyPatch, method: str, partition: int) -> 
 
     @wraps(original)
     async def waits(member: Registration, *arguments: Any, **named: Any) -> Any:
-        if member._part.keys.partition == partition:
+        if inside.partition_of(member) == partition:
             await go_on.wait()
         return await original(member, *arguments, **named)
 
@@ -78,7 +79,7 @@ async def test_one_that_could_not_start_leaves_its_place(
     join = Registration.join
 
     async def refused(member: Registration, patience: float | None = None) -> None:
-        if member._part.keys.partition == 1:
+        if inside.partition_of(member) == 1:
             raise NameInUseError("a", "a-other")
         await join(member, patience)
 

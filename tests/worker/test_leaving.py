@@ -19,7 +19,7 @@ from coordinator.store.executor import Executor, SyncExecutor
 from coordinator.store.keys import Keys
 from coordinator.store.scripts import ScriptCall
 from coordinator.worker.instance import Instance
-from coordinator.worker.runtime import WorkerRuntime
+from tests import inside
 from tests.inside import instance_of
 from tests.store.harness import Bench
 from tests.waiting import eventually, wait_until, within
@@ -83,7 +83,7 @@ async def test_an_error_of_its_own_is_raised_where_another_task_leaves(url: str)
     worker = Worker(url, name="a")
     await asyncio.create_task(worker.__aenter__())
     instance_of(worker).start(_divides)
-    await eventually(lambda: (task := instance_of(worker).task) is not None and task._error)
+    await eventually(lambda: (task := instance_of(worker).task) is not None and inside.error_of(task))
     with pytest.raises(ZeroDivisionError):
         await worker.__aexit__(None, None, None)
 
@@ -93,7 +93,7 @@ async def test_an_error_while_the_block_ends_by_itself(url: str) -> None:
     with pytest.raises(ZeroDivisionError):
         async with Worker(url, name="a") as worker:
             instance_of(worker).start(_divides)
-            await eventually(lambda: (task := instance_of(worker).task) is not None and task._interrupted)
+            await eventually(lambda: (task := instance_of(worker).task) is not None and inside.has_interrupted(task))
     await asyncio.sleep(0)
 
 
@@ -157,7 +157,7 @@ class Record:
         self.sent: list[str] = []
         self.wrong: list[str] = []
         self.loop_stands = False
-        submit, exchange = Executor._submit, SyncExecutor.run_many
+        submit, exchange = getattr(*inside.submit_spot()), SyncExecutor.run_many
 
         def from_the_loop(executor: Executor, what: Any) -> Any:
             self._look(what)
@@ -167,7 +167,7 @@ class Record:
             self._look(what)
             return exchange(executor, what)
 
-        monkeypatch.setattr(Executor, "_submit", from_the_loop)
+        monkeypatch.setattr(*inside.submit_spot(), from_the_loop)
         monkeypatch.setattr(SyncExecutor, "run_many", from_the_thread)
 
     def _look(self, what: Any) -> None:
@@ -182,7 +182,7 @@ class Record:
         is_exit = call.script.name == "certify"
         ends = KEYS.instance(session.instance) if is_exit else KEYS.session(session.id)
         is_told = session.lost.is_set() or session.closed.is_set() or not is_exit or self.loop_stands
-        believes = session.held or session.may_speak or (is_exit and not session._pulse.over)
+        believes = session.held or session.may_speak or (is_exit and not inside.trust_window_of(session).over)
         if ends in call.keys and (believes or not is_told):
             self.wrong.append(f"{call.script.name}: {session.held=} {session.may_speak=} {session.lost.is_set()=}")
 
@@ -231,12 +231,12 @@ async def by_two_cancellations(url: str, record: Record) -> None:
 async def _cancelled(url: str, record: Record, times: int) -> None:
     async def program() -> None:
         async with worker_with_a_call(url, record):
-            inside.set()
+            entered.set()
             await anyio.sleep_forever()
 
-    inside = asyncio.Event()
+    entered = asyncio.Event()
     task = asyncio.create_task(program())
-    await inside.wait()
+    await entered.wait()
     for _ in range(times):
         task.cancel()
         await asyncio.sleep(0)

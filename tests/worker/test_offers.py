@@ -13,6 +13,7 @@ import redis
 
 from coordinator import Offer, Session, Worker, clock
 from coordinator.store.keys import Keys
+from tests import inside
 from tests.coordinating import coordinating
 from tests.inside import instance_of, member_of, members_of, serving_of
 from tests.store.harness import Bench
@@ -114,7 +115,7 @@ async def test_an_offer_in_hand_is_kept(url: str, redis_client: redis.Redis) -> 
         instance_of(worker).begin_reading()
         reader = member_of(worker).reader
         await eventually(lambda: reader.in_hand() > 0)
-        [first, *_] = reader._known.values()
+        [first, *_] = inside.known_offers(reader).values()
 
         def ends_after(before: int) -> bool:
             return int(bench.record(first.session_id)["lease_until"]) > before
@@ -133,8 +134,8 @@ async def test_a_worker_with_room_is_asked_again(url: str, redis_client: redis.R
     async with coordinating(url, lease=0.3), Worker(url, name="a", lease=0.3) as worker:
         offers = worker.offers()
         first = await anext(offers)
-        hand = instance_of(worker).offers_in_hand
-        await eventually(lambda: hand._stalled)
+        hand = instance_of(worker).hand
+        await eventually(lambda: inside.is_stalled(hand))
         await first.decline("too late", counts=False)
         taken = 0
         with within(20):
@@ -185,7 +186,7 @@ async def test_many_light_handlers_begin_together(url: str, redis_client: redis.
             def all_are_served() -> bool:
                 serving = serving_of(worker)
                 assert serving is not None
-                together.append(serving._pace.together)
+                together.append(inside.started_together(serving))
                 return len(worker.sessions) == 60
 
             await eventually(all_are_served, 30)
@@ -253,11 +254,11 @@ async def test_a_pause_is_no_failed_attempt(url: str, redis_client: redis.Redis)
             now = clock.now()
             offer.given_at = member.reader.offers_in_hand.progress = now - 60.0
             member.ledger.trust_window.stalled = now
-            await member.reader._give_back_overdue()
+            await inside.give_back_overdue(member.reader)
             assert offer.in_hand
             assert not offer.answering
             member.ledger.trust_window.stalled = now - 30.0
-            await member.reader._give_back_overdue()
+            await inside.give_back_overdue(member.reader)
             assert not offer.in_hand
             break
 

@@ -18,6 +18,7 @@ from coordinator.store.keys import Keys
 from coordinator.worker.heart import Beat
 from coordinator.worker.notifications import Notifications
 from coordinator.worker.subscription import SilentSubscriptionError, Subscription
+from tests import inside
 from tests.inside import member_of, members_of
 from tests.proxy import Proxy
 from tests.redis_server import RedisServer
@@ -128,7 +129,7 @@ async def test_a_failed_beat_is_a_doubt(url: str, redis_client: redis.Redis, mon
         await eventually(lambda: present(redis_client, worker))
         monkeypatch.setattr(Notifications, "doubt", lambda post: doubts.append(post))
         [member] = members_of(worker)
-        member._hear(Beat(member.ledger.roll, clock.now(), error=StoreUnavailableError("timeout", "no answer")))
+        inside.hear(member, Beat(member.ledger.roll, clock.now(), error=StoreUnavailableError("timeout", "no answer")))
         assert doubts == [member.runtime.notifications]
 
 

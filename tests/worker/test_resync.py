@@ -13,6 +13,7 @@ from coordinator.store import calls
 from coordinator.store.keys import Keys
 from coordinator.store.past import Past
 from coordinator.store.scripts import SCRIPTS, ScriptCall
+from tests import inside
 from tests.inside import member_of
 from tests.proxy import Proxy
 from tests.records import state
@@ -32,7 +33,7 @@ async def test_a_session_that_only_the_store_lists_is_offered_to_others(
         async with Worker(url, name="a") as a, Worker(proxy.url, name="b") as b:
             await (await a.open("call-1", b"data")).release()
             async for offer in b.offers():
-                member_of(b).part.executor._link._timeout = 0.3
+                inside.set_time_limit(member_of(b).part.executor, 0.3)
                 proxy.lose_reply_to(SCRIPTS["adopt"].sha.encode())
                 with anyio.move_on_after(0.02):  # the program gives up before the answer and its repetition
                     await offer.adopt()
@@ -177,14 +178,15 @@ async def test_a_session_that_came_during_a_resync_is_held_after_it(
     """Writes are found lost again while a resync ends: what was opened in between is stated again too."""
     async with Worker(url, name="a") as worker:
         resync = member_of(worker).resync
-        compare, reached, go = resync._compare, anyio.Event(), anyio.Event()
+        spot = inside.comparison_spot(resync)
+        compare, reached, go = getattr(*spot), anyio.Event(), anyio.Event()
 
         async def slow_compare() -> None:
             reached.set()
             await go.wait()
             await compare()
 
-        monkeypatch.setattr(resync, "_compare", slow_compare)
+        monkeypatch.setattr(*spot, slow_compare)
         resync.want("lost_writes", "first")
         await reached.wait()
         session = await worker.open("call-1")

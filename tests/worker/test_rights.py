@@ -15,6 +15,7 @@ from coordinator.store import calls
 from coordinator.store.connect import Connector
 from coordinator.store.keys import Keys
 from coordinator.store.rights import needed_by
+from tests import inside
 from tests.coordinating import coordinating
 from tests.inside import member_of
 from tests.redis_server import RedisServer
@@ -147,5 +148,5 @@ async def test_one_who_never_agrees_beats_no_faster(url: str, monkeypatch: pytes
         soon: list[float] = []
         monkeypatch.setattr(member.runtime.heart, "soon", lambda beating: soon.append(clock.now()))
         for _ in range(50):
-            member._agreed()
+            inside.agreed(member)
         assert len(soon) <= 1

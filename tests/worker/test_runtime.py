@@ -17,6 +17,7 @@ from coordinator.worker.instance import Instance
 from coordinator.worker.offer import Offer
 from coordinator.worker.runtime import WorkerRuntime
 from coordinator.worker.session import Session
+from tests import inside
 from tests.coordinating import coordinating
 from tests.store.harness import Bench
 from tests.waiting import eventually
@@ -126,21 +127,21 @@ async def test_one_that_is_refused_does_not_silence_the_others(
     """An error that is no outage ends the worker that it belongs to, loudly; the thread beats on for the others."""
     runtime = WorkerRuntime(load(redis_url=url))
     beats: list[str] = []
-    plain = Heart._call
+    plain = getattr(*inside.beat_call_spot())
 
     def call(heart: Heart, roll: Any) -> Any:
         beats.append(roll.instance.partition("~")[0])
         return plain(heart, roll)
 
-    take = Heart._take
+    take = getattr(*inside.beat_taken_spot())
 
     def refused(heart: Heart, roll: Any, sent: float, answer: Any) -> Any:
         if roll.instance.startswith("bad~"):
             answer = ConfigurationError("it was made for another program")
         return take(heart, roll, sent, answer)
 
-    monkeypatch.setattr(Heart, "_call", call)
-    monkeypatch.setattr(Heart, "_take", refused)
+    monkeypatch.setattr(*inside.beat_call_spot(), call)
+    monkeypatch.setattr(*inside.beat_taken_spot(), refused)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(runtime.run)
         async with hosted(url, "good", runtime, Silent()) as good:
@@ -164,5 +165,5 @@ async def test_a_broken_heart_is_heard(url: str, redis_client: redis.Redis, monk
         pytest.RaisesExc(RuntimeError, match="a bug"), flatten_subgroups=True, allow_unwrapped=True
     ):
         async with Worker(url, name="one"):
-            monkeypatch.setattr(Heart, "_tick", broken)
+            monkeypatch.setattr(*inside.tick_spot(), broken)
             await anyio.sleep_forever()

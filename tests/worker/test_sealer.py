@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,15 @@ from hypothesis import strategies as st
 
 from coordinator import Worker
 from coordinator.errors import ConfigurationError, KeyUnknownError, SealBrokenError
-from coordinator.keyring import KeyRing
+from coordinator.keyring import KEY_BYTES, KeyRing
 from coordinator.store.shapes import faults
 from coordinator.worker.data import decode
 from coordinator.worker.sealer import MORE_BYTES, OPENING, Place, Sealer, key_of
-from tests.inside import instance_of
+from tests import inside
 
-RING = KeyRing.parse(",".join(KeyRing.generate(one) for one in ("k1", "k2")))
-OTHER_WAY = KeyRing({key_id: RING._keys[key_id] for key_id in ("k2", "k1")})
+KEYS = {key_id: os.urandom(KEY_BYTES) for key_id in ("k1", "k2")}
+RING = KeyRing(KEYS)
+OTHER_WAY = KeyRing({key_id: KEYS[key_id] for key_id in ("k2", "k1")})
 PLACE = Place("call-1", "acme", 7)
 
 texts = st.text(st.characters(min_codepoint=32, exclude_categories=["Cs"]), max_size=20)
@@ -102,8 +104,8 @@ def test_data_without_a_fingerprint_open() -> None:
     """As they were sealed before there was one; where one was taken away, what it was sealed for is another."""
     sealer = Sealer("recovery", RING)
     nonce, header = bytes(12), "sealed:1:k1:7:json"
-    sealed = sealer._cipher(RING, "k1", PLACE).encrypt(nonce, b"{}", sealer._bound(PLACE, header))
-    assert sealer.open(PLACE, nonce + sealed, header) == (b"{}", "json")
+    sealed = inside.seal_without_fingerprint(sealer, RING, "k1", PLACE, nonce, b"{}", header)
+    assert sealer.open(PLACE, sealed, header) == (b"{}", "json")
     written = sealer.seal(PLACE, b"{}", "json")
     with pytest.raises(SealBrokenError):
         sealer.open(PLACE, written["data"], written["encoding"].rpartition(":")[0])
@@ -159,7 +161,7 @@ def test_keys_of_a_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
         (KeyRing.generate("text"), "text"), (RING, "k1"), (lambda: OTHER_WAY, "k2"), (None, "of-the-file"),
     ]  # fmt: skip
     for keys, seals in ways:
-        written = instance_of(Worker("redis://nowhere", encryption_keys=keys))._sealer.seal(PLACE, b"x", "bytes")
+        written = inside.sealer_of(Worker("redis://nowhere", encryption_keys=keys)).seal(PLACE, b"x", "bytes")
         assert key_of(written["encoding"]) == seals
     with pytest.raises(ConfigurationError, match="encryption_keys"):
         Worker("redis://nowhere", encryption_keys="no key")
@@ -182,5 +184,5 @@ def test_errors_say_nothing_of_data_and_keys() -> None:
         with pytest.raises((SealBrokenError, KeyUnknownError)) as error:
             sealer.open(PLACE, data, encoding)
         told.append(str(error.value))
-    assert not any(base64.b64encode(key).decode() in "".join(told) for key in RING._keys.values())
+    assert not any(base64.b64encode(key).decode() in "".join(told) for key in KEYS.values())
     assert "canary" not in "".join(told)

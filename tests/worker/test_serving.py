@@ -25,12 +25,16 @@ AWAY = StoreUnavailableError("timeout", "no answer")
 
 
 @pytest.fixture
-def own_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
-    """A server that a test may stop; requests give up on it after a moment."""
-    inside.set_join_patience(monkeypatch, 0.1)
+def own_server() -> Iterator[RedisServer]:
+    """A server that a test may stop."""
     server = RedisServer()
     yield server
     server.close()
+
+
+def impatient(server: RedisServer, name: str = "a") -> Worker:
+    """A worker whose requests give up after a moment."""
+    return inside.impatient(Worker(server.url, name=name), 0.1)
 
 
 def record(client: redis.Redis, session: str) -> dict[str, str]:
@@ -55,7 +59,7 @@ async def test_a_handler_that_the_store_ended_is_started_again(own_server: Redis
             await session.checkpoint({"n": len(runs)})
             await anyio.sleep(0.02)
 
-    async with Worker(own_server.url, name="a") as worker, anyio.create_task_group() as tasks:
+    async with impatient(own_server) as worker, anyio.create_task_group() as tasks:
         session = await worker.open("call-1", {"n": 0})
         tasks.start_soon(worker.serve, handler)
         await eventually(lambda: session.sequence > 2)
@@ -177,7 +181,7 @@ async def test_an_own_time_limit_is_no_failure_while_the_store_is_late(own_serve
                 await session.checkpoint({"n": runs})
             await anyio.sleep(0.02)
 
-    async with Worker(own_server.url, name="a") as worker, anyio.create_task_group() as tasks:
+    async with impatient(own_server) as worker, anyio.create_task_group() as tasks:
         session = await worker.open("call-1", {"n": 0})
         tasks.start_soon(worker.serve, handler)
         await eventually(lambda: session.sequence > 2)
@@ -221,7 +225,7 @@ async def test_a_bug_while_the_store_is_away_is_served_on(own_server: RedisServe
             await anyio.sleep(0.01)
         raise ValueError("the provider is away too")
 
-    async with Worker(own_server.url, name="a") as worker, anyio.create_task_group() as tasks:
+    async with impatient(own_server) as worker, anyio.create_task_group() as tasks:
         session = await worker.open("call-1")
         tasks.start_soon(worker.serve, handler)
         await out_of_reach(own_server, session)
@@ -241,7 +245,7 @@ async def test_a_call_that_ended_while_the_store_was_away_is_closed_later(own_se
         served += 1
         await go.wait()
 
-    async with Worker(own_server.url, name="a") as worker:
+    async with impatient(own_server) as worker:
         session = await worker.open("call-1")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(worker.serve, handler)
@@ -274,7 +278,7 @@ async def test_an_ending_is_carried_out_when_the_store_is_back(
     own_server: RedisServer, end: Callable[[Session], Awaitable[None]], state: str, how: str
 ) -> None:
     """Closed or released without an answer, or cancelled: from the call on it is not held, and once Redis answers it is done."""
-    async with Worker(own_server.url, name="a") as worker:
+    async with impatient(own_server) as worker:
         session = await worker.open("call-1", b"data")
         own_server.pause()
         if how == "cancelled":
@@ -294,12 +298,12 @@ async def test_an_ending_is_carried_out_when_the_store_is_back(
 async def test_leaving_closes_what_was_to_be_closed(own_server: RedisServer) -> None:
     """The block is left while a call's end waits for the store: the call is closed, and not offered to others."""
     client = own_server.client()
-    async with Worker(own_server.url, name="a") as worker, Worker(own_server.url, name="b"):
+    async with impatient(own_server) as worker, impatient(own_server, "b"):
         session = await worker.open("call-1")
         own_server.pause()
         with pytest.raises(StoreUnavailableError):
             await session.close()
-        member_of(worker).endings._ends._waiting.clear()  # nobody carries on: leaving does
+        inside.forget_endings(member_of(worker))  # nobody carries on: leaving does
         own_server.resume()
         await eventually(lambda: member_of(worker).ledger.trust_window.held(clock.now()))
         await worker.drain(timeout=2)
@@ -310,12 +314,12 @@ async def test_leaving_closes_what_was_to_be_closed(own_server: RedisServer) -> 
 async def test_a_close_stands_when_the_program_fails(own_server: RedisServer) -> None:
     """Closed while the store was away, and the program ends with an error as it comes back: the call is offered to nobody."""
     with pytest.raises(ValueError, match="a bug"):
-        async with Worker(own_server.url, name="a") as worker:
+        async with impatient(own_server) as worker:
             session = await worker.open("call-1")
             own_server.pause()
             with pytest.raises(StoreUnavailableError):
                 await session.close()
-            member_of(worker).endings._ends._waiting.clear()  # nobody carries on: leaving does
+            inside.forget_endings(member_of(worker))  # nobody carries on: leaving does
             own_server.resume()
             raise ValueError("a bug")
     assert record(own_server.client(), "call-1")["state"] == "closed"
@@ -323,7 +327,7 @@ async def test_a_close_stands_when_the_program_fails(own_server: RedisServer) ->
 
 async def test_a_closing_is_not_taken_back(own_server: RedisServer) -> None:
     """Released after it was closed, both without an answer: a call that ended is offered to nobody."""
-    async with Worker(own_server.url, name="a") as worker:
+    async with impatient(own_server) as worker:
         session = await worker.open("call-1")
         own_server.pause()
         for end in (session.close, session.release):
@@ -336,7 +340,7 @@ async def test_a_closing_is_not_taken_back(own_server: RedisServer) -> None:
 
 async def test_nothing_is_written_once_it_is_given_up(own_server: RedisServer) -> None:
     """A call whose end waits for the store takes no more checkpoints."""
-    async with Worker(own_server.url, name="a") as worker:
+    async with impatient(own_server) as worker:
         session = await worker.open("call-1")
         own_server.pause()
         with pytest.raises(StoreUnavailableError):
@@ -572,10 +576,10 @@ async def test_what_the_store_forgot_to_say_counts_nothing(url: str, redis_clien
         assert record(redis_client, "call-1")["recoveries"] == "0"
 
 
-async def test_calls_that_ended_are_remembered_within_bounds(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_calls_that_ended_are_remembered_within_bounds(url: str) -> None:
     """A worker keeps the newest so many ended calls, with their epochs, whatever closed_ttl says."""
-    inside.set_ended_remembered(monkeypatch, 3)
     async with Worker(url, name="a") as worker:
+        member_of(worker).ledger.ended_remembered = 3
         epochs = {}
         for n in range(6):
             session = await worker.open(f"call-{n}")
@@ -593,7 +597,7 @@ async def test_the_first_error_after_a_pause_is_no_failure(url: str, redis_clien
     async def handler(session: Session) -> None:
         nonlocal runs
         runs += 1
-        session._pulse.stalled = clock.now()
+        inside.trust_window_of(session).stalled = clock.now()
         raise TimeoutError
 
     async with Worker(url, name="a") as worker, anyio.create_task_group() as tasks:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from coordinator.worker.offers_in_hand import MOST, Window
 from coordinator.worker.pace import HandlerPace
 from coordinator.worker.placement import MOST_DEATHS, Apart, Share
+from tests import inside
 
 
 def test_a_quick_program_has_more_in_hand() -> None:
@@ -127,7 +128,7 @@ def test_deaths_are_forgotten() -> None:
     share = Share()
     for n in range(10 * MOST_DEATHS):
         share.seen(f"dead-{n}", 1, 1, 1)
-    assert len(share._left) <= MOST_DEATHS
+    assert len(inside.deaths_known(share)) <= MOST_DEATHS
 
 
 def test_the_suspected_are_taken_one_by_one() -> None:

@@ -13,6 +13,7 @@ from coordinator import Session, TenantError, Worker
 from coordinator.policy import OTHER_TENANT
 from coordinator.store.keys import Keys
 from coordinator.store.usual import BATCH
+from tests import inside
 from tests.coordinating import coordinating
 from tests.inside import instance_of, member_of
 from tests.records import state
@@ -136,11 +137,11 @@ async def test_what_goes_back_takes_no_lease_of_what_is_in_hand(url: str, redis_
         foreign = {b"%d-0" % n: copy.copy(offer) for n in range(BATCH)}
         for n, one in enumerate(foreign.values()):
             one.session_id = f"foreign-{n}"
-        reader._known, reader._returning = {**foreign, **reader._known}, {*foreign.values()}
+        inside.set_known_offers(reader, {**foreign, **inside.known_offers(reader)}, foreign.values())
         redis_client.hset(KEYS.session("call"), "lease_until", 1)
-        await reader._keep_leases()
+        await inside.keep_leases(reader)
         assert int(redis_client.hget(KEYS.session("call"), "lease_until") or 0) > 1
-        reader._known, reader._returning = {offer.entry: offer}, set()
+        inside.set_known_offers(reader, {offer.entry: offer})
         session = await offer.adopt()
         assert session is not None
         await session.close()

@@ -14,6 +14,7 @@ from coordinator.store.keys import Keys
 from coordinator.worker.heart import Beating, Heart
 from coordinator.worker.roll_call import RollCall
 from coordinator.worker.trust_window import TrustWindow
+from tests import inside
 
 
 @pytest.mark.parametrize(("sidecar", "expected"), [(False, (2000, 5000)), (True, (30_000, 30_000))])
@@ -23,7 +24,7 @@ def test_a_beat_of_a_sidecar_gives_its_workers_the_time_of_a_restart(sidecar: bo
     own = settings.for_sidecar() if sidecar else settings
     connector = Connector(settings.current_url, store_timeout=settings.store_timeout)
     heart = Heart(connector, Keys("recovery", 0), own, turns=lambda: 0, heard=lambda beats: None)
-    call: Any = heart._call(RollCall("a~1", TrustWindow(1.0, 1.0)))
+    call: Any = inside.beat_call(heart, RollCall("a~1", TrustWindow(1.0, 1.0)))
     said = dict(zip(call.script.header.args, call.args, strict=True))
     assert (said["dead_after_ms"], said["wedged_after_ms"]) == expected
 
@@ -37,8 +38,8 @@ def test_a_beat_after_a_pause_tells_of_no_lag(monkeypatch: pytest.MonkeyPatch) -
     heart = Heart(connector, Keys("recovery", 0), settings, turns=lambda: 1, heard=lambda beats: None)
 
     def lag_ms() -> Any:
-        heart._tick()
-        call: Any = heart._call(RollCall("a~1", TrustWindow(1.0, 1.0)))
+        inside.tick(heart)
+        call: Any = inside.beat_call(heart, RollCall("a~1", TrustWindow(1.0, 1.0)))
         return dict(zip(call.script.header.args, call.args, strict=True))["loop_lag_ms"]
 
     assert lag_ms() == 0
@@ -46,7 +47,7 @@ def test_a_beat_after_a_pause_tells_of_no_lag(monkeypatch: pytest.MonkeyPatch) -
     assert lag_ms() == 0
     for _ in range(100):
         now += 0.05
-        heart._tick()
+        inside.tick(heart)
     assert lag_ms() >= 4900
 
 
@@ -56,7 +57,7 @@ def test_the_first_beat_after_a_pause_claims_no_presence() -> None:
     connector = Connector(settings.current_url, store_timeout=settings.store_timeout)
     heart = Heart(connector, Keys("recovery", 0), settings, turns=lambda: 1, heard=lambda beats: None)
     said: list[Any] = []
-    heart._executor.run_many = lambda calls: said.extend(calls) or []  # type: ignore[method-assign,func-returns-value]
+    inside.set_heart_answers(heart, lambda calls: said.extend(calls) or [])  # type: ignore[func-returns-value]
     trust_window = TrustWindow(1.0, 1.0)
     trust_window.renew(10.0)
     for stalled in (9.0, 11.0):

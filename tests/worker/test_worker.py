@@ -27,6 +27,7 @@ from coordinator import (
 )
 from coordinator.store.keys import Keys
 from coordinator.worker.adoption import Adoption
+from tests import inside
 from tests.coordinating import coordinating
 from tests.inside import member_of, serving_of
 from tests.store.harness import Bench
@@ -223,7 +224,7 @@ async def test_adopting_by_id_awaits_the_verdict_on_a_silent_owner(url: str) -> 
         await a.open("call-1", b"data")
         member_of(a).stop_beating()
         member_of(a).mailbox.open(a.id)
-        member_of(a).handovers._let_go = _never  # type: ignore[method-assign]
+        setattr(*inside.letting_go_spot(member_of(a)), _never)
         taken = await b.adopt("call-1", wait=8)
         assert taken is not None
         assert taken.cause == "silence"
@@ -482,14 +483,14 @@ async def test_an_owner_lets_go_to_nobody_whose_word_was_lost(
     url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The heir's word that it waits no longer never came: its lease says so, and the owner keeps the call."""
-    monkeypatch.setattr(Adoption, "_withdraw", _no_answer)
+    monkeypatch.setattr(*inside.withdrawal_spot(), _no_answer)
     async with Worker(url, name="old") as old, Worker(url, name="gone") as gone:
         session = await old.open("call-1", b"data")
         with session.busy():
             assert await gone.adopt("call-1", wait=0.2) is None
             lease_end = int(record(redis_client, "call-1")["lease_until"])
             await eventually(lambda: _server_ms(redis_client) > lease_end)
-        await eventually(lambda: not member_of(old).handovers._letting_go)
+        await eventually(lambda: not inside.is_letting_go(member_of(old)))
         assert session.held
         assert record(redis_client, "call-1")["owner"] == old.id
 
@@ -498,7 +499,7 @@ async def test_what_an_owner_let_go_in_the_last_moment_is_not_kept_unserved(
     url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The owner let go while its asker gave up: others are offered the call at once, and no recovery is counted."""
-    monkeypatch.setattr(Adoption, "_withdraw", _no_answer)
+    monkeypatch.setattr(*inside.withdrawal_spot(), _no_answer)
     bench = Bench(redis_client)
     async with Worker(url, name="old") as old, Worker(url, name="gone") as gone, Worker(url, name="third") as third:
         session = await old.open("call-1", b"data")
