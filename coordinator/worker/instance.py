@@ -42,11 +42,8 @@ from coordinator.store.scripts import ScriptCall
 from coordinator.worker.attached import AttachedSession
 from coordinator.worker.data import RecoveryData, encode
 from coordinator.worker.drain import DrainReport, drain
-from coordinator.worker.offers_in_hand import OffersInHand
-from coordinator.worker.worker_task import FAREWELL_SECONDS, WorkerTask
-from coordinator.worker.observer import WorkerObserver
-from coordinator.worker.runtime import WorkerRuntime
 from coordinator.worker.membership import PATIENCE_SECONDS, Membership
+from coordinator.worker.observer import WorkerObserver
 from coordinator.worker.offer import Offer
 from coordinator.worker.offers_in_hand import OffersInHand
 from coordinator.worker.runtime import WorkerRuntime
@@ -95,7 +92,7 @@ class Instance:
         patience: float = PATIENCE_SECONDS,
     ) -> None:
         self.settings, self._sealer, self.patience = settings, Sealer.of(settings), patience
-        self._runtime, self._observer = runtime, host
+        self._runtime, self._observer = runtime, observer
         self._own_runtime: WorkerRuntime | None = None
         self.offers_in_hand: OffersInHand[Offer]
         self.members: list[Membership] = []

@@ -152,7 +152,7 @@ async def test_consumers_of_earlier_coordinators_go(url: str, bench: Bench) -> N
             bench.client.xgroup_createconsumer(bench.keys.events, "coordinators", f"coordinator~{n}")
         await sweep(loop)
         assert len(_consumers(bench, bench.keys.events, "coordinators")) == 6, "they read just now"
-        inside.tidier_of(loop.sweeper).idle = -0.001
+        inside.set_idle_readers(loop.sweeper, -0.001)
         await sweep(loop)
     assert _consumers(bench, bench.keys.events, "coordinators") == {"coordinator"}
 

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from coordinator.keyring import KeyRing
     from coordinator.store.executor import Executor
     from coordinator.worker.attached import AttachedSession
-    from coordinator.worker.offers_in_hand import OffersInHand
     from coordinator.worker.ledger import Ledger
     from coordinator.worker.membership import Membership
     from coordinator.worker.offer import Offer
     from coordinator.worker.offer_reader import OfferReader
+    from coordinator.worker.offers_in_hand import OffersInHand
     from coordinator.worker.placement import Share
     from coordinator.worker.resync import Resync
     from coordinator.worker.sealer import Place, Sealer

@@ -25,6 +25,7 @@ __all__ = [
     "longer_ago",
     "longer_unfit",
     "pools_to_tidy",
+    "set_idle_readers",
     "set_pod_pauses",
     "start_burials",
     "store_is_away",
@@ -70,6 +71,11 @@ def forget_deaths(reader: EventReader) -> None:
 def pools_to_tidy(sweeper: Sweeper) -> frozenset[str]:
     """Pools that a walk over the keys has come by, and whose streams are not looked at yet: how far it got shows nowhere else."""
     return frozenset(sweeper._tidier._pools)
+
+
+def set_idle_readers(sweeper: Sweeper, seconds: float) -> None:
+    """After how long a reader of events that does not read is taken for gone: an hour, by the server's clock."""
+    sweeper._tidier.idle = seconds
 
 
 def complaints_of_tidying(sweeper: Sweeper) -> frozenset[str]:

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from coordinator.store.scripts import ScriptCall
     from coordinator.worker.heart import Beat
-    from coordinator.worker.worker_task import WorkerTask
     from coordinator.worker.instance import Instance
     from coordinator.worker.membership import Membership
     from coordinator.worker.registration import Registration
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from coordinator.worker.sealer import Sealer
     from coordinator.worker.serving import Serving
     from coordinator.worker.worker import Worker
+    from coordinator.worker.worker_task import WorkerTask
     from tests.inside.spots import Spot
 
 __all__ = [

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parents[2]
 SILENT_SECONDS = 120.0
 
 
@@ -25,6 +27,7 @@ class Program:
         self.process = subprocess.Popen(
             [sys.executable, str(path), *args],
             bufsize=0,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},  # it may use what tests have, as `tests.inside`
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -19,6 +19,7 @@ from coordinator.store.executor import Executor, SyncExecutor
 from coordinator.store.keys import Keys
 from coordinator.store.scripts import ScriptCall
 from coordinator.worker.instance import Instance
+from coordinator.worker.runtime import WorkerRuntime
 from tests import inside
 from tests.inside import instance_of
 from tests.store.harness import Bench

@@ -134,7 +134,7 @@ async def test_a_worker_with_room_is_asked_again(url: str, redis_client: redis.R
     async with coordinating(url, lease=0.3), Worker(url, name="a", lease=0.3) as worker:
         offers = worker.offers()
         first = await anext(offers)
-        hand = instance_of(worker).hand
+        hand = instance_of(worker).offers_in_hand
         await eventually(lambda: inside.is_stalled(hand))
         await first.decline("too late", counts=False)
         taken = 0
