@@ -54,7 +54,15 @@ def test_no_key_is_built_inside_a_script(script: Script) -> None:
 @pytest.mark.parametrize("script", calls.SCRIPTS.values(), ids=calls.SCRIPTS)
 def test_the_wrapper_passes_what_the_header_lists(script: Script) -> None:
     """A wrapper's call has the keys and arguments of the header, all under the prefix, and those of the fence when there is one."""
-    examples = {"int": 7, "str": "x", "bytes": b"x", "bool": True, "Sequence[str]": ["s1", "s2"], "Fence": NO_FENCE}
+    examples = {
+        "int": 7,
+        "float": 7.0,
+        "str": "x",
+        "bytes": b"x",
+        "bool": True,
+        "Sequence[str]": ["s1", "s2"],
+        "Fence": NO_FENCE,
+    }
     wrapper = getattr(calls, script.name)
     arguments = {n: examples[p.annotation] for n, p in inspect.signature(wrapper).parameters.items() if n != "k"}
     keys, fence = SessionKeys("{v}:", "acme"), Fence(Keys("recovery", 3), "s1", "a~1", 7)
