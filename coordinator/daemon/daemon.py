@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from functools import partial
 
 import anyio
@@ -17,6 +16,7 @@ from coordinator.errors import first_error
 from coordinator.ids import new_instance_id
 from coordinator.metrics import Metrics
 from coordinator.settings import Settings
+from coordinator.signals import STOPS, heard
 from coordinator.store import reads
 from coordinator.store.connect import Connector
 from coordinator.store.executor import StorePartition
@@ -155,10 +155,10 @@ class Daemon:
     async def _signals(
         self, tasks: anyio.abc.TaskGroup, server: HttpServer, *, task_status: anyio.abc.TaskStatus[None]
     ) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with heard(*STOPS) as signals:
             task_status.started()
-            async for number in signals:
-                log.info("coordinator_stopping", instance=self.id, signal=signal.Signals(number).name)
+            async for name in signals:
+                log.info("coordinator_stopping", instance=self.id, signal=name)
                 self._stopping = True
                 server.stop()
                 tasks.cancel_scope.cancel()

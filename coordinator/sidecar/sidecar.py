@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import signal
 import socket
 from contextlib import ExitStack
 from typing import Any, Protocol
@@ -32,6 +31,7 @@ from coordinator.sidecar.prestop import PreStop
 from coordinator.sidecar.registry import Registry
 from coordinator.sidecar.server import api_server, hook_server, listen_on_path
 from coordinator.sidecar.watched import Watched
+from coordinator.signals import STOPS, heard
 from coordinator.store import lookups
 from coordinator.store.deployment import check_number, check_partition
 from coordinator.store.executor import StorePartition
@@ -292,10 +292,9 @@ class Sidecar:
 
     async def _signals(self, tasks: anyio.abc.TaskGroup, *, task_status: anyio.abc.TaskStatus[anyio.Event]) -> None:
         started = anyio.Event()
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        with heard(*STOPS) as signals:
             task_status.started(started)
-            async for number in signals:
-                name = signal.Signals(number).name
+            async for name in signals:
                 if not started.is_set():
                     tasks.cancel_scope.cancel()
                     return

@@ -36,6 +36,7 @@ from coordinator.errors import (
 from coordinator.eventloop import check_event_loop
 from coordinator.ids import check_pool, check_session_id, new_request_id, partition_of
 from coordinator.settings import Settings
+from coordinator.signals import heard
 from coordinator.states import InstanceState
 from coordinator.store import calls, lookups, reads
 from coordinator.store.scripts import ScriptCall
@@ -453,9 +454,8 @@ class Instance:
 
     async def _drain_on(self, numbers: Sequence[signal.Signals]) -> None:
         async with anyio.create_task_group() as tasks:
-            with anyio.open_signal_receiver(*numbers) as signals:
-                async for number in signals:
-                    name = signal.Signals(number).name
+            with heard(*numbers) as signals:
+                async for name in signals:
                     if self._draining:
                         log.warning("drain_under_way", signal=name, sessions=len(self.sessions))
                     else:

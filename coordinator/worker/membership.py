@@ -20,6 +20,7 @@ from coordinator.states import InstanceState
 from coordinator.steady import Steady, keep_on
 from coordinator.store import calls
 from coordinator.store.faults import ScriptError
+from coordinator.worker import loss_reasons
 from coordinator.worker.acquisition import Acquisition
 from coordinator.worker.adoption import Adoption
 from coordinator.worker.attached import Attachments
@@ -210,7 +211,7 @@ class Membership:
 
     def _forked(self) -> None:
         """A forked child owns nothing of what its parent owns, and says nothing for it."""
-        self._over("it is the parent process's")
+        self._over(loss_reasons.PARENTS)
 
     def _over(self, reason: str) -> None:
         """Ends everything, as the event loop is gone; from any thread, and without a word."""

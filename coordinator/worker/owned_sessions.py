@@ -10,6 +10,7 @@ from coordinator.settings import Settings
 from coordinator.store.fence import FenceRunner
 from coordinator.store.keys import Keys
 from coordinator.store.scripts import R, ScriptCall
+from coordinator.worker import loss_reasons
 from coordinator.worker.ending import Endings
 from coordinator.worker.ledger import Ledger
 from coordinator.worker.observer import WorkerObserver
@@ -61,10 +62,10 @@ class OwnedSessions:
         session = Session(self, session_id, epoch, raw, encoding, **about)
         before = self.ledger.keep(session)
         if before is not None:
-            before.lose("this worker adopted it anew")
+            before.lose(loss_reasons.ADOPTED_ANEW)
         self.ledger.past.saw(epoch)
         if self.ledger.has_left:  # it was opened or adopted as this instance said that it ends
-            session.lose(f"{self.ledger.instance} has ended")
+            session.lose(loss_reasons.instance_ended(self.ledger.instance))
         return session
 
     async def write(self, session: Session, operation: str, make: Callable[[int], ScriptCall[R]]) -> R:

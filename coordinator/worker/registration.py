@@ -18,6 +18,7 @@ from coordinator.store import calls, lookups, reads
 from coordinator.store.deployment import check_partition, prepare
 from coordinator.store.executor import StorePartition
 from coordinator.store.shapes import text, whole
+from coordinator.worker import loss_reasons
 from coordinator.worker.ledger import Ledger
 from coordinator.worker.sealer import Place, Sealer
 from coordinator.worker.session import Session
@@ -163,7 +164,7 @@ class Registration:
         log.warning("instance_fenced", instance=ledger.instance, reason=reason, partition=partition)
         ledger.trust_window.over = True
         for session in list(ledger.sessions.values()):
-            session.lose(f"{ledger.instance} is dead: {reason}")
+            session.lose(loss_reasons.instance_dead(ledger.instance, reason))
         ledger.begin_anew(new_instance_id(self._settings.name), new_pulse(self._settings))
         self._lives.renamed()
         while True:
@@ -216,7 +217,7 @@ class Registration:
         ledger = self._ledger
         ledger.has_left = ledger.trust_window.over = True  # belief ends before the right does
         for session in list(ledger.sessions.values()):
-            session.lose(f"{ledger.instance} ends: {reason}")
+            session.lose(loss_reasons.instance_ends(ledger.instance, reason))
         await fall_silent()
         await self._part.executor.run(
             calls.certify(self._part.keys, instance=ledger.instance, cause=cause, by=ledger.instance, reason=reason)

@@ -16,6 +16,7 @@ from coordinator.store import calls, lookups
 from coordinator.store.executor import StorePartition
 from coordinator.store.scripts import R, ScriptCall
 from coordinator.store.usual import BATCH
+from coordinator.worker import loss_reasons
 from coordinator.worker.bell import Bell
 from coordinator.worker.comparing import Difference, Stored, compare
 from coordinator.worker.ledger import Ledger
@@ -166,7 +167,7 @@ class Resync:
                     if session.undecided is undecided:
                         session.undecided = None
                 case calls.RenewGone():
-                    session.lose(f"{answer.owner or 'another worker'} has it since writes were lost")
+                    session.lose(loss_reasons.taken_meanwhile(answer.owner))
             break
 
     async def _reassert(self, session: Session) -> None:
@@ -185,7 +186,7 @@ class Resync:
                     rival = answer.rival
                     continue
                 case calls.ReassertGone():
-                    session.lose(f"it is {answer.state} under epoch {answer.epoch} since writes were lost")
+                    session.lose(loss_reasons.stated_otherwise(answer.state, answer.epoch))
             return
 
     async def _compare(self) -> None:

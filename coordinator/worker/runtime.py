@@ -18,6 +18,7 @@ from coordinator.settings import Settings
 from coordinator.store.connect import Connector
 from coordinator.store.executor import StorePartition
 from coordinator.store.keys import Keys
+from coordinator.worker import loss_reasons
 from coordinator.worker.bell import Bell
 from coordinator.worker.heart import TURN_SECONDS, Beat, Beating, Heart
 from coordinator.worker.notifications import Notifications
@@ -90,7 +91,7 @@ class PartitionRuntime:
         if self._loop is None:
             return ""
         if self._loop.is_closed():
-            return "its event loop was closed"
+            return loss_reasons.LOOP_CLOSED
         try:
             alive = self._thread.is_alive()
         except RuntimeError:  # a thread that Python did not start, and that has ended
@@ -166,7 +167,7 @@ class WorkerRuntime:
     def _process_ends(self) -> None:
         """The process ends before its instances left: it states their exit, and waits for the answer, but not for long."""
         for partition in self.partitions:
-            partition.heart.end("its process ended")
+            partition.heart.end(loss_reasons.PROCESS_ENDED)
         until = clock.now() + END_SECONDS
         for partition in self.partitions:
             if partition.heart.ends:

@@ -19,6 +19,7 @@ from coordinator.store import calls
 from coordinator.store.fence import Fence, FenceRunner
 from coordinator.store.keys import Keys
 from coordinator.store.scripts import R, ScriptCall
+from coordinator.worker import loss_reasons
 from coordinator.worker.data import Data, decode, encode
 from coordinator.worker.ending import Ending, is_of_the_store
 from coordinator.worker.ledger import Ledger
@@ -34,7 +35,6 @@ LATE_BEATS = 1.5
 SETTLE_SECONDS = 1.0
 """After a pause of the whole process the program's own time-outs end; that is no fault of the program."""
 RETRY_SECONDS = 0.01
-GIVEN_UP = "it was given up here"
 QUIET_SECONDS = 0.25
 """Pause between two looks at whether a busy session may still be waited for."""
 
@@ -426,7 +426,7 @@ class Session(Generic[Data]):
             if ending.counts:
                 self._owner.served_in_vain(self.id)
         if ending.kind == "release" and not self.is_over:  # belief ends before the right does
-            self.lost_reason = self.lost_reason or GIVEN_UP
+            self.lost_reason = self.lost_reason or loss_reasons.GIVEN_UP
             self.lost.set()
         try:
             await self.carry_out()
@@ -453,7 +453,7 @@ class Session(Generic[Data]):
                 return
             if self.is_over:
                 if ending.kind == "close" and not self._was_closed:  # what was under way before gave it to others
-                    raise FencedError(self.id, self.epoch, self.lost_reason or GIVEN_UP)
+                    raise FencedError(self.id, self.epoch, self.lost_reason or loss_reasons.GIVEN_UP)
                 return
             if ending.kind == "close":
                 await self._carry_out_close()
@@ -461,7 +461,7 @@ class Session(Generic[Data]):
             else:
                 await self._carry_out_release(ending)
                 if late:
-                    self.lose(GIVEN_UP)
+                    self.lose(loss_reasons.GIVEN_UP)
             self._end()
 
     async def _carry_out_close(self) -> None:
@@ -570,7 +570,7 @@ class Session(Generic[Data]):
             if not isinstance(answer, calls.LetGoOk):
                 return False
             self.heir, self.silence = heir, clock.now() - began
-            self.lose(f"handed over to {heir}")
+            self.lose(loss_reasons.handed_over(heir))
             return True
 
     @property
@@ -580,7 +580,7 @@ class Session(Generic[Data]):
     def check(self) -> None:
         """Raises `FencedError` when the session was lost, or closed or given up here, carried out or not. For the library."""
         if self.is_over or self.ending is not None:
-            raise FencedError(self.id, self.epoch, self.lost_reason or "it was closed or given up here")
+            raise FencedError(self.id, self.epoch, self.lost_reason or loss_reasons.CLOSED_OR_GIVEN_UP)
 
     async def _write(self, raw: bytes, encoding: str, sequence: int | None = None) -> bool:
         """Returns whether the data was written: data with the caller's own number may be older than the stored data."""

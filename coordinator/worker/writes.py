@@ -16,6 +16,7 @@ from coordinator.store.executor import StorePartition
 from coordinator.store.fence import FenceRunner
 from coordinator.store.replies import Reply, epoch_in
 from coordinator.store.scripts import R, ScriptCall
+from coordinator.worker import loss_reasons
 from coordinator.worker.ledger import Ledger, OwnedSession
 from coordinator.worker.reply_verdict import ReplyVerdict, verdict_on
 
@@ -129,7 +130,7 @@ class Writes(Generic[W]):
             StoreUnavailableError: as `request`.
         """
         if session.is_over:
-            raise FencedError(session.id, session.epoch, session.lost_reason or "it was closed or given up here")
+            raise FencedError(session.id, session.epoch, session.lost_reason or loss_reasons.CLOSED_OR_GIVEN_UP)
         answer = await self.request(lambda: make(session.epoch), session)
         began = clock.now()
         while isinstance(answer, calls.Children) or (
@@ -150,11 +151,11 @@ class Writes(Generic[W]):
 
     def _refused(self, session: W, answer: calls.FencedWrite) -> NoReturn:
         """The store refused a write for good."""
-        detail = answer.state and f"it is {answer.state} under epoch {answer.epoch}"
         if answer.scope == "instance":
             self.dead(session.instance, "a write was refused")
-        session.lose(detail or "its owner is dead")
-        raise FencedError(session.id, session.epoch, detail or "this instance was declared dead")
+        reason = loss_reasons.refused(answer.state, answer.epoch)
+        session.lose(reason)
+        raise FencedError(session.id, session.epoch, reason if answer.state else "this instance was declared dead")
 
     async def guarded(self, session: W, make: Callable[[], ScriptCall[R]], runner: FenceRunner) -> R:
         """Runs a write of another package whose own script checks the ownership; see ``Session.fenced``."""
