@@ -7,8 +7,8 @@ A store that does not answer loses none: the trust window decides meanwhile who 
 from __future__ import annotations
 
 __all__ = [
-    "ADOPTED_ANEW", "CLOSED_OR_GIVEN_UP", "GIVEN_UP", "LOOP_CLOSED", "PARENTS", "PROCESS_ENDED", "handed_over", "instance_dead", "instance_ended", "instance_ends",
-    "refused", "stated_otherwise", "taken_meanwhile",
+    "ADOPTED_ANEW", "CLOSED_OR_GIVEN_UP", "GIVEN_UP", "LOOP_CLOSED", "PARENTS", "PROCESS_ENDED", "handed_over", "instance_dead",
+    "instance_ended", "instance_ends", "refused", "stated_otherwise", "taken_meanwhile",
 ]  # fmt: skip
 
 GIVEN_UP = "it was given up here"
