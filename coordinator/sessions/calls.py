@@ -128,7 +128,7 @@ _DELETE: Mapping[bytes, type[DeleteReply]] = {
 
 
 def delete(k: SessionKeys, *, session: str, fence: Fence = NO_FENCE) -> ScriptCall[DeleteReply]:
-    """Removes a session, also one of which only the id in the active set is left."""
+    """Removes a session, even when only its id in the active set is left."""
     return ScriptCall(
         SCRIPTS["delete"], (k.session(session), k.active, *fence.declared), (session, *fence.arguments), _DELETE
     )

@@ -746,7 +746,7 @@ _ALLOWED: Mapping[bytes, type[AllowedReply]] = {b"OK": AllowedOk}
 
 
 def allowed(*, tries: Sequence[str], scratch: str) -> ScriptCall[AllowedReply]:
-    """Which commands the user of this connection may not run. Redis 7 is asked; on 6.2 each is tried, in a form that does nothing."""
+    """Which commands the user of this connection may not run. Redis 7 is asked; on 6.2 each is tried in a form that does nothing."""
     return ScriptCall(SCRIPTS["allowed"], (scratch,), (SERVER, *tries), _ALLOWED)
 
 
@@ -765,7 +765,7 @@ _ASK: Mapping[bytes, type[AskReply]] = {
 
 
 def ask(k: Keys, *, session: str, instance: str, owner: str, request: str, lease: float) -> ScriptCall[AskReply]:
-    """An heir asks the living owner to hand the session over: its caller came back there, or it accepts an offer."""
+    """An heir asks the living owner to hand the session over: the caller came back to the heir, or it accepts an offer."""
     return ScriptCall(
         SCRIPTS["ask"],
         (
@@ -833,7 +833,7 @@ _BLAME: Mapping[bytes, type[BlameReply]] = {b"OK": Ok, b"GONE": Gone}
 def blame(
     k: Keys, *, blamed_from_ms: int, convict: str, apart: int, probation: float, grave: str
 ) -> ScriptCall[BlameReply]:
-    """What a death says about the sessions of the dead, told once: whoever claims them goes by it."""
+    """Writes once what a death says about the sessions of the dead; the coordinators that claim them go by it."""
     return ScriptCall(
         SCRIPTS["blame"], (k.instance(grave),), (SERVER, blamed_from_ms, convict, apart, in_ms(probation)), _BLAME
     )
@@ -846,7 +846,7 @@ _CERTIFY: Mapping[bytes, type[CertifyReply]] = {b"OK": CertifyOk, b"ALREADY": Ce
 def certify(
     k: Keys, *, instance: str, cause: str, by: str, reason: str, fenced_ttl: float = DAY
 ) -> ScriptCall[CertifyReply]:
-    """Somebody knows that an instance ended: it left, its process exited, an operator says so."""
+    """A certificate buries an instance: it left, its process exited, or an operator says so."""
     return ScriptCall(
         SCRIPTS["certify"],
         (k.meta, k.detector, k.instances, k.graves, k.events, k.instance(instance), k.owned(instance)),
@@ -954,7 +954,7 @@ _CLOSE: Mapping[bytes, type[CloseReply]] = {
 
 
 def close(k: Keys, *, session: str, instance: str, epoch: int, closed_ttl: float, pool: str) -> ScriptCall[CloseReply]:
-    """The call ended; its owner closes the session, and its recovery data goes at once."""
+    """The owner closes the session when its call has ended; the recovery data is deleted at once."""
     return ScriptCall(
         SCRIPTS["close"],
         (
@@ -984,7 +984,7 @@ _CORRECT: Mapping[bytes, type[CorrectReply]] = {
 
 
 def correct(k: Keys, *, member: str, kind: str, fields: Sequence[bytes], name: str) -> ScriptCall[CorrectReply]:
-    """A person gives fields of a record that was set aside values that parse, or forgets what was set aside."""
+    """A person gives the fields of a record that was set aside values that parse, or forgets what was set aside."""
     return ScriptCall(
         SCRIPTS["correct"],
         (k.events, k.quarantine, k.set_aside(member), k.set_aside_key(member), k.record(kind, name)),
@@ -1014,7 +1014,7 @@ def declare(
     lost_after: float = 0,
     breaker_window: float = 2,
 ) -> ScriptCall[DeclareReply]:
-    """An instance is declared dead by its silence. The guards are looked at again here, in the same moment."""
+    """A coordinator declares an instance dead by its silence. The guards are checked again here, in the same moment."""
     return ScriptCall(
         SCRIPTS["declare"],
         (
@@ -1331,7 +1331,7 @@ def let_go(
     encoding: str = "bytes",
     unserved: float = 0,
 ) -> ScriptCall[LetGoReply]:
-    """The owner hands a session to the heir that accepted: the last data, and the epoch moves."""
+    """The owner hands a session, with its last data, to the heir that accepted; the epoch moves."""
     return ScriptCall(
         SCRIPTS["let_go"],
         (
@@ -1405,7 +1405,7 @@ _PRUNE: Mapping[bytes, type[PruneReply]] = {b"OK": PruneOk}
 def prune(
     k: Keys, *, states: str, members: Sequence[str], index: str, records: Sequence[str], counted: bool = False
 ) -> ScriptCall[PruneReply]:
-    """Takes members out of an index that their records do not belong into (any more)."""
+    """Takes members out of an index to which their records do not belong, or no longer."""
     return ScriptCall(SCRIPTS["prune"], (index, k.detector, *records), (SERVER, states, int(counted), *members), _PRUNE)
 
 
@@ -1414,7 +1414,7 @@ _PURGE: Mapping[bytes, type[PurgeReply]] = {b"OK": Ok, b"GONE": PurgeGone}
 
 
 def purge(k: Keys, *, session: str, closed_ttl: float, letter_epoch: str = "") -> ScriptCall[PurgeReply]:
-    """A person closes a dead letter; its data goes."""
+    """A person closes a dead letter; its data is deleted."""
     return ScriptCall(
         SCRIPTS["purge"],
         (k.dead_letters, k.events, k.letter_or_record(session, letter_epoch)),
@@ -1567,7 +1567,7 @@ _REPAIR: Mapping[bytes, type[RepairReply]] = {b"OK": RepairOk, b"GONE": Gone, b"
 
 
 def repair(k: Keys, *, session: str, owner: str, dead_after: float) -> ScriptCall[RepairReply]:
-    """The record is the truth: makes the indexes agree with it."""
+    """Makes the indexes agree with the record, which is the truth."""
     return ScriptCall(
         SCRIPTS["repair"],
         (
@@ -1631,7 +1631,7 @@ _RESUMED: Mapping[bytes, type[ResumedReply]] = {
 
 
 def resumed(k: Keys, *, session: str, instance: str, epoch: int) -> ScriptCall[ResumedReply]:
-    """Media is up again at the new owner: the takeover's clock ends."""
+    """Media is up again at the new owner, and the takeover's clock stops."""
     return ScriptCall(
         SCRIPTS["resumed"],
         (k.meta, k.detector, k.events, k.instance(instance), k.session(session)),
@@ -1661,7 +1661,7 @@ def scan(
     another_primary: bool = False,
     past: Past = NO_PAST,
 ) -> ScriptCall[ScanReply]:
-    """A coordinator's look at the partition: who is silent, which graves and leases are due. Declares nobody."""
+    """A coordinator looks at the partition: which instances are silent, which graves and leases are due. It declares no death."""
     return ScriptCall(
         SCRIPTS["scan"],
         (k.meta, k.detector, k.instances, k.graves, k.leases, k.events),
@@ -1744,7 +1744,7 @@ _SET_ASIDE_MEMBER: Mapping[bytes, type[SetAsideMemberReply]] = {b"OK": Ok, b"GON
 def set_aside_member(
     k: Keys, *, member: str, raw: bytes, index: str, fields: Sequence[bytes], ttl: float = DEAD_LETTER_TTL
 ) -> ScriptCall[SetAsideMemberReply]:
-    """A member of an index that is no id, or an entry that nobody can read, goes out of it, and is kept with the reason."""
+    """Takes a member that is not an id, or an entry that cannot be read, out of its index and keeps it with the reason."""
     return ScriptCall(
         SCRIPTS["set_aside_member"],
         (k.events, k.quarantine, k.set_aside(member), k.index(index)),
@@ -1758,7 +1758,7 @@ _SETTLE: Mapping[bytes, type[SettleReply]] = {b"OK": Ok, b"LEFT": Left, b"GONE":
 
 
 def settle(k: Keys, *, grave: str, fenced_ttl: float) -> ScriptCall[SettleReply]:
-    """A grave ends when nothing is left in it; what refuses the dead stays for a while."""
+    """A grave ends when no session is left in it; the record that refuses the dead stays for a while."""
     return ScriptCall(
         SCRIPTS["settle"],
         (k.graves, k.instance(grave), k.owned(grave), k.blamed(grave)),
@@ -1772,7 +1772,7 @@ _STOPPED: Mapping[bytes, type[StoppedReply]] = {b"OK": StoppedOk, b"GONE": Gone}
 
 
 def stopped(k: Keys, *, epoch: int, session: str, child: str) -> ScriptCall[StoppedReply]:
-    """A child process that was told to stop believes no more; the owner need not wait for it."""
+    """A child process that was told to stop no longer believes; the owner need not wait for it."""
     return ScriptCall(SCRIPTS["stopped"], (k.session(session), k.mailbox(child)), (SERVER, epoch), _STOPPED)
 
 
@@ -1781,7 +1781,7 @@ _TRIM: Mapping[bytes, type[TrimReply]] = {b"OK": TrimOk}
 
 
 def trim(k: Keys, *, entries: Sequence[str], pool: str, sessions: Sequence[str]) -> ScriptCall[TrimReply]:
-    """Takes entries out of a pool's offers that no record names, and the whole stream when it is empty and nobody reads it."""
+    """Deletes the entries of a pool's offers that no record names, and the whole stream when it is empty and has no readers."""
     return ScriptCall(
         SCRIPTS["trim"], (k.offers(pool), *(k.session(one) for one in sessions)), (SERVER, *entries), _TRIM
     )
@@ -1792,7 +1792,7 @@ _TRUST: Mapping[bytes, type[TrustReply]] = {b"OK": TrustOk, b"STOP": Stop, b"FEN
 
 
 def trust(k: Keys, *, instance: str, epoch: int, belief: float, session: str, child: str) -> ScriptCall[TrustReply]:
-    """How long the owner of a session may still be relied on; for a process that writes on its parent's behalf."""
+    """Tells a process that writes on its parent's behalf how long the owner of the session may still be relied on."""
     return ScriptCall(
         SCRIPTS["trust"],
         (k.instances, k.instance(instance), k.session(session), k.mailbox(child)),
@@ -1806,7 +1806,7 @@ _WITHDRAW: Mapping[bytes, type[WithdrawReply]] = {b"OK": Ok, b"YOURS": Yours, b"
 
 
 def withdraw(k: Keys, *, session: str, instance: str, request: str, pool: str) -> ScriptCall[WithdrawReply]:
-    """An heir waits no longer for a handover that it asked for: the owner simply goes on, or asks somebody else."""
+    """An heir no longer waits for a handover that it asked for: the owner goes on, or asks another instance."""
     return ScriptCall(
         SCRIPTS["withdraw"],
         (k.meta, k.detector, k.leases, k.events, k.session(session), k.offers(pool)),

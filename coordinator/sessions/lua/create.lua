@@ -9,7 +9,7 @@
 -- ARGV listed  flag                    1 when it is under way, 0 when it has ended
 -- ARGV version text                    version of the JSON
 -- ARGV limit   int                     most members of the active set, 0 for any number
--- ARGV *held   sent <fence.arguments>  run id of the server, instance id and epoch of who writes; none when bound to no session
+-- ARGV *held   sent <fence.arguments>  run id of the server, instance id and epoch of the writer; none when bound to no session
 -- REPLY OK
 -- REPLY EXISTS
 -- REPLY FULL

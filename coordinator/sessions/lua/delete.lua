@@ -1,10 +1,10 @@
--- delete.lua: removes a session, also one of which only the id in the active set is left.
+-- delete.lua: removes a session, even when only its id in the active set is left.
 --
 -- KEYS session STRING <session(session)> the session's JSON
 -- KEYS active  SET                       ids of the sessions that are under way
 -- KEYS *fence  various <=fence.declared> the coordinator's meta, detector, events, instance and record; none when bound to no session
 -- ARGV id      text <session>            session id
--- ARGV *held   sent <fence.arguments>    run id of the server, instance id and epoch of who writes; none when bound to no session
+-- ARGV *held   sent <fence.arguments>    run id of the server, instance id and epoch of the writer; none when bound to no session
 -- REPLY OK
 -- REPLY GONE
 -- REPLY FENCED scope owner epoch:int state

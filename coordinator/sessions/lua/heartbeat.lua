@@ -6,7 +6,7 @@
 -- ARGV id         text <session>          session id
 -- ARGV updated_at text                    the new time, RFC 3339
 -- ARGV ttl_ms     duration                when it expires, 0 for never
--- ARGV *held      sent <fence.arguments>  run id of the server, instance id and epoch of who writes; none when bound to no session
+-- ARGV *held      sent <fence.arguments>  run id of the server, instance id and epoch of the writer; none when bound to no session
 -- REPLY OK
 -- REPLY GONE
 -- REPLY ENDED status

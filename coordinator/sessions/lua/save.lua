@@ -11,7 +11,7 @@
 -- ARGV version  text                    version of the new JSON
 -- ARGV seen     text                    updated_at that must stand there still, '' for any
 -- ARGV limit    int                     most members of the active set if this session becomes one, 0 for any number
--- ARGV *held    sent <fence.arguments>  run id of the server, instance id and epoch of who writes; none when bound to no session
+-- ARGV *held    sent <fence.arguments>  run id of the server, instance id and epoch of the writer; none when bound to no session
 -- REPLY OK
 -- REPLY SAME
 -- REPLY CONFLICT
@@ -22,7 +22,7 @@
 -- REPLY FENCED scope owner epoch:int state
 -- REPLY RESYNC
 -- REPLY UNKNOWN
--- RETRY safe: what is stored has the new version already: it is written again, and told as SAME.
+-- RETRY safe: the stored session has the new version already; it is written again and answered SAME.
 -- USES now read stream event hold owner refuse fence header store
 local session, active = KEYS[1], KEYS[2]
 local id, value, ttl_ms, listed = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'

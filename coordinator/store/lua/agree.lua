@@ -1,5 +1,5 @@
 -- agree.lua: an instance has compared its sessions with their records, one by one, and found them equal: its roll and its index say so.
--- For rolls that a program of an older version did not keep, and for an index that was damaged.
+-- It mends a roll that a program of an older version did not keep, and an index that was damaged.
 --
 -- KEYS instance HASH <instance(instance)> who compared
 -- KEYS owned    SET <owned(instance)>     what it owns

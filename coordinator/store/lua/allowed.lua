@@ -1,4 +1,4 @@
--- allowed.lua: which commands the user of this connection may not run. Redis 7 is asked; on 6.2 each is tried, in a form that does nothing.
+-- allowed.lua: which commands the user of this connection may not run. Redis 7 is asked; on 6.2 each is tried in a form that does nothing.
 --
 -- KEYS scratch ANY <=scratch> a key that nothing uses, and that is not there afterwards
 -- ARGV server  text           run id of the server of this connection
@@ -12,7 +12,7 @@ local FIRST_ARG = 1
 -- How a refusal begins: up to Redis 7.0, from 7.2 on, and of a command outside a script.
 local REFUSALS = { 'The user executing the script can\'t', 'ACL failure in script', 'NOPERM' }
 
--- What the refusal of a command that was tried says: `command`, or `access` when its key or channel is not permitted; nothing when it is.
+-- What the refusal of a command that was tried says: `command`, or `access` when its key or channel is not permitted; nil without a refusal.
 local function told(words)
   local said = redis.pcall(unpack(words))
   local text = type(said) == 'table' and said.err or ''
@@ -24,8 +24,8 @@ local function told(words)
   return nil
 end
 
--- The same of a command that the server says is refused. Before Redis 8 it may be asked for without its key; a command that no script may
--- run, and that it cannot be asked for alone, may lack either.
+-- The same for a command of which the server says that it is refused. Before Redis 8 the server may be asked for it without its key. A command
+-- that cannot be asked for alone, and that no script may run, may lack either.
 local function which(words)
   local name = (words[1] == 'XINFO' or words[1] == 'XGROUP' or words[1] == 'PUBSUB') and 2 or 1
   local alone, permitted = pcall(redis.acl_check_cmd, unpack(words, 1, name))
@@ -35,7 +35,7 @@ local function which(words)
   return told(words) or 'either'
 end
 
--- Nothing when it is permitted. What the server does not know is not judged.
+-- Nil when the command is permitted. A command that the server does not know is not judged.
 local function lacking(words)
   if not redis.acl_check_cmd then
     return told(words)

@@ -1,4 +1,4 @@
--- ask.lua: an heir asks the living owner to hand the session over: its caller came back there, or it accepts an offer.
+-- ask.lua: an heir asks the living owner to hand the session over: the caller came back to the heir, or it accepts an offer.
 --
 -- KEYS meta     HASH                      the partition
 -- KEYS detector HASH                      holds
@@ -13,7 +13,7 @@
 -- ARGV heir_id  text <instance>  instance id of the heir
 -- ARGV owner_id text <owner>     instance id of the owner as last read
 -- ARGV request  text             request id, with which the heir adopts once the owner has let go
--- ARGV lease_ms duration         for how long the heir waits unless it asks again; then the owner simply goes on
+-- ARGV lease_ms duration         for how long the heir waits unless it asks again; then the owner goes on
 -- REPLY OK left_ms:duration
 -- REPLY OWNED owner state
 -- REPLY ORPHAN
@@ -63,6 +63,6 @@ if r.heir ~= heir_id then
 end
 redis.call('HINCRBY', owner, 'asked', 1)
 tell(mailbox, 'ask ' .. id .. ' ' .. heir_id)
--- Until then the owner lets go, busy or not, when it drains; 0 when it does not, or nobody knows.
+-- When the owner drains, it lets go within this time, busy or not. 0 without a drain, or when its end is not known.
 local drains = keeper.state == 'draining' and tonumber(keeper.drain_until) or 0
 return { 'OK', 'left_ms', int(math.max(0, drains - now)) }

@@ -45,9 +45,9 @@ local wedged = wedged_after_ms > 0 and tonumber(loop_lag_ms) >= wedged_after_ms
 if not wedged then
   redis.call('ZADD', instances, int(now + dead_after_ms), id)
 end
-if presence == '1' and server == '' then -- nobody could tell it from one at a server that was replaced
+if presence == '1' and server == '' then -- it could as well be one at a server that was replaced
   presence = '0'
-elseif presence == '1' then -- what something in between dropped in silence, or another server has, nobody can lose here
+elseif presence == '1' then -- a connection dropped in silence on the way, or held by another server, cannot be lost here
   local heard = redis.pcall('PUBSUB', 'NUMSUB', mailbox)
   if not heard.err and tonumber(heard[2]) == 0 then
     presence = '0'

@@ -1,8 +1,8 @@
--- blame.lua: what a death says about the sessions of the dead, told once: whoever claims them goes by it.
+-- blame.lua: writes once what a death says about the sessions of the dead; the coordinators that claim them go by it.
 --
 -- KEYS instance       HASH <instance(grave)> the dead
 -- ARGV server         text      run id of the server of this connection
--- ARGV blamed_from_ms int       sessions that died before and were got before this are not blamed for it; 0: all are
+-- ARGV blamed_from_ms int       of the sessions that died before, those that the dead got before this are not blamed; 0: all are
 -- ARGV convict        text      the only session that can have done it; '' while there are several
 -- ARGV apart          int       how many of the blamed one heir gets within a probation; 0: need not be kept apart
 -- ARGV probation_ms   duration  how long a blamed session must be served before it is clear of this

@@ -1,4 +1,4 @@
--- certify.lua: somebody knows that an instance ended: it left, its process exited, an operator says so.
+-- certify.lua: a certificate buries an instance: it left, its process exited, or an operator says so.
 --
 -- KEYS meta          HASH                      the partition
 -- KEYS detector      HASH                      holds
@@ -28,7 +28,7 @@ local me = read_instance(instance, 'state', 'cause', 'dead_after_ms')
 if me.state == 'dead' then
   return { 'ALREADY', 'cause', me.cause or '' }
 end
-if not me.state and m.lineage and cause == 'restated' then -- from before a wipe: it may come back, and is refused
+if not me.state and m.lineage and cause == 'restated' then -- it is from before a wipe, and is refused if it comes back
   redis.call('HSET', instance, 'state', 'dead', 'ended_at', int(now), 'cause', cause, 'by', by, 'reason', reason)
   redis.call('PEXPIRE', instance, fenced_ttl_ms)
   return { 'OK', 'owned', '0' }

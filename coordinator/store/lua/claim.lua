@@ -51,7 +51,7 @@ end
 local until_ms = int(now + lease_ms)
 local apart, probation_ms = tonumber(dead.apart) or 0, tonumber(dead.probation_ms) or 0
 local kept_apart = tonumber(dead.kept_apart) or 0
--- Of several that may have killed it, the first few are offered now, the others in turn: see blame.py.
+-- When several sessions may have killed it, the first few are offered now and the others in turn: see blame.py.
 local function turn(blamed_here)
   if not blamed_here or apart == 0 then
     return 0
@@ -63,18 +63,18 @@ local died_with = dead.died_with or int(redis.call('SCARD', owned))
 local leased, orphaned, removed, offered, other_pools = {}, {}, {}, {}, {}
 local dead_lettered, skipped, handovers, children_ms = 0, 0, 0, 0
 local held_before = int(held_ms(read(detector, 'held_total_ms', 'hold_started_ms', 'hold_until_ms'), now))
-local records = {} -- all are read before anything is written: one that is broken is set aside, and does not stop this half way
+local records = {} -- all are read before the first write: a broken one is set aside, and does not stop this half way
 for i = FIRST_KEY + 1, #KEYS do
   records[i] = read_session(KEYS[i], 'state', 'requires', 'tenant', 'owner', 'epoch', 'pool', 'data', 'encoding', 'orphanings', 'offer_id', 'children',
     'child_until')
 end
--- First a write that Redis refuses when its memory is full; others look at this grave again if this one stops here.
+-- The first write is one that Redis refuses when its memory is full. Other coordinators look at this grave again if this one stops here.
 redis.call('ZADD', graves, int(now + 200), grave)
 for i = FIRST_KEY + 1, #KEYS do
   local key, id, r = KEYS[i], ARGV[FIRST_ARG + i - FIRST_KEY], records[i]
   local left_ms
   if r.owner ~= grave or (r.state ~= 'active' and r.state ~= 'handing_over') then
-    removed[#removed + 1] = id -- closed or moved meanwhile: only the index still names it
+    removed[#removed + 1] = id -- it was closed or moved meanwhile: only the index still names it
     skipped = skipped + 1
   elseif r.pool ~= pool then
     other_pools[#other_pools + 1] = id .. ' ' .. r.pool
@@ -90,7 +90,7 @@ for i = FIRST_KEY + 1, #KEYS do
     local times = tonumber(dead.ended_at) or now
     local count
     local blamed_here = true
-    if dead.apart then -- it was judged: only those that died before are blamed, if the verdict names them
+    if dead.apart then -- the death was judged: of the sessions that died before, those that the verdict names are blamed
       local got_at = tonumber(redis.call('ZSCORE', blamed, id) or nil)
       blamed_here = got_at ~= nil and got_at >= (tonumber(dead.blamed_from_ms) or 0)
     end

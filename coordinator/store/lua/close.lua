@@ -1,4 +1,4 @@
--- close.lua: the call ended; its owner closes the session, and its recovery data goes at once.
+-- close.lua: the owner closes the session when its call has ended; the recovery data is deleted at once.
 --
 -- KEYS meta          HASH                      the partition
 -- KEYS detector      HASH                      holds

@@ -1,4 +1,4 @@
--- correct.lua: a person gives fields of a record that was set aside values that parse, or forgets what was set aside.
+-- correct.lua: a person gives the fields of a record that was set aside values that parse, or forgets what was set aside.
 --
 -- KEYS events     STREAM                      what happened
 -- KEYS quarantine ZSET                        what was set aside

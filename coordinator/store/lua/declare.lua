@@ -1,4 +1,4 @@
--- declare.lua: an instance is declared dead by its silence. The guards are looked at again here, in the same moment.
+-- declare.lua: a coordinator declares an instance dead by its silence. The guards are checked again here, in the same moment.
 --
 -- KEYS meta              HASH                        the partition
 -- KEYS detector          HASH                        the last scan, holds
@@ -57,7 +57,7 @@ local last_beat, evidence, reason = score - dead_after_ms, score, 'deadline pass
 if cause == 'lost_connection' then
   evidence = last_beat + lost_after_ms
   reason = 'connection gone and no beat'
-  -- Its own trust window counts too: its settings may be others than the coordinator's.
+  -- Its own trust window counts too: its settings may differ from the coordinator's.
   if me.presence ~= '1' or now < evidence or now <= last_beat + (tonumber(me.trust_ms) or dead_after_ms) then
     return { 'ALIVE' }
   end

@@ -45,7 +45,7 @@ if held then
 end
 local r = read_session(session, 'state', 'requires', 'tenant', 'epoch', 'pool', 'data', 'encoding', 'offers', 'cause', 'previous_owner', 'orphaned_at', 'offer_id',
   'heir', 'owner', 'held_before_ms', 'apart', 'probation_ms')
-if r.state == 'handing_over' and r.epoch == epoch and (r.heir or '') == '' then -- its owner serves it: only the entry moves on
+if r.state == 'handing_over' and r.epoch == epoch and (r.heir or '') == '' then -- its owner serves it, and only the entry moves on
   redis.call('ZADD', leases, int(now + lease_ms), id)
   drop_entry(offers, r.offer_id)
   r.offers, r.cause, r.previous_owner, r.orphaned_at, r.restarted_since = '1', 'handover', r.owner, int(now), restarted_since
@@ -58,7 +58,7 @@ end
 redis.call('ZADD', leases, int(now + lease_ms), id)
 drop_entry(offers, r.offer_id)
 event(events, 'declined', now, 'session', id, 'instance', decliner, 'epoch', epoch, 'reason', reason)
-if age_ms(detector, r.orphaned_at, r.held_before_ms, now) > give_up_after_ms then -- each decline begins a new lease: none might end
+if age_ms(detector, r.orphaned_at, r.held_before_ms, now) > give_up_after_ms then -- each decline begins a new lease, so that none might ever end
   dead_letter(meta, m, session, dead_letters, leases, orphans, events, id, now, 'expired', dead_letter_ttl_ms)
   return { 'DEAD_LETTERED', 'reason', 'expired' }
 end

@@ -33,7 +33,7 @@ end
 if me.state == 'draining' then
   return { 'ALREADY', 'owned', left }
 end
--- Drains that follow each other are one rollout: whoever was started since it began is not restarted again by it.
+-- Drains that follow each other are one rollout. It does not restart again an instance that was started since it began.
 local m = read(meta, 'rollout_since_ms', 'last_drain_ms')
 local last = tonumber(m.last_drain_ms) or 0
 redis.call('HSET', meta, 'last_drain_ms', int(now))

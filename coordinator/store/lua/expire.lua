@@ -17,9 +17,9 @@
 -- ARGV give_up_after_ms   duration          age of an orphan at which the caller has hung up; holds do not count
 -- ARGV inline_bytes       int=INLINE_BYTES  data up to this size travels in the offer
 -- ARGV dead_letter_ttl_ms duration=DEAD_LETTER_TTL
--- ARGV entry_of_dead      text=''           the entry of it that a dead reader has: an attempt, and no waiting for the lease; '' otherwise
+-- ARGV entry_of_dead      text=''           its entry that a dead reader has: counts as an attempt, and the lease is not waited for; '' otherwise
 -- ARGV alone              flag=1            1 when nothing else that the dead reader had in hand may have killed it
--- ARGV apart              int=0             how many that were read with it one reader may have in hand from now on; 0: as many as it likes
+-- ARGV apart              int=0             how many of those that were read with it one reader may have in hand from now on; 0: any number
 -- REPLY EXTENDED
 -- REPLY REWRITTEN
 -- REPLY OFFERED epoch:int attempt:int
@@ -73,7 +73,7 @@ end
 if ends and ends > now and not (r.state == 'offered' and r.offer_id == entry_of_dead) then
   return { 'EARLY' }
 end
-if r.state == 'handing_over' then -- the heir never came, or the owner kept it: it simply goes on
+if r.state == 'handing_over' then -- the heir never came, or the owner kept it: the owner goes on
   redis.call('HSET', session, 'state', 'active', 'heir', '', 'heir_request', '', 'offer_id', '', 'lease_holder', '',
     'lease_until', '0')
   drop_entry(offers, r.offer_id)
@@ -101,9 +101,9 @@ if not delivered then
   if present and not passed(r.offer_id) then
     return { 'EXTENDED' } -- no worker had room
   end
-  drop_entry(offers, r.offer_id) -- whoever it was delivered to was taken out of the group, and nobody else would get it
+  drop_entry(offers, r.offer_id) -- its reader was taken out of the group, and no other reader would get it
   local entry = write_entry(offers, id, r, now, inline_bytes)
-  if passed(entry) then -- somebody set the group ahead of all that is written: who begins anew reads it
+  if passed(entry) then -- a client set the group ahead of all that is written: a stream that begins anew is read
     redis.call('DEL', offers)
     entry = write_entry(offers, id, r, now, inline_bytes)
   end
@@ -111,7 +111,7 @@ if not delivered then
   return { 'REWRITTEN' }
 end
 drop_entry(offers, r.offer_id)
--- That it waited behind a reader who lives is no failed attempt; readers give back themselves what they do not get to.
+-- Waiting for a living reader is not a failed attempt; readers give back themselves what they do not get to.
 local failed = r.offer_id == entry_of_dead
 if failed and alone == '1' and (tonumber(r.offers) or 1) >= max_offers then
   dead_letter(meta, m, session, dead_letters, leases, orphans, events, id, now, 'max_offers', dead_letter_ttl_ms)

@@ -11,7 +11,7 @@
 -- ARGV id           text <session>    session id
 -- ARGV owner        text <instance>   instance id
 -- ARGV epoch        int               the epoch that the owner holds, and goes on holding
--- ARGV lease_ms     duration          how long the offer stands; then the owner simply goes on
+-- ARGV lease_ms     duration          how long the offer stands; then the owner goes on
 -- ARGV inline_bytes int=INLINE_BYTES  data up to this size travels in the offer
 -- REPLY OK heir
 -- REPLY FENCED scope owner epoch:int state

@@ -6,7 +6,7 @@
 -- ARGV server     text      run id of the server of this connection
 -- ARGV partitions int       how many partitions the caller believes in
 -- ARGV protocol   int       version of keys and scripts that the caller speaks
--- ARGV lineage    text      a new random id, used when there is none; '' by who is not to make the partition
+-- ARGV lineage    text      a new random id, used when there is none; '' when the caller is not to make the partition
 -- ARGV hold_ms    duration  length of a hold
 -- ARGV previous   text=''   lineage that the caller knew before; '' at a first start
 -- REPLY OK lineage server created:flag protocol:int

@@ -18,12 +18,12 @@
 -- ARGV dead_after_ms duration             silence that means death
 -- ARGV trust_ms      duration             trust window
 -- ARGV predecessor   text=''              instance id of the predecessor, '' when none is known
--- ARGV token_hash    text=''              SHA-256 of the token by which a worker is known again; '' for none
+-- ARGV token_hash    text=''              SHA-256 of the token by which a worker is recognised; '' for none
 -- ARGV hosting       text=''              JSON: how the next sidecar finds and watches it; '' when none stands for it
 -- ARGV lineage       text <past.lineage>  the one that it knew before; '' for none
 -- ARGV since_ms      int <past.since_ms>  since when it knew that one, by the server's clock of then
 -- ARGV epoch         int <past.epoch>     highest epoch that it remembers
--- ARGV tenant        text=''              whose sessions alone it may have; '' for anybody's
+-- ARGV tenant        text=''              the only tenant whose sessions it may have; '' for any
 -- ARGV again         flag=0               1: this id was registered before, and the store has forgotten it
 -- REPLY OK lineage server now_ms:int
 -- REPLY NAME_IN_USE instance retry_ms:duration
@@ -61,9 +61,9 @@ if current and current ~= id then
     local d = read(detector, 'hold_until_ms')
     local hold_left = (tonumber(d.hold_until_ms) or 0) - now
     if hold_left > 0 and hold_left <= hold_length_ms(m) then
-      wait = math.max(wait, hold_left) -- its beats may not have come through: not its fault
+      wait = math.max(wait, hold_left) -- through no fault of its own its beats may not have come through
     end
-    if wait >= 0 and not (again == '1' and id > predecessor) then -- who has succeeded it before waits for nobody: a hold is short
+    if wait >= 0 and not (again == '1' and id > predecessor) then -- an instance that succeeded it before does not wait: a hold is short
       return { 'NAME_IN_USE', 'instance', predecessor, 'retry_ms', int(wait + 1) }
     end
     bury(older, instances, graves, events, predecessor, now, 'succession', id, 'the same name registered again', now,
@@ -83,7 +83,7 @@ if not me.state or me.incomplete then
   event(events, 'joined', now, 'instance', id)
 end
 redis.call('HSET', instance, 'dead_after_ms', int(dead_after_ms), 'trust_ms', trust_ms)
-if hosting ~= '' then -- another sidecar may stand for it than the one before, with other settings
+if hosting ~= '' then -- another sidecar than before may stand for it, with other settings
   redis.call('HSET', instance, 'hosting', hosting)
 end
 return { 'OK', 'lineage', m.lineage, 'server', m.server or '', 'now_ms', int(now) }

@@ -1,4 +1,4 @@
--- let_go.lua: the owner hands a session to the heir that accepted: the last data, and the epoch moves.
+-- let_go.lua: the owner hands a session, with its last data, to the heir that accepted; the epoch moves.
 --
 -- KEYS meta        HASH                      the partition
 -- KEYS detector    HASH                      holds
@@ -21,7 +21,7 @@
 -- ARGV sequence    int=0            number of the last data; 0 when none comes along
 -- ARGV data        bytes=b''        recovery data, with a sequence above 0
 -- ARGV encoding    text='bytes'     json (a mapping) or bytes: how the owner gave the data; Lua never looks into it
--- ARGV unserved_ms duration=0       for how long nobody has served it already, by the owner's clock
+-- ARGV unserved_ms duration=0       for how long no instance has served it already, by the owner's clock
 -- REPLY OK epoch:int
 -- REPLY GONE state
 -- REPLY CHILDREN left_ms:duration

@@ -51,7 +51,7 @@ if r.state and r.state ~= 'closed' and r.state ~= 'dead_lettered' then
     return { 'OWNED', 'owner', r.owner or '', 'state', r.state }
   end
   local existing = r.request == request and '0' or '1'
-  if existing == '1' and r.state == 'active' and not is_late(request, r.request) then -- who asks does not hold it (lib/again.lua)
+  if existing == '1' and r.state == 'active' and not is_late(request, r.request) then -- the owner asks because it does not hold it (lib/again.lua)
     r.epoch, r.checkpoint = take_again(meta, m, instance, session, id, r.epoch, floor, request, now), '0'
   end
   return { 'OK', 'epoch', r.epoch, 'existing', existing, 'data', r.data or '',
@@ -66,7 +66,7 @@ if given_up and r.epoch ~= letter_epoch then
   return { 'AGAIN', 'letter_epoch', r.epoch }
 end
 local epoch = next_epoch(meta, m, r.epoch, floor, now)
-if given_up then -- the caller calls again: what was given up on is another call, and keeps its data and its expiry
+if given_up then -- the caller calls again: the dead letter is another call, and keeps its data and its expiry
   redis.call('HSET', session, 'opened_again_at', int(now)) -- refused when memory is full, before anything has moved
   redis.call('RENAME', session, letter)
   redis.call('ZREM', dead_letters, id)

@@ -1,8 +1,8 @@
--- purge.lua: a person closes a dead letter; its data goes.
+-- purge.lua: a person closes a dead letter; its data is deleted.
 --
 -- KEYS dead_letters  ZSET           sessions given up on
 -- KEYS events        STREAM         what happened
--- KEYS session       HASH <letter_or_record(session, letter_epoch)> the record; of a dead letter whose id was opened again where that is kept
+-- KEYS session       HASH <letter_or_record(session, letter_epoch)> the record; where a dead letter is kept when its id was opened again
 -- ARGV server        text                                              run id of the server of this connection
 -- ARGV id            text <session>                                    session id
 -- ARGV closed_ttl_ms duration                                          how long the closed record stays

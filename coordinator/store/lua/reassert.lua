@@ -1,5 +1,5 @@
 -- reassert.lua: after lost writes an owner states again what it held; the highest epoch wins while the hold lasts.
--- Afterwards it counts only where nothing is stored, or an older epoch of the same owner. A re-asserted session is renewed before its next write.
+-- After the hold it counts only where nothing is stored, or an older epoch of the same owner. A re-asserted session is renewed before its next write.
 --
 -- KEYS meta           HASH                           the partition
 -- KEYS detector       HASH                           holds
@@ -11,7 +11,7 @@
 -- KEYS owned          SET <owned(instance)>          what it owns
 -- KEYS session        HASH <session(session)>        the record
 -- KEYS offers         STREAM <offers(pool)>          offers of the session's pool
--- KEYS rival_instance HASH <instance(rival or instance)> the owner in the store; the caller's own when it knows of none
+-- KEYS rival_instance HASH <instance(rival or instance)> the owner in the store; the caller's own record when it knows of none
 -- KEYS rival_owned    SET <owned(rival or instance)> what that one owns
 -- ARGV server         text                           run id of the server of this connection
 -- ARGV id             text <session>                 session id

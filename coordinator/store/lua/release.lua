@@ -18,8 +18,8 @@
 -- ARGV request            text              request id
 -- ARGV reason             reason            why
 -- ARGV cause              text              released; left when the whole instance goes; returned when it was just adopted and cannot be served there
--- ARGV counts             flag=1            1 when that is a recovery, as the call may be to blame; 0 when it went through nobody's fault
--- ARGV unserved_ms        duration=0        for how long nobody has served it already, by the owner's clock
+-- ARGV counts             flag=1            1 when that is a recovery, as the call may be to blame; 0 when it went through no fault of the call
+-- ARGV unserved_ms        duration=0        for how long no instance has served it already, by the owner's clock
 -- ARGV sequence           int=0             number of the last data; 0 when none comes along
 -- ARGV data               bytes=b''         recovery data, with a sequence above 0
 -- ARGV encoding           text='bytes'      json (a mapping) or bytes: how the owner gave the data; Lua never looks into it
@@ -81,7 +81,7 @@ local orphaned_at, returned = int(now), cause == 'returned'
 if returned then
   cause = 'released'
 end
-if returned and now - (tonumber(r.adopted_at) or 0) < RETURNED_MS then -- nobody has served it since: its age goes on
+if returned and now - (tonumber(r.adopted_at) or 0) < RETURNED_MS then -- no instance has served it since: its age goes on
   orphaned_at = tonumber(r.orphaned_at) and r.orphaned_at or orphaned_at
 else
   redis.call('HSET', session, 'served_until', int(now - math.max(0, unserved_ms)), 'evidence_at', int(now), 'held_before_ms',

@@ -1,4 +1,4 @@
--- resumed.lua: media is up again at the new owner: the takeover's clock ends.
+-- resumed.lua: media is up again at the new owner, and the takeover's clock stops.
 --
 -- KEYS meta     HASH                      the partition
 -- KEYS detector HASH                      holds

@@ -1,4 +1,4 @@
--- scan.lua: a coordinator's look at the partition: who is silent, which graves and leases are due. Declares nobody.
+-- scan.lua: a coordinator looks at the partition: which instances are silent, which graves and leases are due. It declares no death.
 --
 -- KEYS meta              HASH                the partition
 -- KEYS detector          HASH                the last scan, holds
@@ -7,12 +7,12 @@
 -- KEYS leases            ZSET                offers and handovers
 -- KEYS events            STREAM              what happened
 -- ARGV server            text                 run id of the server of this connection
--- ARGV max_scan_gap_ms   duration             a longer gap between scans means that somebody paused: hold
+-- ARGV max_scan_gap_ms   duration             a longer gap between scans means that a coordinator or the server paused: hold
 -- ARGV hold_ms           duration             length of that hold
 -- ARGV horizon_ms        duration             deadlines this near make a suspect
 -- ARGV limit             int=BATCH            most graves and leases
 -- ARGV most_suspects     int=MOST_SUSPECTS    most suspects; the caller reads the others page by page
--- ARGV seen_ms           int=0                a look of the caller's, by this clock, after which the clock stepped forward
+-- ARGV seen_ms           int=0                time of one of the caller's looks, by this clock, after which the clock stepped forward
 -- ARGV stepped_ms        duration=0           by so much, as the caller's own clock says; 0 when it did not
 -- ARGV due_ms            duration=0           deadlines this near may be declared: 0, or more where a lost connection counts
 -- ARGV breaker_min       int=3                so many suspects at least open the mass breaker
@@ -48,24 +48,24 @@ local last = tonumber(d.last_scan_ms)
 local reason
 if not last then
   reason = 'start'
-elseif now < last - CLOCK_TOLERANCE_MS then -- a smaller step moves deadlines by as much, and no more
+elseif now < last - CLOCK_TOLERANCE_MS then -- a smaller step moves deadlines by as much and does no other harm
   reason = 'clock'
 elseif now - last > max_scan_gap_ms then
   reason = 'gap'
 end
 if reason == 'clock' then
-  redis.call('HDEL', detector, 'stepped_at_ms') -- what was by the old clock says nothing any more
-elseif stepped_ms > 0 and seen_ms >= (tonumber(d.stepped_at_ms) or 0) then -- told by the first of those who saw it
-  redis.call('HINCRBY', detector, 'held_total_ms', int(stepped_ms)) -- nobody waited that long, so nothing ages by it
+  redis.call('HDEL', detector, 'stepped_at_ms') -- a time by the old clock says nothing any more
+elseif stepped_ms > 0 and seen_ms >= (tonumber(d.stepped_at_ms) or 0) then -- the first coordinator that saw it tells
+  redis.call('HINCRBY', detector, 'held_total_ms', int(stepped_ms)) -- that time did not pass, so no orphan ages by it
   redis.call('HSET', detector, 'stepped_at_ms', int(now))
   if (tonumber(d.hold_until_ms) or 0) <= now then
     reason = 'clock'
-  elseif d.hold_reason == 'gap' then -- as the caller's look went out before it knew
+  elseif d.hold_reason == 'gap' then -- the caller's look went out before it knew
     redis.call('HSET', detector, 'hold_reason', 'clock')
   end
 end
--- When looks come late again and again, that is how it is here, and no hold helps. One in time between two late ones changes
--- nothing: only those outside a hold have work to do, and may last long.
+-- When looks come late again and again, no hold helps. One look in time between two late ones changes nothing: only looks
+-- outside a hold have work to do, and may last long.
 local late_looks = tonumber(d.late_looks) or 0
 if late_looks > 0 and (reason or (tonumber(d.hold_until_ms) or 0) <= now) then
   local in_time = reason and 0 or (tonumber(d.looks_in_time) or 0) + 1
@@ -78,7 +78,7 @@ if reason and late_looks < MOST_LATE_LOOKS then
   redis.call('HSET', detector, 'late_looks', int(late_looks + 1))
   start_hold(detector, events, now, hold_ms, reason, false)
 end
-if another_primary then -- there somebody may beat still
+if another_primary then -- instances may still beat there
   d = read(detector, 'hold_until_ms', 'hold_reason')
   local until_ms = tonumber(d.hold_until_ms) or 0
   if until_ms > now and d.hold_reason == 'another_primary' then

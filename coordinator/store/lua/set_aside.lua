@@ -1,5 +1,5 @@
 -- set_aside.lua: what does not parse is kept as it was and made usable again, or given up on; nothing else waits for it.
--- A session that its living owner can state again is left to it; without one it becomes a dead letter with its data.
+-- A session is left to its living owner, which can state it again; without one it becomes a dead letter with its data.
 --
 -- KEYS meta         HASH                        the partition
 -- KEYS detector     HASH                        holds
@@ -34,7 +34,7 @@ local instances, graves, leases, orphans, dead_letters = KEYS[7], KEYS[8], KEYS[
 local record, owner, owned = KEYS[12], KEYS[13], KEYS[14]
 local server, member, kind, name, wanted, fault, owner_id, ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local FIRST_ARG = 8
--- What says whose a session is, who may serve it, and what is in it: without one of these nobody can take it as it is.
+-- These say who owns a session, who may serve it and what is in it: without one of them it cannot be used as it is.
 local ESSENTIAL = { state = true, owner = true, epoch = true, pool = true, requires = true, tenant = true, encoding = true, data = true }
 
 local now = now_ms()
@@ -75,7 +75,7 @@ local function get(key, field)
   return redis.call('HGET', key, field) or ''
 end
 local m, held
-if kind == 'session' or kind == 'letter' then -- meta and detector are read here, and may be what is broken
+if kind == 'session' or kind == 'letter' then -- the guard reads meta and detector, which may be what is broken
   m, held = guard(meta, detector, events, now, server)
 end
 local state = faulty.state and '' or get(record, 'state')
@@ -135,7 +135,7 @@ elseif kind == 'instance' then
     local beats = redis.pcall('ZSCORE', instances, name)
     state = type(buried) == 'string' and 'dead' or type(beats) == 'string' and 'alive' or ''
     if state == '' then
-      redis.call('DEL', record) -- nobody knows it: if it lives, it registers again
+      redis.call('DEL', record) -- no index knows it: if it lives, it registers again
     else
       redis.call('HSET', record, 'state', state)
     end

@@ -1,4 +1,4 @@
--- set_aside_member.lua: a member of an index that is no id, or an entry that nobody can read, goes out of it, and is kept with the reason.
+-- set_aside_member.lua: takes a member that is not an id, or an entry that cannot be read, out of its index and keeps it with the reason.
 --
 -- KEYS events     STREAM                   what happened
 -- KEYS quarantine ZSET                     what was set aside

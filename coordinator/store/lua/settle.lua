@@ -1,4 +1,4 @@
--- settle.lua: a grave ends when nothing is left in it; what refuses the dead stays for a while.
+-- settle.lua: a grave ends when no session is left in it; the record that refuses the dead stays for a while.
 --
 -- KEYS graves        ZSET                   dead instances that still own sessions
 -- KEYS instance      HASH <instance(grave)> the dead

@@ -1,4 +1,4 @@
--- stopped.lua: a child process that was told to stop believes no more; the owner need not wait for it.
+-- stopped.lua: a child process that was told to stop no longer believes; the owner need not wait for it.
 --
 -- KEYS session HASH <session(session)>  the record
 -- KEYS mailbox CHANNEL <mailbox(child)> the child's

@@ -1,4 +1,4 @@
--- trim.lua: takes entries out of a pool's offers that no record names, and the whole stream when it is empty and nobody reads it.
+-- trim.lua: deletes the entries of a pool's offers that no record names, and the whole stream when it is empty and has no readers.
 --
 -- KEYS offers    STREAM <offers(pool)>    offers of the pool
 -- KEYS *sessions HASH <session(sessions)> the record of the session that each entry is for
@@ -13,7 +13,7 @@ local FIRST_KEY, FIRST_ARG = 1, 1
 local trimmed, dropped = 0, 0
 for i = FIRST_KEY + 1, #KEYS do
   local session, entry = KEYS[i], ARGV[FIRST_ARG + i - FIRST_KEY]
-  local named = redis.pcall('HGET', session, 'offer_id') -- what is no record at all is not judged here
+  local named = redis.pcall('HGET', session, 'offer_id') -- a key that is not a record is not judged here
   if type(named) ~= 'table' and named ~= entry then
     redis.pcall('XACK', offers, 'workers', entry) -- the group may be missing
     trimmed = trimmed + redis.call('XDEL', offers, entry)

@@ -1,5 +1,5 @@
--- trust.lua: how long the owner of a session may still be relied on; for a process that writes on its parent's behalf.
--- It permits to believe for a short time, which the owner waits out before it gives the session away.
+-- trust.lua: tells a process that writes on its parent's behalf how long the owner of the session may still be relied on.
+-- It permits the child to believe for a short time. The owner waits it out before it gives the session away.
 --
 -- KEYS instances ZSET                      heartbeats
 -- KEYS instance  HASH <instance(instance)> the owner
@@ -8,11 +8,11 @@
 -- ARGV server    text             run id of the server of this connection
 -- ARGV owner     text <instance>  instance id
 -- ARGV epoch     int              the epoch that is held
--- ARGV belief_ms duration         for how long the child will believe what it is answered now
+-- ARGV belief_ms duration         for how long the child will believe this answer
 -- REPLY OK remaining_ms:duration dead_after_ms:duration
 -- REPLY STOP
 -- REPLY FENCED
--- RETRY safe: permits it again.
+-- RETRY safe: a second call permits it again.
 -- USES now read owner tell children
 local instances, instance, session, mailbox = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local owner, epoch, belief_ms = ARGV[2], ARGV[3], tonumber(ARGV[4])
@@ -30,7 +30,7 @@ if stopped > now and stopped <= now + CHILDREN_PAUSE_MS then
 end
 local deadline = tonumber(redis.call('ZSCORE', instances, owner) or 0)
 local last = tonumber(r.child_until) or 0
-local known = last > now and r.children or '' -- those whose leave is over are forgotten
+local known = last > now and r.children or '' -- children whose time is over are forgotten
 if not string.find(' ' .. known .. ' ', ' ' .. mailbox .. ' ', 1, true) then
   known = known == '' and mailbox or known .. ' ' .. mailbox
 end

@@ -1,4 +1,4 @@
--- withdraw.lua: an heir waits no longer for a handover that it asked for: the owner simply goes on, or asks somebody else.
+-- withdraw.lua: an heir no longer waits for a handover that it asked for: the owner goes on, or asks another instance.
 --
 -- KEYS meta     HASH                    the partition
 -- KEYS detector HASH                    holds
@@ -9,7 +9,7 @@
 -- ARGV server   text                    run id of the server of this connection
 -- ARGV id       text <session>          session id
 -- ARGV heir_id  text <instance>         instance id of the heir
--- ARGV request  text                    with which it asked
+-- ARGV request  text                    request id with which it asked
 -- REPLY OK
 -- REPLY YOURS
 -- REPLY GONE state

@@ -1,5 +1,5 @@
--- fence.lua: whether the writer still owns the session by the coordinator's record, asked in the same moment as the write.
--- Nil when it may write, or when the store is bound to no session; else the answer, by the rule of the protocol's own writers.
+-- fence.lua: whether the writer still owns the session by the coordinator's record, checked in the same moment as the write.
+-- Nil when it may write, or when the store is bound to no session; else the answer, by the rule for the protocol's own writers.
 local function fence(first_key, first_arg, operation, id)
   if #KEYS < first_key then
     return nil

@@ -1,5 +1,5 @@
 -- The text fields at the beginning of a session's JSON: its status, and where its updated_at stands (first and last position).
--- Nothing when they are not there. The same as coordinator/sessions/header.py.
+-- Nil when they are not there. The same as coordinator/sessions/header.py.
 local function string_end(value, at)
   while true do
     local found = value:find('["\\]', at)

@@ -1,4 +1,4 @@
--- Writing a session: the refusal where its key or the active set cannot be written, and both together. TYPE answers a table with `ok`.
+-- Writes a session and its place in the active set, or refuses when either key has another type. TYPE answers a table with `ok`.
 local function fits(session, active)
   local kind, index = redis.call('TYPE', session).ok, redis.call('TYPE', active).ok
   if index ~= 'none' and index ~= 'set' then
@@ -23,7 +23,7 @@ local function write(session, active, id, value, ttl_ms, listed)
   end
 end
 
--- Whether one more session under way is one too many; one that is among them already is none more.
+-- Whether one more session under way is one too many; one that is listed already does not count.
 local function full(active, id, listed, limit)
   return listed and limit > 0 and redis.call('SISMEMBER', active, id) == 0 and redis.call('SCARD', active) >= limit
 end

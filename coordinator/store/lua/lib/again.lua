@@ -1,9 +1,9 @@
--- again.lua: an owner that does not hold its session any more (an answer was lost, or its request was cancelled) takes it again, under
--- a new epoch: what it sent under the one before may still come, and must not end or give away what it holds now. Not while it is
--- handed over: the offer that stands has the epoch before.
+-- again.lua: an owner that no longer holds its session (an answer was lost, or its request was cancelled) takes it again, under a new
+-- epoch. What it sent under the one before may still arrive, and must not end or give away what it holds now. A session that is being
+-- handed over keeps its epoch: the offer that stands has it.
 
--- Whether a request was made before the one by which its owner has the session: nobody waits for its answer. An instance's
--- requests sort in the order in which they are made.
+-- Whether a request was made before the one by which its owner has the session; then its answer is not waited for any more. The
+-- requests of an instance sort in the order in which they are made.
 local function is_late(request, last)
   return request < (last or '')
 end

@@ -1,4 +1,4 @@
--- age.lua: how old an orphan is: holds do not count (hold.lua), nor what lies far behind the last look, as the clock may have stepped.
+-- age.lua: how old an orphan is. Holds do not count (hold.lua), nor does time long after the last look, as the clock may have stepped.
 local AGES_BEYOND_LOOK_MS = 5000
 local function age_ms(detector, orphaned_at, held_before, now)
   local d = read(detector, 'held_total_ms', 'hold_started_ms', 'hold_until_ms', 'last_scan_ms')

@@ -1,5 +1,5 @@
--- breaker.lua: when many fall silent at once the cause is more likely shared than each of them dead. Then silence and lost
--- connections are confirmed for a while before they count; certificates are not concerned.
+-- breaker.lua: when many instances fall silent at once, a shared cause is more likely than many deaths. Then silence and lost
+-- connections are confirmed for a while before they count; certificates do not wait.
 
 -- Counts a death by silence, in two buckets of one window each.
 local function count_silent_death(detector, now, window_ms)
@@ -13,7 +13,7 @@ local function count_silent_death(detector, now, window_ms)
   end
 end
 
--- More than there can be instances were never counted.
+-- A count above any possible number of instances is damage, and counts as 0.
 local function counted(value)
   local count = tonumber(value or nil) or 0
   return count >= 0 and count < 1000000 and count or 0
@@ -28,8 +28,8 @@ local function silent_deaths(d, now, window_ms)
   return now - since < window_ms and current + before or current
 end
 
--- Since when the breaker is open, 0 while it is closed. It opens when somebody could be declared and too many are suspects
--- or fell silent just now, and closes when nobody is a suspect any more.
+-- Since when the breaker is open, 0 while it is closed. It opens when an instance could be declared dead and too many are
+-- suspects or fell silent just now. It closes when no suspect is left.
 local function watch_mass(detector, instances, events, now, horizon_ms, due_ms, min, permille, window_ms, held)
   local d = read(detector, 'breaker_since_ms', 'silent_since_ms', 'silent_now', 'silent_before')
   local since = tonumber(d.breaker_since_ms) or 0

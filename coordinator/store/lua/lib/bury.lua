@@ -1,4 +1,4 @@
--- bury.lua: death is one-way. The instance is dead from here on, and its sessions are a grave's until all are claimed.
+-- bury.lua: death is one-way. The instance is dead from here on, and it is a grave until all its sessions are claimed.
 -- evidence: since when it counted; served_until: the last acknowledged heartbeat.
 local function bury(instance_key, instances, graves, events, id, now, cause, by, reason, evidence, served_until)
   redis.call('HSET', instance_key, 'state', 'dead', 'ended_at', int(now), 'cause', cause, 'by', by, 'reason', reason,

@@ -1,4 +1,4 @@
--- dead_letter.lua: an orphan is given up on, and kept with its data and the reason. The record says since when it is one.
+-- dead_letter.lua: an orphan is given up on, and kept with its data and the reason. The record says since when it is a dead letter.
 local function dead_letter(meta, m, key, dead_letters, leases, orphans, events, id, now, reason, ttl_ms)
   local served, epoch = unpack(redis.call('HMGET', key, 'served_until', 'epoch'))
   local served_until = tonumber(served or nil) or now

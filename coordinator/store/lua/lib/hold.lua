@@ -1,6 +1,6 @@
--- hold.lua: for now nobody is declared dead; after lost writes nothing changes hands either.
+-- hold.lua: for now no instance is declared dead; after lost writes no session changes hands either.
 
--- Milliseconds spent in holds up to now: an orphan's age does not count them.
+-- Milliseconds spent in holds up to now, which an orphan's age leaves out.
 local function held_ms(d, now)
   local total = tonumber(d.held_total_ms) or 0
   local started = tonumber(d.hold_started_ms) or 0
@@ -29,7 +29,7 @@ local function start_hold(detector, events, now, length, reason, transfers)
   event(events, 'hold', now, 'reason', reason, 'hold_ms', int(length))
 end
 
--- The floor is at least every epoch whose record the store may have forgotten: expired, or lost. It only rises.
+-- The floor is at least as high as every epoch whose record the store may have forgotten, expired or lost. It only rises.
 local function raise_floor(meta, m, epoch)
   local raised = epoch_of(epoch)
   if raised > epoch_of(m.epoch_floor) then
@@ -38,33 +38,33 @@ local function raise_floor(meta, m, epoch)
   end
 end
 
--- No epoch that this history can have given is above this.
+-- This history cannot have given an epoch above this.
 local function highest_given(m, now)
   return math.max(now, epoch_of(m.epoch_floor), epoch_of(m.epoch_highest))
 end
 
--- How long a hold is after lost writes; longer than an hour nobody has set it.
+-- How long a hold is after lost writes. A value above an hour was never set, and is not used.
 local function hold_length_ms(m)
   local length = tonumber(m.hold_ms)
   return length and length >= 0 and length <= 3600000 and length or 2000
 end
 
 -- Writes were lost, or may have been: hold. The floor rises above all that this history gave, and above all that the old
--- clock can have given if it was ahead by less than the hold lasts: the clock is there when the hold ends, so epochs do not
--- run ahead of it, and a later wipe of which nobody is left to tell cannot set them back.
--- seen: when a program that noticed it last saw the data as they were; whoever saw them no later tells no news.
+-- clock can have given if it was ahead by less than the hold lasts. The clock is there when the hold ends, so epochs do not
+-- run ahead of it, and a later wipe that no program is left to tell of cannot set them back.
+-- seen: when the program that noticed it last saw the data as they were; a program that saw them no later tells no news.
 local function lost_writes(meta, detector, events, now, m, server, seen)
   local hold_ms = hold_length_ms(m)
   m.server, m.epoch_floor = server, int(math.max(highest_given(m, now), now + hold_ms))
   redis.call('HSET', meta, 'server', server, 'epoch_floor', m.epoch_floor, 'lost_at_ms', int(math.max(now, seen)),
-    'resynced', m.lineage) -- the latter is what older programs go by
+    'resynced', m.lineage) -- older programs go by `resynced`
   start_hold(detector, events, now, hold_ms, 'lost_writes', true)
 end
 
--- What every script asks first: the partition's meta, and whether transfers are held.
+-- Every script asks this first: the partition's meta, and whether transfers are held.
 -- `server` is the run id that the caller's connection learnt; '' when it may not ask.
--- Who beats, joins or looks also says what it remembers: `lineage`, '' for none, which it has known since `since_ms`, and the
--- highest epoch. Another lineage than ours starts the hold once: not for those who come late and tell of the same change.
+-- A caller that beats, joins or looks also says what it remembers: `lineage`, '' for none, which it has known since `since_ms`, and
+-- the highest epoch. Another lineage than ours starts the hold once, and not again for a caller that tells of the same change later.
 local function guard(meta, detector, events, now, server, lineage, since_ms, epoch)
   local v = redis.call('HMGET', meta, 'server', 'lineage', 'epoch_floor', 'epoch_highest', 'hold_ms')
   local m = { server = v[1] or nil, lineage = v[2] or nil, epoch_floor = v[3] or nil, epoch_highest = v[4] or nil, hold_ms = v[5] or nil }
@@ -93,8 +93,8 @@ local function guard(meta, detector, events, now, server, lineage, since_ms, epo
       redis.call('HSET', meta, 'lost_at_ms', int(since))
     end
   end
-  -- It may be of a session, and of a history, of which nothing is left, although this one gave as high an epoch to another
-  -- session. What the clock has passed needs no memory.
+  -- The epoch may be of a session and a history of which nothing is left, although this history gave as high an epoch to another
+  -- session. An epoch that the clock has passed need not be remembered.
   if epoch_of(epoch) >= now then
     raise_floor(meta, m, epoch)
   end

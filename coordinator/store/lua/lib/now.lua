@@ -8,7 +8,7 @@ local function now_ms()
   return present_ms
 end
 
--- Lua prints large numbers as 1.79e+12; Redis must get decimal digits. Mostly it is the present time that is written.
+-- Lua prints large numbers as 1.79e+12; Redis must get decimal digits. The present time is written most often, and kept as text.
 local function int(n)
   if n ~= present_ms then
     return string.format('%d', n)

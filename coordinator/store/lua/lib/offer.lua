@@ -14,7 +14,7 @@ local function write_entry(offers, id, r, now, inline_bytes)
 end
 
 -- r: epoch (new), offers (attempt), cause, previous_owner, pool, orphaned_at, data; the record gets the rest from the caller.
--- later: its turn has not come: it is adoptable by id, and has its entry when the lease ends.
+-- later: its turn has not come. It is adoptable by id, and gets its entry when the lease ends.
 local function write_offer(key, offers, id, r, now, lease_ms, inline_bytes, holder, later)
   r.offer_id = later and '' or write_entry(offers, id, r, now, inline_bytes)
   redis.call('HSET', key, 'state', 'offered', 'owner', '', 'epoch', r.epoch, 'offers', r.offers, 'cause', r.cause or '',

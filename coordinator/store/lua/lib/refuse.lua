@@ -1,6 +1,6 @@
--- refuse.lua: what a writer is answered that may not write (owner.lua); nil for one that may. Asked twice: before the record is read (then
--- `r` is nil) and after. Who is fenced is told in an event, so that all can see who still writes for a call that others have.
--- During a hold, and after lost writes, nobody is refused for good before the owner has stated again what it held, and that is renewed before
+-- refuse.lua: the answer to a writer that may not write (owner.lua); nil for one that may. A script asks twice: before it reads the record
+-- (then `r` is nil) and after. An event tells of each writer that is fenced, so that all can see which one still writes for another's call.
+-- During a hold, and after lost writes, no writer is refused for good before the owner has stated again what it held; that is renewed before
 -- it is written. A script that answers HELD has done so before.
 local function refuse(state, r, held, events, now, operation, id, owner, epoch, ended)
   local why = objection(state, r, owner, epoch, ended)

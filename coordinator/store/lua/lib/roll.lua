@@ -1,5 +1,5 @@
 -- roll.lua: the roll of an instance: a digest of which sessions it owns, and under which epochs, kept as records change.
--- A sum, so that the order does not matter and one that goes is subtracted; 40 bits each, so that millions fit.
+-- It is a sum, so that the order does not matter and a session that goes is subtracted; 40 bits each, so that millions fit.
 local function mark(id, epoch)
   return tonumber(string.sub(redis.sha1hex(id .. ' ' .. epoch), 1, 10), 16)
 end

@@ -1,5 +1,5 @@
--- stream.lua: entries of streams. Their ids follow the clock; one that somebody wrote far ahead leaves no room for others, or keeps them behind
--- itself for good. Such a stream is begun anew: offers are written again when their leases end, and events are for people.
+-- stream.lua: entries of streams. Their ids follow the clock. An entry that a client wrote far ahead leaves no room for others, or keeps them
+-- behind itself for good. Such a stream begins anew: offers are written again when their leases end, and events are for people.
 local FAR_AHEAD_MS = 86400000
 
 local function is_spoilt(entry, now)
@@ -10,7 +10,7 @@ local function is_spoilt(entry, now)
   return tonumber(string.match(entry, '^%d+')) > now + FAR_AHEAD_MS
 end
 
--- What follows the stream are the words of XADD, from its options on.
+-- After stream and time come the words of XADD, from its options on.
 local function append(stream, now, ...)
   local entry = redis.pcall('XADD', stream, ...)
   if is_spoilt(entry, now) then
