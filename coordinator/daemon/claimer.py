@@ -69,7 +69,7 @@ class Claimer:
     heirs: Callable[[str], Awaitable[tuple[int, int]]]
 
     async def step(self, grave: str) -> bool:
-        """Claims and offers all that a grave holds, then ends it; safe to repeat, and to run beside others.
+        """Claims and offers all that a grave holds, then ends it. Safe to repeat, and to run beside other coordinators.
 
         Returns:
             Whether the grave is empty now; False while transfers are held.
@@ -79,7 +79,7 @@ class Claimer:
         """
         try:
             return await self._step(grave)
-        except CoordinatorError as error:  # what it met is set aside, and found to be well, or told
+        except CoordinatorError as error:  # what does not parse is set aside, then it is tried once more
             if not concerns_one(error):
                 raise
             await graves.mend(self.part, grave)
@@ -125,7 +125,7 @@ class Claimer:
         keys, s = self.part.keys, self.settings
         death, sessions = await graves.who_died_before(self.part, grave)
         last_ms = death.served_until_ms
-        if death.cause == "wedged":  # it gave signs of life for so long, and served nobody
+        if death.cause == "wedged":  # it gave signs of life for so long, and served no caller
             last_ms -= in_ms(s.wedged_after)
         since_ms = death.ended_at_ms - in_ms(s.recovery_window)
         blamed = [
@@ -183,12 +183,12 @@ class Claimer:
         return answer
 
     async def _give_back(self, grave: str, pool: str) -> None:
-        """Offers that the dead had read are offered again at once; then its consumer goes."""
+        """Offers again at once what the dead had read, then deletes its consumer."""
         run, stream = self.part.executor, self.part.keys.offers(pool)
         try:
             while given := await offer_stream.held_by(run, stream, grave):
                 for one in given:
-                    if not one.session:  # trimmed away, or none of ours: nothing to offer again by this entry
+                    if not one.session:  # it was trimmed, or another program wrote it: there is nothing to offer again
                         await offer_stream.acknowledge(run, stream, one.entry)
                 held = [one for one in given if one.session]
                 again = sum(one.attempt > 1 for one in held)  # readers have died with these before
@@ -214,4 +214,4 @@ class Claimer:
                         await offer_stream.acknowledge(run, stream, one.entry)
             await offer_stream.forget_reader(run, stream, grave)
         except NoGroupError:
-            return  # nobody of this pool ever read
+            return  # no worker of this pool ever read

@@ -80,7 +80,7 @@ class Daemon:
     def not_ready(self) -> list[str]:
         """Why this process is not ready; empty when it is.
 
-        A partition whose server does not answer is not looked after by anybody; the others are, so that is told by its metric.
+        When one partition's server does not answer, the others are still looked after, so only its metric tells of it.
         """
         reasons = ["stopping"] if self._stopping else []
         none_answers = not any(loop.up for loop in self.loops)
@@ -125,7 +125,7 @@ class Daemon:
         log.info("coordinator_stopped", instance=self.id)
 
     async def coordinate(self) -> None:
-        """The work itself, without HTTP and signals, until cancelled."""
+        """Does the work itself, without HTTP and signals, until cancelled."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._watch)
             for loop in self.loops:
@@ -140,7 +140,7 @@ class Daemon:
         await self._connector.aclose()
 
     def views(self) -> list[reads.Overview | None]:
-        """The last look at each partition, None where the store cannot be seen."""
+        """The last look at each partition; None for one whose store does not answer."""
         return [loop.gauges.last for loop in self.loops]
 
     async def _watch(self) -> None:

@@ -1,4 +1,4 @@
-"""Looks at a partition and declares who is silent: heartbeat -> detect."""
+"""Looks at a partition and declares silent instances dead: heartbeat -> detect."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ __all__ = ["Detector", "Look", "no_others"]
 log = structlog.get_logger()
 
 BREAKER_PATIENCE = 15
-"""Times ``dead_after`` after which an open mass breaker lets everybody go, room or not."""
+"""Times ``dead_after`` after which an open mass breaker releases all silent instances, room or not."""
 MOST_AWAITED = 2000
-"""Of so many handovers and offers at most it is looked whether an heir waits: those with the latest leases."""
+"""Handovers and offers at most, those with the latest leases, of which it looks whether an heir waits."""
 OTHER_PRIMARY_PATIENCE = 30.0
 """Seconds for which a replaced server that takes itself for the primary withholds deaths by silence; Sentinels need ten."""
 UNFIT_PATIENCE = 5
@@ -57,7 +57,7 @@ class Look:
     Attributes:
         buried: instances declared dead in this look.
         graves, leases: what is due.
-        reason: why nobody is declared, '' without a hold.
+        reason: why no instance is declared dead, '' without a hold.
         known: False when the partition must be made first.
     """
 
@@ -72,7 +72,7 @@ class Look:
 
 
 async def no_others() -> tuple[str, ...]:
-    """Where nobody names primaries."""
+    """For a store of which no Sentinel names the primary."""
     return ()
 
 
@@ -82,16 +82,16 @@ class Detector:
 
     Attributes:
         loop_lag: returns by how many seconds the own loop woke too late.
-        withheld: told why nobody is declared, once each time that it begins.
-        dead_after, lost_connection_after: of each instance, in seconds: workers behind a sidecar are given longer than others,
-            and while a setting is rolled out workers may have another one than this process.
+        withheld: called with the reason for which no instance is declared dead, once each time that it begins.
+        dead_after, lost_connection_after: of each instance, in seconds. Workers behind a sidecar are given longer than others,
+            and while a setting is rolled out workers may have another value than this process.
         watched: since when each living instance's deadline stands still, as the gauges see it.
         past: what is remembered of the partition, whatever became of its data.
         unfit: why this coordinator does not judge just now, '' when it may.
-        other_primaries: returns servers that take themselves for the primary beside the one that the Sentinels name, and where
-            somebody beats.
+        other_primaries: returns servers, beside the one that the Sentinels name, that take themselves for the primary and
+            at which an instance beats.
         page: suspects that one look names at most; the others are read page by page.
-        breaker_patience: times ``dead_after`` after which an open mass breaker lets all go, room or not.
+        breaker_patience: times ``dead_after`` after which an open mass breaker releases all, room or not.
     """
 
     part: StorePartition
@@ -123,7 +123,7 @@ class Detector:
         return self.settings.lost_connection_after if self._connections_count else 0.0
 
     async def step(self) -> Look:
-        """One look; declares whoever is dead by both clocks.
+        """Looks once, and declares the instances that are dead by both clocks. Safe to repeat.
 
         Raises:
             StoreUnavailableError: the store did not answer; nothing is known.
@@ -139,9 +139,7 @@ class Detector:
         if isinstance(answer, calls.Unknown):
             return Look(0, 0, known=False)
         stepped = clock_step_ms(self._looked, (answer.now_ms, seen_at))  # from the question before to the answer now
-        if stepped > in_ms(
-            s.max_scan_gap
-        ):  # only an answer tells: a request may have waited while the server stood still
+        if stepped > in_ms(s.max_scan_gap):  # only an answer tells: a request may wait while the server stands still
             answer, began, seen_at = await self._scan(ahead, due, (self._looked[0], stepped))
             if isinstance(answer, calls.Unknown):
                 return Look(0, 0, known=False)
@@ -206,7 +204,7 @@ class Detector:
         return answer, began, clock.now()
 
     async def _sees_another_primary(self) -> bool:
-        """Whether somebody may beat at a server that was replaced and does not know it yet; bounded, and said."""
+        """Whether an instance may beat at a server that was replaced and does not know it; for a limited time, and logged."""
         others, now = await self.other_primaries(), clock.now()
         if not others:
             self._others_since = float("inf")
@@ -225,7 +223,7 @@ class Detector:
         return False
 
     def learn(self, rows: Iterable[reads.InstanceRow]) -> None:
-        """What is known of all instances: how long each is given, and since when its deadline stands still."""
+        """Remembers of all instances how long each is given, and since when its deadline stands still."""
         s, living = self.settings, [row for row in rows if row.state != InstanceState.DEAD and row.dead_after_ms]
         self.dead_after = {row.id: in_seconds(row.dead_after_ms) for row in living}
         self.lost_connection_after = {
@@ -235,12 +233,12 @@ class Detector:
         self.watched = watch(self.watched, {row.id: row.deadline_ms for row in living}, clock.now())
 
     def forget(self) -> None:
-        """The store did not answer: what was seen before says nothing of the time since."""
+        """Forgets what was seen: the store did not answer, so it says nothing of the time since."""
         self.seen.clear()
         self.watched = {}
 
     async def _without_connection(self, doubtful: list[Suspect]) -> list[Suspect]:
-        """Those to whose presence connection nobody listens any more: one command for all."""
+        """The suspects whose presence connection is gone; one command for all."""
         if not doubtful:
             return []
         try:
@@ -257,7 +255,7 @@ class Detector:
         return [suspect for suspect, many in zip(doubtful, listeners, strict=True) if not many]
 
     async def _leave_out_who_never_lived(self, suspects: list[str]) -> None:
-        """Members of the index without a record were counted, too: the breaker is judged anew without them."""
+        """Takes members without a record out of the index: the breaker counted them, and is judged anew."""
         ghosts = await without_a_record(self.part, suspects)
         for first in range(0, len(ghosts), BATCH):
             members = ghosts[first : first + BATCH]
@@ -266,7 +264,7 @@ class Detector:
     async def _released(
         self, dead: dict[Suspect, str], now_ms: int, since_ms: int, suspects: set[str]
     ) -> dict[Suspect, str]:
-        """While the mass breaker is open: nobody until it is confirmed, then as many as the survivors have room for."""
+        """The deaths to declare while the mass breaker is open: none until it is confirmed, then as many as there is room for."""
         s = self.settings
         if self._breaker_told != since_ms:
             self._breaker_told = since_ms
@@ -277,7 +275,7 @@ class Detector:
             return {}
         if (
             open_for > s.dead_after * self.breaker_patience
-        ):  # never stuck for ever: their calls wait for workers as offers
+        ):  # it does not last for ever: the calls wait for workers as offers
             return dead
         rows = {row.id: row for row in await reads.instances(self.part)}
         room: Counter[str] = Counter()
@@ -305,7 +303,9 @@ class Detector:
             log.warning("declaration_withheld", partition=self.part.keys.partition, reason=why)
             self.withheld("slow_judge")
         self.unfit = why
-        if now - self._unfit_since > UNFIT_PATIENCE * self.settings.dead_after:  # bounded: slow is not wrong for ever
+        if (
+            now - self._unfit_since > UNFIT_PATIENCE * self.settings.dead_after
+        ):  # bounded: a slow coordinator may judge again
             log.warning("declaration_in_spite_of", partition=self.part.keys.partition, reason=why)
             return True
         return False
@@ -320,7 +320,7 @@ class Detector:
         self._held = reason
 
     def _tell_of_clocks(self, unwatched: list[Suspect]) -> None:
-        """Whose deadline passed on the server's clock, while this coordinator has not watched them for long enough."""
+        """Logs instances whose deadline passed on the server's clock, but which this process has not watched for long enough."""
         fresh = [suspect for suspect in unwatched if suspect not in self._unwatched]
         if fresh and not self._held:
             names = [suspect.instance for suspect in fresh[:10]]

@@ -23,7 +23,7 @@ log = structlog.get_logger()
 MOST_DEATHS = 10_000
 BLOCK_SECONDS = 1.0
 LACKS = {LACKS_KEY: "key", OTHER_TENANT: "tenant"}
-"""What a worker lacks that gives a session back for that reason."""
+"""Reason for which a worker gives a session back -> what it lacks."""
 ABOUT_INSTANCES = ("died", "joined", "draining")
 
 
@@ -32,7 +32,7 @@ def _seconds(event: dict[str, str], name: str) -> float:
 
 
 def _number(event: dict[str, str], name: str, default: int = 0) -> int:
-    """What an event says; it may be of another program, or no event at all."""
+    """A number in an event; ``default`` where it is invalid, as another program may have written the entry."""
     return max(0, whole(event.get(name, "").encode(), default))
 
 
@@ -42,7 +42,7 @@ class EventReader:
 
     Attributes:
         blocking: a connection on which reading may wait.
-        died: told of each death as it is read.
+        died: called with each dead instance as its event is read.
         deaths: instances known to be dead, with the own clock's time; stated again after lost writes.
     """
 
@@ -54,7 +54,7 @@ class EventReader:
     deaths: dict[str, float] = field(default_factory=dict)
 
     async def step(self, *, block: bool = False) -> int:
-        """Reads what is new.
+        """Reads and counts the new events.
 
         Args:
             block: wait for `BLOCK_SECONDS` until there is something.

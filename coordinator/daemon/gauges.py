@@ -31,7 +31,7 @@ class PartitionGauges:
     last: reads.Overview | None = None
 
     async def step(self) -> None:
-        """Looks and sets.
+        """Looks at the partition and sets its gauges. Safe to repeat.
 
         Raises:
             StoreUnavailableError: the store did not answer.
@@ -80,7 +80,7 @@ class PartitionGauges:
         m.drain_deadline.set(in_seconds(min(ends, default=0)))  # of several the one that is over first
 
     def withheld(self, reason: str, on: bool) -> None:
-        """This coordinator, not the partition, declares nobody just now."""
+        """Sets or clears the gauge that this coordinator alone declares no death just now."""
         labels = str(self.part.keys.partition), reason
         if on:
             self.metrics.hold_active.labels(*labels).set(1)
@@ -95,7 +95,7 @@ class PartitionGauges:
             return  # it was never set
 
     def drop(self) -> None:
-        """Nothing is known: exports nothing of this partition."""
+        """Exports nothing of this partition, as nothing is known of it. Safe to repeat."""
         m, p = self.metrics, str(self.part.keys.partition)
         self.last = None
         for state in SHOWN:

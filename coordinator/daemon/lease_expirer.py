@@ -20,14 +20,14 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class LeaseExpirer:
-    """Looks at the sessions whose lease is due."""
+    """Ends the leases that are due in one partition."""
 
     part: StorePartition
     settings: Settings
     by: str
 
     async def step(self, sessions: Sequence[str]) -> None:
-        """Ends the leases of ``sessions``; safe to repeat, and to run beside others.
+        """Ends the leases of ``sessions``. Safe to repeat, and to run beside other coordinators.
 
         Raises:
             StoreUnavailableError: the store did not answer; the leases stay due.

@@ -1,6 +1,6 @@
-"""One partition's loops: a detector that only looks and declares, what it finds to do, and a slow half.
+"""One partition's loops: a detector that only looks and declares, the work that it finds, and a slow half.
 
-They use connections of their own, so that a large grave or the walk over the records delays no declaration.
+Each has a connection of its own, so that a large grave or the walk over the records delays no declaration.
 Partitions never wait for each other.
 """
 
@@ -40,13 +40,13 @@ __all__ = ["PartitionConnections", "PartitionLoop"]
 log = structlog.get_logger()
 
 SLOW_SECONDS = 1.0
-"""Between two steps of the slow half: sweep, gauges."""
+"""Seconds between two steps of the slow half: sweep, gauges."""
 WAIT_SECONDS = 0.25
 LOOPS = ("look", "burial", "leases", "sweep", "tidy", "gauges", "events")
 MOST_BURIALS = 16
 """Graves that one coordinator empties side by side; the others wait for their turn."""
 MOST_GRAVES_WAIT = 10_000
-"""So many wait for their turn here at most; others are found again by their key."""
+"""Graves that wait for their turn here at most; others are found again by their key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class PartitionLoop:
 
     Attributes:
         up: whether the store answered last time.
-        prepared: whether the partition was found, or made, for a program like this.
+        prepared: whether the partition was found, or made, for this version of the program.
     """
 
     def __init__(
@@ -121,11 +121,11 @@ class PartitionLoop:
 
     @property
     def troubles(self) -> list[str]:
-        """Why it does not do all that it is for, beside a store that does not answer; empty while it does."""
+        """Which loops fail, and why; empty while all work. A store that does not answer is not among them."""
         return [f"{loop.loop} fails: {loop.trouble}" for loop in self.steady.values() if loop.trouble]
 
     async def prepare(self) -> None:
-        """Makes the partition, or checks that it was made for a program like this.
+        """Makes the partition, or checks that it was made for this version of the program. Safe to repeat.
 
         Raises:
             ConfigurationError: another number of partitions, a protocol that this program does not speak, a server
@@ -146,7 +146,7 @@ class PartitionLoop:
         self.prepared = True
 
     async def step(self, tasks: anyio.abc.TaskGroup) -> float:
-        """One look, and a task for each thing that it finds to do: what `run` does again and again.
+        """Looks once, and starts a task for each thing that it finds to do; `run` repeats it.
 
         Args:
             tasks: where the work goes on; the next look does not wait for it.
@@ -162,7 +162,7 @@ class PartitionLoop:
         return self._pause(found)
 
     async def look(self) -> Look:
-        """One look: declares who is dead, and takes nothing.
+        """Looks once: declares deaths, and claims nothing. Safe to repeat, and beside other coordinators.
 
         Raises:
             ConfigurationError, StoreUnavailableError: as `prepare`.
@@ -197,7 +197,7 @@ class PartitionLoop:
         )
 
     async def _heirs(self, pool: str) -> tuple[int, int]:
-        """How many living instances of a pool have room, and how much together, as the gauges saw it last."""
+        """How many living instances of a pool have room, and for how many sessions together, as the gauges saw it last."""
         view = self.gauges.last
         rows = await reads.instances(self.burial.part) if view is None else view.instances
         living = [row for row in rows if row.state == InstanceState.ALIVE and row.id not in self.events.deaths]
@@ -206,13 +206,13 @@ class PartitionLoop:
 
     @staticmethod
     def _graves(found: Look) -> list[str]:
-        """What may be claimed now: the newly dead first."""
+        """Graves that may be claimed now: the newly dead first."""
         if found.transfers_held:
             return []
         return list(dict.fromkeys([*found.buried, *found.graves]))
 
     async def _restate_deaths(self) -> None:
-        """Another server, or another lineage, may have forgotten who is dead."""
+        """States the known deaths again: another server, or another lineage, may have forgotten them."""
         data = self.part.executor.server, self.detector.past.lineage
         known = list(self.events.deaths) if data != self._data and any(self._data) else []
         for first in range(0, len(known), BATCH):
@@ -232,7 +232,7 @@ class PartitionLoop:
         self._data = data
 
     async def slow_step(self) -> None:
-        """The slow half: the walk over the records, and the gauges.
+        """One step of the slow half: the walk over the records, and the gauges. Safe to repeat.
 
         Raises:
             StoreUnavailableError: the store did not answer.
@@ -253,7 +253,7 @@ class PartitionLoop:
             self.detector.learn(view.instances)
 
     async def run(self) -> None:
-        """Looks until cancelled; waits with backoff and jitter while the store is away, and declares nobody.
+        """Looks until cancelled; while the store is away it waits with backoff and jitter, and declares no death.
 
         Raises:
             ConfigurationError: the store is not one that this program can work with.
@@ -276,7 +276,7 @@ class PartitionLoop:
                 failures += 1
             except ConfigurationError:
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever is wrong with one thing, the others are looked after
+            except Exception as error:  # noqa: BLE001 - an error in one thing does not stop the others
                 pause = self.steady["look"].failed(error, partition=self.part.keys.partition)
             else:
                 self._back()
@@ -285,7 +285,7 @@ class PartitionLoop:
             await anyio.sleep(pause)
 
     def _start_work(self, tasks: anyio.abc.TaskGroup, found: Look) -> None:
-        """A task for each grave that nobody here empties yet, and one for the leases that are due."""
+        """Starts a task for each grave that no task empties yet, and one for the leases that are due."""
         for grave in self._graves(found):
             self._start_burial(tasks, grave)
         if found.leases and not found.transfers_held and not self._keeping_leases:
@@ -339,7 +339,7 @@ class PartitionLoop:
             self._keeping_leases = False
 
     async def run_slow(self) -> None:
-        """The slow half until cancelled."""
+        """Runs the slow half until cancelled."""
         while True:
             if self.up:
                 try:

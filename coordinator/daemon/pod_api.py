@@ -26,7 +26,7 @@ __all__ = ["PodApi"]
 PAGE = 100
 """Pods that a list asks for at a time: about a megabyte, so that reading it does not hold up detection."""
 WATCH_SECONDS = 290
-"""After which the API server ends a watch by itself, so that its load is spread anew; a normal end."""
+"""Seconds after which the API server ends a watch by itself, so that its load is spread anew; a normal end."""
 REQUEST_SECONDS = 10.0
 LONGEST_LINE = 8 * 1024 * 1024
 """Bytes; an object of the API is bounded by what etcd takes, 1.5 MiB."""
@@ -76,7 +76,7 @@ class PodApi:
         return cls(url, namespace, settings.pod_selector, credentials)
 
     async def list(self) -> tuple[list[Any], str]:
-        """All pods, page by page, and the version from which a watch goes on.
+        """Reads all pods, page by page, and the version from which a watch goes on. Safe to repeat.
 
         Raises:
             PodApiError: ``gone`` when it took so long that the pages do not fit together any more.
@@ -98,7 +98,7 @@ class PodApi:
 
     @asynccontextmanager
     async def watch(self, version: str) -> AsyncIterator[AsyncIterator[tuple[str, dict[str, Any]]]]:
-        """What changes after ``version``, bookmarks included: type and object; ends when the server ends it.
+        """Yields each change after ``version``, bookmarks included, as type and object; ends when the server ends it.
 
         Raises:
             PodApiError: on entering, and while it is read; ``gone`` when the server has forgotten that version.
@@ -121,7 +121,7 @@ class PodApi:
             await answer.aclose()
 
     async def set_cost(self, pod: Pod, cost: int) -> None:
-        """Sets the annotation, if the pod has not changed since it was seen: of several that try, one succeeds.
+        """Sets the annotation, if the pod has not changed since it was seen: of several coordinators one succeeds.
 
         Raises:
             PodApiError: ``conflict`` when it has changed, ``not_found`` when it is gone.
@@ -148,11 +148,11 @@ class PodApi:
         return {**params, **_given("labelSelector", self.selector)}
 
     def _headers(self) -> dict[str, str]:
-        self._token = _read(self._token_file) or self._token  # being replaced just now: the last one
+        self._token = _read(self._token_file) or self._token  # empty while it is replaced: the last one serves
         return _given("Authorization", f"Bearer {self._token}" if self._token else "")
 
     def _open(self) -> httpx2.AsyncClient:
-        """The client; a new one when the authority's certificate was replaced (a watch goes on over the old one)."""
+        """The client, made anew when the authority's certificate was replaced (a watch goes on over the old one)."""
         try:
             stamp = self._ca_file.stat().st_mtime_ns
         except OSError:
@@ -260,4 +260,4 @@ _KEEPALIVE: list[tuple[int, int, int]] = [
         if hasattr(socket, name)
     ),
 ]
-"""A watch whose other end vanished ends within half a minute, although nothing is ever sent on it."""
+"""A watch whose other end vanished ends within half a minute, although the client sends nothing on it."""

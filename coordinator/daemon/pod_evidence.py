@@ -9,18 +9,18 @@ The proof of an exit is a statement of the kubelet, and nothing else: all contai
 - A force-deleted pod (``--force --grace-period=0``) is gone at once while its containers run: the last status says
   ``running``. No proof. Between two starts of a container it may say ``terminated`` in the phase ``Running``, and the
   kubelet starts it again before it hears of the deletion. No proof either.
-- A lost node: nobody writes the status, or the control plane does. PodGC sets the phase ``Failed`` and deletes the object,
-  and the containers stay as the kubelet last described them, in general ``running``. No proof, and where PodGC
+- A lost node: no component writes the status, or the control plane does. PodGC sets the phase ``Failed`` and deletes the
+  object, and the containers stay as the kubelet last described them, in general ``running``. No proof, and where PodGC
   left its mark (``DeletionByPodGC``) never.
 - A watch with a label selector says ``DELETED`` of a pod that lost its label. It runs. No proof.
 - A container that is out of memory, crashes or fails its liveness probe is started again in the same pod, under the same
-  uid: that is no end of the pod. The supervisor, a lost connection or silence tell of that instance.
+  uid: the pod does not end. The supervisor, a lost connection or silence tells of that instance.
 - ``ContainerStatusUnknown``: the kubelet found no trace of the container, and saw no exit. No proof.
 - A pod that is absent from a full list proves what its last status proved, and no more.
 
-A second order of time guards all of this: an instance that registered after the last container is said to have ended was
-not in that container, whatever a status says. (It compares the clocks of the node and of the store; where these
-differ, a certificate may be missing, and the other evidence finds the death.)
+The order of time is a second guard: an instance that registered after the last container is said to have ended was not in
+that container, whatever a status says. (It compares the clocks of the node and of the store. Where they differ, a
+certificate may be missing, and the other evidence finds the death.)
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from coordinator.store.reads import InstanceRow
 __all__ = ["COST_ANNOTATION", "UID_LABEL", "Pod", "belongs", "certified", "deletion_costs", "end_of", "withheld"]
 
 COST_ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
-"""By it a ReplicaSet chooses which pods to delete first when it gets smaller: the cheapest, 0 where it is absent."""
+"""A ReplicaSet that gets smaller deletes the pods with the lowest value first; 0 where it is absent."""
 UID_LABEL = "pod_uid"
 """An instance's label that names the pod it runs in; from the downward API (``metadata.uid``)."""
 HIGHEST_COST = 2**31 - 1
 ENDED = ("Succeeded", "Failed")
 NEVER_REUSED = {("apps", "ReplicaSet"), ("batch", "Job")}
-"""Controllers that give each of their pods a name of its own; a StatefulSet, and a person, give the same one again."""
+"""Controllers that give each of their pods a name of its own; a StatefulSet or a person may give the same name again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """What matters of a pod.
+    """The facts about a pod that count here.
 
     Attributes:
         version: its ``resourceVersion``, which changes with each write.
@@ -57,7 +57,7 @@ class Pod:
         once: no other pod will have this name.
         scaled: a ReplicaSet owns it, and may choose it when it gets smaller.
         leaving: it ended, or its deletion was asked for.
-        cost: the annotation, 0 where it is absent or no number.
+        cost: the annotation, 0 where it is absent or invalid.
     """
 
     uid: str
@@ -73,7 +73,7 @@ class Pod:
 
     @classmethod
     def parse(cls, pod: Mapping[str, Any]) -> Pod:
-        """From a pod object of the API; what is odd in it makes doubt, never proof.
+        """Reads a pod object of the API; what is odd in it makes doubt, never proof.
 
         Raises:
             ValueError: it has no name, uid or version.
@@ -100,7 +100,7 @@ class Pod:
 
 
 def end_of(pod: Mapping[str, Any]) -> tuple[int, str]:
-    """When a pod's last container ended, and why that is not known; the rule stands at the head of this module.
+    """When a pod's last container ended, or why that is not known; the rule stands at the head of this module.
 
     Returns:
         Ms since 1970 by its node's clock and '', or 0 and the doubt.
@@ -151,7 +151,7 @@ def certified(pods: Iterable[Pod], rows: Iterable[InstanceRow]) -> dict[str, Pod
     """The instances whose end is proven by the end of their pods.
 
     Args:
-        pods: any pods; those whose end is not proven certify nobody.
+        pods: any pods; a pod whose end is not proven certifies no instance.
         rows: the instances of a partition.
 
     Returns:
@@ -178,11 +178,11 @@ def deletion_costs(pods: Iterable[Pod], rows: Iterable[InstanceRow]) -> dict[str
     """What it would cost to delete each pod: the sessions that its living instances own.
 
     Args:
-        pods: any pods; only those of a ReplicaSet that stay have a cost.
+        pods: any pods; only pods of a ReplicaSet that are not leaving have a cost.
         rows: the instances of all partitions.
 
     Returns:
-        Uid -> sessions, for pods in which an instance lives; the others are not this program's.
+        Uid -> sessions, for pods in which an instance lives; other pods are left alone.
     """
     find = _finder([pod for pod in pods if pod.scaled and not pod.leaving])
     costs: dict[str, int] = {}
@@ -205,7 +205,7 @@ def _finder(pods: list[Pod]) -> Callable[[InstanceRow], Pod | None]:
 
 
 def _controller(about: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Group and kind of who made the pod."""
+    """Group and kind of the controller that made the pod."""
     for owner in _mappings(about.get("ownerReferences")):
         if owner.get("controller") is True:
             return _text(owner.get("apiVersion")).partition("/")[0], _text(owner.get("kind"))
@@ -232,7 +232,7 @@ def _number(value: object) -> int:
 
 
 def _time_ms(value: object) -> int:
-    """Ms since 1970 of a time like 2026-01-31T12:00:00Z, 0 if it is none."""
+    """Ms since 1970 of a time like 2026-01-31T12:00:00Z, 0 if it is invalid."""
     try:
         at = datetime.fromisoformat(_text(value))
     except ValueError:

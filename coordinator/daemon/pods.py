@@ -33,18 +33,18 @@ log = structlog.get_logger()
 LEAST_PAUSE, LONGEST_PAUSE = 0.2, 30.0
 """Seconds between trials against an API server that fails."""
 COST_EVERY = 30.0
-"""Least seconds between two annotations of a pod, whoever wrote them: each is a write to the API server, and Kubernetes asks
+"""Least seconds between two annotations of a pod by any coordinator: each is a write to the API server, and Kubernetes asks
 not to follow a number closely (Concepts, ReplicaSet, "Pod deletion cost")."""
 COST_LOOK = 5.0
 """Seconds, more or less, between two looks at what pods cost."""
 SHORTEST_WATCH = 1.0
-"""Seconds; a watch that ends sooner, and told nothing, is an error and not the end that was asked for."""
+"""Seconds; a watch that ends sooner and told nothing is an error, not the end that was asked for."""
 IN_THE_STREAM = ("malformed", "closed", "gone")
 """Errors that a connection which opens well does not disprove."""
 
 
 def _failure(error: Exception) -> tuple[str, str]:
-    """Kind and detail; what is no `PodApiError` is a fault of this program, which must not end it."""
+    """Kind and detail of an error; one that is not a `PodApiError` is this program's fault, and must not end it."""
     return (error.kind, error.detail) if isinstance(error, PodApiError) else ("other", told(error))
 
 
@@ -53,7 +53,7 @@ class PodWatch:
     """Lists, then watches, and passes on each pod whose end is proven.
 
     Attributes:
-        ended: told of a pod that ended; may be told of it again.
+        ended: called with each pod that ended, maybe more than once.
         pods: uid -> what was last seen of it.
         version: from where the watch goes on, '' when a list is needed.
         up: whether the watch stands.
@@ -84,7 +84,7 @@ class PodWatch:
         pods = {pod.uid: pod for pod in map(self._parse, found)}
         for pod in pods.values():
             if pod.ended_ms:
-                self.ended(pod)  # again too: whoever had to be told may have been away
+                self.ended(pod)  # again, too: the certifier's store may have been away
         for pod in [known for uid, known in self.pods.items() if uid not in pods]:
             self._gone(pod)
         self.pods, self.version = pods, version
@@ -121,7 +121,7 @@ class PodWatch:
 
     @staticmethod
     def _gone(pod: Pod) -> None:
-        """It is no more, or not ours any more: that proves nothing."""
+        """Logs a pod that is gone, or that the selector no longer matches: neither proves an end."""
         if not pod.ended_ms:
             log.info("pod_gone_without_proof", pod=pod.name, uid=pod.uid, reason=pod.doubt)
 
@@ -144,7 +144,7 @@ class PodWatch:
             await anyio.sleep(pause)
 
     def failed(self, error: Exception) -> float:
-        """Counts an error, and says it when it is another than before.
+        """Counts an error, and logs it when its kind is another than before.
 
         Returns:
             Seconds to wait.
@@ -154,7 +154,7 @@ class PodWatch:
         self.metrics.pod_watch_up.set(0)
         self.up = False
         if kind not in ("unreachable", "timeout", "closed", "server", "unauthorized", "forbidden"):
-            self.version = ""  # gone, or nothing that one should go on from
+            self.version = ""  # gone, or not fit to go on from
         if kind != self._trouble:
             say = log.info if kind in ("gone", "closed") else log.warning
             say(
@@ -183,7 +183,7 @@ class Certifier:
 
     Args:
         part: with a connection of its own.
-        by: who signs the certificates.
+        by: id of the coordinator, which signs the certificates.
     """
 
     def __init__(self, part: StorePartition, metrics: Metrics, by: str) -> None:
@@ -192,15 +192,15 @@ class Certifier:
         self._more = anyio.Event()
 
     def add(self, pod: Pod) -> None:
-        """A pod ended. Safe to repeat."""
+        """Remembers a pod that ended. Safe to repeat."""
         self.waiting[pod.uid] = pod
         self._more.set()
 
     async def step(self) -> list[str]:
-        """Looks once at who is registered, for all pods that wait, and certifies their instances.
+        """Looks once at the registered instances, for all pods that wait, and certifies theirs. Safe to repeat.
 
         Returns:
-            The instances declared dead by it; whoever was dead already is not among them.
+            The instances that it buried; those that were dead already are not among them.
 
         Raises:
             StoreUnavailableError: the store did not answer; the pods go on waiting.
@@ -263,7 +263,7 @@ class DeletionCosts:
 
     Attributes:
         rows: the instances of all partitions as last seen, None while a partition cannot be seen.
-        every: least seconds between two annotations of a pod, whoever wrote them.
+        every: least seconds between two annotations of a pod by any coordinator.
     """
 
     watch: PodWatch
@@ -276,7 +276,7 @@ class DeletionCosts:
     async def step(self) -> int:
         """Annotates the pods whose number of sessions is another than their annotation; safe beside other coordinators.
 
-        A pod that changed since it was seen is left for the next step: of several coordinators one writes.
+        A pod that changed since it was seen is left for the next step, so only one of several coordinators writes.
 
         Returns:
             How many were annotated.
@@ -297,7 +297,7 @@ class DeletionCosts:
         return done
 
     def _due(self, pod: Pod, cost: int) -> bool:
-        """Whether to write now; remembers when the annotation was last seen to change, by whomever."""
+        """Whether to write now; remembers when any writer's change of the annotation was last seen."""
         seen, at = self._written.get(pod.uid, (pod.cost, -self.every))
         if seen != pod.cost:
             seen, at = pod.cost, clock.now()
@@ -319,7 +319,7 @@ class DeletionCosts:
         return 1
 
     async def run(self) -> None:
-        """Looks until cancelled; what fails is said once, and tried again."""
+        """Looks until cancelled; logs a failure once, and tries again."""
         failures = 0
         while True:
             try:
@@ -342,12 +342,12 @@ class DeletionCosts:
 
 
 class PodEvents:
-    """All of it, for a coordinator.
+    """Everything that a coordinator does with pods.
 
     Args:
         parts: a way to each partition, of its own.
         views: the last look at each partition, None where the store cannot be seen.
-        by: who signs the certificates.
+        by: id of the coordinator, which signs the certificates.
 
     Raises:
         ConfigurationError: the extra is not installed, or this process is not in a cluster.
@@ -385,7 +385,7 @@ class PodEvents:
         return [row for view in views if view is not None for row in view.instances]
 
     async def run(self) -> None:
-        """Until cancelled; raises nothing of its own."""
+        """Runs until cancelled; raises nothing of its own."""
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self.watch.run)

@@ -1,4 +1,4 @@
-"""A slow walk over all keys that finds what an index lost (the scar is asynq's issue 1144), and what nobody uses any more.
+"""A slow walk over all keys that finds what an index lost (the scar is asynq's issue 1144), and what no program uses any more.
 
 A fixed number of keys a step, so that its cost does not grow with the number of sessions.
 """
@@ -30,10 +30,10 @@ COUNT = 100
 
 @dataclass(slots=True)
 class Sweeper:
-    """Where the walk is, and what was amiss when it last came by: whoever is about to register again gets time for it.
+    """Where the walk is, and what was amiss when it last came by. An instance that is about to register again gets time for it.
 
     Attributes:
-        unknown_since: owners that nobody knew, and instances that no index names, with the own clock's time.
+        unknown_since: owners without a record, and instances that no index names, with the own clock's time.
     """
 
     part: StorePartition
@@ -48,7 +48,7 @@ class Sweeper:
         self._tidier = Tidier(self.part)
 
     async def step(self) -> int:
-        """Looks at some keys and repairs the indexes of those that disagree.
+        """Looks at some keys and repairs the indexes that disagree with a record. Safe to repeat.
 
         Returns:
             How many records were repaired.
@@ -71,7 +71,7 @@ class Sweeper:
         return repaired
 
     def _count_no_pause(self) -> None:
-        """Time in which this process stood still, or the store was away, was not given to anybody to register again."""
+        """Leaves out time in which this process stood still, or the store was away: no instance could register then."""
         now = clock.now()
         pause = now - self._stepped - min(MOST_BETWEEN_SECONDS, self.settings.dead_after)
         self._stepped = now
@@ -88,7 +88,7 @@ class Sweeper:
         ]
         wrong = []
         for (session, _, owner), found in zip(records, await walk.indexed(self.part, records), strict=True):
-            if found.refused:  # a key of another type than ours is left alone, and holds up no other session
+            if found.refused:  # a key of another type is left alone, and holds up no other session
                 log.error(
                     "record_unreadable", kind="session", name=session, error=found.refused, partition=keys.partition
                 )
@@ -107,7 +107,7 @@ class Sweeper:
         return len(wrong)
 
     def _agrees(self, owner: str, found: walk.Indexed) -> bool:
-        """Whether the indexes say of a session what its record says."""
+        """Whether the indexes agree with a session's record."""
         if found.owner_state is None:
             return found.listed
         if not found.owner_state:  # its owner may be about to register again, after lost writes
@@ -124,7 +124,7 @@ class Sweeper:
         return clock.now() - since >= 2 * self.settings.dead_after
 
     async def _instances(self, ids: list[str]) -> int:
-        """Instances that live by their record and whose heartbeats nobody watches get a deadline: they beat, or they are dead."""
+        """Gives a deadline to instances that live by their record and have no heartbeat entry: they beat, or they are dead."""
         await walk.records_that_parse(self.part, [self.part.keys.instance(i) for i in ids])
         repaired = 0
         for found in await walk.instances_indexed(self.part, ids):
@@ -136,7 +136,7 @@ class Sweeper:
         return repaired
 
     async def tidy(self) -> None:
-        """Takes out what ended: see `Tidier`.
+        """Takes out what ended: see `Tidier`. Safe to repeat.
 
         Raises:
             StoreUnavailableError: the store did not answer.

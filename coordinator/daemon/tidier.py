@@ -1,4 +1,4 @@
-"""Takes out of Redis what ended and what nothing else takes out: a bounded piece a step, from where the last step stopped."""
+"""Takes out of Redis what has ended and nothing else takes out: a bounded piece each step, from where the last step stopped."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ ENTRIES = 20
 """Entries of a stream that are read at a time: they carry recovery data."""
 INDEXES: tuple[Index, ...] = ("dead_letters", "orphans", "instances")
 MOST_SET_ASIDE = 1000
-"""Things in quarantine; of more the oldest go."""
+"""Things in quarantine; of more, the oldest are deleted."""
 UNSAID_SECONDS = 60.0
-"""What an instance gets that does not say how long it may be silent."""
+"""Seconds that an instance gets when its record does not say how long it may be silent."""
 SLACK_SECONDS = 1.0
-"""By which a time may lie ahead of what was asked for: a beat that comes between two looks, and a clock that is set."""
+"""Seconds by which a deadline may lie ahead of what was asked for: a beat came between two looks, or a clock was set."""
 IDLE_SECONDS = 3600.0
-"""A consumer of events that has not read for so long belongs to a coordinator that is gone."""
+"""Seconds; a consumer of events that has not read for so long belongs to a coordinator that is gone."""
 
 
 def session_of(member: object) -> str:
-    """The session of a member of an index, be it an id, or an id and an epoch; '' of anything else."""
+    """The session of a member of an index, which is an id, or an id and an epoch; '' for anything else."""
     if not isinstance(member, bytes):
         return ""
     name, _, epoch = member.partition(b" ")
@@ -48,7 +48,7 @@ def session_of(member: object) -> str:
 
 @dataclass(slots=True)
 class Tidier:
-    """Where it stopped, and what the walk over all keys has met that is to be looked at.
+    """Where it stopped, and what the walk over all keys found to look at.
 
     Attributes:
         idle: seconds after which a consumer of events that does not read belongs to a coordinator that is gone.
@@ -63,13 +63,13 @@ class Tidier:
     _told: set[str] = field(default_factory=set)
 
     def met(self, pools: Iterable[str], *, events: bool) -> None:
-        """The walk came by the offers of these pools, and by the events."""
+        """Remembers that the walk came by the offers of these pools, and by the events."""
         for pool in pools:
             self._pools.setdefault(pool, "")
         self._events = self._events or events
 
     async def step(self) -> None:
-        """A piece of each; what is broken about one stops no other.
+        """Does a piece of each task; a fault in one stops no other. Safe to repeat.
 
         Raises:
             StoreUnavailableError: the store did not answer; what was not looked at comes later.
@@ -92,7 +92,7 @@ class Tidier:
                 await tidying.mend_indexes(self.part)
 
     async def _names_of_the_gone(self) -> None:
-        """Names of instances whose records ended."""
+        """Forgets the names of instances whose records are gone."""
         for _ in range(MOST_BATCHES):
             self._names, gone = await tidying.names_of_the_gone(self.part, self._names, COUNT)
             for at in range(0, len(gone), COUNT):
@@ -102,7 +102,7 @@ class Tidier:
                 return
 
     async def _index(self, index: Index) -> None:
-        """Members of an index that their records do not stand behind."""
+        """Takes out members of an index to which their records do not belong."""
         for _ in range(MOST_BATCHES):
             rank = self._ranks.get(index, 0)
             found = await tidying.members_from(self.part, index, rank, COUNT)
@@ -119,19 +119,19 @@ class Tidier:
         return await tidying.set_aside_members(self.part, tidying.key_of(self.part, index), members)
 
     async def _due(self, index: str, fits: Callable[[object], str]) -> None:
-        """Members of an index of what is due that are no ids: no program could do with them what is due."""
+        """Sets aside due members of an index that are not ids: no program could do for them what is due."""
         found = await tidying.first_members(self.part, index, COUNT)
         await self._set_aside(index, [raw for raw in found if not fits(raw)])
 
     async def _never_due(self, index: str) -> None:
-        """Members whose time lies beyond all that a setting can ask for: nothing would ever be done with them."""
+        """Brings forward members whose time lies beyond what any setting allows: they would never be due."""
         for late in await tidying.beyond(self.part, index, MOST_SECONDS, UNSAID_SECONDS, COUNT):
             await self._bring_forward(index, late)
 
     async def _not_due_for_too_long(self) -> None:
-        """Instances that have longer to beat than they asked for: no program gave them that time, and they would never be dead.
+        """Brings forward deadlines that lie later than the instance asked for: they would never make it dead.
 
-        One that lives gives itself the right time with its next beat.
+        A living instance sets the right deadline with its next beat.
         """
         for late in await tidying.not_due_for_too_long(self.part, SLACK_SECONDS, UNSAID_SECONDS, COUNT):
             await self._bring_forward("instances", late)
@@ -141,11 +141,11 @@ class Tidier:
         log.warning("time_repaired", index=index, member=text(late.member), partition=self.part.keys.partition)
 
     async def _quarantine(self) -> None:
-        """Of what was set aside the newest is kept, and what has ended is not listed."""
+        """Keeps the newest of what was set aside, and takes what has ended out of the list."""
         await tidying.forget_ended_quarantine(self.part, MOST_SET_ASIDE, COUNT)
 
     async def _offers(self) -> None:
-        """Some entries of one pool's offers; at the end of the stream the consumers too, and the stream itself."""
+        """Trims some entries of one pool's offers; at its end also consumers that are gone, and an unused stream itself."""
         if not self._pools:
             return
         pool, last = next(iter(self._pools.items()))
@@ -163,14 +163,14 @@ class Tidier:
             await forget_reader(run, keys.offers(pool), reader)
         if (
             found or last or pool in await tidying.living_pools(self.part)
-        ):  # who has never read an offer is no consumer yet
+        ):  # a worker that has never read an offer is not a consumer yet
             return
         answer = await run.run(calls.trim(keys, pool=pool, sessions=[], entries=[]))
         if answer.dropped:
             log.info("offers_dropped", pool=pool, partition=keys.partition)
 
     async def _readers_of_events(self) -> None:
-        """Consumers under names of their own, as coordinators had them before all read under one."""
+        """Removes idle consumers under a coordinator's own name, from before all coordinators read under one."""
         if not self._events:
             return
         self._events = False
