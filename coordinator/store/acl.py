@@ -1,6 +1,6 @@
 """Users of Redis with what their program needs and nothing else, as lines of ``ACL SETUSER``.
 
-Made from what `coordinator.store.rights` lists; every server from Redis 6.2 on takes them. No connection is needed.
+They are made from what `coordinator.store.rights` lists; every server from Redis 6.2 on takes them. No connection is needed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from coordinator.store.rights import CONNECTING, SPOKEN, Program, rule_of, used_
 __all__ = ["PASSWORD", "User", "commands", "mailboxes", "numbers_below", "of_partitions", "user_for"]
 
 PASSWORD = "PASSWORD"  # noqa: S105 - it is none
-"""Stands for one of the reader's own."""
+"""Stands for a password of the reader's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,8 @@ class User:
     """A user of Redis.
 
     Attributes:
-        name: the user's.
-        does: what it is for, in some words.
+        name: of the user.
+        does: what it is for, in a few words.
         commands: rules that permit commands, each as narrow as the oldest server takes it.
         keys, channels: patterns.
     """
@@ -37,14 +37,14 @@ class User:
 
     @property
     def rules(self) -> list[str]:
-        """All rules; they begin with nothing permitted, since a user may be there already, or get all channels by default."""
+        """All rules. They begin with nothing permitted, since the user may exist already, or get all channels by default."""
         keys = ["resetkeys", *(f"~{key}" for key in self.keys)]
         channels = ["resetchannels", *(f"&{channel}" for channel in self.channels)]
         return [*keys, *channels, "-@all", *self.commands]
 
     @property
     def line(self) -> str:
-        """The command that makes the user, or gives one that is there these rights and one more password."""
+        """The command that makes the user, or gives an existing one these rights and one more password."""
         return " ".join(("ACL SETUSER", self.name, "on", f">{PASSWORD}", *self.rules))
 
     def as_data(self) -> dict[str, object]:
@@ -94,7 +94,7 @@ def numbers_below(count: int) -> list[str]:
 
 
 def _between(first: str, last: str) -> list[str]:
-    """Patterns of all numbers of one length, of which the first is a round one."""
+    """Patterns of all numbers of one length; the first must be a round one."""
     if not first:
         return [""]
     a, b, rest = first[0], last[0], len(first) - 1

@@ -1,4 +1,4 @@
-"""Where the server of a partition is: an address, and the one of a slot among the answers of a cluster."""
+"""Where the server of a partition is: an address, and how it is found in the answer of a Cluster."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Address", "slot_owner"]
 
 
 UNKNOWN = ("", "?")
-"""What a node writes in the place of a host that it does not know, or that clients are to know themselves."""
+"""What a node writes in place of a host that it does not know, or that clients must know themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +27,12 @@ class Address:
 
 
 def slot_owner(slots: list[list[Any]], key: str, asked: Address) -> Address | None:
-    """The primary that holds a key, from the answer of CLUSTER SLOTS; None when nobody does.
+    """The primary that holds a key, from the answer of CLUSTER SLOTS; None when no node does.
 
     Args:
         slots: rows of first slot, last slot, primary, replicas.
         key: any key with the hash tag of the partition.
-        asked: the node that answered: it leaves its own host out when it does not know it.
+        asked: the node that answered. It leaves its own host out when it does not know it.
     """
     slot = key_slot(key.encode())
     for first, last, primary, *_ in slots:

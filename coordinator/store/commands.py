@@ -1,4 +1,4 @@
-"""Commands of Redis that the project sends: each in a form that changes nothing, by which a server is asked whether it is permitted.
+"""Commands of Redis that the project sends, each in a form that changes nothing: it asks a server whether the command is permitted.
 
 A form has as many words as the command wants: since Redis 8 a script that asks with fewer ends with an error.
 """
@@ -50,8 +50,8 @@ TRIES: Mapping[str, tuple[Try, ...]] = {
         ("DEL", KEY),
     ),
 }  # fmt: skip
-"""Each command in a form that changes nothing: with a value that it refuses, or a key that is not there. `SADD` has none: `SREM` and
-`DEL` come after it."""
+"""Each command in a form that changes nothing: with a value that it refuses, or a key that is not there. `SADD` has no such form:
+`SREM` and `DEL` come after it."""
 
 
 def name_of(words: Sequence[str]) -> Name:
@@ -66,7 +66,7 @@ def try_of(name: Name) -> Try:
     """The form of one command.
 
     Raises:
-        KeyError: it has none.
+        KeyError: the command is not listed.
     """
     return _BY_NAME[name]
 

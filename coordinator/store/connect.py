@@ -26,7 +26,7 @@ MAX_BLOCK_SECONDS = 2.0
 
 
 class Blocking:
-    """A connection for reads that block, for a finite time; one at a time."""
+    """A connection for reads that block for a limited time; one read at a time."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -53,17 +53,17 @@ class Connector:
     """Makes the connections of one process to one Redis deployment.
 
     Args:
-        url: see `coordinator.store.url.parse_url`; or what returns it, asked again for each connection.
+        url: see `coordinator.store.url.parse_url`; or a function that returns it, called for each connection.
         store_timeout: seconds for which nothing may move while an answer is awaited.
-        observe: told of each request of an executor: its operation and its seconds on the wire.
+        observe: called with each request of an executor: its operation and its seconds on the wire.
         durability: which replicas are waited for after a change of hands.
-        warn: told of a URL that leaves certificates unverified.
+        warn: called with a URL that leaves certificates unverified.
 
     Attributes:
         timeout: as given.
 
     Raises:
-        ConfigurationError: the URL is of no known form, or names files that cannot be used.
+        ConfigurationError: the URL's form is unknown, or it names files that cannot be used.
     """
 
     def __init__(
@@ -85,11 +85,11 @@ class Connector:
         return self._source.now().shown
 
     def unverified(self) -> str:
-        """What is wrong with how certificates of servers are looked at, '' when nothing is."""
+        """What is wrong with the check of servers' certificates, '' when nothing is."""
         return self._source.now().unverified
 
     async def other_primaries(self, instances: str) -> tuple[str, ...]:
-        """Servers that take themselves for the primary beside the one that the Sentinels name, and where somebody beats.
+        """Servers, beside the one that the Sentinels name, that take themselves for the primary and at which an instance beats.
 
         Args:
             instances: key of the partition's index of heartbeats.
@@ -97,14 +97,14 @@ class Connector:
         return tuple(map(str, await self._former.heard_from(instances)))
 
     def executor(self, key: str) -> Executor:
-        """Scripts and commands of the partition that ``key`` is in."""
+        """An executor of scripts and commands for the partition that ``key`` is in."""
         link = Link(self._source, key, self.timeout)
         executor = Executor(link, self._observe, self._durability, self.timeout)
         self._open.append(executor)
         return executor
 
     def blocking(self, key: str) -> Blocking:
-        """Reads that block, of the partition that ``key`` is in."""
+        """A connection for reads that block, to the partition that ``key`` is in."""
         blocking = Blocking(Link(self._source, key, self.timeout))
         self._open.append(blocking)
         return blocking
@@ -123,7 +123,7 @@ class Connector:
         """A client for pub/sub, for the server that holds ``key``; it raises only `redis.RedisError` and `OSError`.
 
         Raises:
-            StoreUnavailableError: no sentinel or node could tell which server that is.
+            StoreUnavailableError: no Sentinel or node could tell which server that is.
         """
         address = await Link(self._source, key, self.timeout).find()
         tcp = {"host": address.host, "port": address.port, "socket_keepalive": True}
@@ -149,11 +149,11 @@ class Connector:
         """Closes what `listener` made."""
         if client in self._open:
             self._open.remove(client)
-        with contextlib.suppress(Exception):  # what is closed cannot fail any more
+        with contextlib.suppress(Exception):  # a closed connection cannot fail any more
             await client.aclose()
 
     async def aclose(self) -> None:
-        """Closes every connection that was made here."""
+        """Closes every connection that was made here. Safe to repeat."""
         while self._open:
             await self._open.pop().aclose()
         await self._former.aclose()

@@ -1,4 +1,4 @@
-"""Consumers of a stream's group, as XINFO tells of them."""
+"""Consumers of a stream's group, as XINFO lists them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a server, and the partition on it, are ones that this program can work with."""
+"""Whether this program can work with a server, and with the partition on it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BLIND = "lost writes cannot be seen: after a failover or a restore a call may ge
 
 
 async def check_partition(part: StorePartition, program: Program, *, without_info: bool) -> None:
-    """Looks whether a program may do all that it will need to, and at the server as `check_server`; all in one round trip.
+    """Checks the program's rights, and the server as `check_server`; all in one round trip. Changes nothing, safe to repeat.
 
     Raises:
         ConfigurationError: one line with what is missing.
@@ -46,7 +46,7 @@ async def check_server(executor: Executor, *, without_info: bool) -> bool:
     """Refuses a server that is too old, that deletes keys when its memory is full, or that does not tell its run id.
 
     Args:
-        without_info: one that tells nothing of itself is taken as it is.
+        without_info: accept a server that tells nothing of itself.
 
     Returns:
         Whether it tells its run id, so that lost writes can be seen.
@@ -87,13 +87,13 @@ async def check_server(executor: Executor, *, without_info: bool) -> bool:
 
 
 async def prepare(part: StorePartition, *, partitions: int, hold: float, previous: str, may_make: bool = True) -> str:
-    """Makes the partition, or checks that it was made for a program like this. Safe to repeat.
+    """Makes the partition, or checks that it was made for this version of the program. Safe to repeat.
 
     Args:
         partitions: how many this program believes there are.
         hold: length of a hold in seconds.
         previous: the lineage that the caller knew, '' for none.
-        may_make: make it where there is none. Partition 0 is made first, and says whether the number is right: a wrong one
+        may_make: make it where there is none. Partition 0 is made first, and tells whether the number is right: a wrong number
             leaves nothing behind in the others.
 
     Returns:
@@ -101,7 +101,7 @@ async def prepare(part: StorePartition, *, partitions: int, hold: float, previou
 
     Raises:
         ConfigurationError: another number of partitions, or a protocol that this program does not speak.
-        StoreUnavailableError: the store did not answer, or it is not made, and is not to be made yet.
+        StoreUnavailableError: the store did not answer, or the partition is not made, and must not be made yet.
     """
     answer = await part.executor.run(
         calls.init(

@@ -23,7 +23,7 @@ CLIENT_NAME = "recovery-coordinator"
 def connection_options(
     url: StoreUrl, address: Address, timeout: float, retry: Any, *, sentinel: bool = False
 ) -> dict[str, Any]:
-    """What one of redis-py's connections is made with: one to a server, or to a Sentinel."""
+    """The options of one of redis-py's connections, to a server or to a Sentinel."""
     where = {"path": address.path} if address.path else {"host": address.host, "port": address.port}
     tcp = {} if address.path else {"socket_connect_timeout": timeout, "socket_keepalive": True}
     return {
@@ -41,10 +41,10 @@ def connection_options(
 
 
 async def dial(url: StoreUrl, address: Address, timeout: float, *, sentinel: bool = False) -> Any:
-    """A connection that is up, and logged in; a child that forks leaves it to its parent.
+    """A connection that is up and logged in; a forked child leaves it to its parent.
 
     Raises:
-        redis.RedisError, OSError, or whatever else redis-py's connections raise: there is none.
+        redis.RedisError, OSError, or another error of redis-py's connections: it could not be made.
     """
     kind: Any = aredis.Connection
     if address.path:
@@ -73,7 +73,7 @@ def dial_in_a_thread(
     """As `dial`, for a thread.
 
     Args:
-        greet: logs in, in the place of redis-py.
+        greet: logs in, in place of redis-py.
     """
     kind: Any = redis.Connection
     if address.path:
@@ -88,13 +88,13 @@ def dial_in_a_thread(
 
 
 async def hang_up(connection: Any) -> None:
-    """Closes it."""
-    with contextlib.suppress(Exception):  # what is closed cannot fail any more
+    """Closes a connection; raises nothing, and is safe to repeat."""
+    with contextlib.suppress(Exception):  # a closed connection cannot fail any more
         await connection.disconnect(nowait=True)
 
 
 def leave_to_parent(connection: Any) -> None:
-    """In a forked child: an asyncio connection of redis-py's stays the parent's."""
+    """Leaves an asyncio connection of redis-py's to the parent, in a forked child."""
     if connection._writer is not None:
         let_go_of(connection._writer.transport.get_extra_info("socket"))
 

@@ -1,6 +1,6 @@
 """Which server the connections of a partition go to, found alike for the event loop and for a thread.
 
-Pure: a generator that yields what is to be asked and is sent the answer, or thrown the error. Who drives it brings the connections.
+Pure: a generator that yields what is to be asked and is sent the answer, or thrown the error. Its caller has the connections.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def server_of(url: StoreUrl, source: UrlSource, key: str) -> Finding:
 
     Args:
         url: what ``source`` says now.
-        source: of a Cluster it says whom to ask, each time another node first.
+        source: names the nodes of a Cluster to ask, each time another one first.
         key: any key of the partition.
 
     Raises:
@@ -57,7 +57,7 @@ def server_of(url: StoreUrl, source: UrlSource, key: str) -> Finding:
         try:
             slots = yield AskNode(node)
             found = slot_owner(slots, key, node)
-        except Exception as error:  # noqa: BLE001 - one that answers nonsense is one that does not know
+        except Exception as error:  # noqa: BLE001 - a node that answers nonsense does not know
             asked.append(f"{node}: {connection_error(error)}")
             continue
         if found:
@@ -67,13 +67,13 @@ def server_of(url: StoreUrl, source: UrlSource, key: str) -> Finding:
 
 
 def run_id_of(info: Any, expected: bool = False) -> bytes:
-    """The run id in the answer of INFO server; empty when the server would not say.
+    """The run id in the answer of INFO server; empty when the server does not tell it.
 
     Args:
-        expected: another connection of this program has learnt it: a program that could see lost writes does not go on without.
+        expected: another connection of this program has learnt it: a program that could see lost writes goes on only with it.
 
     Raises:
-        StoreUnavailableError: it would not say, and did before: the right was taken away.
+        StoreUnavailableError: the server refused, and told it before: the right was taken away.
     """
     if expected and isinstance(info, redis.ResponseError):
         fault = store_error(info)
@@ -85,7 +85,7 @@ def run_id_of(info: Any, expected: bool = False) -> bytes:
 
 
 def learnt_server(info: Any, source: UrlSource) -> bytes:
-    """The run id in the answer of INFO server to a new connection. After the first one that was told, none goes on without.
+    """The run id in the answer of INFO server to a new connection. Once a connection has learnt it, each later one needs it.
 
     Raises:
         StoreUnavailableError: as `run_id_of`.

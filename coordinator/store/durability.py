@@ -1,8 +1,8 @@
 """How many replicas are to have a change of hands before it counts; nothing else waits for them.
 
 Replication is asynchronous: what a primary acknowledged and no replica has is gone with it. ``WAIT`` (redis.io, "WAIT") lasts until
-so many replicas have what its connection wrote before, so one of them ends a whole batch. It makes a loss unlikely and not impossible:
-a failover may promote a replica that was not asked.
+so many replicas have what its connection wrote before, so one ``WAIT`` ends a whole batch. It makes a loss unlikely, not impossible:
+a failover may promote a replica that did not answer.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ __all__ = ["DURABLE", "NOT_ASKED_FOR", "Confirming", "Durability"]
 log = structlog.get_logger()
 
 DURABLE = frozenset({"open", "adopt", "let_go", "certify"})
-"""Scripts after which a session has another owner, or none: two would have it if that were forgotten."""
+"""Scripts after which a session has another owner, or none: if that were forgotten, two would own it."""
 SHARE = 0.25
-"""Of the store's time limit, for which replicas are waited for."""
+"""Share of the store's time limit for which replicas are waited for."""
 TRY_AGAIN_SECONDS = 2.0
-"""After replicas were waited for in vain nobody waits for so long: calls need not be late for those that are away."""
+"""Seconds without waiting after replicas were waited for in vain: calls need not be late for replicas that are away."""
 _TEXT = re.compile(r"replicas:([1-9]\d?)", re.ASCII)
 
 
@@ -38,7 +38,7 @@ class Durability:
     """The setting.
 
     Attributes:
-        replicas: that are to have it; 0: none is waited for.
+        replicas: how many are to have it; 0: none is waited for.
     """
 
     replicas: int = 0
@@ -66,10 +66,10 @@ NOT_ASKED_FOR = Durability()
 
 
 class Confirming:
-    """Asks whether the replicas have what one connection wrote, and tells when they cease to, and when they do again.
+    """Asks whether the replicas have what one connection wrote, and logs when they cease to answer, and when they are back.
 
-    Without them changes of hands go on, and are said not to be replicated: who wants them refused then has
-    ``min-replicas-to-write``.
+    Without them changes of hands go on, and a log line says that they are not replicated. ``min-replicas-to-write`` of
+    Redis has them refused instead.
 
     Args:
         timeout: the store's time limit, in seconds.
@@ -83,12 +83,12 @@ class Confirming:
 
     @property
     def waits(self) -> bool:
-        """Whether replicas are waited for just now: not again and again when they do not answer."""
+        """Whether replicas are waited for now; False for a while after they did not answer."""
         return clock.now() >= self._in_vain_until
 
     @property
     def command(self) -> tuple[Argument, ...]:
-        """Sent after what is to be replicated, over the same connection."""
+        """The command to send after what is to be replicated, over the same connection."""
         return ("WAIT", self._replicas, self._longest_ms)
 
     @property
@@ -100,8 +100,8 @@ class Confirming:
         """Takes the answer.
 
         Returns:
-            The error in whose place the answers of what was sent before it do not count: the connection broke, and perhaps its
-            server is gone with them.
+            The error that replaces the answers of what was sent before it: the connection broke, and its server may be gone
+            with them. None when the answers count.
         """
         if isinstance(answer, StoreUnavailableError):
             return answer

@@ -1,4 +1,4 @@
-"""An entry of a stream of offers, as a worker gets it: read once, here, into what the rest uses."""
+"""An entry of a stream of offers as a worker gets it: read once, here, into what the rest of the program uses."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["BrokenEntry", "OfferEntry", "parse_offer"]
 
 
 class BrokenEntry(Exception):  # noqa: N818 - it is one
-    """An entry that nobody can adopt by.
+    """An entry by which no worker can adopt.
 
     Attributes:
-        session: what it is about, '' when it does not say so.
+        session: the session that it offers, '' when it does not say.
         broken: fields that are broken, as they were read.
     """
 
@@ -51,7 +51,7 @@ def parse_offer(raw: Sequence[bytes]) -> OfferEntry:
     """The fields of an entry.
 
     Raises:
-        BrokenEntry: what is essential does not parse.
+        BrokenEntry: an essential field does not parse.
     """
     fields = {text(name): value for name, value in zip(raw[::2], raw[1::2], strict=False)}
     session = session_id(fields.get("session"))

@@ -1,4 +1,4 @@
-"""The stream of events, as coordinators read it: group ``coordinators``, one name for all, so that each event is read once."""
+"""The stream of events as coordinators read it: group ``coordinators``, one name for all, so that each event is read once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["forget_reader", "idle_readers", "read_new"]
 
 GROUP = "coordinators"
 READER = "coordinator"
-"""All read under one name: nothing is acknowledged, so a name says nothing, and each would stay for ever."""
+"""All read under one name: nothing is acknowledged, so names of their own would tell nothing, and would stay for ever."""
 COUNT = 500
 
 
@@ -57,7 +57,7 @@ async def _make_group(part: StorePartition) -> None:
 
 
 async def idle_readers(part: StorePartition, seconds: float) -> list[str]:
-    """Consumers under other names, as coordinators had them before, that have not read for so long.
+    """Consumers under names of their own, as coordinators had before, that have not read for so many seconds.
 
     Raises:
         StoreUnavailableError: the store did not answer.
@@ -67,7 +67,7 @@ async def idle_readers(part: StorePartition, seconds: float) -> list[str]:
 
 
 async def forget_reader(part: StorePartition, name: str) -> None:
-    """A consumer goes; nothing is pending for it, since events are read without acknowledgement.
+    """Deletes a consumer; nothing is pending for it, since events are read without acknowledgement. Safe to repeat.
 
     Raises:
         StoreUnavailableError: the store did not answer.

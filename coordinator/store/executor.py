@@ -1,7 +1,7 @@
-"""Runs calls on a partition's server: what is asked for in one turn of the event loop goes out together.
+"""Runs calls on a partition's server: the requests of one turn of the event loop go out together.
 
 No more goes out than the line carries (see `coordinator.store.pace`); the rest waits here, and stays here when the connection
-breaks: only what was sent and has no answer has an unknown outcome.
+breaks. Only a request that was sent and has no answer has an unknown outcome.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from coordinator.store.waiting import Waiting
 __all__ = ["Executor", "StorePartition", "SyncExecutor"]
 
 PIECE = 8 * 1024
-"""Bytes after which a batch is sent in part: the server works on that, and answers, while the rest is put together."""
+"""Bytes after which a part of a batch is sent: the server answers it while the rest is put together."""
 
 
 class _Request:
@@ -67,7 +67,7 @@ class _Request:
         self.size = self.packed.size
 
     def prepare(self, known: set[str]) -> None:
-        """Much data goes with the script's text when the server may not know it: else it might have to be sent twice."""
+        """Sends much data with the script's text when the server may not know the script; else it might go out twice."""
         if (
             self.size > LARGE
             and not self._texted
@@ -79,7 +79,7 @@ class _Request:
 
     @property
     def over(self) -> bool:
-        """Whether nobody waits for it any more: its caller was cancelled."""
+        """Whether it is not waited for any more: its caller was cancelled."""
         return self.future.done()
 
     @property
@@ -96,7 +96,7 @@ class _Request:
         call = self.what if isinstance(self.what, ScriptCall) else None
         if isinstance(answer, redis.ResponseError):
             if call is not None and is_noscript(answer) and not self._texted:
-                self._texted = True  # the server does not know this script (any more): once with its text
+                self._texted = True  # the server does not know this script, or no longer: once with its text
                 self._executor.known.discard(call.script.sha)
                 self._pack(call.eval())
                 self._executor.again([self])
@@ -112,7 +112,7 @@ class _Request:
         else:
             try:
                 parsed = call.parse(answer)
-            except Exception as error:  # noqa: BLE001 - what cannot be read concerns nobody but its caller
+            except Exception as error:  # noqa: BLE001 - an unreadable answer concerns its caller only
                 self.failed(ScriptError(f"{call.script.name}.lua answered what cannot be read: {error}"))
                 return
             if self.held_back:
@@ -121,7 +121,7 @@ class _Request:
                 self.future.set_result(parsed)
 
     def confirmed(self, error: StoreUnavailableError | None) -> None:
-        """What was sent after it was answered, too: its answer counts now, or does not."""
+        """The confirmation behind it was answered: its own answer counts now, or does not."""
         if self._kept is None:
             return  # it is sent once more, or failed
         if error is not None:
@@ -134,13 +134,13 @@ class _Request:
         self._executor.again([self])
 
     def failed(self, error: CoordinatorError) -> None:
-        """There is no answer that counts."""
+        """Gives the caller an error in place of an answer."""
         if not self.future.done():
             self.future.set_exception(error)
 
 
 class _Confirmation:
-    """Ends a batch: the answers of these requests count when the replicas have them."""
+    """Ends a batch: the answers of these requests count once the replicas have them."""
 
     def __init__(self, confirming: Confirming, requests: Sequence[_Request]) -> None:
         self.packed: Packed = pack(confirming.command)
@@ -160,12 +160,12 @@ class _Confirmation:
 class Executor:
     """Scripts and commands of one partition over one connection.
 
-    What one caller asks for stays in its order. A small script for one session may be sent before large ones for others;
+    The requests of one caller stay in their order. A small script for one session may be sent before large ones for others;
     everything else keeps its place.
 
     Args:
         link: the connection.
-        observe: told of each request's operation (a script's name or a command) and its seconds on the wire.
+        observe: called with each request's operation (a script's name or a command) and its seconds on the wire.
         durability: which replicas are waited for after a change of hands.
         timeout: the store's time limit, in seconds.
 
@@ -203,7 +203,7 @@ class Executor:
         Raises:
             StoreUnavailableError: the store did not answer, or refused; the call may have been applied, unless it was not ``sent``.
             ScriptError: the script is wrong.
-            CoordinatorError: an argument cannot be sent; nothing was.
+            CoordinatorError: an argument cannot be packed; nothing was sent.
         """
         try:
             answer: R = await self._submit([call])[0]
@@ -230,7 +230,7 @@ class Executor:
         await self._run_mending(mend_keys(keys))
 
     async def _mend(self, call: ScriptCall[Reply]) -> None:
-        """Sets aside what does not parse of all that a script met; somebody else may do the same at this moment."""
+        """Sets aside what does not parse of all that a script met; another program may do the same at this moment."""
         await self._run_mending(mend(call))
 
     async def _run_mending(self, mending: Mending) -> None:
@@ -250,7 +250,7 @@ class Executor:
 
         Raises:
             StoreUnavailableError: the store did not answer, or refused.
-            CoordinatorError: an argument cannot be sent; nothing was.
+            CoordinatorError: an argument cannot be packed; nothing was sent.
         """
         return await self._submit([args])[0]
 
@@ -278,20 +278,20 @@ class Executor:
         self._waiting.put(requests)
         if not self._soon:
             self._soon = True
-            loop.call_soon(self._send)  # whoever is ready in this turn of the loop comes along
+            loop.call_soon(self._send)  # requests made later in this turn of the loop come along
         return [request.future for request in requests]
 
     def observe(self, operation: str, seconds: float) -> None:
-        """For requests: one was answered."""
+        """Called by a request that was answered."""
         if self._observe is not None:
             self._observe(operation, seconds)
 
     def again(self, requests: Sequence[_Request]) -> None:
-        """For requests: they are to be sent before all that wait."""
+        """Called by requests that are to be sent before all that wait."""
         self._waiting.put_first(requests)
 
     def _send(self) -> None:
-        """Sends what may be sent now."""
+        """Sends the requests that may go now."""
         self._soon = False
         if self._closed or not len(self._waiting):
             return
@@ -299,7 +299,7 @@ class Executor:
         if wire is None or not self._link.open:
             if (wire is None or not wire.busy) and self._connecting is None:
                 self._connecting = asyncio.get_running_loop().create_task(self._connect(), name="store-executor")
-            return  # what is on its way is answered first: it may have to be sent again
+            return  # requests on their way are answered first: they may have to be sent again
         durable, waits = list[_Request](), self._confirming.waits
         while (
             wire.open
@@ -382,7 +382,7 @@ class SyncExecutor:
         Raises:
             StoreUnavailableError: the store did not answer within the time limit, or refused.
             ScriptError: the script is wrong.
-            CoordinatorError: an argument cannot be sent; nothing was.
+            CoordinatorError: an argument cannot be packed; nothing was sent.
         """
         [answer] = self.run_many([call])
         if isinstance(answer, CoordinatorError):
@@ -390,7 +390,7 @@ class SyncExecutor:
         return answer
 
     def run_many(self, calls: Sequence[ScriptCall[R]]) -> list[R | CoordinatorError]:
-        """Runs scripts, pipelined; what went wrong stands in the place of the answer, and nothing is raised."""
+        """Runs scripts, pipelined; an error stands in the place of its answer, and nothing is raised."""
         outcomes = self._run_once(calls)
         for n, outcome in enumerate(outcomes):
             if isinstance(outcome, ScriptError):
@@ -440,7 +440,7 @@ class SyncExecutor:
         return dict(zip(packed, self._link.exchange(list(packed.values())), strict=True)) if packed else {}
 
     def close(self) -> None:
-        """Closes the connection."""
+        """Closes the connection. Safe to repeat."""
         self._link.close()
 
 
@@ -451,13 +451,13 @@ def _outcome(call: ScriptCall[R], answer: Any) -> R | CoordinatorError:
         return store_error(answer, call.script.name)
     try:
         return call.parse(answer)
-    except Exception as error:  # noqa: BLE001 - what cannot be read concerns nobody but its caller
+    except Exception as error:  # noqa: BLE001 - an unreadable answer concerns its caller only
         return ScriptError(f"{call.script.name}.lua answered what cannot be read: {error}")
 
 
 @dataclass(frozen=True, slots=True)
 class StorePartition:
-    """One partition: its keys and what runs calls on its server."""
+    """One partition: its keys, and the executor that runs calls on its server."""
 
     keys: Keys
     executor: Executor

@@ -33,7 +33,7 @@ _KINDS: tuple[tuple[type[Exception], str], ...] = (
 
 _CODES = {"MOVED": "try_again"}
 _MOVING = ("ASK", "TRYAGAIN")
-"""First words of an answer that is an error, where the rest may say anything."""
+"""First words of an error answer of which the rest may say anything."""
 
 _WORDS = (
     ("max number of clients", "max_clients"),
@@ -76,7 +76,7 @@ def is_noscript(error: Exception) -> bool:
 
 
 def concerns_one(error: BaseException) -> bool:
-    """Whether an error is about what one request touched (a key of another type, say), and nothing about the store."""
+    """Whether an error is about what one request touched (a key of another type, say), and not about the store."""
     return isinstance(error, ScriptError | NoGroupError) or (
         isinstance(error, StoreUnavailableError) and error.kind == "other"
     )
@@ -120,7 +120,7 @@ def store_error(error: Exception, script: str = "") -> CoordinatorError:
 
 
 def connection_error(error: BaseException) -> StoreUnavailableError:
-    """The error to raise for whatever a connection raised: event loops, TLS and resolvers raise much that is no `OSError`."""
+    """The error to raise for any error of a connection: event loops, TLS and resolvers do not raise `OSError` alone."""
     if isinstance(error, StoreUnavailableError):
         return error
     if isinstance(error, TimeoutError):

@@ -1,4 +1,4 @@
-"""The question that a write asks in its own script: does its writer still own the session?"""
+"""The check that a write makes in its own script: whether its writer still owns the session."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["NO_FENCE", "Fence", "FenceRunner"]
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """Who writes, and under which epoch.
+    """The writer of a session, and its epoch.
 
     Attributes:
         keys: of the session's partition.
-        session, instance, epoch: what is written, by whom, under which epoch.
+        session, instance, epoch: the session, the instance that writes, and the epoch that it holds.
     """
 
     keys: Keys
@@ -27,13 +27,13 @@ class Fence:
 
     @property
     def declared(self) -> tuple[str, ...]:
-        """The keys that such a script declares: they lie in the slot of the partition."""
+        """The keys that such a script declares; they lie in the slot of the partition."""
         k = self.keys
         return (k.meta, k.detector, k.events, k.instance(self.instance), k.session(self.session))
 
     @property
     def arguments(self) -> tuple[Argument, ...]:
-        """What such a script is told; the connection fills the server's run id in."""
+        """The arguments of such a script; the connection fills in the server's run id."""
         return (SERVER, self.instance, self.epoch)
 
 

@@ -1,7 +1,7 @@
 """Servers that Sentinels took for primaries when they last looked, which may be ten seconds ago: each is asked itself.
 
-One at which nobody beats withholds nothing: whoever is silent here is silent there too. That is so within seconds, since all go to the
-primary that is named, and at once where a server is back that was away.
+A server at which no instance beats withholds nothing: an instance that is silent here is silent there too. It is so within
+seconds, since all go to the primary that is named, and at once when a server comes back that was away.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TIMEOUT_SECONDS = 0.25
 
 
 class FormerPrimaries:
-    """Of one process. A server that does not say what it is stays what the Sentinels say.
+    """The former primaries that one process knows. A server that does not tell its role has the one that the Sentinels say.
 
     Args:
         source: the store's URL.
@@ -34,7 +34,7 @@ class FormerPrimaries:
         self._asked: dict[tuple[Address, str], tuple[float, asyncio.Task[bool]]] = {}
 
     async def heard_from(self, instances: str) -> tuple[Address, ...]:
-        """Those, beside the one that the Sentinels name, that take themselves for the primary, and where somebody beats.
+        """Servers, beside the one that the Sentinels name, that take themselves for the primary and at which an instance beats.
 
         Args:
             instances: key of the partition's index of heartbeats.
@@ -51,12 +51,12 @@ class FormerPrimaries:
         return tuple(one for one, matters in zip(others, matter, strict=True) if matters)
 
     async def _matters(self, address: Address, instances: str) -> bool:
-        """Whether it is a primary at which somebody's time has not run out, or does not say."""
+        """Whether it is a primary at which an instance's deadline has not passed; True when it does not answer."""
         try:
             connection = await dial(self._source.now(), address, TIMEOUT_SECONDS)
             try:
                 told: list[Any] = []
-                # HELLO tells the role to whoever may not use INFO, too
+                # HELLO tells the role to a user without the right to INFO, too
                 for command in (("HELLO", "2"), ("TIME",), ("ZRANGE", instances, "-1", "-1", "WITHSCORES")):
                     await connection.send_command(*command)
                     told.append(await connection.read_response())
@@ -66,12 +66,12 @@ class FormerPrimaries:
             if hello[hello.index(b"role") + 1] != b"master":
                 return False
             now_ms = int(seconds) * 1000 + int(micros) // 1000
-            return bool(latest) and not 0 < score(latest[1]) <= now_ms  # what is no time hides those before it
-        except Exception:  # noqa: BLE001 - whatever it is, nothing was said
+            return bool(latest) and not 0 < score(latest[1]) <= now_ms  # an invalid time hides those before it
+        except Exception:  # noqa: BLE001 - after any error the server has not told
             return True
 
     async def aclose(self) -> None:
-        """Asks no more. Safe to repeat."""
+        """Ends all questions. Safe to repeat."""
         for _, question in self._asked.values():
             question.cancel()
         self._asked = {}

@@ -1,6 +1,6 @@
 """What the dead left behind, as a coordinator asks for it before it claims.
 
-None of these functions changes anything but `mend`, and each raises `StoreUnavailableError` where the store did not answer.
+Only `mend` changes anything, and each function raises `StoreUnavailableError` where the store did not answer.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ async def look(part: StorePartition, instance: str) -> Grave:
 
 
 async def some_owned(part: StorePartition, instance: str) -> tuple[list[str], list[bytes]]:
-    """Some of the sessions that the index of an instance names, and members of it that are no ids; both empty when it is."""
+    """Some of the sessions that the index of an instance names, and members that are not ids; both empty when it is."""
     members = await part.executor.command("SRANDMEMBER", part.keys.owned(instance), BATCH)
     sessions = [one for raw in members if (one := session_id(raw))]
     return sessions, [raw for raw in members if not session_id(raw)]
@@ -45,7 +45,7 @@ async def some_owned(part: StorePartition, instance: str) -> tuple[list[str], li
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """When an instance died, by the server's clock, and of what."""
+    """When an instance died, by the server's clock, and the cause."""
 
     ended_at_ms: int
     served_until_ms: int

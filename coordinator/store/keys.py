@@ -1,7 +1,7 @@
 """Every key of a partition: name, type and whether it may stay for ever.
 
 All keys of partition *p* carry the hash tag ``{prefix:p}``, so that one Cluster slot holds them and one script
-sees everything that a decision needs. The type comes before the id, and the id is last.
+sees everything that a decision needs. The kind comes before the id, and the id is last.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PERMANENT_WHILE = {
     "session": (*SERVED, SessionState.OFFERED),
     "instance": tuple(InstanceState),
 }
-"""Kinds that have no expiry in these states; an instance that is dead only as long as it is a grave."""
+"""Kinds that have no expiry in these states; a dead instance has none only as long as it is a grave."""
 
 TYPES = {
     "meta": "hash", "instances": "zset", "graves": "zset", "leases": "zset", "orphans": "zset", "offers": "stream",
@@ -103,7 +103,7 @@ class Keys:
         """The partition of one of this project's keys.
 
         Raises:
-            ValueError: it is none.
+            ValueError: it is not one of this project's keys.
         """
         kind_of(key)
         prefix, _, partition = key[1 : key.index("}:")].rpartition(":")
@@ -114,12 +114,12 @@ class Keys:
         return f"{self.tag}:set-aside:{member}"
 
     def set_aside_key(self, member: str) -> str:
-        """ANY: a key of another type than ours, as it was."""
+        """ANY: a key of another type than its kind has, as it was."""
         return f"{self.tag}:set-aside-key:{member}"
 
     @property
     def scratch(self) -> str:
-        """For trying out a right: never there but inside a script."""
+        """A key to try a right on; it exists only inside a script."""
         return f"{self.tag}:scratch"
 
     @property
@@ -166,7 +166,7 @@ class Keys:
         return f"{self.tag}:owned:{instance_id}"
 
     def instance(self, instance_id: str) -> str:
-        """HASH: the instance record; after its death it is what refuses the dead."""
+        """HASH: the instance record; after a death it refuses the dead instance."""
         return f"{self.tag}:instance:{instance_id}"
 
     def offers(self, pool: str) -> str:
@@ -174,7 +174,7 @@ class Keys:
         return f"{self.tag}:offers:{pool}"
 
     def mailbox(self, instance_id: str) -> str:
-        """Pub/sub channel on which an instance is told at once (``ask <session>``, ``yours <session>``)."""
+        """Pub/sub channel by which an instance hears at once (``ask <session>``, ``yours <session>``)."""
         return f"{self.tag}:mailbox:{instance_id}"
 
 

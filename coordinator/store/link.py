@@ -1,7 +1,7 @@
-"""One connection to the server of one partition, for the event loop: found, made when it is needed, and anew after an error.
+"""One connection to the server of one partition, for the event loop: it is made when it is needed, and anew after an error.
 
 A link learns the run id of its server when it connects, and puts it in the place of `SERVER` as it sends. Retries are
-off: redis-py's own repeat commands that were applied (issue 3554); what is safe to repeat is repeated further up.
+off: redis-py would repeat commands that were applied (its issue 3554). The callers repeat what is safe to repeat.
 redis-py makes the connection (TLS, log-in, database); from then on its transport belongs to a `Wire`.
 """
 
@@ -30,7 +30,7 @@ __all__ = ["CONNECT_TIMEOUTS", "Link"]
 CONNECT_TIMEOUTS = 3
 """Times the time limit that connecting may take: it needs that many round trips."""
 HANDSHAKE_SECONDS = 60.0
-"""Longer than anything that is waited for here: the limits are those of this module."""
+"""Longer than anything that is waited for here: this module has its own limits."""
 
 
 class _Question:
@@ -80,18 +80,18 @@ class Link:
 
     @property
     def _is_sure(self) -> bool:
-        """Whether its server is still the one: a process that stood still asks the Sentinels before it trusts it again."""
+        """Whether its server is still the primary; a process that stood still asks the Sentinels before it trusts it again."""
         return self._url.kind != "sentinel" or self._source.lookout.is_sure or clock.now() < self._believed_until
 
     async def connect(self) -> Wire:
-        """The connection; made now unless it is there.
+        """The connection; made now unless there is one. Safe to repeat.
 
         Raises:
             StoreUnavailableError: it could not be made; nothing was sent.
         """
         async with self._connecting:
             if self.wire is not None and self.wire.open and not self._is_sure:
-                with contextlib.suppress(StoreUnavailableError):  # where none answers, the server of before is the best
+                with contextlib.suppress(StoreUnavailableError):  # where none answers, the old server is the best
                     await self._source.lookout.find(self._timeout)
                 if self.address != self._source.lookout.address:
                     self.close("the Sentinels name another primary")
@@ -145,7 +145,7 @@ class Link:
 
         Raises:
             StoreUnavailableError: the connection could not be made or broke; what was sent may have been applied.
-            CoordinatorError: a command cannot be sent; none was.
+            CoordinatorError: a command cannot be packed; no command was sent.
         """
         questions = [_Question(command) for command in commands]
         wire = await self.connect()
@@ -154,7 +154,7 @@ class Link:
         wire.flush()
         try:
             answers = [await question.future for question in questions]
-        except BaseException:  # cancelled in the middle: the next answer would be somebody else's
+        except BaseException:  # cancelled in the middle: the next answer would go to another caller
             self.close()
             raise
         for answer in answers:
@@ -195,7 +195,7 @@ class Link:
                 await hang_up(connection)
 
     def _follow(self, address: Address) -> None:
-        """As soon as the Sentinels name another server than this one, the connection is closed: the next goes there."""
+        """Closes the connection as soon as the Sentinels name another server; the next one goes there."""
         loop, lookout = asyncio.get_running_loop(), self._source.lookout
 
         def told() -> None:
@@ -212,7 +212,10 @@ class Link:
             self.free()
 
     def close(self, why: str = "the connection was closed") -> None:
-        """Closes the connection at once; whoever awaits an answer gets an error. The next request makes a new one."""
+        """Closes the connection at once; callers that await an answer get an error. The next request makes a new one.
+
+        Safe to repeat.
+        """
         self._source.lookout.unwatch(self)
         wire, self.wire = self.wire, None
         if wire is not None:

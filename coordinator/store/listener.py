@@ -1,4 +1,4 @@
-"""A client for pub/sub that raises only what redis-py documents: whatever else a connection raises is a connection error."""
+"""A client for pub/sub that raises only what redis-py documents: any other error of a connection becomes a connection error."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _connection_errors() -> Iterator[None]:
 
 
 class _PubSub(PubSub):
-    """Everything that it sends and reads goes through these; it is one connection, and never another one in its place."""
+    """A pub/sub connection that is never replaced by another; everything that it sends and reads goes through these methods."""
 
     async def connect(self) -> None:
         self._check()
@@ -48,7 +48,7 @@ class _PubSub(PubSub):
             return await super().parse_response(block, timeout)
 
     async def _reconnect(self, conn: Any, *_: Any, **__: Any) -> None:
-        """redis-py connects again by itself after an error, and nobody would know of which connection an answer speaks."""
+        """Keeps redis-py from connecting again by itself after an error: an answer could be of either connection."""
         await conn.disconnect(nowait=True)
 
     def _check(self) -> None:

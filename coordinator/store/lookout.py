@@ -1,9 +1,9 @@
 """Where the primary is that the Sentinels name now: a process asks them, and all its connections go by that.
 
-A server that was replaced may answer for ten seconds more, so who only asks when a connection breaks stays there. Each Sentinel
-is asked four times a second by a thread of its own, so that one that hangs keeps nobody waiting, and at once when somebody
-connects. It is asked, not listened to: what it publishes would come a tenth of a second sooner, and not at all over a connection
-that something in between has dropped.
+A server that was replaced may answer for ten seconds more, so a program that asks only when a connection breaks stays there.
+A thread for each Sentinel asks it four times a second, so that one that hangs delays no other, and at once when a connection
+is made. It is asked, not listened to: what it publishes would come a tenth of a second sooner, but not at all over a
+connection that was dropped on the way.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ log = structlog.get_logger()
 
 ASK_SECONDS = 0.25
 DETAIL_SECONDS = 1.0
-"""Between two questions for what is not the address: those answers are long, and a deployment may have a thousand processes."""
+"""Between two questions for more than the address: those answers are long, and a deployment may have a thousand processes."""
 SLICE_SECONDS = 0.05
 SURE_SECONDS = 1.0
-"""So long after most Sentinels were asked what they said is relied upon: less than the silence of which anybody dies."""
+"""For so long after most Sentinels were asked their answer is relied on: less than the shortest silence that means death."""
 
 
 class Lookout:
-    """Asks all Sentinels of the store's URL; begins when somebody wants to know. Every method may be called from any thread.
+    """Asks all Sentinels of the store's URL, from the first question on. Every method may be called from any thread.
 
     Args:
         source: returns the URL now.
@@ -60,12 +60,12 @@ class Lookout:
 
     @property
     def is_sure(self) -> bool:
-        """Whether most Sentinels were asked within a second, whatever became of it: not after this process stood still."""
+        """Whether most Sentinels were asked within a second, with or without an answer; False after this process stood still."""
         return clock.now() < self._sure_until
 
     @property
     def address(self) -> Address | None:
-        """Of the primary; None before anybody knew."""
+        """Address of the primary; None before a Sentinel named one."""
         return None if self.named is None else self.named.address
 
     @property
@@ -74,12 +74,12 @@ class Lookout:
         return () if self.named is None else self.named.others
 
     def watch(self, who: object, told: Callable[[], None]) -> None:
-        """From now on ``told`` is called, in the lookout's thread, after each answer of a Sentinel; quick, and raising nothing."""
+        """Calls ``told`` after each answer of a Sentinel, in the lookout's thread; it must be quick and raise nothing."""
         with self._lock:
             self._told[who] = told
 
     def unwatch(self, who: object) -> None:
-        """Not any more. Safe to repeat."""
+        """Ends `watch`. Safe to repeat."""
         with self._lock:
             self._told.pop(who, None)
 
@@ -87,7 +87,7 @@ class Lookout:
         """The primary's address, asked for anew; the one that was named last where no Sentinel answers any more.
 
         Args:
-            timeout: seconds for which a Sentinel may keep one waiting.
+            timeout: seconds for which a Sentinel may delay its answer.
 
         Raises:
             StoreUnavailableError: no Sentinel knows, and none ever did.
@@ -127,7 +127,7 @@ class Lookout:
         return self._answer(since)
 
     def _settled(self, since: float, timeout: float) -> bool:
-        """Whether as many Sentinels have answered as there will be in time: most of them, or all that do."""
+        """Whether as many Sentinels have answered as will in time: most of them, or all that answer at all."""
         url, views = self._source(), dict(self._views)
         now = [views[one] for one in url.addresses if one in views and views[one].at >= since]
         answers = sum(view.address is not None for view in now)
@@ -143,7 +143,7 @@ class Lookout:
         elif named is not None and named.address != self._relied_on:
             self._relied_on = named.address
             log.warning("sentinels_silent", service=url.service, goes_on_with=str(named.address))
-        if named is not None:  # where none of them contradicts, the one of before
+        if named is not None:  # without another answer, the one from before
             return named.address
         asked = [
             f"{one}: {view.error}" if view.error else f"{one} does not know"
@@ -162,7 +162,7 @@ class Lookout:
                 asker.ask_now(timeout)
 
     def _ask_those_of_the_url(self) -> None:
-        """One thread for each of them, and none for others. The lock is held."""
+        """Keeps one thread for each Sentinel of the URL, and none for others. The lock is held."""
         addresses = self._source().addresses
         for address in {*self._askers} - {*addresses}:
             self._askers.pop(address).end()
@@ -174,20 +174,20 @@ class Lookout:
                 asker.start()
 
     def close(self) -> None:
-        """Ends the threads; each when its present question has an answer, or none in time. Safe to repeat."""
+        """Ends the threads, each after its present question. Safe to repeat."""
         with self._lock:
             self._ended, self._told = True, {}
             for asker in self._askers.values():
                 asker.end()
 
     def _forked(self) -> None:
-        """In a child: its threads are the parent's, and so are its connections."""
+        """In a forked child: threads and connections stay the parent's."""
         self._lock = threading.Lock()
         self.named, self._sure_until = None, float("-inf")
         self._askers, self._views, self._told = {}, {}, {}
 
     def _saw(self, address: Address, view: View) -> None:
-        """In the thread of one Sentinel."""
+        """Takes an answer, in the thread of its Sentinel."""
         with self._lock:
             if self._ended or address not in self._askers:
                 return
@@ -212,8 +212,8 @@ class _Asker(threading.Thread):
 
     Args:
         source: returns the URL now.
-        timeout: seconds for which the Sentinel may keep one waiting.
-        saw: is told of each answer, or that there was none.
+        timeout: seconds for which the Sentinel may delay its answer.
+        saw: called with each answer, also with an error in place of one.
     """
 
     def __init__(
@@ -229,17 +229,17 @@ class _Asker(threading.Thread):
         self._detailed_at = float("-inf")
 
     def ask_now(self, timeout: float) -> None:
-        """Before its next turn; with that time limit from now on."""
+        """Asks before its next turn, and has that time limit from now on."""
         self._timeout = timeout
         self._wake.set()
 
     def end(self) -> None:
-        """After the present question."""
+        """Ends the thread after the present question."""
         self._ended = True
         self._wake.set()
 
     def run(self) -> None:
-        """The thread."""
+        """Asks until ended."""
         try:
             while not self._ended:
                 self._wake.clear()
@@ -252,19 +252,19 @@ class _Asker(threading.Thread):
         asked_at = clock.now()  # an answer may have waited here while this process stood still
         try:
             url = self._source()
-            if url is not self._url:  # its passwords may be others
+            if url is not self._url:  # its passwords may have changed
                 self._hang_up()
             if self._connection is None:
                 self._url = url
                 timeout = min(self._timeout, SURE_SECONDS / 2)  # one that hangs is asked again while that lasts
                 self._connection = dial_in_a_thread(url, self._address, timeout, sentinel=True)
             return self._ask(url.service, asked_at)
-        except Exception as error:  # noqa: BLE001 - one that answers nonsense is one that does not know
+        except Exception as error:  # noqa: BLE001 - a Sentinel that answers nonsense does not know
             self._hang_up()
             return View(asked_at, error=str(connection_error(error)))
 
     def _ask(self, service: str, asked_at: float) -> View:
-        """The address first: what is said of the epoch is never older than the address then."""
+        """Asks for the address first, so that the epoch is never older than the address."""
         named = self._answers(("get-master-addr-by-name", service))[0]
         if isinstance(named, Exception):
             raise named
@@ -274,7 +274,7 @@ class _Asker(threading.Thread):
         return view_of(asked_at, named, *self._detail)
 
     def _answers(self, *commands: tuple[str, str]) -> list[Any]:
-        """One each; what is not permitted, perhaps, has its error in its place."""
+        """The answer to each command; an error, as of a missing right, stands in its place."""
         for command in commands:
             self._connection.send_command("SENTINEL", *command, check_health=False)
         found: list[Any] = []
@@ -288,5 +288,5 @@ class _Asker(threading.Thread):
     def _hang_up(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with contextlib.suppress(Exception):  # what is closed cannot fail any more
+            with contextlib.suppress(Exception):  # a closed connection cannot fail any more
                 connection.disconnect()

@@ -1,6 +1,6 @@
-"""Single facts that programs ask of records.
+"""Single facts that programs read from records.
 
-None changes anything, and each raises `StoreUnavailableError` where the store did not answer.
+No function changes anything, and each raises `StoreUnavailableError` where the store did not answer.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ class Whereabouts:
 
 
 async def owner_of(part: StorePartition, session: str) -> Whereabouts:
-    """Who owns a session, and in what state it is."""
+    """The owner of a session, its state, its tenant and the encoding of its data."""
     names = "state", "owner", "tenant", "encoding"
     return Whereabouts(*map(text, await part.executor.command("HMGET", part.keys.session(session), *names)))
 
 
 @dataclass(frozen=True, slots=True)
 class AtHand:
-    """What one needs to write a session for its owner; ``epoch`` is None where there is no such session."""
+    """What a process needs to write a session for its owner; ``epoch`` is None where there is no such session."""
 
     owner: str
     epoch: int | None
@@ -64,7 +64,7 @@ class AtHand:
 
 
 async def to_write(part: StorePartition, session: str) -> AtHand:
-    """Whose a session is, and how far its data is numbered."""
+    """The owner of a session, and how far its data is numbered."""
     names = "owner", "epoch", "checkpoint", "tenant", "encoding"
     owner, epoch, checkpoint, tenant, encoding = await part.executor.command(
         "HMGET", part.keys.session(session), *names
@@ -91,7 +91,7 @@ async def opening_of(part: StorePartition, session: str) -> Opening:
 
 
 async def tenant_of(part: StorePartition, session: str) -> str:
-    """Whose a session is, '' for nobody's."""
+    """The tenant of a session, '' for none."""
     return text(await part.executor.command("HGET", part.keys.session(session), "tenant"))
 
 
@@ -102,7 +102,7 @@ async def heir_of(part: StorePartition, session: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Whose a session is by its record; epoch 0 without one."""
+    """State, owner, epoch and pool of a session by its record; '' and epoch 0 without one."""
 
     state: str
     owner: str
@@ -111,7 +111,7 @@ class Standing:
 
 
 async def standings_of(part: StorePartition, sessions: Sequence[str]) -> Mapping[str, Standing]:
-    """Of many sessions in one exchange; where a key is of another type its session has none."""
+    """The standing of many sessions, in one exchange; a key of another type counts as no record."""
     names = "state", "owner", "epoch", "pool"
     rows = await part.executor.outcomes([("HMGET", part.keys.session(one), *names) for one in sessions])
     found = {}
@@ -142,7 +142,7 @@ class Reachable:
 
 
 async def reachable(part: StorePartition, instance: str) -> Reachable:
-    """In what state an instance is, and where it can be reached."""
+    """The state of an instance, and the address at which it can be reached."""
     return Reachable(*map(text, await part.executor.command("HMGET", part.keys.instance(instance), "state", "address")))
 
 

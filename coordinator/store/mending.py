@@ -1,4 +1,4 @@
-"""What is done when a script met what does not parse: it is found, set aside, and the script runs again.
+"""What is done when a script met something that does not parse: it is found and set aside, and the script runs again.
 
 Pure: a generator that yields what is to be run and is sent the answers, for executors of both kinds.
 """
@@ -19,7 +19,7 @@ __all__ = ["Broken", "Command", "Mending", "broken_in", "fields_of", "look", "me
 
 Command = tuple[Argument, ...]
 Mending = Generator[Sequence[ScriptCall[Reply] | Command], list[Any], bool]
-"""Yields what is to be run in one round trip, is sent the answers, errors among them; returns whether it is worth to try again."""
+"""Yields what is to be run in one round trip, is sent the answers, errors among them; returns whether to try again."""
 
 RECORDS: Mapping[str, Kind] = {
     "session": "session",
@@ -28,10 +28,10 @@ RECORDS: Mapping[str, Kind] = {
     "meta": "meta",
     "detector": "detector",
 }
-"""Kind of a key -> whose list of fields its record has."""
+"""Kind of a key -> the kind of record whose fields it has."""
 ANY = ("any", "various", "channel")
 FIRST = ("meta", "detector", "events", "quarantine")
-"""Kinds of keys that are read and written as others are set aside."""
+"""Kinds of keys that are read and written when others are set aside, and so are mended before them."""
 
 
 class MendingRunner(Protocol):
@@ -48,7 +48,7 @@ class Broken:
     Attributes:
         wanted: type that it must have.
         fields: those that are broken, as they were read.
-        fault: for people.
+        fault: what is wrong, for people.
         owner: of a session, as its record says.
     """
 
@@ -59,7 +59,7 @@ class Broken:
     owner: str = ""
 
     def set_aside(self, owner: str = "") -> ScriptCall[calls.SetAsideReply]:
-        """The call that sets it aside. ``owner``: who may own the session, where the record does not say it."""
+        """The call that sets it aside. ``owner``: the instance that may own the session, where the record names none."""
         keys, kind = Keys.of(self.key), kind_of(self.key)
         name = self.key.removeprefix(f"{keys.tag}:{kind}").removeprefix(":")
         return setting_aside.set_aside(
@@ -72,7 +72,7 @@ def broken_in(key: str, there: Any, values: Any) -> Broken | None:
     """What is broken about a record, given the answers to ``TYPE`` and to ``HMGET`` of `shaped_fields`; None when nothing is."""
     kind = RECORDS[kind_of(key)]
     if not isinstance(there, bytes):
-        return None  # it could not be asked
+        return None  # the server did not answer for it
     if there not in (b"hash", b"none"):
         return Broken(key, "hash", {}, f"is a {_text(there)}, not a hash")
     if isinstance(values, Exception) or not values:
@@ -100,7 +100,7 @@ def fields_of(key: str) -> tuple[str, ...]:
 
 
 async def set_aside(run: MendingRunner, broken: Broken, owner: str = "") -> str:
-    """Sets it aside, and says so once; what was done with it, '' when it is not broken any more or has to wait for the end of a hold.
+    """Sets it aside, and returns what was done; '' when it is no longer broken, or waits for the end of a hold. Safe to repeat.
 
     Raises:
         StoreUnavailableError: the store did not answer.
@@ -110,12 +110,12 @@ async def set_aside(run: MendingRunner, broken: Broken, owner: str = "") -> str:
 
 
 def mend(call: ScriptCall[Reply]) -> Mending:
-    """Looks for what a script's run can have met, and sets it aside."""
+    """Finds what a script's run can have met that does not parse, and sets it aside."""
     return _mend([*zip(call.keys, call.types, strict=True)], _owner_in(call))
 
 
 def mend_keys(keys: Sequence[str]) -> Mending:
-    """Looks for what a plain command can have met in these keys, and sets it aside."""
+    """Finds what a plain command can have met in these keys that does not parse, and sets it aside."""
     return _mend([(key, TYPES[kind_of(key)]) for key in keys], "")
 
 

@@ -16,12 +16,12 @@ from coordinator.store.address import Address
 __all__ = ["FRESH_SECONDS", "Named", "View", "choose", "view_of"]
 
 FRESH_SECONDS = 3.0
-"""An answer that is older counts no more."""
+"""An older answer no longer counts."""
 OUTDATED_SECONDS = 10.0
-"""For so long nobody who names an older configuration is believed; after that the Sentinels may have been set up anew."""
+"""For so long a Sentinel with an older configuration is not believed; after that the Sentinels may have been set up anew."""
 UNKNOWN_EPOCH = -1
 AWAY = frozenset({"s_down", "o_down", "disconnected"})
-"""Flags of an instance that a Sentinel does not reach: what it last said of its role is old."""
+"""Flags of a server that a Sentinel does not reach: the role that it last reported is old."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class View:
     Attributes:
         at: when it was asked, by this process's clock.
         address: of the primary; None where it does not know, or did not answer.
-        epoch: of its configuration; `UNKNOWN_EPOCH` where it would not say.
-        others: servers that it reaches, lists as replicas, and that say of themselves that they are primaries.
+        epoch: of its configuration; `UNKNOWN_EPOCH` where it did not say.
+        others: servers that it reaches and lists as replicas, and that call themselves primaries.
         error: why there is no answer, '' when there is one.
     """
 
@@ -49,7 +49,7 @@ class Named:
 
     Attributes:
         at: when that was last confirmed, by this process's clock.
-        others: as of a `View`: servers that were primaries before, and do not know yet that they are none any more.
+        others: as of a `View`: servers that were primaries before, and do not know yet that they were replaced.
     """
 
     address: Address
@@ -59,7 +59,7 @@ class Named:
 
 
 def choose(views: Iterable[View], before: Named | None, now: float) -> Named | None:
-    """The primary now; the one from before where nobody knows better.
+    """The primary now; the one from before where no Sentinel knows better.
 
     Args:
         views: the last answer of each Sentinel.
@@ -82,12 +82,13 @@ def choose(views: Iterable[View], before: Named | None, now: float) -> Named | N
 
 
 def view_of(at: float, named: Any, primary: Any, replicas: Any) -> View:
-    """A Sentinel's answers, each of which may be an error, read once.
+    """Reads a Sentinel's answers, each of which may be an error.
 
     Args:
-        named: of ``SENTINEL get-master-addr-by-name``.
-        primary: of ``SENTINEL MASTER``.
-        replicas: of ``SENTINEL REPLICAS``.
+        at: when it was asked, by this process's clock in seconds.
+        named: answer to ``SENTINEL get-master-addr-by-name``.
+        primary: answer to ``SENTINEL MASTER``.
+        replicas: answer to ``SENTINEL REPLICAS``.
     """
     told = _texts(named)
     address = _address(told[0], told[1]) if len(told) == 2 else None

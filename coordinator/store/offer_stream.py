@@ -1,6 +1,6 @@
 """The stream of offers to a pool: group ``workers``, one consumer an instance.
 
-Workers read it, and coordinators look after it: what a dead reader had read is offered again, and what ended is taken out. Each
+Workers read it, and coordinators look after it: they offer again what a dead reader had read, and take out what has ended. Each
 function raises `StoreUnavailableError` where the store did not answer.
 """
 
@@ -34,10 +34,10 @@ def _entries(answer: list[tuple[bytes, list[Entry]]] | None) -> list[Entry]:
 
 
 async def wait_for(blocking: Blocking, stream: str, instance: str, count: int, seconds: float) -> list[Entry]:
-    """What is new, at most ``count``; none when nothing came in time.
+    """New entries, at most ``count``; none when none came within so many ``seconds``.
 
     Raises:
-        NoGroupError: nobody has read there yet; see `make_group`.
+        NoGroupError: no worker has read there yet; see `make_group`.
         StoreUnavailableError: the store did not answer.
     """
     return _entries(
@@ -58,14 +58,14 @@ async def wait_for(blocking: Blocking, stream: str, instance: str, count: int, s
 
 
 async def given_before(run: Executor, stream: str, instance: str) -> list[Entry]:
-    """What this consumer was given and has not answered. Raises as `wait_for`."""
+    """Entries that this consumer was given and has not answered. Raises as `wait_for`."""
     return _entries(
         await run.command("XREADGROUP", "GROUP", GROUP, instance, "COUNT", GIVEN_AT_ONCE, "STREAMS", stream, "0")
     )
 
 
 async def acknowledge(run: Executor, stream: str, entry: bytes) -> None:
-    """An entry is delivered to nobody any more.
+    """Acknowledges an entry, so that it is delivered to no reader again. Safe to repeat.
 
     Raises:
         StoreUnavailableError: the store did not answer.
@@ -74,7 +74,7 @@ async def acknowledge(run: Executor, stream: str, entry: bytes) -> None:
 
 
 async def make_group(blocking: Blocking, stream: str) -> bool:
-    """Makes the group of consumers, and the stream where there is none; whether it is there now."""
+    """Makes the group of consumers, and the stream where there is none; returns whether it is there now. Safe to repeat."""
     try:
         await blocking.command("XGROUP", "CREATE", stream, GROUP, "0", "MKSTREAM")
     except CoordinatorError as error:
@@ -116,7 +116,7 @@ async def held_by(run: Executor, stream: str, reader: str) -> list[HeldOffer]:
 
 
 async def forget_reader(run: Executor, stream: str, reader: str) -> None:
-    """A consumer goes, with what is pending for it.
+    """Deletes a consumer, with what is pending for it. Safe to repeat.
 
     Raises:
         NoGroupError: no worker has read there yet.
@@ -125,7 +125,7 @@ async def forget_reader(run: Executor, stream: str, reader: str) -> None:
 
 
 async def idle_readers(run: Executor, stream: str) -> list[str]:
-    """Consumers for whom nothing is pending."""
+    """Consumers for which nothing is pending."""
     return [name for name, row in (await consumers_of(run, stream, GROUP)).items() if not row.get("pending")]
 
 

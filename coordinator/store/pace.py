@@ -1,8 +1,8 @@
 """How much may be on its way to the server, and how long nothing may move: arithmetic on what the line has shown.
 
-Two requests share a line as two cars share a road: what is sent too early only stands in a queue, where nothing small and urgent
-can pass it, and where a heartbeat on another connection waits behind it too. So no more is sent than the line has shown to
-carry in `TARGET_SECONDS`. The window grows with each answer that comes quickly and shrinks with those that are late.
+Requests share a line as cars share a road. A request that is sent too early stands in a queue: nothing small and urgent can pass
+it, and a heartbeat on another connection waits behind it too. So no more is sent than the line has shown to carry in
+`TARGET_SECONDS`. The window grows with each answer that comes quickly and shrinks with those that are late.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 __all__ = ["LARGE", "RESERVE", "Pace", "allowance"]
 
 TARGET_SECONDS = 0.2
-"""What is on its way should be through in this time."""
+"""Seconds within which all that is on its way should be through."""
 FIRST, LEAST, MOST = 32 * 1024, 16 * 1024, 1024 * 1024
-"""Bytes of the window: of a line of which nothing is known, at least, and at most."""
+"""Bytes of the window: for a line of which nothing is known, at least, and at most."""
 LARGE = 4096
 """A request of more bytes waits for room in the window; smaller ones have a reserve beside it."""
 RESERVE = 16 * 1024
@@ -23,15 +23,15 @@ SLOWEST = 8 * 1024
 DISTRUST = 16
 """A line may become so many times slower than it was, from one moment to the next."""
 EVIDENCE = 16 * 1024
-"""Bytes of a request that says something about lines that carry large ones: more than the text of a script."""
+"""Bytes from which a request shows how fast a line carries large ones: more than the text of a script."""
 GULP = 64 * 1024
-"""Bytes that something in between may swallow before it passes any on: of an answer, too."""
+"""Bytes of a request, or of an answer, that a proxy on the way may hold before it passes any on."""
 IDLE_BYTES = 4096
 LEAST_DELAY_SECONDS = 0.0001
 
 
 def allowance(size: int, *, part_of_answer: bool = False, rate: float = SLOWEST) -> float:
-    """Seconds for which a request may show no movement at all, because something in between holds its bytes.
+    """Seconds for which a request may show no movement at all, because a proxy on the way holds its bytes.
 
     Args:
         size: bytes of the request.
@@ -57,12 +57,12 @@ class Pace:
     _shrunk: float = float("-inf")
 
     def allowance(self, size: int, *, part_of_answer: bool = False) -> float:
-        """As the function, for this line."""
+        """As the function `allowance`, for this line."""
         rate = max(SLOWEST, self.carried / DISTRUST)
         return allowance(size, part_of_answer=part_of_answer, rate=rate)
 
     def answered(self, now: float, sent: float, size: int, ahead: int) -> None:
-        """An answer came.
+        """Learns from an answer.
 
         Args:
             now, sent: seconds of one clock.
@@ -83,5 +83,5 @@ class Pace:
             self.window, self._shrunk = max(LEAST, round(lower)), now
 
     def failed(self) -> None:
-        """The line broke or stood still: what it had shown counts no more."""
+        """Forgets what the line has shown, as it broke or stood still."""
         self.window, self.carried = FIRST, 0.0

@@ -1,4 +1,4 @@
-"""Commands as bytes for the wire, each by itself, before anything is sent: a wrong one hurts nobody but its own caller."""
+"""Commands as bytes for the wire, each by itself, before anything is sent: a wrong one hurts its own caller only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Packed", "pack"]
 
 
 class Packed(NamedTuple):
-    """One command. Its bytes are whole but for the server's run id, which only the connection knows.
+    """One command. Only the server's run id is missing in its bytes, which the connection knows.
 
     Attributes:
         pieces: the bytes, taken apart where the run id belongs.
@@ -36,7 +36,7 @@ def pack(command: Sequence[Argument]) -> Packed:
 
     Raises:
         InvalidIdError: a text cannot be encoded.
-        CoordinatorError: an argument is of a type that Redis does not take, or there is no command at all.
+        CoordinatorError: an argument is of a type that Redis does not take, or the command is empty.
     """
     if not command:
         raise CoordinatorError("an empty command is not a command: Redis would never answer it")

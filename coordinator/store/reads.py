@@ -20,7 +20,7 @@ SCAN_COUNT = 200
 
 
 def _fields(names: Sequence[str], answer: Any) -> dict[str, Any]:
-    """What HMGET said; nothing where the key is of another type."""
+    """The answer of HMGET by field; all None where the key is of another type."""
     return dict(zip(names, answer, strict=True)) if isinstance(answer, list) else dict.fromkeys(names)
 
 
@@ -93,7 +93,7 @@ class DeadLetter:
 
     Attributes:
         epoch: its last.
-        opened_again: its id was opened since: it is named by id and epoch.
+        opened_again: its id was opened since, so that id and epoch together name it.
     """
 
     id: str
@@ -118,7 +118,7 @@ class Overview:
 
     Attributes:
         orphans: sessions without an owner, those of graves included.
-        oldest_orphan_ms: since when the oldest has none, 0 without one.
+        oldest_orphan_ms: since when the oldest orphan has no owner, 0 without an orphan.
         hold_reason: '' when no hold is on.
         breaker_since_ms: since when the mass breaker is open, 0 while it is closed.
     """
@@ -337,7 +337,7 @@ async def record(part: StorePartition, session_id: str, letter_epoch: str = "") 
     """Every field of one session record, data included; None when there is none.
 
     Args:
-        letter_epoch: of a dead letter whose id was opened again; '' for the record itself.
+        letter_epoch: epoch of a dead letter whose id was opened again; '' for the record itself.
 
     Raises:
         StoreUnavailableError: the store did not answer.
@@ -400,7 +400,7 @@ class SetAside:
     Attributes:
         member: under which name it is kept.
         kind: of the key, ``member`` or ``entry``.
-        name: whose record, or which index.
+        name: id of the record, or name of the index.
         fault: what is wrong with it.
         fields: as they were; empty where they were not asked for.
     """

@@ -1,4 +1,4 @@
-"""What a script answered: a word, and fields that its header names. One class each; `coordinator.store.calls` has them."""
+"""What a script answered: a word, and fields that its header names. `coordinator.store.calls` has a class for each."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ READERS: Mapping[str, Callable[[bytes | None], Any]] = {
     "bool": lambda value: value == b"1",
     "tuple[str, ...]": _lines,
 }
-"""Type of a field -> how it is read. What is missing, or does not parse, is 0, empty, or None where the type has it."""
+"""Type of a field -> how it is read. A value that is missing or does not parse is 0, empty, or None where the type has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +37,17 @@ class Reply:
     """An answer of a script.
 
     Attributes:
-        word: which.
+        word: the answer's word.
     """
 
     word: ClassVar[str] = ""
 
     @classmethod
     def read(cls, raw: Sequence[bytes]) -> Self:
-        """The fields that follow the word, as names and values in turn.
+        """Reads the fields that follow the word, as names and values in turn.
 
         Raises:
-            ValueError: one has a name that the header does not list.
+            ValueError: a field has a name that the header does not list.
         """
         layout = _LAYOUTS.get(cls) or _laid_out(cls)
         if raw[1::2] == layout.names:  # in the header's order, as all scripts answer
@@ -100,6 +100,6 @@ def wire_name(name: str, kind: str) -> str:
 
 
 def epoch_in(reply: Reply) -> int:
-    """The epoch that a reply tells of, of whatever script; 0 where it tells of none."""
+    """The epoch in a reply of any script; 0 where there is none."""
     epoch: int = getattr(reply, "epoch", 0)
     return epoch

@@ -19,15 +19,15 @@ __all__ = [
 ]  # fmt: skip
 
 Program = Literal["worker", "coordinator", "reader", "exporter", "operator"]
-"""Who beats and serves (a worker, a sidecar, a supervisor), who looks after them, who only looks (status, doctor), redis_exporter
-with the script of the chart, and a person who also changes something by the command line."""
+"""In this order: a program that beats and serves (worker, sidecar, supervisor), a coordinator, a program that only reads (status,
+doctor), redis_exporter with the script of the chart, and a person who also changes something by the command line."""
 SCRIPTS_ARE_RUN_BY: tuple[Name, ...] = (("EVALSHA",), ("EVAL",))
 CONNECTING = ("client|setname", "select", "cluster|slots", "acl|whoami", "info")
-"""What a connection sends by itself, as rules of an ACL; INFO tells the server's run id."""
+"""Commands that a connection sends by itself, as rules of an ACL; INFO tells the server's run id."""
 SPOKEN = frozenset({"PUBLISH", "SUBSCRIBE"})
 """Commands whose access is to a channel."""
 OPTIONAL: tuple[Name, ...] = (("PUBSUB", "NUMSUB"), ("WAIT",))
-"""Without these a program says what it does without, and goes on."""
+"""Without these a program logs what it lacks, and goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +92,13 @@ class RightsRunner(Protocol):
 
 
 def commands_needed(scripts: Iterable[Script], commands: Iterable[Name]) -> frozenset[Name]:
-    """All that these scripts call and what is sent beside them; without what they go on without."""
+    """All that these scripts call and what is sent beside them, except the commands without which they go on."""
     called = {name for script in scripts for name in commands_of(script.source) if name not in NOT_NEEDED}
     return frozenset({*SCRIPTS_ARE_RUN_BY, *called, *commands})
 
 
 def needed_by(program: Program) -> frozenset[Name]:
-    """Every command without which a program does not do all that it is for."""
+    """Every command that a program needs to do its work."""
     need = NEEDS[program]
     if not need.scripts:
         return frozenset(need.commands)
@@ -106,13 +106,13 @@ def needed_by(program: Program) -> frozenset[Name]:
 
 
 def used_by(program: Program) -> frozenset[Name]:
-    """The same, and what its scripts go on without."""
+    """The same, and the commands without which its scripts go on."""
     called = {name for script in _scripts_of(program) for name in commands_of(script.source)}
     return needed_by(program) | (called & set(NOT_NEEDED))
 
 
 def _scripts_of(program: Program) -> list[Script]:
-    """Whoever runs scripts sets aside what these cannot use."""
+    """The scripts of a program; if it runs any, also the one that sets aside what these cannot use."""
     scripts = NEEDS[program].scripts
     return [SCRIPTS[name] for name in (*scripts, "set_aside")] if scripts else []
 
@@ -129,7 +129,7 @@ def rule_of(name: Name) -> str:
 
 
 def every_kind(k: Keys) -> list[str]:
-    """A key of each kind; those that have an id have one that nobody has."""
+    """A key of each kind; those with an id have one that no record has."""
     alone = [
         k.meta, k.instances, k.graves, k.leases, k.orphans, k.dead_letters, k.events, k.detector, k.names, k.quarantine,
     ]  # fmt: skip
@@ -143,10 +143,10 @@ def as_lines(tries: Iterable[Try]) -> list[str]:
 
 
 async def check_rights(runner: RightsRunner, k: Keys, program: Program) -> None:
-    """Refuses to go on without a right that the program will need. One round trip; changes nothing, safe to repeat.
+    """Checks that the user has every right that the program will need. One round trip; changes nothing, safe to repeat.
 
     Raises:
-        ConfigurationError: one line with the user, what it may not, and the rule that permits it.
+        ConfigurationError: one line with the user, what it may not do, and the rule that permits it.
         StoreUnavailableError: the store did not answer.
     """
     tries = tries_of(needed_by(program) - set(OPTIONAL), k.scratch, k.mailbox(":"))
@@ -162,13 +162,13 @@ async def look_at_rights(
     channels: Sequence[str] = (),
     setting: str = "redis_url",
 ) -> None:
-    """As `check_rights`, of any commands.
+    """As `check_rights`, for any commands.
 
     Args:
         scratch: a key that nothing uses.
         tries: commands, each in a form that changes nothing.
         keys, channels: patterns of what they are to be permitted on, for the message.
-        setting: whose fault it is, for the message.
+        setting: the setting to blame, for the message.
     """
     try:
         answer = await runner.run(calls.allowed(scratch=scratch, tries=as_lines(tries)))
@@ -184,7 +184,7 @@ async def look_at_rights(
 
 @dataclass(frozen=True, slots=True)
 class Lack:
-    """What a user may not, and needs."""
+    """What a user needs and may not do."""
 
     commands: tuple[Name, ...]
     keys: tuple[str, ...]
@@ -204,7 +204,7 @@ class Lack:
         return f"ACL SETUSER {user} {' '.join(rules)}"
 
     def told(self, user: str) -> str:
-        """One sentence."""
+        """The same as one sentence, with the command that permits it."""
         return f"user {user!r} may not {self.what}; permit it with: {self.line(user)}"
 
 
@@ -222,7 +222,7 @@ def lacking(refused: Sequence[tuple[Name, str]], keys: Sequence[str], channels: 
 
 
 def _made_clear(refused: Mapping[Name, str]) -> list[tuple[Name, str]]:
-    """Redis 8 does not say what is refused of SUBSCRIBE, the command or the channel; what it says of PUBLISH to the same one may."""
+    """Tells by PUBLISH to the same channel what of SUBSCRIBE is refused, command or channel: Redis 8 itself does not say."""
     publish = refused.get(("PUBLISH",), "")
     clear = {"": "command", "access": "access"}.get(publish, "either")
     return [(name, clear if what == "either" else what) for name, what in refused.items()]
@@ -238,7 +238,7 @@ def _by_text(detail: str) -> tuple[Name, str]:
 
 
 async def whoami(command: Callable[..., Awaitable[Any]]) -> str:
-    """The user of this connection; ``<user>`` where that is not told."""
+    """The user of this connection; ``<user>`` where the server does not tell."""
     try:
         told = await command("ACL", "WHOAMI")
     except StoreUnavailableError:

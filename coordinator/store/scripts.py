@@ -1,6 +1,6 @@
 """Loads the ``.lua`` files, reads their headers, and turns names into the positions that Redis wants.
 
-A header lists keys, arguments, replies and retry safety. Neither Lua's side nor Python's counts indices against the other by hand:
+A header lists keys, arguments, replies and retry safety. No index is counted by hand, in Lua or in Python:
 `coordinator.store.calls` is generated from the headers, and a test compares header and Lua.
 
 The lines of a header::
@@ -61,9 +61,9 @@ class ServerRunId(bytes):
 SERVER = ServerRunId(b"")
 
 NOT_NEEDED = (("PUBLISH",), ("PUBSUB", "NUMSUB"))
-"""What a script goes on without: a word is lost, or a connection that is gone tells nothing."""
+"""Commands without which a script goes on: a word is lost, or a lost connection tells nothing."""
 CALLED_FIRST = (("TIME",), ("HMGET",), ("HGET",))
-"""What a script that calls it has called before its first write, whatever way it takes: Redis itself refuses it in time."""
+"""Commands that a script calls before its first write on every path: Redis itself refuses them in time."""
 RIGHTS = "rights"
 """File of ``lua/lib`` that stands before each script that writes."""
 
@@ -116,7 +116,7 @@ class ScriptCall(Generic[R]):
 
     @property
     def types(self) -> tuple[str, ...]:
-        """Type of each key, in lower case as Redis says it; ``any`` for any."""
+        """Type of each key in lower case, as Redis writes it; ``any`` for any."""
         types = self.script.header.types
         named = len(self.script.header.keys)
         each = (*types[:named], *(types[-1:] * (len(self.keys) - named)))
@@ -127,7 +127,7 @@ class ScriptCall(Generic[R]):
         return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
 
     def eval(self) -> tuple[Argument, ...]:
-        """The same with the script's text, for a server that does not know it (yet, or any more)."""
+        """The same with the script's text, for a server that does not know it yet, or no longer."""
         return ("EVAL", self.script.source, len(self.keys), *self.keys, *self.args)
 
     def parse(self, raw: Sequence[bytes]) -> R:
@@ -198,7 +198,7 @@ def _library(folder: Traversable, name: str) -> Traversable:
 
 
 def commands_of(source: bytes) -> tuple[tuple[str, ...], ...]:
-    """What a script calls, each once: names of commands, with the subcommand where there is one."""
+    """The commands that a script calls, each once; with the subcommand where there is one."""
     found = _COMMAND.findall(source.decode())
     return tuple(dict.fromkeys(name_of(words) for words in found))
 
@@ -221,7 +221,7 @@ def _look_first(body: str) -> str:
 
 
 def load_script(name: str, package: str = "coordinator.store") -> Script:
-    """Reads ``lua/<name>.lua`` of a package, and what it uses; before it stands the look at the rights that all of it needs.
+    """Reads ``lua/<name>.lua`` of a package and the files that it uses, and puts the check of all needed rights before it.
 
     Raises:
         ValueError: its header is wrong.

@@ -1,4 +1,4 @@
-"""Calls that put what does not parse into quarantine, under a name made from what it was about."""
+"""Calls that put what does not parse into quarantine, under a name made from its kind and id."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def set_aside(
     owner: str = "",
     ttl: float = DEAD_LETTER_TTL,
 ) -> ScriptCall[calls.SetAsideReply]:
-    """What does not parse is kept as it was, and made usable again or given up on.
+    """The call that keeps what does not parse as it was, and makes it usable again or gives it up. Safe to repeat.
 
     Args:
-        kind, name: of the key: what it is about, '' where there is one of a kind.
+        kind, name: of the key; the name is the id of its session or instance, '' where there is one of a kind.
         wanted: type that the key must have, in lower case.
         fault: what is wrong, for people.
         broken: fields that are broken, with their values as they were read.
@@ -42,7 +42,7 @@ def set_aside(
 def set_aside_member(
     k: Keys, *, index: str, raw: bytes, fields: Sequence[bytes] = (), ttl: float = DEAD_LETTER_TTL
 ) -> ScriptCall[calls.SetAsideMemberReply]:
-    """A member that is no id, or an entry that cannot be read, goes out of an index and is kept.
+    """The call that takes a member that is not an id, or an entry that cannot be read, out of an index and keeps it.
 
     Args:
         index: its key after the tag, as ``graves`` or ``offers:default``.

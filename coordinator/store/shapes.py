@@ -1,4 +1,4 @@
-"""What the fields of stored records look like: the one list by which scripts and programs tell what they can use from what is broken.
+"""What the fields of stored records look like: scripts and programs tell usable fields from broken ones by this one list.
 
 A field that is not listed may hold anything: a newer program may have written it. An empty field counts as missing.
 """
@@ -31,15 +31,15 @@ __all__ = [
 
 Kind = Literal["session", "instance", "meta", "detector"]
 MOST_DIGITS = 16
-"""Of a whole number: Lua has 53 bits."""
+"""Digits of a whole number: Lua has 53 bits."""
 MOST_EPOCH_DIGITS = 14
-"""Of an epoch, which follows the clock: scripts let none of the year 4822 or later lift another (``epoch_of`` in read.lua)."""
+"""Digits of an epoch, which follows the clock: one of the year 4822 or later raises no other (``epoch_of`` in read.lua)."""
 MOST_SPAN_DIGITS = 12
-"""Of a length of time: thirty years. It is added to times, and what comes of that must be one."""
+"""Digits of a length of time in ms: thirty years. It is added to times, and the sum must be a time."""
 MOST_TIME_DIGITS = 14
-"""Of a time, likewise."""
+"""Digits of a time in ms."""
 MOST_ROLL_DIGITS = 18
-"""Of a roll, which Redis itself adds up in 64."""
+"""Digits of a roll, which Redis itself adds up in 64 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ class Shape:
     """What a value must look like.
 
     Attributes:
-        rule: for people: "is not ...".
-        fits: whether a value that is not empty is right.
+        rule: for people, to stand after "is not".
+        fits: returns whether a value that is not empty is right.
         pattern: the same for Lua; '' where scripts take it as it is.
         most: bytes at most, for Lua; 0 for any.
     """
@@ -163,15 +163,15 @@ RELIED_ON: Mapping[Kind, tuple[str, ...]] = {
     "meta": ("partitions", "protocol"),
     "detector": (),
 }
-"""What scripts look at before they use it, beside the state and what Redis itself counts on (``HINCRBY``): it says whose a call
-is, or has to be a number or a name. For the other fields they fall back on something else, and the sweep finds what is broken."""
+"""Fields that scripts check before they use them, beside the state and what Redis itself counts with (``HINCRBY``): they say who
+owns a call, or must be a number or a name. For other fields scripts have a fallback, and the sweep finds what is broken."""
 _WORD = re.compile(r"'([a-z_]+)'")
 _COUNTED = re.compile(r"'HINCRBY', \w+, '([a-z_]+)'")
 _OF: Mapping[Kind, Mapping[str, Shape]] = {"session": SESSION, "instance": INSTANCE, "meta": META, "detector": DETECTOR}
 
 
 def faults(kind: Kind, fields: Mapping[str, bytes | None]) -> dict[str, str]:
-    """Which of these fields are broken, each with the rule that it breaks; empty when all are right."""
+    """The broken ones of these fields, each with the rule that it breaks; empty when all are right."""
     shapes = _OF[kind]
     found = {
         name: f"is not {shapes[name].rule}"
@@ -184,7 +184,7 @@ def faults(kind: Kind, fields: Mapping[str, bytes | None]) -> dict[str, str]:
 
 
 def _needed(kind: Kind, state: bytes | None) -> tuple[str, ...]:
-    """Fields without which a record is none; the same stands in read.lua."""
+    """Fields without which a record is broken; `_needs` has the same for Lua."""
     if kind not in ("session", "instance"):
         return ()
     if not state:
@@ -199,12 +199,12 @@ def shaped_fields(kind: Kind) -> tuple[str, ...]:
 
 
 def text(value: object) -> str:
-    """A stored text, for people and for comparing; '' where it is missing. What is no UTF-8 in it is replaced."""
+    """A stored text, for people and for comparing; '' where it is missing. Invalid UTF-8 in it is replaced."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
 
 
 def text_if_any(value: object) -> str | None:
-    """The same; None where it is missing or no UTF-8: this program did not write it, and leaves it alone."""
+    """The same; None where it is missing or invalid UTF-8: this program did not write it, and leaves it alone."""
     try:
         return value.decode() if isinstance(value, bytes) else None
     except UnicodeDecodeError:
@@ -212,17 +212,17 @@ def text_if_any(value: object) -> str | None:
 
 
 def session_id(value: object) -> str:
-    """A stored session id; '' where it is none."""
+    """A stored session id; '' where it is invalid."""
     return value.decode() if isinstance(value, bytes) and _SESSION_ID.fits(value) else ""
 
 
 def instance_id(value: object) -> str:
-    """A stored instance id; '' where it is none."""
+    """A stored instance id; '' where it is invalid."""
     return value.decode() if isinstance(value, bytes) and _INSTANCE.fits(value) else ""
 
 
 def score(value: object) -> int:
-    """A stored score as a time in ms; 0 where it is none."""
+    """A stored score as a time in ms; 0 where it is invalid."""
     try:
         return int(float(value)) if isinstance(value, bytes) else 0
     except (ValueError, OverflowError):
@@ -242,14 +242,15 @@ def labels_of(value: bytes | None) -> dict[str, str]:
 
 
 def requires_of(value: bytes | None) -> tuple[str, ...]:
-    """What a session asks for; nothing where it is missing or broken."""
+    """The labels that a session requires; none where the field is missing or broken."""
     return tuple(json.loads(value)) if value and _are_wanted(value) else ()
 
 
 def lua_readers(body: str) -> str:
     """Functions by which a script reads records: all fields of a kind that it asks for, and their checks; '' where it reads none.
 
-    Straight code, one table of its final size: it runs with every call. A missing field is nil; the empty text counts as missing.
+    They are straight code with one table of its final size, as they run in every call. A missing field is nil; an empty text
+    counts as missing.
     """
     counted = set(_COUNTED.findall(body))
     return "\n".join(_reader(kind, calls, counted) for kind in _OF if (calls := _asked(kind, body)))
@@ -292,7 +293,7 @@ def _reader(kind: Kind, calls: list[list[str]], counted: set[str]) -> str:
 
 
 def _needs(always: Sequence[str]) -> list[str]:
-    """Without these a session's record is none; see `_needed`."""
+    """Lua that refuses a session's record without its needed fields; see `_needed`."""
     others = [name for name in always if name in ("owner", "epoch", "pool")]
     lines = [
         f"  if not state and ({' or '.join(f'r.{name}' for name in others)}) then",

@@ -16,7 +16,7 @@ __all__ = ["awaited_of", "later_suspects", "listeners_of", "without_a_record"]
 
 
 async def later_suspects(part: StorePartition, until_ms: int, page: int) -> list[Suspect]:
-    """Instances whose deadline is not after ``until_ms``, without the first page; read page by page."""
+    """Instances whose deadline is at most ``until_ms``, without the first page; read page by page."""
     found: list[Suspect] = []
     first = page
     while True:

@@ -1,4 +1,4 @@
-"""One connection to the server of one partition, for a thread: blocking, but never for long without a word to the thread."""
+"""One connection to the server of one partition, for a thread. It blocks, but calls the thread's function every slice."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["ThreadLink"]
 
 WAIT_SLICE_SECONDS = 0.05
 LONGEST = 1.5
-"""Times the time limit that an exchange may take in all: what is heard later is of no use to whoever beats."""
+"""Times the time limit that an exchange may take in all: a later answer is of no use to the thread that beats."""
 READ_BYTES = 65536
 
 
@@ -68,7 +68,7 @@ class ThreadLink:
         try:
             if self._connection is None:
                 self._connect()
-        except Exception as error:  # noqa: BLE001 - whatever a connection raises means that there is none
+        except Exception as error:  # noqa: BLE001 - any error of a connection means that there is none
             self.close()
             known = connection_error(error)
             return [StoreUnavailableError(known.kind, known.detail, sent=False) for _ in commands]
@@ -88,16 +88,16 @@ class ThreadLink:
         return found
 
     def _greet(self, connection: Any) -> None:
-        """Connected, and about to log in: either may take nearly as long as the time limit."""
+        """Logs in. Connecting and logging in may each take nearly as long as the time limit, so the thread is told between."""
         self.on_wait()
         connection.on_connect()
         self.on_wait()
 
     def _follow(self) -> None:
-        """Leaves a server when the Sentinels name another one, whatever this one answers; after a pause they are asked first."""
+        """Leaves a server when the Sentinels name another, whatever this one answers; after a pause it asks them first."""
         lookout = self._source.lookout
         if not lookout.is_sure:
-            with contextlib.suppress(StoreUnavailableError):  # where none answers, the server of before is the best
+            with contextlib.suppress(StoreUnavailableError):  # where none answers, the old server is the best
                 lookout.find_in_a_thread(self._timeout, self.on_wait)
         if lookout.address not in (None, self._address):
             self.close()
@@ -139,17 +139,17 @@ class ThreadLink:
             connection.disconnect()
 
     def close(self) -> None:
-        """Closes the connection; the next exchange makes a new one."""
+        """Closes the connection; the next exchange makes a new one. Safe to repeat."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            with contextlib.suppress(Exception):  # what is closed cannot fail any more
+            with contextlib.suppress(Exception):  # a closed connection cannot fail any more
                 connection.disconnect()
 
 
 class _Exchange:
     """One exchange on a socket: how long nothing has moved, and how long it takes in all.
 
-    Only time in which this thread turned over counts: what stood still itself has seen nothing meanwhile.
+    Only time in which this thread ran counts: a thread that stood still saw nothing meanwhile.
     """
 
     def __init__(self, sock: Any, timeout: float, longest: float, on_wait: Callable[[], None]) -> None:
@@ -166,7 +166,7 @@ class _Exchange:
 
         Raises:
             StoreUnavailableError: nothing moved for too long, or it took too long in all.
-            OSError, redis.RedisError, or whatever else a connection raises: it broke.
+            OSError, redis.RedisError, or another error of a connection: it broke.
         """
         self._size = len(requests[0]) if requests else 0
         self._send(b"".join(requests))
@@ -214,7 +214,7 @@ class _Exchange:
         return passed
 
     def _waited(self) -> None:
-        """A slice passed in which nothing arrived, and nothing could be sent."""
+        """Counts a slice in which nothing arrived, and nothing could be sent."""
         self._on_wait()
         passed = self._pass()
         gone = self._written - in_the_kernel(self._sock)

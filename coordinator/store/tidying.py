@@ -1,4 +1,4 @@
-"""What is taken out because it ended, or because no program can use it: a bounded piece a call.
+"""Takes out what has ended, or what no program can use: a bounded piece each call.
 
 Each function raises `StoreUnavailableError` where the store did not answer, and is safe to repeat.
 """
@@ -35,14 +35,14 @@ __all__ = [
 
 
 async def set_aside_members(part: StorePartition, key: str, members: Sequence[bytes]) -> int:
-    """Members that are no ids go out of the index under this key and are kept; how many went."""
+    """Takes members that are not ids out of the index under this key and keeps them; returns how many."""
     index = key.removeprefix(f"{part.keys.tag}:")
     gone = [set_aside_member(part.keys, index=index, raw=raw) for raw in members]
     return sum(isinstance(answer, calls.Ok) for answer in await part.executor.run_many(gone)) if gone else 0
 
 
 async def mend_indexes(part: StorePartition) -> None:
-    """Sets aside indexes and streams of a partition that are of another type than they must be."""
+    """Sets aside indexes and streams of a partition that have another type than they must have."""
     k = part.keys
     await part.executor.mend(
         [k.events, k.quarantine, k.instances, k.graves, k.leases, k.orphans, k.dead_letters, k.names]
@@ -50,7 +50,7 @@ async def mend_indexes(part: StorePartition) -> None:
 
 
 async def names_of_the_gone(part: StorePartition, cursor: bytes, count: int) -> tuple[bytes, list[tuple[str, str]]]:
-    """Where the next step begins, and names of instances whose records ended, with these instances; b"0" begins and ends."""
+    """The cursor of the next step, and names with their instances whose records are gone; b"0" begins and ends."""
     keys, run = part.keys, part.executor
     after, found = await run.command("HSCAN", keys.names, cursor, "COUNT", count)
     pairs = [
@@ -95,10 +95,10 @@ class Late:
 
 
 async def beyond(part: StorePartition, index: str, seconds: float, unsaid: float, count: int) -> list[Late]:
-    """Members that are not due within ``seconds``: a grave or a lease is due now, an instance has as long to beat as it asked for.
+    """Members that are not due within ``seconds``: a grave or a lease should be due now, an instance when it asked to be.
 
     Args:
-        unsaid: seconds that an instance gets that does not say how long it may be silent.
+        unsaid: seconds for an instance whose record does not say how long it may be silent.
     """
     run, time_ms = part.executor, await now_ms(part.executor)
     found = await run.command(
@@ -117,7 +117,7 @@ async def not_due_for_too_long(part: StorePartition, slack: float, unsaid: float
     """Instances that have longer to beat than they asked for, among the ``count`` with the latest deadlines.
 
     Args:
-        slack: seconds by which a deadline may lie ahead: a beat that comes between two looks, and a clock that is set.
+        slack: seconds by which a deadline may lie ahead: a beat came between two looks, or a clock was set.
         unsaid: see `beyond`.
     """
     keys, run = part.keys, part.executor
@@ -134,12 +134,12 @@ async def not_due_for_too_long(part: StorePartition, slack: float, unsaid: float
 
 
 async def bring_forward(part: StorePartition, index: str, late: Late) -> None:
-    """A member gets the time of its record, unless it has an earlier one by now."""
+    """Gives a member the time of its record, unless it has an earlier one by now."""
     await part.executor.command("ZADD", key_of(part, index), "XX", "LT", late.due_ms, late.member)
 
 
 async def forget_ended_quarantine(part: StorePartition, most: int, count: int) -> None:
-    """Of what was set aside the newest ``most`` are kept, and what has ended is not listed; at most ``count`` go of each."""
+    """Keeps the newest ``most`` of what was set aside, and unlists what has ended; at most ``count`` of each a call."""
     keys, run = part.keys, part.executor
     oldest = await run.command("ZRANGE", keys.quarantine, 0, -1 - most)
     listed = await run.command("ZRANGE", keys.quarantine, 0, count - 1)
@@ -152,7 +152,7 @@ async def forget_ended_quarantine(part: StorePartition, most: int, count: int) -
 
 
 async def living_pools(part: StorePartition) -> set[str | None]:
-    """Pools of the instances whose heartbeats are watched; None among them for one that does not say its pool."""
+    """Pools of the instances whose heartbeats are watched; None among them for an instance that names no pool."""
     keys, run = part.keys, part.executor
     listed = await run.command("ZRANGE", keys.instances, 0, -1)
     living = [one for one in map(text_if_any, listed) if one is not None]
@@ -160,7 +160,7 @@ async def living_pools(part: StorePartition) -> set[str | None]:
 
 
 async def readers_that_are_gone(part: StorePartition, pool: str, count: int) -> list[str]:
-    """At most ``count`` consumers of a pool's offers whose instances died, and for whom nothing is pending."""
+    """At most ``count`` consumers of a pool's offers whose instances are dead, and for which nothing is pending."""
     keys, run = part.keys, part.executor
     idle = (await idle_readers(run, keys.offers(pool)))[:count]
     looks = await run.commands(

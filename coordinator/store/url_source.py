@@ -1,4 +1,4 @@
-"""Where the store's URL comes from: given once, or read again for each connection, since secrets in files change."""
+"""Where the store's URL comes from: it is given once, or read again for each connection, since secrets in files change."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class UrlSource:
     """The URL for each new connection.
 
     Args:
-        url: the URL, or what returns it now.
-        warn: told of a URL that leaves certificates unverified, once.
+        url: the URL, or a function that returns it now.
+        warn: called once with a URL that leaves certificates unverified.
 
     Attributes:
         lookout: knows where the primary is that Sentinels name; does nothing before it is asked.
-        tells_server: whether a connection to there has learnt the run id of its server; then none goes on without.
+        tells_server: whether a connection has learnt the run id of its server; then each later one needs it.
 
     Raises:
-        ConfigurationError: the URL is of no known form, or names files that cannot be used.
+        ConfigurationError: the URL's form is unknown, or it names files that cannot be used.
     """
 
     def __init__(self, url: str | Callable[[], str], warn: Callable[[StoreUrl], None] = say_in_the_log) -> None:
@@ -47,9 +47,9 @@ class UrlSource:
         self._url = self._usable(self._text)
 
     def nodes(self) -> tuple[Address, ...]:
-        """Of a Cluster, to be asked one after the other; each time another one first.
+        """Nodes of a Cluster to ask one after the other, each time another one first.
 
-        One that is cut off from the rest does not know who has replaced whom, and answers all the same.
+        A node that is cut off from the rest does not know which primaries were replaced, and answers all the same.
         """
         addresses = self._url.addresses
         first = next(self._turns) % len(addresses)
@@ -70,7 +70,7 @@ class UrlSource:
         return url
 
     def now(self) -> StoreUrl:
-        """The URL for a new connection; the last good one where what stands there now is none, which is logged once."""
+        """The URL for a new connection; the last good one where the present text is invalid, which is logged once."""
         text = self._read()
         if text != self._text:
             try:

@@ -1,4 +1,4 @@
-"""Sizes and times that a script is called with where its caller says nothing else; times in seconds."""
+"""Sizes and times with which a script is called by default; times in seconds."""
 
 from __future__ import annotations
 

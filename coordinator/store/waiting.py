@@ -1,7 +1,7 @@
 """Requests that wait to be sent, and which is the next: in order, but a small one need not wait behind large ones.
 
-Only a request for one session may pass, and only requests for other sessions: what one caller asked for stays in its order. Everything
-else (plain commands, scripts about a whole instance or a partition) keeps its place: it passes nothing, and nothing passes it.
+Only a request for one session may pass, and only requests for other sessions: the requests of one caller stay in their order. All
+others (plain commands, scripts about a whole instance or a partition) keep their places: they pass none, and none passes them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Request", "Waiting"]
 
 
 class Request(Protocol):
-    """What can wait.
+    """A request that can wait.
 
     Attributes:
         size: bytes.
@@ -30,14 +30,14 @@ class Request(Protocol):
 
     @property
     def over(self) -> bool:
-        """Whether nobody waits for it any more: then it is not sent."""
+        """Whether its answer is not waited for any more: then it is not sent."""
 
 
 R = TypeVar("R", bound=Request)
 
 
 class Waiting(Generic[R]):
-    """Two lanes: in the slow one is what is large, and what may not pass something that waits there."""
+    """Two lanes: the slow one has the large requests, and those that may not pass a request in it."""
 
     def __init__(self) -> None:
         self._first: deque[R] = deque()
@@ -51,7 +51,7 @@ class Waiting(Generic[R]):
         return len(self._first) + len(self._quick) + len(self._slow)
 
     def put(self, requests: Sequence[R]) -> None:
-        """Requests of one caller, which stay in this order."""
+        """Adds requests of one caller, which stay in this order."""
         quick = all(self._may_pass(r) for r in requests)
         lane = self._quick if quick else self._slow
         for request in requests:
@@ -69,7 +69,7 @@ class Waiting(Generic[R]):
         return bool(request.session) and "" not in self._sessions and request.session not in self._sessions
 
     def put_first(self, requests: Sequence[R]) -> None:
-        """Requests that had their turn and must have it again, before all others, in this order."""
+        """Adds requests that had their turn and have it again, before all others, in this order."""
         self._first.extend(requests)
 
     def take(self, room: int, *, only: bool) -> R | None:
@@ -91,7 +91,7 @@ class Waiting(Generic[R]):
         return None
 
     def _slow_has_its_turn(self) -> bool:
-        """When all that came before it is gone, and as much passed it as it has to send: nobody waits for ever."""
+        """Whether all that came before its first request is gone and as many bytes passed it as it has: none waits for ever."""
         if not self._slow or not self._quick:
             return bool(self._slow)
         first = self._slow[0]
@@ -115,7 +115,7 @@ class Waiting(Generic[R]):
         return request
 
     def take_all(self) -> list[R]:
-        """All that wait, in the order in which they came."""
+        """Takes out all requests, in the order in which they came."""
         found = [*self._first, *sorted((*self._quick, *self._slow), key=lambda r: r.number)]
         for lane in (self._first, self._quick, self._slow):
             lane.clear()

@@ -31,13 +31,13 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a step of the walk came by.
+    """What a step of the walk found.
 
     Attributes:
         cursor: where the next step begins; `over` after the last one.
         sessions, instances: ids.
         pools: those with a stream of offers.
-        events: whether it came by the stream of events.
+        events: whether it found the stream of events.
     """
 
     cursor: bytes
@@ -48,12 +48,12 @@ class Step:
 
     @property
     def over(self) -> bool:
-        """Whether the walk came to its end."""
+        """Whether the walk is at its end."""
         return self.cursor == b"0"
 
 
 async def next_keys(part: StorePartition, cursor: bytes, count: int) -> Step:
-    """Some ``count`` keys, more or less: what SCAN takes as a hint."""
+    """The next keys, about ``count``, which SCAN takes as a hint."""
     tag = part.keys.tag
     after, found = await part.executor.command("SCAN", cursor, "MATCH", f"{tag}:*", "COUNT", count)
     by_kind: dict[str, list[str]] = {"session": [], "instance": [], "offers": [], "events": []}
@@ -86,7 +86,7 @@ class Indexed:
     Attributes:
         needed: whether its state needs an index at all.
         listed: whether each index that its state needs has it.
-        owner_state: state of the instance that owns it, '' where there is no such instance, None for a session that is not served.
+        owner_state: state of the owner, '' where it has no record, None for a session that is not served.
         beats, buried: whether that instance is in the index of heartbeats, and among the graves.
         refused: why an index could not be read, '' when all could.
     """
@@ -115,7 +115,7 @@ def _questions(part: StorePartition, session: str, state: str, owner: str) -> li
 
 
 async def indexed(part: StorePartition, records: Sequence[tuple[str, str, str]]) -> list[Indexed]:
-    """Where the indexes have these sessions, each with its state and its owner by its record."""
+    """Where the indexes have these sessions. ``records``: id, state and owner of each by its record."""
     asked = [_questions(part, *record) for record in records]
     answers = iter(await part.executor.outcomes([one for questions in asked for one in questions]))
     found = []
@@ -150,7 +150,7 @@ class InstanceIndexed:
 
 
 async def instances_indexed(part: StorePartition, instances: Sequence[str]) -> list[InstanceIndexed]:
-    """Whether the index of heartbeats, or that of graves, has these instances; one that could not be asked counts as listed."""
+    """Whether the index of heartbeats or that of graves has these instances; one of which it cannot be told counts as listed."""
     keys = part.keys
     looks = await part.executor.outcomes(
         [
@@ -170,6 +170,6 @@ async def instances_indexed(part: StorePartition, instances: Sequence[str]) -> l
 
 
 async def give_deadline(part: StorePartition, instance: str, seconds: float) -> bool:
-    """An instance that no index has gets so long to beat; whether it was given now. Safe to repeat."""
+    """Gives an instance that no index has so many seconds to beat; returns whether it did. Safe to repeat."""
     deadline_ms = await now_ms(part.executor) + in_ms(seconds)
     return bool(await part.executor.command("ZADD", part.keys.instances, "NX", deadline_ms, instance))

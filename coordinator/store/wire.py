@@ -1,7 +1,7 @@
 """One connection that is made already: requests go out, answers come in, and it ends when nothing moves any more.
 
-What counts is movement, not the whole: bytes that leave this machine or arrive here. A large request on a slow line takes its time,
-and a line on which nothing moves is given up after the time limit, however little is on its way.
+Only movement counts: bytes that leave this machine or arrive here. A large request on a slow line may take long, but a line on
+which nothing moves is given up after the time limit, however little is on its way.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ if sys.platform == "linux":
 __all__ = ["MORE", "Asked", "Wire", "answers", "in_the_kernel"]
 
 LOOKS = 8
-"""Looks for movement within the time limit."""
+"""How often it looks for movement within the time limit."""
 MOST_AWAY = 200
-"""Requests that may be on their way."""
+"""Requests that may be on their way at the same time."""
 MORE = object()
 """What a reader of answers returns when the next one is not whole yet."""
 
 
 def answers() -> Any:
-    """A reader of answers; one that is an error becomes a `redis.ResponseError`, which is returned and not raised."""
+    """A reader of answers; it returns an error answer as a `redis.ResponseError`, and does not raise it."""
     return hiredis.Reader(protocolError=redis.InvalidResponse, replyError=redis.ResponseError, notEnoughData=MORE)
 
 
 def in_the_kernel(sock: Any) -> int:
-    """Bytes that were sent and that the other side's machine has not confirmed; 0 where the system does not tell."""
+    """Bytes that were sent and that the other machine has not confirmed; 0 where the system does not tell."""
     if sock is None or sys.platform != "linux":
         return 0
     told = bytearray(4)
@@ -61,10 +61,10 @@ class Asked(Protocol):
     packed: Packed
 
     def answered(self, answer: Any, seconds: float) -> None:
-        """Takes the answer: what the server said, a `redis.ResponseError` too; or a `StoreUnavailableError` without one."""
+        """Takes the server's answer, which may be a `redis.ResponseError`; or a `StoreUnavailableError` without one."""
 
     def unsent(self, error: StoreUnavailableError) -> None:
-        """The connection ended, and certainly nothing of the request was sent."""
+        """Called when the connection ended and nothing of the request was sent."""
 
 
 @dataclass(slots=True)
@@ -87,7 +87,7 @@ class Wire(asyncio.Protocol):
 
     Attributes:
         bytes_away: bytes of requests that have no answer yet.
-        held: bytes of those that were put and not sent.
+        held: bytes of requests that were put and not sent.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Wire(asyncio.Protocol):
 
     @property
     def full(self) -> bool:
-        """Whether as many requests are on their way as may be."""
+        """Whether no more requests may be put on their way."""
         return len(self._away) >= MOST_AWAY
 
     @property
@@ -162,7 +162,7 @@ class Wire(asyncio.Protocol):
         self._written += len(data)
         try:
             self._transport.write(data)
-        except Exception as error:  # noqa: BLE001 - event loops raise what they like about a connection that ended
+        except Exception as error:  # noqa: BLE001 - event loops raise various errors for a connection that ended
             self.end(connection_error(error))
             return
         if self._look is None:
@@ -171,7 +171,7 @@ class Wire(asyncio.Protocol):
     # -- answers -------------------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of answers came."""
+        """Takes bytes of answers."""
         self._quiet, self._partial = 0.0, True
         now = self._loop.time()
         try:
@@ -182,7 +182,7 @@ class Wire(asyncio.Protocol):
                 self._take(answer, now)
                 self._partial = False
             self._partial = self._partial or bool(self._answers.has_data())
-        except Exception as error:  # noqa: BLE001 - after what cannot be read nothing on this connection can be
+        except Exception as error:  # noqa: BLE001 - after an unreadable answer the connection is of no use
             self.end(connection_error(error))
             return
         if self._retired and not self._away:
@@ -198,11 +198,11 @@ class Wire(asyncio.Protocol):
         if isinstance(answer, redis.ResponseError):
             fault = store_error(answer)
             if isinstance(fault, StoreUnavailableError) and moves_the_server(fault):
-                self._retired = True  # what is on its way is answered here; what comes goes to where the server is then
+                self._retired = True  # requests on their way are answered here; later ones go to the new server
         away.request.answered(answer, now - away.sent)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The other side, or something in between, ended it."""
+        """Takes the end of the connection by the other side, or by a machine on the way."""
         self.end(connection_error(exc or redis.ConnectionError("the connection was closed by the server")))
 
     # -- movement ------------------------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ class Wire(asyncio.Protocol):
         gone = self._written - self._unsent() - in_the_kernel(self._transport.get_extra_info("socket"))
         if gone > self._gone:
             self._quiet = 0.0
-        else:  # a loop that stood still itself saw nothing meanwhile
+        else:  # a loop that stood still saw nothing meanwhile
             self._quiet += min(now - self._looked, 2 * every)
         self._gone, self._looked = gone, now
         first = self._away[0]
@@ -229,7 +229,7 @@ class Wire(asyncio.Protocol):
             self.end(StoreUnavailableError("timeout", f"nothing moved for {self._quiet:.2g} s"))
 
     def _unsent(self) -> int:
-        """Bytes that wait in this process; with TLS not to be counted in requests."""
+        """Bytes that wait in this process; with TLS they cannot be told apart by request."""
         try:
             return int(self._transport.get_write_buffer_size())
         except Exception:  # noqa: BLE001 - of a connection that ended
@@ -267,7 +267,7 @@ class Wire(asyncio.Protocol):
         let_go_of(self._transport.get_extra_info("socket"))
 
     def _let_go(self, *, at_once: bool) -> None:
-        """Closes the socket; at once: what the kernel still has to send is thrown away and does not burden the line."""
+        """Closes the socket. ``at_once``: the kernel throws away what it still has to send, which would burden the line."""
         try:
             sock = self._transport.get_extra_info("socket")
             if at_once and sock is not None:
