@@ -1,4 +1,4 @@
-"""A Redis URL, taken apart by a strict grammar; what is shown of one is put together from parts that were understood."""
+"""A Redis URL, taken apart by a strict grammar; only parts that were understood are ever shown."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FORMS = {
     "rediss+cluster": "rediss+cluster://host:port,host:port",
 }
 _OTHERS = frozenset({"http", "https", "tcp", "tls", "valkey", "valkeys", "redis-sentinel", "redis+socket", "redis+tls"})
-"""Schemes of others that are named; nothing else that stands there, since it may be a part of a password."""
+"""Schemes of others that a message repeats; it repeats no other text in that place, which may be a part of a password."""
 _URL = re.compile(
     r"""[A-Za-z+]+://
     (?:(?P<user>[^:@/?#\x00-\x20\x7f]*)(?P<colon>:(?P<password>[^/?#\x00-\x20\x7f]*))?@)?
@@ -42,13 +42,13 @@ _URL = re.compile(
     (?:\?(?P<query>[^@#\x00-\x20\x7f]*))?""",
     re.VERBOSE,
 )
-"""An ``@`` behind the hosts means that a password has a ``/``, ``?`` or ``#`` in it: then no part is what it seems to be."""
+"""An ``@`` behind the hosts means that a password contains ``/``, ``?`` or ``#``: then no part is what it seems to be."""
 _HOST = re.compile(r"(?P<host>[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\])(?::(?P<port>[0-9]{1,5}))?")
 _ENCODE = (
     "in user and password a percent sign is %25, a colon %3A, an at sign %40, a slash %2F, a question mark %3F, a hash %23, "
     "a space %20"
 )
-"""Without an at sign: `masked` takes what stands between one and a URL for a password."""
+"""It has no at sign itself: `masked` takes the text between one and a URL for a password."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +57,11 @@ class StoreUrl:
 
     Attributes:
         kind: ``standalone``, ``sentinel`` or ``cluster``.
-        addresses: the server; or the sentinels; or some nodes of the cluster.
+        addresses: of the server, of the Sentinels, or of some nodes of the Cluster.
         shown: the URL without user, password and options.
-        service: name that the sentinels know the primary by.
-        tls: whether servers, and Sentinels, are spoken to by TLS.
-        unverified: what is wrong with how the server's certificate is looked at, '' when nothing is.
+        service: name by which the Sentinels know the primary.
+        tls: whether connections to servers and Sentinels use TLS.
+        unverified: what is wrong with the check of the server's certificate, '' when nothing is.
     """
 
     kind: str
@@ -79,19 +79,19 @@ class StoreUrl:
 
     @property
     def has_secret(self) -> bool:
-        """Whether whoever knows the URL knows more than where the server is."""
+        """Whether the URL tells more than where the server is."""
         told = (self.username, self.password, self.sentinel_username, self.sentinel_password)
         return any(told) or "ssl_password" in self.tls_options
 
     def connection_options(self, *, sentinel: bool = False) -> dict[str, Any]:
-        """What redis-py's connections need beside the address: those to servers, or those to the Sentinels."""
+        """The options of redis-py's connections beside the address, to servers or to the Sentinels."""
         if sentinel:
             options: dict[str, Any] = {"username": self.sentinel_username, "password": self.sentinel_password}
         else:
             options = {"username": self.username, "password": self.password, "db": self.db}
         if self.tls:
-            # Without a password OpenSSL would ask whoever sits at the terminal for that of a key. Python 3.13 refuses
-            # authorities without a key identifier, as many private ones are: a newer Python must not lose the store.
+            # Without a password OpenSSL would ask for a key's at the terminal. Python 3.13 refuses authorities without
+            # a key identifier, as many private ones are: a newer Python must not lose the store.
             options |= {
                 "ssl_cert_reqs": ssl.CERT_REQUIRED,
                 "ssl_check_hostname": True,
@@ -106,12 +106,14 @@ def parse_url(url: str) -> StoreUrl:
     """Takes a Redis URL apart.
 
     Raises:
-        ConfigurationError: it is of no known form, or options do not fit; the message repeats scheme and hosts at most.
+        ConfigurationError: its form is unknown, or options do not fit; the message repeats scheme and hosts at most.
     """
     scheme = url.partition("://")[0].lower()
     if scheme not in _KINDS or "://" not in url:
         known = ", ".join(f"{one}://" for one in _FORMS)
-        begins = f"{scheme}://, which is none" if scheme in _OTHERS else "none of its forms (quotes are part of it)"
+        begins = (
+            f"{scheme}://, which is not supported" if scheme in _OTHERS else "none of its forms (quotes are part of it)"
+        )
         raise ConfigurationError(f"redis_url begins with {begins}; known are {known}")
     found = _URL.fullmatch(url)
     if found is None:
@@ -132,7 +134,7 @@ def _addresses(hosts: str) -> tuple[Address, ...]:
         found = _HOST.fullmatch(text)
         port = int((found and found["port"]) or 6379)
         if not found or not 0 < port < 65536:
-            raise ValueError("what stands for the host is not host:port")
+            raise ValueError("a host is not host:port")
         addresses.append(Address(found["host"].strip("[]"), port))
     return tuple(addresses)
 
@@ -186,7 +188,7 @@ def _socket(path: str, hosts: tuple[Address, ...]) -> tuple[Address, ...]:
 
 
 def _in_path(kind: str, path: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Service and database, as far as the path says them."""
+    """Service and database, as far as the path names them."""
     segments = [decoded(segment) for segment in path.split("/") if segment]
     parts: dict[str, Any] = {}
     if kind == "sentinel":
@@ -196,9 +198,9 @@ def _in_path(kind: str, path: str, options: dict[str, Any]) -> dict[str, Any]:
     if segments:
         text = segments.pop(0)
         if not re.fullmatch(r"[0-9]{1,9}", text):
-            raise ValueError("what stands for the database is not a number")
+            raise ValueError("the database in the path is not a number")
         if "db" in options:
-            raise ValueError("the database stands there twice, in the path and as an option")
+            raise ValueError("the database is given twice, in the path and as an option")
         parts["db"] = int(text)
     if segments:
         raise ValueError("there is more in the path than the database")

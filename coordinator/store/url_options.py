@@ -15,15 +15,15 @@ _NAME = re.compile(r"[a-z0-9_]{1,40}")
 
 
 def decoded(text: str) -> str:
-    """Percent-decoded.
+    """The text, percent-decoded.
 
     Raises:
-        ValueError: that is no UTF-8; the message does not repeat it.
+        ValueError: the result is invalid UTF-8; the message does not repeat it.
     """
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
-        raise ValueError("what is written with % is no UTF-8") from None
+        raise ValueError("what is written with % is invalid UTF-8") from None
 
 
 def _text(text: str) -> str:
@@ -77,8 +77,8 @@ _ELSEWHERE = {
     **dict.fromkeys(TLS, "is for TLS, and this URL is not: begin it with rediss"),
     **dict.fromkeys(SENTINEL, "is for redis+sentinel:// and rediss+sentinel://"),
     "db": "is not for this URL: the database of a sentinel URL stands in its path, and a cluster has but one",
-    "username": "is none: user and password stand before the host",
-    "password": "is none: user and password stand before the host",
+    "username": "is not supported: user and password stand before the host",
+    "password": "is not supported: user and password stand before the host",
 }
 
 
@@ -90,13 +90,13 @@ def parse_options(query: str, known: Collection[str]) -> dict[str, Any]:
         known: names that fit the URL's scheme.
 
     Raises:
-        ValueError: an option is unknown, does not fit, stands there twice or has a wrong value. Values are not repeated.
+        ValueError: an option is unknown, does not fit, is given twice or has a wrong value. Values are not repeated.
     """
     found: dict[str, Any] = {}
     for part in filter(None, query.split("&")):
         name, _, value = part.partition("=")
         if not _NAME.fullmatch(name):
-            raise ValueError("an option's name is made of other characters than a-z, 0-9 and _")
+            raise ValueError("an option's name has other characters than a-z, 0-9 and _")
         if name in found:
             raise ValueError(f"option {name} is given twice")
         if name not in known:
@@ -114,7 +114,7 @@ def _unknown(name: str, known: Collection[str]) -> str:
 
 
 def check_tls(options: dict[str, Any]) -> None:
-    """Whether the TLS options fit together.
+    """Checks that the TLS options fit together.
 
     Raises:
         ValueError: one of them would have no effect.
@@ -131,9 +131,9 @@ def check_tls(options: dict[str, Any]) -> None:
 
 
 def unverified(options: dict[str, Any]) -> str:
-    """What is wrong with a connection that trusts whom it should not, '' when nothing is."""
+    """What is wrong with a connection that trusts servers that it should not, '' when nothing is."""
     if options.get("ssl_cert_reqs") == ssl.CERT_NONE:
-        return "ssl_cert_reqs=none: the server's certificate is not looked at, so anybody on the way can read and change everything"
+        return "ssl_cert_reqs=none: the server's certificate is not checked, so any machine on the way can read and change everything"
     if options.get("ssl_check_hostname") is False:
         return "ssl_check_hostname=false: the server may show the certificate of any other host of the same authority"
     return ""
@@ -143,7 +143,7 @@ def try_tls(options: dict[str, Any]) -> None:
     """Reads the files that the options name, as each connection will.
 
     Raises:
-        ValueError: one cannot be read, or is not what it should be; the message names options, no values.
+        ValueError: a file cannot be read or used; the message names options, no values.
     """
     context = ssl.create_default_context()
     own = {name.removeprefix("ssl_ca_"): options[name] for name in options if name.startswith("ssl_ca_")}
@@ -161,7 +161,7 @@ def try_tls(options: dict[str, Any]) -> None:
 
 
 def _reading(option: str, read: Callable[[], object]) -> None:
-    """Does it, and says which option is to blame when it fails.
+    """Calls ``read``, and names the option to blame when it fails.
 
     Raises:
         ValueError: it failed.

@@ -202,7 +202,7 @@ def test_a_store_that_is_away_is_told_without_its_password(words: list[str]) -> 
         assert not tells(said), url
         assert status == 3, said
         assert "127.0.0.1:1" in said
-        assert ("ssl_cert_reqs=none: the server's certificate is not looked at" in said) == ("none" in url)
+        assert ("ssl_cert_reqs=none: the server's certificate is not checked" in said) == ("none" in url)
 
 
 def test_a_warning_is_no_part_of_a_document() -> None:

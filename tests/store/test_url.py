@@ -87,7 +87,7 @@ def test_other_forms_are_refused(url: str) -> None:
     [
         ("ssl_cafile=x", r"option ssl_cafile is not known; did you mean ssl_certfile\? \(known: .*ssl_ca_certs"),
         ("socket_timeout=3", "option socket_timeout is not known"),
-        ("password=hush", "option password is none: user and password stand before the host"),
+        ("password=hush", "option password is not supported: user and password stand before the host"),
         ("ssl_ca_certs=a&ssl_ca_certs=b", "option ssl_ca_certs is given twice"),
         ("ssl_ca_certs=", "option ssl_ca_certs: its value has no value"),
         ("ssl_check_hostname=maybe", "option ssl_check_hostname: its value is neither true nor false"),
@@ -98,7 +98,7 @@ def test_other_forms_are_refused(url: str) -> None:
         ("ssl_password=hush", "ssl_password opens a client's key: it needs ssl_certfile"),
         ("ssl_cert_reqs=none&ssl_check_hostname=true", "ssl_check_hostname=true does not go with ssl_cert_reqs=none"),
         ("ssl_cert_reqs=none&ssl_ca_certs=x", "ssl_ca_certs does not go with ssl_cert_reqs=none"),
-        ("SSL=hush", "an option's name is made of other characters"),
+        ("SSL=hush", "an option's name has other characters"),
     ],
 )
 @pytest.mark.parametrize("url", TLS)
@@ -179,7 +179,8 @@ def test_a_source_is_asked_for_each_connection() -> None:
 def test_a_foreign_scheme_is_named() -> None:
     """And what is only said to be one is not."""
     with pytest.raises(
-        ConfigurationError, match="redis_url begins with https://, which is none; known are redis://, rediss://"
+        ConfigurationError,
+        match="redis_url begins with https://, which is not supported; known are redis://, rediss://",
     ):
         parse_url("https://h")
     with pytest.raises(ConfigurationError, match="redis_url begins with none of its forms") as refused:
