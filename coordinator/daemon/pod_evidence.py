@@ -1,7 +1,7 @@
 """What a pod of Kubernetes proves about the instances in it: decisions without input and output.
 
 The proof of an exit is a statement of the kubelet, and nothing else: all containers that can run a worker are
-``terminated``, and the pod is in a phase in which none of them is started again. What is gone is no proof:
+``terminated``, and the pod is in a phase in which none of them is started again. That something is gone is not a proof:
 
 - A pod that ends, is deleted with its grace, evicted or preempted, or whose node shuts down in order: its kubelet stops the
   containers, then writes the phase ``Succeeded`` or ``Failed`` with every container ``terminated``, and only then lets the

@@ -14,7 +14,7 @@ from coordinator.store.rights import CONNECTING, SPOKEN, Program, rule_of, used_
 
 __all__ = ["PASSWORD", "User", "commands", "mailboxes", "numbers_below", "of_partitions", "user_for"]
 
-PASSWORD = "PASSWORD"  # noqa: S105 - it is none
+PASSWORD = "PASSWORD"  # noqa: S105 - a placeholder
 """Stands for a password of the reader's own."""
 
 

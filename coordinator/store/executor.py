@@ -79,7 +79,7 @@ class _Request:
 
     @property
     def over(self) -> bool:
-        """Whether it is not waited for any more: its caller was cancelled."""
+        """Whether its answer is no longer awaited: its caller was cancelled."""
         return self.future.done()
 
     @property

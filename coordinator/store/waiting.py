@@ -30,7 +30,7 @@ class Request(Protocol):
 
     @property
     def over(self) -> bool:
-        """Whether its answer is not waited for any more: then it is not sent."""
+        """Whether its answer is no longer awaited: then it is not sent."""
 
 
 R = TypeVar("R", bound=Request)

@@ -82,7 +82,7 @@ if me.state == 'draining' then
   return { 'DRAINING' }
 end
 local new_epoch = next_epoch(meta, m, r.epoch, floor, now)
-enroll(instance, id, new_epoch) -- first: a roll that is no number ends the script before anything has moved
+enroll(instance, id, new_epoch) -- first: an invalid roll ends the script before anything has moved
 redis.call('SADD', owned, id)
 local takeover_ms = now - (tonumber(r.evidence_at) or now)
 r.attempt, r.checkpoint, r.planned = r.offers, '0', '0'

@@ -1,7 +1,7 @@
 -- agree.lua: an instance has compared its sessions with their records, one by one, and found them equal: its roll and its index say so.
 -- It mends a roll that a program of an older version did not keep, and an index that was damaged.
 --
--- KEYS instance HASH <instance(instance)> who compared
+-- KEYS instance HASH <instance(instance)> the instance that compared
 -- KEYS owned    SET <owned(instance)>     what it owns
 -- KEYS *session HASH <session(sessions)>  records that its index names, and that are not its own
 -- ARGV server   text                      run id of the server of this connection

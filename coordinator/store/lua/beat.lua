@@ -4,7 +4,7 @@
 -- KEYS detector        HASH                        holds
 -- KEYS instances       ZSET                        heartbeats
 -- KEYS events          STREAM                      what happened
--- KEYS instance        HASH <instance(instance)>   who beats
+-- KEYS instance        HASH <instance(instance)>   the instance that beats
 -- KEYS owned           SET <owned(instance)>       what it owns
 -- KEYS mailbox         CHANNEL <mailbox(instance)> its presence connection listens there
 -- ARGV server          text                 run id of the server of this connection

@@ -5,12 +5,12 @@
 -- KEYS instances     ZSET                      heartbeats
 -- KEYS graves        ZSET                      dead instances that still own sessions
 -- KEYS events        STREAM                    what happened
--- KEYS instance      HASH <instance(instance)> who ended
+-- KEYS instance      HASH <instance(instance)> the instance that ended
 -- KEYS owned         SET <owned(instance)>     what it owns
 -- ARGV server        text             run id of the server of this connection
 -- ARGV id            text <instance>  instance id
 -- ARGV cause         text             left, exited, operator, or restated after lost writes
--- ARGV by            text             who says so
+-- ARGV by            text             the program or person that says so
 -- ARGV reason        reason           why
 -- ARGV fenced_ttl_ms duration=DAY     how long the id of one that the store does not know is refused, when its death is restated
 -- REPLY OK owned:int

@@ -15,7 +15,7 @@
 -- ARGV server             text                    run id of the server of this connection
 -- ARGV grave              text                    instance id of the dead
 -- ARGV pool               text                    pool of that stream; sessions of others are named in the answer
--- ARGV holder             text=''                 who holds the leases
+-- ARGV holder             text=''                 the coordinator that holds the leases
 -- ARGV lease_ms           duration                length of a lease
 -- ARGV max_recoveries     int                     orphaned more often than this within the window: dead letter
 -- ARGV recovery_window_ms duration

@@ -5,7 +5,7 @@
 -- KEYS instances         ZSET                        heartbeats
 -- KEYS graves            ZSET                        dead instances that still own sessions
 -- KEYS events            STREAM                      what happened
--- KEYS instance          HASH <instance(instance)>   who is silent
+-- KEYS instance          HASH <instance(instance)>   the silent instance
 -- KEYS owned             SET <owned(instance)>       what it owns
 -- KEYS mailbox           CHANNEL <mailbox(instance)> its presence connection listens there
 -- ARGV server            text             run id of the server of this connection
@@ -13,7 +13,7 @@
 -- ARGV deadline_ms       int              the deadline that the coordinator has seen unchanged
 -- ARGV max_scan_gap_ms   duration         longest time since the last scan
 -- ARGV cause             text='silence'   silence or lost_connection
--- ARGV by                text=''          who says so
+-- ARGV by                text=''          the program or person that says so
 -- ARGV lost_after_ms     duration=0       age of the last beat at which a lost connection counts
 -- ARGV breaker_window_ms duration=2       see scan
 -- REPLY OK owned:int

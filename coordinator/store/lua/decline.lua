@@ -6,7 +6,7 @@
 -- KEYS orphans            ZSET                      sessions without an owner
 -- KEYS dead_letters       ZSET                      sessions given up on
 -- KEYS events             STREAM                    what happened
--- KEYS instance           HASH <instance(instance)> who declines
+-- KEYS instance           HASH <instance(instance)> the instance that declines
 -- KEYS session            HASH <session(session)>   the record
 -- KEYS offers             STREAM <offers(pool)>     offers of the pool
 -- ARGV server             text                    run id of the server of this connection

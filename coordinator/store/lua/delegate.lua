@@ -4,7 +4,7 @@
 -- KEYS detector HASH                      holds
 -- KEYS leases   ZSET                      offers and handovers
 -- KEYS events   STREAM                    what happened
--- KEYS instance HASH <instance(instance)> who delegates
+-- KEYS instance HASH <instance(instance)> the instance that delegates
 -- KEYS session  HASH <session(session)>   the record
 -- KEYS offers   STREAM <offers(pool)>     offers of the pool
 -- ARGV server   text             run id of the server of this connection

@@ -3,12 +3,12 @@
 -- KEYS meta       HASH                        the partition
 -- KEYS detector   HASH                        holds
 -- KEYS events     STREAM                      what happened
--- KEYS instance   HASH <instance(instance)>   who drains
+-- KEYS instance   HASH <instance(instance)>   the instance that drains
 -- KEYS owned      SET <owned(instance)>       what it owns
 -- KEYS mailbox    CHANNEL <mailbox(instance)> it is told there
 -- ARGV server     text             run id of the server of this connection
 -- ARGV id         text <instance>  instance id
--- ARGV by         text             who says so
+-- ARGV by         text             the program or person that says so
 -- ARGV reason     reason           why
 -- ARGV timeout_ms duration=0       after so long the rest is offered as orphans; 0 when only the instance itself knows
 -- REPLY OK owned:int

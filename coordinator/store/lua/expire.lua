@@ -11,7 +11,7 @@
 -- ARGV server             text              run id of the server of this connection
 -- ARGV id                 text <session>    session id
 -- ARGV pool               text              pool of that stream
--- ARGV holder             text=''           who holds the next lease
+-- ARGV holder             text=''           the coordinator that holds the next lease
 -- ARGV lease_ms           duration          length of it
 -- ARGV max_offers         int               attempts before it is a dead letter
 -- ARGV give_up_after_ms   duration          age of an orphan at which the caller has hung up; holds do not count

@@ -4,7 +4,7 @@
 -- KEYS detector HASH                          holds
 -- KEYS leases   ZSET                          offers and handovers
 -- KEYS events   STREAM                        what happened
--- KEYS instance HASH <instance(instance)>     who has them in hand
+-- KEYS instance HASH <instance(instance)>     the instance that has them in hand
 -- KEYS *session HASH <session(sessions)>      the records
 -- ARGV server   text                           run id of the server of this connection
 -- ARGV reader   text <instance>                instance id

@@ -52,7 +52,7 @@ else
   if redis.call('SADD', owned, id) == 1 then
     repaired[#repaired + 1] = 'owned'
   end
-  if not o.state then -- the owner has no record any more, so it is dead
+  if not o.state then -- the owner has no record, so it is dead
     redis.call('HSET', instance, 'state', 'dead', 'ended_at', int(now), 'evidence_at', int(now), 'served_until', int(now),
       'cause', 'unknown', 'by', 'sweep', 'reason', 'named by a session and by nothing else')
     o.state = 'dead'

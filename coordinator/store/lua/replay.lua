@@ -11,7 +11,7 @@
 -- KEYS letter       HASH <letter_or_record(session, letter_epoch)> where the dead letter is kept when its id was opened again; else the record's own key
 -- ARGV server       text              run id of the server of this connection
 -- ARGV id           text <session>    session id
--- ARGV holder       text=''           who holds the lease
+-- ARGV holder       text=''           the holder of the lease
 -- ARGV lease_ms     duration          length of it
 -- ARGV inline_bytes int=INLINE_BYTES  data up to this size travels in the offer
 -- ARGV letter_epoch text=''           epoch of a dead letter whose id was opened again; '' for the record itself

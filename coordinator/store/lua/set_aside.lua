@@ -34,7 +34,7 @@ local instances, graves, leases, orphans, dead_letters = KEYS[7], KEYS[8], KEYS[
 local record, owner, owned = KEYS[12], KEYS[13], KEYS[14]
 local server, member, kind, name, wanted, fault, owner_id, ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local FIRST_ARG = 8
--- These say who owns a session, who may serve it and what is in it: without one of them it cannot be used as it is.
+-- These say which instance owns a session, which may serve it and what is in it: without one it cannot be used as it is.
 local ESSENTIAL = { state = true, owner = true, epoch = true, pool = true, requires = true, tenant = true, encoding = true, data = true }
 
 local now = now_ms()

@@ -2,7 +2,7 @@
 -- epoch. What it sent under the one before may still arrive, and must not end or give away what it holds now. A session that is being
 -- handed over keeps its epoch: the offer that stands has it.
 
--- Whether a request was made before the one by which its owner has the session; then its answer is not waited for any more. The
+-- Whether a request was made before the one by which its owner has the session; then its answer is no longer awaited. The
 -- requests of an instance sort in the order in which they are made.
 local function is_late(request, last)
   return request < (last or '')
