@@ -62,6 +62,7 @@ async def test_a_close_beside_a_release_that_was_sent_says_so(
         assert state(redis_client, "call-1") == "offered"
 
 
+@pytest.mark.usefixtures("leaves_at_once")
 async def test_a_close_beside_a_handover_that_was_sent_says_so(
     url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,6 +97,7 @@ async def _die(owner: Worker, heir: Worker, session: Any) -> Any:
     return await heir.adopt(session.id, wait=8)
 
 
+@pytest.mark.usefixtures("leaves_at_once")
 @pytest.mark.parametrize("way", [_hand_over, _release, _end, _die])
 async def test_a_child_never_believes_beside_the_next_owner(
     url: str, way: Callable[[Worker, Worker, Any], Awaitable[Any]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import anyio
+import pytest
 import redis
 
 from coordinator import Session, Worker, clock
@@ -21,6 +22,7 @@ async def serve_well(_: Session) -> None:
     await anyio.sleep_forever()
 
 
+@pytest.mark.usefixtures("leaves_at_once")
 async def test_a_healthy_worker_gets_what_another_fails(url: str, redis_client: redis.Redis) -> None:
     """Six calls at a worker whose handler raises whenever it begins: all are served by the other, after one recovery each."""
 

@@ -18,6 +18,7 @@ from tests.waiting import eventually, within
 KEYS = Keys("recovery", 0)
 
 
+@pytest.mark.usefixtures("leaves_at_once")
 async def test_a_handover_whose_answer_is_lost(redis_server: RedisServer, redis_client: redis.Redis) -> None:
     """The store let it go and the answer is lost: the old owner holds nothing from before the request was sent."""
     proxy = Proxy(redis_server.path)

@@ -195,6 +195,7 @@ async def test_many_light_handlers_begin_together(url: str, redis_client: redis.
     assert attempts(bench, 60) == {"1"}
 
 
+@pytest.mark.usefixtures("leaves_at_once")
 @pytest.mark.parametrize(("rooms", "most"), [((100, 100), 30), ((20, 100), 18)])
 async def test_calls_of_one_death_are_spread_by_room(
     url: str, redis_client: redis.Redis, rooms: tuple[int, int], most: int

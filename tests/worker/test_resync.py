@@ -85,6 +85,7 @@ def forgetful(monkeypatch: pytest.MonkeyPatch, *scripts: str) -> None:
         monkeypatch.setattr(calls, script, silent)
 
 
+@pytest.mark.usefixtures("leaves_at_once")
 @pytest.mark.parametrize("silent", [(), ("beat",), ("join",)], ids=["both", "joining", "beating"])
 async def test_a_wipe_found_first_by_a_stranger_is_held_and_its_epochs_rise(
     url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, silent: tuple[str, ...]

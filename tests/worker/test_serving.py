@@ -351,6 +351,7 @@ async def test_nothing_is_written_once_it_is_given_up(own_server: RedisServer) -
         await eventually(session.closed.is_set)
 
 
+@pytest.mark.usefixtures("leaves_at_once")
 async def test_the_time_without_a_handler_is_in_the_gap(url: str, redis_client: redis.Redis) -> None:
     """A call that nobody served for five seconds before it was released: its adopter and the events say so."""
     async with Worker(url, name="a") as a, Worker(url, name="b") as b:
@@ -365,6 +366,7 @@ async def test_the_time_without_a_handler_is_in_the_gap(url: str, redis_client: 
         assert orphaned_ms >= 5000
 
 
+@pytest.mark.usefixtures("leaves_at_once")
 async def test_the_time_without_a_handler_is_in_a_handovers_silence(url: str, redis_client: redis.Redis) -> None:
     """A call whose handler had stopped when it was handed over: the owner's report and its heir's gap say so."""
     async with Worker(url, name="a") as a, Worker(url, name="b") as b:
@@ -377,6 +379,7 @@ async def test_the_time_without_a_handler_is_in_a_handovers_silence(url: str, re
         assert taken.gap >= 5
 
 
+@pytest.mark.usefixtures("leaves_at_once")
 async def test_a_handler_that_begins_ends_the_silence(url: str) -> None:
     """A served call has no silence: the gap of a handover is its own."""
 

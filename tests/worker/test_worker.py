@@ -150,6 +150,7 @@ async def test_a_closed_session_takes_no_more_writes(url: str, redis_client: red
         assert redis_client.pttl(KEYS.session("call-1")) > 0
 
 
+@pytest.mark.usefixtures("leaves_at_once")
 async def test_a_released_session_goes_to_another(url: str) -> None:
     """Releasing offers the session with its newest data; the adopter learns from whom and why."""
     async with two_workers(url) as (a, b):
@@ -168,6 +169,7 @@ async def test_a_released_session_goes_to_another(url: str) -> None:
         assert not given.held
 
 
+@pytest.mark.usefixtures("leaves_at_once")
 async def test_an_offer_is_adopted_once(url: str) -> None:
     """Adopting twice gives the same session; whoever comes too late gets None."""
     async with two_workers(url) as (a, b):
@@ -202,6 +204,7 @@ async def test_a_delegated_offer_is_adopted_by_id(url: str) -> None:
         assert taken.recovery_data == b"data"
 
 
+@pytest.mark.usefixtures("leaves_at_once")
 async def test_adopting_by_id_asks_a_living_owner(url: str) -> None:
     """The owner of a live call lets go with its newest data, and is told; the heir holds it."""
     async with two_workers(url) as (a, b):
@@ -243,6 +246,7 @@ async def test_adopting_what_nobody_knows_is_none_at_once(url: str) -> None:
             assert await worker.adopt("closed", wait=30) is None
 
 
+@pytest.mark.usefixtures("leaves_at_once")
 async def test_locate_tells_the_owners_address(url: str) -> None:
     """The registered address of the owner, or None."""
     async with Worker(url, name="a", address="10.0.0.1:5060") as a, Worker(url, name="b") as b:
@@ -345,6 +349,7 @@ async def test_a_fenced_worker_starts_over_under_a_new_id(url: str) -> None:
         assert not await b.certify(before, "twice")
 
 
+@pytest.mark.usefixtures("leaves_at_once")
 async def test_a_worker_gets_no_more_offers_than_it_has_room_for(url: str) -> None:
     """Capacity less what it owns is the most that a worker has in hand."""
     async with Worker(url, name="a") as a, Worker(url, name="b", capacity=3) as b:
@@ -369,6 +374,7 @@ async def test_a_worker_gets_no_more_offers_than_it_has_room_for(url: str) -> No
             tasks.cancel_scope.cancel()
 
 
+@pytest.mark.usefixtures("leaves_at_once")
 async def test_serve_ends_each_session_as_its_handler_ends(url: str, redis_client: redis.Redis) -> None:
     """Returning closes, raising releases, losing cancels; one handler's failure does not end the others."""
     cancelled = anyio.Event()
@@ -397,6 +403,7 @@ async def test_serve_ends_each_session_as_its_handler_ends(url: str, redis_clien
         tasks.cancel_scope.cancel()
 
 
+@pytest.mark.usefixtures("leaves_at_once")
 async def test_serve_adopts_what_is_offered(url: str) -> None:
     """A serving worker runs its handler for adopted calls too."""
     seen: list[str] = []
@@ -412,6 +419,7 @@ async def test_serve_adopts_what_is_offered(url: str) -> None:
         tasks.cancel_scope.cancel()
 
 
+@pytest.mark.usefixtures("leaves_at_once")
 async def test_resumed_ends_the_takeover_once(url: str, redis_client: redis.Redis) -> None:
     """Saying that media is up again is an event of its own, once an epoch."""
     async with two_workers(url) as (a, b):
@@ -495,6 +503,7 @@ async def test_an_owner_lets_go_to_nobody_whose_word_was_lost(
         assert record(redis_client, "call-1")["owner"] == old.id
 
 
+@pytest.mark.usefixtures("leaves_at_once")
 async def test_what_an_owner_let_go_in_the_last_moment_is_not_kept_unserved(
     url: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -524,6 +533,7 @@ def _server_ms(client: redis.Redis) -> int:
     return int(seconds) * 1000 + int(micros) // 1000
 
 
+@pytest.mark.usefixtures("leaves_at_once")
 async def test_serve_serves_what_is_adopted_by_id(url: str) -> None:
     """A call that came back here by its id is given to the handler as any other, and once."""
     served: list[str] = []
@@ -554,6 +564,7 @@ async def test_closed_calls_are_not_remembered_for_ever(url: str) -> None:
         await eventually(another_is_the_only_one)
 
 
+@pytest.mark.usefixtures("leaves_at_once")
 async def test_an_id_that_was_given_up_on_is_opened_anew(url: str, redis_client: redis.Redis) -> None:
     """A telephone number whose last call is a dead letter calls again: a new session, and the old one keeps its data."""
     bench = Bench(redis_client)
