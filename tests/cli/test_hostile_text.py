@@ -18,7 +18,7 @@ import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
-from coordinator.cli.app import app
+from coordinator.cli.app import app, main
 from coordinator.cli.tables import coloured, complain, console, table
 from coordinator.store import reads
 from coordinator.web.status import page
@@ -168,20 +168,37 @@ def test_nothing_stored_is_taken_for_markup(
 # -- wrong usage, and what nobody meant ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["nonsense\x1b[2J\u202e"], ["--nonsense\x1b[2J"], ["sessions", "--state", "\x1b[2J"], ["sessions", "--limit", "\x1b\x9b"],
-        ["session", "\x1b[2J\n"], ["session", "a\udcff"], ["certify", "a~\x1b[2J"], ["certify", "\u202e"],
-        ["certify", "a", "--reason", "x" * 1025],
-        ["drain", "a~\x9b"], ["drain", "a", "--reason", "a\udcff"], ["dead-letters", "show", "\x9b"], ["status", "--lease", "\x1b"],
-        ["status", "--redis-url", "red\x1b[2Jis://x"], ["status", "--name", "a\u2028b"], ["dead-letters", "replay", "x\x1b"],
-        ["bench", "--idle", "\x1b"], ["supervise", "--session", "\x1b", "--", "true"],
-    ],
-    ids=ascii,
-)  # fmt: skip
-def test_what_is_said_of_wrong_arguments_is_printable(arguments: list[str], url: str) -> None:
+WRONG = [
+    ["nonsense\x1b[2J\u202e"], ["--nonsense\x1b[2J"], ["sessions", "--state", "\x1b[2J"], ["sessions", "--limit", "\x1b\x9b"],
+    ["session", "\x1b[2J\n"], ["session", "a\udcff"], ["certify", "a~\x1b[2J"], ["certify", "\u202e"],
+    ["certify", "a", "--reason", "x" * 1025],
+    ["drain", "a~\x9b"], ["drain", "a", "--reason", "a\udcff"], ["dead-letters", "show", "\x9b"], ["status", "--lease", "\x1b"],
+    ["status", "--redis-url", "red\x1b[2Jis://x"], ["status", "--name", "a\u2028b"], ["dead-letters", "replay", "x\x1b"],
+    ["bench", "--idle", "\x1b"], ["supervise", "--session", "\x1b", "--", "true"],
+]  # fmt: skip
+NO_TEXT = [arguments for arguments in WRONG if "\udcff" in arguments[-1]]
+"""Of these, those with a byte that is no text: what a terminal gets depends on the encoding of the process's own streams."""
+
+
+@pytest.mark.parametrize("arguments", WRONG, ids=ascii)
+def test_what_is_said_of_wrong_arguments_is_printable(
+    arguments: list[str], url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Exit status 2, and a message that shows what was given without acting on the terminal."""
+    monkeypatch.setenv("COORDINATOR_REDIS_URL", url)
+    monkeypatch.setattr(sys, "argv", ["coordinator", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = "".join(capfd.readouterr())
+    assert ended.value.code == 2, said
+    assert said
+    assert not hidden_in(said)
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("arguments", [WRONG[0], *NO_TEXT], ids=ascii)
+def test_what_a_process_says_of_wrong_arguments_is_printable(arguments: list[str], url: str) -> None:
+    """The same of a process without a locale, byte for byte."""
     environment = {"COORDINATOR_REDIS_URL": url, "PATH": ""}
     done = subprocess.run(
         [sys.executable, "-m", "coordinator", *arguments], capture_output=True, check=False, env=environment
