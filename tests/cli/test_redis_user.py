@@ -258,7 +258,7 @@ async def test_a_store_of_conversations_is_refused_too(users: Users, by: Callabl
 async def test_without_info_only_if_that_is_wanted(users: Users, by: Callable[[str], str]) -> None:
     """A worker refuses, or says once what it cannot see and goes on."""
     users.make(user_for("worker", "", ("worker",), "recovery", 2), without="+info")
-    with pytest.raises(ConfigurationError, match=r"cannot see lost writes.* or set WITHOUT_INFO=true"):
+    with pytest.raises(ConfigurationError, match=r"lost writes cannot be seen.* or set WITHOUT_INFO=true"):
         async with Worker(by("worker"), name="a"):
             pass
     with capture_logs() as said:

@@ -164,7 +164,7 @@ def test_every_setting_is_a_flag(command: str) -> None:
     assert {f"--{name.replace('_', '-')}" for name in Settings.model_fields} <= flags
 
 
-def entry_number(entry: bytes) -> tuple[int, ...]:
+def entry_number(entry: Any) -> tuple[int, ...]:
     """An entry's id as it is ordered."""
     return tuple(map(int, entry.split(b"-")))
 
