@@ -1,11 +1,10 @@
 """Which server the connections of a partition go to, found alike for the event loop and for a thread.
 
-Pure: a generator that yields what is to be asked and is sent the answer, or thrown the error. Its caller has the connections.
+Without input and output: a search says what is to be asked, and is told the answer or the error. Its caller has the connections.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +13,9 @@ import redis
 from coordinator.errors import StoreUnavailableError
 from coordinator.store.address import Address, slot_owner
 from coordinator.store.faults import connection_error, store_error
-from coordinator.store.url import StoreUrl
 from coordinator.store.url_source import UrlSource
 
-__all__ = ["AskNode", "AskSentinels", "Finding", "learnt_server", "run_id_of", "server_of"]
+__all__ = ["AskNode", "AskSentinels", "Search", "learnt_server", "run_id_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,38 +30,70 @@ class AskNode:
     node: Address
 
 
-Finding = Generator[AskSentinels | AskNode, Any, Address]
-"""Yields what is to be asked, is sent the answer, and returns the server's address."""
-
-
-def server_of(url: StoreUrl, source: UrlSource, key: str) -> Finding:
-    """Finds the server that holds a key.
+class Search:
+    """Finds the server that holds a key, as long as there is something to ask.
 
     Args:
-        url: what ``source`` says now.
-        source: names the nodes of a Cluster to ask, each time another one first.
+        source: the store's URL, read again now. Of a Cluster it says whom to ask, each time another node first.
         key: any key of the partition.
 
+    Attributes:
+        url: the URL that this search goes by.
+        question: what is to be asked next; None when the server is found.
+
     Raises:
-        StoreUnavailableError: no Sentinel or node could tell.
+        StoreUnavailableError: `answered` and `failed` raise it when no Sentinel or node could tell.
     """
-    if url.kind == "standalone":
-        return url.addresses[0]
-    if url.kind == "sentinel":
-        address: Address = yield AskSentinels()
-        return address
-    asked: list[str] = []
-    for node in source.nodes():
+
+    def __init__(self, source: UrlSource, key: str) -> None:
+        self.url, self._key = source.now(), key
+        self._found: Address | None = None
+        self._asked: list[str] = []
+        self._nodes = iter(source.nodes() if self.url.kind == "cluster" else ())
+        self.question: AskSentinels | AskNode | None = None
+        match self.url.kind:
+            case "standalone":
+                self._found = self.url.addresses[0]
+            case "sentinel":
+                self.question = AskSentinels()
+            case "cluster":
+                self._ask_next()
+
+    @property
+    def address(self) -> Address:
+        """The server, once there is nothing more to ask."""
+        assert self._found is not None  # noqa: S101 - there was no more question
+        return self._found
+
+    def answered(self, answer: Any) -> None:
+        """Takes what was said to the question: an `Address`, or the rows of ``CLUSTER SLOTS``."""
+        if isinstance(self.question, AskSentinels):
+            self._found, self.question = answer, None
+            return
+        assert self.question is not None  # noqa: S101 - it was asked
         try:
-            slots = yield AskNode(node)
-            found = slot_owner(slots, key, node)
-        except Exception as error:  # noqa: BLE001 - a node that answers nonsense does not know
-            asked.append(f"{node}: {connection_error(error)}")
-            continue
-        if found:
-            return found
-        asked.append(f"{node} does not know")
-    raise StoreUnavailableError("cluster_down", "; ".join(asked), sent=False)
+            found = slot_owner(answer, self._key, self.question.node)
+        except Exception as error:  # noqa: BLE001 - a node that answers nonsense is one that does not know
+            self.failed(error)
+            return
+        if found is None:
+            self._asked.append(f"{self.question.node} does not know")
+            self._ask_next()
+        else:
+            self._found, self.question = found, None
+
+    def failed(self, error: Exception) -> None:
+        """The question has no answer: the next node is asked. An error of the Sentinels is the search's."""
+        if not isinstance(self.question, AskNode):
+            raise error
+        self._asked.append(f"{self.question.node}: {connection_error(error)}")
+        self._ask_next()
+
+    def _ask_next(self) -> None:
+        node = next(self._nodes, None)
+        if node is None:
+            raise StoreUnavailableError("cluster_down", "; ".join(self._asked), sent=False)
+        self.question = AskNode(node)
 
 
 def run_id_of(info: Any, expected: bool = False) -> bytes:

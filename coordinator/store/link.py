@@ -16,7 +16,7 @@ from coordinator import clock
 from coordinator.errors import StoreUnavailableError
 from coordinator.store.address import Address
 from coordinator.store.dial import dial, hang_up
-from coordinator.store.discovery import AskNode, AskSentinels, learnt_server, server_of
+from coordinator.store.discovery import AskNode, AskSentinels, Search, learnt_server
 from coordinator.store.faults import connection_error
 from coordinator.store.lookout import SURE_SECONDS
 from coordinator.store.pace import Pace
@@ -168,20 +168,16 @@ class Link:
         Raises:
             StoreUnavailableError: no Sentinel or node could tell.
         """
-        self._url = self._source.now()
-        finding = server_of(self._url, self._source, self._key)
-        try:
-            question = next(finding)
-            while True:
-                try:
-                    answer = await self._ask(question)
-                except Exception as error:  # noqa: BLE001 - what it means is not decided here
-                    question = finding.throw(error)
-                else:
-                    question = finding.send(answer)
-        except StopIteration as found:
-            address: Address = found.value
-            return address
+        search = Search(self._source, self._key)
+        self._url = search.url
+        while search.question is not None:
+            try:
+                answer = await self._ask(search.question)
+            except Exception as error:  # noqa: BLE001 - what it means is not decided here
+                search.failed(error)
+            else:
+                search.answered(answer)
+        return search.address
 
     async def _ask(self, question: AskSentinels | AskNode) -> Any:
         if isinstance(question, AskSentinels):

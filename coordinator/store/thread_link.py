@@ -12,7 +12,7 @@ from coordinator import clock
 from coordinator.errors import StoreUnavailableError
 from coordinator.store.address import Address
 from coordinator.store.dial import dial_in_a_thread
-from coordinator.store.discovery import AskNode, AskSentinels, learnt_server, server_of
+from coordinator.store.discovery import AskNode, AskSentinels, Search, learnt_server
 from coordinator.store.faults import connection_error, moves_the_server, store_error
 from coordinator.store.pace import allowance
 from coordinator.store.packing import Packed, pack
@@ -112,20 +112,16 @@ class ThreadLink:
         self.server = learnt_server(found[0], self._source)
 
     def _find(self) -> Address:
-        self._url = self._source.now()
-        finding = server_of(self._url, self._source, self._key)
-        try:
-            question = next(finding)
-            while True:
-                try:
-                    answer = self._ask(question)
-                except Exception as error:  # noqa: BLE001 - what it means is not decided here
-                    question = finding.throw(error)
-                else:
-                    question = finding.send(answer)
-        except StopIteration as found:
-            address: Address = found.value
-            return address
+        search = Search(self._source, self._key)
+        self._url = search.url
+        while search.question is not None:
+            try:
+                answer = self._ask(search.question)
+            except Exception as error:  # noqa: BLE001 - what it means is not decided here
+                search.failed(error)
+            else:
+                search.answered(answer)
+        return search.address
 
     def _ask(self, question: AskSentinels | AskNode) -> Any:
         if isinstance(question, AskSentinels):

@@ -10,7 +10,7 @@ import redis
 
 from coordinator.errors import StoreUnavailableError
 from coordinator.store.address import Address
-from coordinator.store.discovery import AskNode, AskSentinels, learnt_server, server_of
+from coordinator.store.discovery import AskNode, AskSentinels, Search, learnt_server
 from coordinator.store.url_source import UrlSource
 
 KEY = "{recovery:0}:meta"
@@ -19,22 +19,17 @@ PRIMARY = [b"10.0.0.9", 7009, b"id"]
 
 def found(url: str, answer: Callable[[AskSentinels | AskNode], Any], asked: list[Any] | None = None) -> Address:
     """Drives the search as a connection would."""
-    source = UrlSource(url)
-    finding = server_of(source.now(), source, KEY)
-    try:
-        question = next(finding)
-        while True:
-            if asked is not None:
-                asked.append(question)
-            try:
-                told = answer(question)
-            except Exception as error:  # noqa: BLE001 - as a connection raises
-                question = finding.throw(error)
-            else:
-                question = finding.send(told)
-    except StopIteration as end:
-        address: Address = end.value
-        return address
+    search = Search(UrlSource(url), KEY)
+    while search.question is not None:
+        if asked is not None:
+            asked.append(search.question)
+        try:
+            told = answer(search.question)
+        except Exception as error:  # noqa: BLE001 - as a connection raises
+            search.failed(error)
+        else:
+            search.answered(told)
+    return search.address
 
 
 def refuse(question: object) -> Any:
