@@ -125,7 +125,7 @@ def parse_url(url: str) -> StoreUrl:
     try:
         return _typed(scheme, found, addresses)
     except ValueError as error:
-        raise ConfigurationError(f"redis_url {scheme}://{found['hosts']}: {error}") from None
+        raise ConfigurationError(f"redis_url {scheme}://{found['hosts']} is invalid: {error}") from None
 
 
 def _addresses(hosts: str) -> tuple[Address, ...]:
@@ -134,7 +134,7 @@ def _addresses(hosts: str) -> tuple[Address, ...]:
         found = _HOST.fullmatch(text)
         port = int((found and found["port"]) or 6379)
         if not found or not 0 < port < 65536:
-            raise ValueError("a host is not host:port")
+            raise ValueError("a host is host or host:port, with a port from 1 to 65535")
         addresses.append(Address(found["host"].strip("[]"), port))
     return tuple(addresses)
 
