@@ -104,13 +104,13 @@ async def beyond(part: StorePartition, index: str, seconds: float, unsaid: float
     found = await run.command(
         "ZRANGEBYSCORE", key_of(part, index), f"({time_ms + in_ms(seconds)}", "+inf", "LIMIT", 0, count
     )
-    late = []
-    for member in found:
-        wait_ms = 0
-        if name := instance_id(member) if index == "instances" else "":
-            wait_ms = whole(await run.command("HGET", part.keys.instance(name), "dead_after_ms"), in_ms(unsaid))
-        late.append(Late(member, time_ms + wait_ms))
-    return late
+    if index != "instances":
+        return [Late(member, time_ms) for member in found]
+    asked = await run.outcomes([("HGET", part.keys.instance(text(member)), "dead_after_ms") for member in found])
+    return [
+        Late(member, time_ms + (whole(told, in_ms(unsaid)) if instance_id(member) else 0))
+        for member, told in zip(found, asked, strict=True)
+    ]
 
 
 async def not_due_for_too_long(part: StorePartition, slack: float, unsaid: float, count: int) -> list[Late]:

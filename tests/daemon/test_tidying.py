@@ -14,7 +14,7 @@ from coordinator.store.pruning import prune
 from tests import inside
 from tests.coordinating import coordinating, partition_loop
 from tests.store.harness import Bench
-from tests.waiting import eventually
+from tests.waiting import eventually, within
 
 QUICK = {
     "dead_after": "400ms", "heartbeat_interval": "50ms", "max_scan_gap": "200ms", "safety_margin": "50ms",
@@ -331,3 +331,15 @@ async def test_what_would_never_be_due_is(url: str, bench: Bench, score: str) ->
     assert client.zscore(k.instances, "b~1") <= now + 62_000
     assert (client.zscore(k.graves, "dead~1") or 0) <= now + 2000
     assert bench.record("s0")["epoch"] == before, "it is due, and nothing is done yet"
+
+
+async def test_a_grave_with_what_is_no_id_ends(url: str, bench: Bench) -> None:
+    """A claimer sets the member aside and empties the grave; it would find the member again and again."""
+    bench.end_hold()
+    bench.certify("a~1")
+    bench.client.sadd(bench.keys.owned("a~1"), b"\xff")
+    async with partition_loop(url) as loop:
+        with within(20):
+            assert await loop.burial.step("a~1")
+    assert not bench.client.exists(bench.keys.owned("a~1"))
+    assert any(b"owned:a~1" in member for member in bench.client.zrange(bench.keys.quarantine, 0, -1))
