@@ -218,7 +218,7 @@ class Detector:
             self._others_told = True
             log.warning(
                 "declaration_in_spite_of", partition=self.part.keys.partition,
-                reason=f"{', '.join(others)} takes itself for the primary, too",
+                reason=f"these take themselves for the primary, too: {', '.join(others)}",
             )  # fmt: skip
         return False
 

@@ -26,17 +26,13 @@ from coordinator.store.executor import StorePartition
 if TYPE_CHECKING:
     from coordinator.daemon.pod_api import PodApi
 
-__all__ = ["Certifier", "DeletionCosts", "PodEvents", "PodWatch"]
+__all__ = ["Certifier", "DeletionCosts", "PodEvents", "PodPauses", "PodWatch"]
 
 log = structlog.get_logger()
 
-LEAST_PAUSE, LONGEST_PAUSE = 0.2, 30.0
-"""Seconds between trials against an API server that fails."""
 COST_EVERY = 30.0
 """Least seconds between two annotations of a pod by any coordinator: each is a write to the API server, and Kubernetes asks
 not to follow a number closely (Concepts, ReplicaSet, "Pod deletion cost")."""
-COST_LOOK = 5.0
-"""Seconds, more or less, between two looks at what pods cost."""
 SHORTEST_WATCH = 1.0
 """Seconds; a watch that ends sooner and told nothing is an error, not the end that was asked for."""
 IN_THE_STREAM = ("malformed", "closed", "gone")
@@ -48,6 +44,24 @@ def _failure(error: Exception) -> tuple[str, str]:
     return (error.kind, error.detail) if isinstance(error, PodApiError) else ("other", told(error))
 
 
+@dataclass(frozen=True, slots=True)
+class PodPauses:
+    """How long to wait for the API server's sake, in seconds.
+
+    Attributes:
+        least, longest: between trials against a server that fails.
+        look: more or less, between two looks at what pods cost.
+    """
+
+    least: float = 0.2
+    longest: float = 30.0
+    look: float = 5.0
+
+    def again(self, failures: int) -> float:
+        """Seconds to wait after so many failures in a row before this one, with jitter."""
+        return backoff(failures, random.random(), self.least, self.longest)  # noqa: S311 - jitter
+
+
 @dataclass(slots=True)
 class PodWatch:
     """Lists, then watches, and passes on each pod whose end is proven.
@@ -57,6 +71,7 @@ class PodWatch:
         pods: uid -> what was last seen of it.
         version: from where the watch goes on, '' when a list is needed.
         up: whether the watch stands.
+        pauses: between trials.
     """
 
     api: PodApi
@@ -65,6 +80,7 @@ class PodWatch:
     pods: dict[str, Pod] = field(default_factory=dict)
     version: str = ""
     up: bool = False
+    pauses: PodPauses = PodPauses()
     _failures: int = 0
     _trouble: str = ""
 
@@ -162,7 +178,7 @@ class PodWatch:
                 consequence="deaths are found by the other evidence",
             )  # fmt: skip
         self._trouble = kind
-        pause = backoff(self._failures, random.random(), LEAST_PAUSE, LONGEST_PAUSE)  # noqa: S311 - jitter
+        pause = self.pauses.again(self._failures)
         self._failures += 1
         return pause
 
@@ -264,12 +280,14 @@ class DeletionCosts:
     Attributes:
         rows: the instances of all partitions as last seen, None while a partition cannot be seen.
         every: least seconds between two annotations of a pod by any coordinator.
+        pauses: between looks, and between trials.
     """
 
     watch: PodWatch
     rows: Callable[[], Sequence[reads.InstanceRow] | None]
     metrics: Metrics
     every: float = COST_EVERY
+    pauses: PodPauses = PodPauses()
     _written: dict[str, tuple[int, float]] = field(default_factory=dict)
     _trouble: str = ""
 
@@ -326,11 +344,11 @@ class DeletionCosts:
                 await self.step()
             except Exception as error:  # noqa: BLE001 - nothing here may end the coordinator
                 self._failed(error)
-                pause = COST_LOOK + backoff(failures, random.random(), LEAST_PAUSE, LONGEST_PAUSE)  # noqa: S311 - jitter
+                pause = self.pauses.look + self.pauses.again(failures)
                 failures += 1
             else:
                 self._trouble, failures = "", 0
-                pause = COST_LOOK * (0.5 + random.random())  # noqa: S311 - jitter: coordinators look one after the other
+                pause = self.pauses.look * (0.5 + random.random())  # noqa: S311 - jitter: coordinators look in turn
             await anyio.sleep(pause)
 
     def _failed(self, error: Exception) -> None:

@@ -30,15 +30,16 @@ IDLE_BYTES = 4096
 LEAST_DELAY_SECONDS = 0.0001
 
 
-def allowance(size: int, *, part_of_answer: bool = False, rate: float = SLOWEST) -> float:
+def allowance(size: int, *, part_of_answer: bool = False, rate: float = SLOWEST, gulp: int = GULP) -> float:
     """Seconds for which a request may show no movement at all, because a proxy on the way holds its bytes.
 
     Args:
         size: bytes of the request.
         part_of_answer: its answer has begun to arrive.
         rate: bytes a second that are carried at least.
+        gulp: bytes of an answer that a proxy may hold before it passes any on.
     """
-    return max(size, GULP if part_of_answer else 0) / rate
+    return max(size, gulp if part_of_answer else 0) / rate
 
 
 @dataclass(slots=True)
@@ -49,17 +50,19 @@ class Pace:
         window: bytes that may be on their way: what the line carries in `TARGET_SECONDS`, as far as it has shown that.
         idle: seconds that an answer takes when nothing else is on its way.
         carried: bytes a second when it last carried a request of `EVIDENCE` bytes; 0 before it did.
+        gulp: bytes of an answer that a proxy on the way may hold.
     """
 
     window: int = FIRST
     idle: float = 0.0
     carried: float = 0.0
+    gulp: int = GULP
     _shrunk: float = float("-inf")
 
     def allowance(self, size: int, *, part_of_answer: bool = False) -> float:
         """As the function `allowance`, for this line."""
         rate = max(SLOWEST, self.carried / DISTRUST)
-        return allowance(size, part_of_answer=part_of_answer, rate=rate)
+        return allowance(size, part_of_answer=part_of_answer, rate=rate, gulp=self.gulp)
 
     def answered(self, now: float, sent: float, size: int, ahead: int) -> None:
         """Learns from an answer.

@@ -20,7 +20,7 @@ from coordinator import ConfigurationError, StoreUnavailableError, Worker
 from coordinator.daemon.daemon import Daemon
 from coordinator.daemon.pod_api import LONGEST_LINE, PodApi
 from coordinator.daemon.pod_evidence import COST_ANNOTATION, Pod
-from coordinator.daemon.pods import Certifier, DeletionCosts, PodWatch
+from coordinator.daemon.pods import Certifier, DeletionCosts, PodPauses, PodWatch
 from coordinator.errors import POD_API_ERROR_KINDS, PodApiError
 from coordinator.metrics import Metrics
 from coordinator.settings import load
@@ -43,6 +43,7 @@ from tests.store.harness import Bench
 from tests.waiting import eventually, within
 
 KEYS = Keys("recovery", 0)
+USUAL_PAUSES = PodPauses()
 
 
 @pytest.fixture
@@ -62,11 +63,11 @@ def account(tmp_path: Path) -> Path:
 class Watching:
     """A watch to be stepped by hand, and what it told."""
 
-    def __init__(self, api: PodApi) -> None:
+    def __init__(self, api: PodApi, pauses: PodPauses) -> None:
         self.metrics = Metrics(CollectorRegistry(), "test")
         self.metrics.export_pods()
         self.told: list[str] = []
-        self.watch = PodWatch(api, self.metrics, lambda pod: self.told.append(pod.uid))
+        self.watch = PodWatch(api, self.metrics, lambda pod: self.told.append(pod.uid), pauses=pauses)
 
     def has_told(self, count: int) -> Callable[[], bool]:
         return lambda: len(self.told) == count
@@ -83,10 +84,12 @@ class Watching:
 
 
 @asynccontextmanager
-async def watching(url: str, account: Path, selector: str = "") -> AsyncIterator[Watching]:
+async def watching(
+    url: str, account: Path, selector: str = "", pauses: PodPauses = USUAL_PAUSES
+) -> AsyncIterator[Watching]:
     api = PodApi(url, NAMESPACE, selector, account)
     try:
-        yield Watching(api)
+        yield Watching(api, pauses)
     finally:
         await api.aclose()
 
@@ -104,9 +107,13 @@ def settings(fake: FakeApiServer, account: Path, url: str, **more: Any) -> Any:
 
 
 @asynccontextmanager
-async def coordinating(fake: FakeApiServer, account: Path, url: str, **more: Any) -> AsyncIterator[Daemon]:
+async def coordinating(
+    fake: FakeApiServer, account: Path, url: str, pauses: PodPauses = USUAL_PAUSES, **more: Any
+) -> AsyncIterator[Daemon]:
     """A coordinator with pod events, as ``coordinator run`` would make it; its watch stands."""
     daemon = Daemon(settings(fake, account, url, **more))
+    if daemon.pods is not None and daemon.pods.costs is not None:
+        daemon.pods.costs.pauses = pauses
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(daemon.coordinate)
@@ -297,13 +304,13 @@ async def test_a_version_that_is_gone_means_a_new_list(fake: FakeApiServer, acco
     [(401, "unauthorized"), (403, "forbidden"), (404, "not_found"), (410, "gone"), (429, "server"), (503, "server"), (400, "refused")],
 )  # fmt: skip
 async def test_a_refusal_is_counted_and_said_once_and_ends_by_itself(
-    fake: FakeApiServer, account: Path, status: int, kind: str, monkeypatch: pytest.MonkeyPatch
+    fake: FakeApiServer, account: Path, status: int, kind: str
 ) -> None:
     """However often it comes, a refusal is said once, and once that it is over; the gauge follows."""
-    inside.set_pod_pauses(monkeypatch, least=0.01, longest=0.05)
+    pauses = PodPauses(least=0.01, longest=0.05)
     fake.refuse = status
     with structlog.testing.capture_logs() as logs:
-        async with watching(fake.url, account) as seen, in_the_background(seen.watch.run):
+        async with watching(fake.url, account, pauses=pauses) as seen, in_the_background(seen.watch.run):
             await eventually(lambda: seen.errors(kind) >= 3)
             assert seen.up == 0
             fake.refuse = 0
@@ -338,14 +345,12 @@ async def test_nonsense_in_the_watch_is_an_error_and_then_a_list(
         assert fake.lists >= 2
 
 
-async def test_nonsense_that_goes_on_is_said_once(
-    fake: FakeApiServer, account: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_nonsense_that_goes_on_is_said_once(fake: FakeApiServer, account: Path) -> None:
     """A watch that opens well each time and then makes no sense is one trouble, and waits longer each time."""
-    inside.set_pod_pauses(monkeypatch, least=0.01)
+    pauses = PodPauses(least=0.01)
     fake.greeting = b"<html>\n"
     with structlog.testing.capture_logs() as logs:
-        async with watching(fake.url, account) as seen, in_the_background(seen.watch.run):
+        async with watching(fake.url, account, pauses=pauses) as seen, in_the_background(seen.watch.run):
             await eventually(lambda: seen.errors("malformed") >= 4)
             assert inside.failures_of(seen.watch) >= 4
             fake.greeting = b""
@@ -392,12 +397,12 @@ async def test_a_list_that_is_nonsense_is_an_error(fake: FakeApiServer, account:
         assert seen.watch.version == ""
 
 
-async def test_a_server_that_is_away_is_waited_for(account: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_is_away_is_waited_for(account: Path) -> None:
     """Unreachable at first, then there, then gone in mid-watch, then there again: the watch stands each time."""
-    inside.set_pod_pauses(monkeypatch, longest=0.05)
+    pauses = PodPauses(longest=0.05)
     async with fake_api_server() as first:
         url, port = first.url, int(first.url.rsplit(":", 1)[1])
-    async with watching(url, account) as seen, in_the_background(seen.watch.run):
+    async with watching(url, account, pauses=pauses) as seen, in_the_background(seen.watch.run):
         await eventually(lambda: seen.errors("unreachable") >= 2)
         for n in (1, 2):
             async with fake_api_server(port) as fake:
@@ -622,15 +627,13 @@ async def test_nothing_is_annotated_by_guess(fake: FakeApiServer, account: Path)
         assert fake.patched == []
 
 
-async def test_a_patch_that_is_forbidden_is_said_once(
-    fake: FakeApiServer, account: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_patch_that_is_forbidden_is_said_once(fake: FakeApiServer, account: Path) -> None:
     """Without the right to patch, the log says so once, and the watch goes on."""
-    inside.set_pod_pauses(monkeypatch, longest=0.01, look=0.01)
     fake.put(pod_object("voice-1"))
     with structlog.testing.capture_logs() as logs:
         async with two_costing(fake, account, [instance("voice-1", 3)], 0.0) as (costs, _, seen, _):
             fake.refuse = 403
+            costs.pauses = PodPauses(longest=0.01, look=0.01)
             async with in_the_background(costs.run):
                 await eventually(lambda: seen.errors("forbidden") >= 3)
                 assert seen.watch.up
@@ -639,14 +642,11 @@ async def test_a_patch_that_is_forbidden_is_said_once(
     assert [e["event"] for e in logs if e["log_level"] != "debug"] == ["pod_deletion_cost_failed"]
 
 
-async def test_a_coordinator_annotates_what_its_workers_own(
-    url: str, fake: FakeApiServer, account: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_coordinator_annotates_what_its_workers_own(url: str, fake: FakeApiServer, account: Path) -> None:
     """With POD_DELETION_COST a pod carries the number of calls that its instance owns in all partitions."""
-    inside.set_pod_pauses(monkeypatch, look=0.05)
     fake.put(pod_object("voice-1"))
     async with (
-        coordinating(fake, account, url, partitions=2, pod_deletion_cost=True),
+        coordinating(fake, account, url, PodPauses(look=0.05), partitions=2, pod_deletion_cost=True),
         a_beating_worker(url, "voice-1", partitions=2),
     ):
         await eventually(lambda: annotation(fake, "voice-1") == "1")

@@ -8,7 +8,6 @@ from coordinator.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
     import anyio.abc
-    import pytest
 
     from coordinator.daemon.detector import Detector, Look
     from coordinator.daemon.events import EventReader
@@ -26,7 +25,6 @@ __all__ = [
     "longer_unfit",
     "pools_to_tidy",
     "set_idle_readers",
-    "set_pod_pauses",
     "start_burials",
     "store_is_away",
     "wrote_cost",
@@ -91,12 +89,3 @@ def failures_of(watch: PodWatch) -> int:
 def wrote_cost(costs: DeletionCosts, uid: str, cost: int) -> None:
     """As if this coordinator had written, or seen, that cost of a pod long ago: it writes one pod seldom."""
     costs._written[uid] = cost, -1e9
-
-
-def set_pod_pauses(
-    patch: pytest.MonkeyPatch, *, least: float | None = None, longest: float | None = None, look: float | None = None
-) -> None:
-    """Pauses of what watches pods after an error, and between two looks at their costs: seconds to half a minute."""
-    for name, seconds in (("LEAST_PAUSE", least), ("LONGEST_PAUSE", longest), ("COST_LOOK", look)):
-        if seconds is not None:
-            patch.setattr(f"coordinator.daemon.pods.{name}", seconds)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "askers_of",
     "connect",
+    "distrust_no_proxy",
     "kinds_of_faults",
     "link_of",
     "lookout_of",
@@ -56,6 +57,11 @@ def connect(executor: SyncExecutor) -> None:
 def set_time_limit(executor: Executor, seconds: float) -> None:
     """Another time limit for one connection of a program; the setting is for all of them."""
     executor._link._timeout = seconds
+
+
+def distrust_no_proxy(executor: Executor) -> None:
+    """No time is allowed for bytes that a proxy may hold: how a connection judges its line is below all that asks it."""
+    executor._link._pace.gulp = 0
 
 
 def quiet_of(wire: Wire) -> float:
