@@ -22,7 +22,7 @@ from coordinator.errors import (
 from coordinator.version import VERSION
 
 if TYPE_CHECKING:
-    from coordinator.worker import Offer, Session, Worker
+    from coordinator.worker import Offer, Session, Worker, certify
 
 __version__ = VERSION
 
@@ -30,12 +30,13 @@ __all__ = [
     "ConfigurationError", "CoordinatorError", "DataTooLargeError", "DrainingError", "FencedError", "InvalidDataError",
     "InvalidIdError", "InvalidValueError", "KeyUnknownError", "NameInUseError", "Offer", "SealBrokenError", "Session",
     "SessionGoneError", "SessionHeldError", "StoreUnavailableError", "TenantError", "Worker", "__version__",
+    "certify",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     """The library is loaded when it is first used: the commands do not need it."""
-    if name in ("Offer", "Session", "Worker"):
+    if name in ("Offer", "Session", "Worker", "certify"):
         from coordinator import worker
 
         return getattr(worker, name)

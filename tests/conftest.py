@@ -24,6 +24,10 @@ from tests.untraced import UNTRACED, is_traced_elsewhere, untraced_environment
 ROOT = Path(__file__).parents[1]
 
 
+os.environ["COORDINATOR_WATCH_EXIT"] = "false"
+"""A worker under test has an exit watcher where a test asks for it: most look at what happens without one, and a process more for
+each of thousands of workers takes minutes."""
+
 FAST_EXAMPLES = 10
 """Of each property, for ``--fast``, where its test does not say how many."""
 

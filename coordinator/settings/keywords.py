@@ -40,6 +40,7 @@ class WorkerSettings(TypedDict, total=False):
     labels: GivenLabels
     address: str | None
     watcher_socket: str | None
+    watch_exit: bool | None
 
     profile: Literal["fast", "default", "safe"] | None
     heartbeat_interval: GivenDuration

@@ -73,6 +73,13 @@ class Settings(BaseSettings):
         "unix socket of the supervisor or sidecar that certifies this worker's exit; none: not watched; default: the "
         "socket in RECOVERY_SOCKET",
     )
+    watch_exit: bool = setting(
+        Group.WORKER,
+        WORKER,
+        True,
+        "run a small process beside this worker that certifies its exit; not where a supervisor or sidecar does, and not "
+        "where it could not help",
+    )
 
     profile: Literal["fast", "default", "safe"] = setting(
         Group.TIMING,

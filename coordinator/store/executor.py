@@ -16,6 +16,7 @@ import redis
 from coordinator.errors import CoordinatorError, StoreUnavailableError
 from coordinator.forked import in_a_child
 from coordinator.store.durability import NOT_ASKED_FOR, Confirming, Durability
+from coordinator.store.endpoint import Endpoint
 from coordinator.store.faults import ScriptError, concerns_one, is_noscript, store_error
 from coordinator.store.keys import Keys
 from coordinator.store.link import Link
@@ -196,6 +197,11 @@ class Executor:
     def server(self) -> str:
         """Run id of the server of the present connection; '' before the first."""
         return self._link.server.decode()
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """How another program reaches the server of the present connection, or of the last one; None before the first."""
+        return self._link.endpoint
 
     async def run(self, call: ScriptCall[R]) -> R:
         """Runs a script; safe to repeat as its header says.

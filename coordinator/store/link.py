@@ -17,6 +17,7 @@ from coordinator.errors import StoreUnavailableError
 from coordinator.store.address import Address
 from coordinator.store.dial import dial, hang_up
 from coordinator.store.discovery import AskNode, AskSentinels, Search, learnt_server
+from coordinator.store.endpoint import Endpoint
 from coordinator.store.faults import connection_error
 from coordinator.store.lookout import SURE_SECONDS
 from coordinator.store.pace import Pace
@@ -77,6 +78,11 @@ class Link:
     def open(self) -> bool:
         """Whether there is a connection on which requests may be put."""
         return self.wire is not None and self.wire.open and self._is_sure
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """How another program reaches the server of the present connection, or of the last one; None before the first."""
+        return None if self.address is None else Endpoint.of(self._source.now(), self.address)
 
     @property
     def _is_sure(self) -> bool:

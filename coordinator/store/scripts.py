@@ -130,6 +130,10 @@ class ScriptCall(Generic[R]):
         """The same with the script's text, for a server that does not know it yet, or no longer."""
         return ("EVAL", self.script.source, len(self.keys), *self.keys, *self.args)
 
+    def place(self, argument: str) -> int:
+        """Where a named argument stands in the words of `eval` and `evalsha`."""
+        return 3 + len(self.keys) + self.script.header.args.index(argument)
+
     def parse(self, raw: Sequence[bytes]) -> R:
         """The reply.
 

@@ -17,12 +17,10 @@ import structlog
 
 from coordinator import clock
 from coordinator.bounds import (
-    check_instance,
     check_reason,
     check_requires,
     check_seconds,
     check_text,
-    check_word,
     fitted,
 )
 from coordinator.errors import (
@@ -35,14 +33,18 @@ from coordinator.errors import (
 )
 from coordinator.eventloop import check_event_loop
 from coordinator.ids import check_pool, check_session_id, new_request_id, partition_of
+from coordinator.policy import backoff
 from coordinator.settings import Settings
 from coordinator.signals import heard
 from coordinator.states import InstanceState
 from coordinator.store import calls, lookups, reads
 from coordinator.store.scripts import ScriptCall
+from coordinator.worker.announcer import Announcer
 from coordinator.worker.attached import AttachedSession
+from coordinator.worker.certificate import certify_everywhere
 from coordinator.worker.data import RecoveryData, encode
 from coordinator.worker.drain import DrainReport, drain
+from coordinator.worker.exit_watcher import ExitWatcher
 from coordinator.worker.membership import PATIENCE_SECONDS, Membership
 from coordinator.worker.observer import WorkerObserver
 from coordinator.worker.offer import Offer
@@ -52,14 +54,11 @@ from coordinator.worker.sealer import OPENING, Place, Sealer
 from coordinator.worker.serving import Handler, Serving
 from coordinator.worker.session import Session
 from coordinator.worker.wait import Wait
-from coordinator.worker.watcher import Watcher
 from coordinator.worker.worker_task import FAREWELL_SECONDS, WorkerTask
 
 __all__ = ["Instance"]
 
 log = structlog.get_logger()
-
-CAUSES: tuple[Literal["exited", "operator"], ...] = ("exited", "operator")
 
 
 class Instance:
@@ -97,7 +96,8 @@ class Instance:
         self._own_runtime: WorkerRuntime | None = None
         self.offers_in_hand: OffersInHand[Offer]
         self.members: list[Membership] = []
-        self._watcher: Watcher | None = None
+        self._announcer: Announcer | None = None
+        self._exit_watcher: ExitWatcher | None = None
         self._reading = self._started = False
         self.serving: Serving | None = None
         self.task: WorkerTask | None = None
@@ -208,8 +208,8 @@ class Instance:
         self.offers_in_hand = OffersInHand()
         self.offers_in_hand.window.most = self._most_in_hand
         if self._observer is None:
-            self._watcher = Watcher.of(self.settings, lambda: [member.instance for member in self.members])
-            self._token_hash = self._watcher.token_hash if self._watcher else ""
+            self._announcer = Announcer.of(self.settings, lambda: [member.instance for member in self.members])
+            self._token_hash = self._announcer.token_hash if self._announcer else ""
         runtime = self._runtime or WorkerRuntime(self.settings)
         self._own_runtime = None if self._runtime else runtime
         self.members = [
@@ -226,7 +226,7 @@ class Instance:
                 token_hash=self._token_hash,
                 hosting=self._hosting,
                 instance=self.instances.get(partition.part.keys.partition, ""),
-                renamed=self._watcher.changed if self._watcher else lambda: None,
+                renamed=self._renamed,
                 patience=self.patience,
             )
             for partition in runtime.partitions
@@ -234,15 +234,25 @@ class Instance:
         self.task = task = WorkerTask(self._say_farewell, self._close)
         try:
             self._tasks = tasks = await task.enter()
-            if self._watcher is not None:
-                await self._watcher.announce()
-                tasks.start_soon(self._watcher.run)
+            if self._announcer is not None:
+                await self._announcer.announce()
+                tasks.start_soon(self._announcer.run)
+            if (
+                self._observer is None
+                and self.settings.watch_exit
+                and not (self._announcer and self._announcer.accepted)
+            ):
+                self._exit_watcher = ExitWatcher.where_it_works(lambda: [(m.part, m.instance) for m in self.members])
+                if self._exit_watcher is not None:
+                    tasks.start_soon(self._exit_watcher.run)
             if self._own_runtime is not None:
                 tasks.start_soon(self._own_runtime.run)
             for member in self.members:
                 await member.registration.check_store()
                 member.begin(tasks)  # beats begin before the registration, so that nothing stands between the two
                 await member.registration.join()
+                if self._exit_watcher is not None:
+                    self._exit_watcher.changed()
                 if self.instances:
                     await member.take_up()
                 member.ledger.arrived()
@@ -251,6 +261,12 @@ class Instance:
             await task.leave(error)
             raise
         return self
+
+    def _renamed(self) -> None:
+        """The instance has another id in a partition: what watches its process is to know."""
+        for watcher in (self._announcer, self._exit_watcher):
+            if watcher is not None:
+                watcher.changed()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -286,8 +302,10 @@ class Instance:
     async def _close(self) -> None:
         with anyio.CancelScope(shield=True):
             self.offers_in_hand.close()
-            if self._watcher is not None:
-                await self._watcher.left()
+            if self._announcer is not None:
+                await self._announcer.left()
+            if self._exit_watcher is not None:
+                self._exit_watcher.left()
             if self._own_runtime is not None:
                 await self._own_runtime.aclose()
 
@@ -402,6 +420,23 @@ class Instance:
                 session.watch_adopter(asyncio.current_task())
         return session
 
+    async def receive(
+        self, session_id: str, recovery_data: RecoveryData = b"", wait: float = 3.0, **opening: Any
+    ) -> Session | None:
+        """See `coordinator.Worker.receive`."""
+        until, failures = clock.now() + check_seconds("wait", wait), 0
+        while True:
+            try:
+                return await self.open(session_id, recovery_data, **opening)
+            except SessionHeldError:
+                pass
+            session = await self.adopt(session_id, max(0.0, until - clock.now()))
+            pause = backoff(failures, 1.0)
+            if session is not None or clock.now() + pause > until:
+                return session
+            await anyio.sleep(pause)  # it was closed meanwhile, and is opened, or is another pool's
+            failures += 1
+
     async def locate(self, session_id: str) -> str | None:
         """See `coordinator.Worker.locate`."""
         member = self._member(session_id)
@@ -424,14 +459,8 @@ class Instance:
         self, instance: str, reason: str = "", *, cause: Literal["exited", "operator"] = "exited"
     ) -> bool:
         """See `coordinator.Worker.certify`."""
-        instance, reason, cause = check_instance(instance), check_reason(reason), check_word("cause", cause, CAUSES)
-        answers = [
-            await m.part.executor.run(
-                calls.certify(m.part.keys, instance=instance, cause=cause, by=self.id, reason=reason)
-            )
-            for m in self.members
-        ]
-        return any(isinstance(answer, calls.CertifyOk) for answer in answers)
+        parts = [member.part for member in self.members]
+        return await certify_everywhere(parts, instance, reason, cause=cause, by=self.id)
 
     async def serve(self, handler: Handler, *, drain_on: Sequence[signal.Signals] = ()) -> None:
         """See `coordinator.Worker.serve`."""

@@ -157,6 +157,36 @@ class Worker(Generic[Data]):
         """
         return await self._instance.adopt(session_id, wait)
 
+    async def receive(
+        self,
+        session_id: str,
+        recovery_data: Data | Literal[b""] = b"",
+        wait: float = 3.0,
+        *,
+        pool: str | None = None,
+        tenant: str = "",
+        requires: Sequence[str] = (),
+    ) -> Session[Data] | None:
+        """Takes a call that has come to this worker: opens it, or adopts it where it exists already. Safe to repeat.
+
+        It is for callers that find their worker themselves, as when a provider's websocket is opened again after a worker died.
+        `Session.recovered` tells the two apart: a call that was adopted has the data of the worker before, not what is given here.
+
+        Args:
+            recovery_data: as `open`, for a call that is opened.
+            wait: as `adopt`, for a call that exists; 0 tries once, and asks no owner to hand over.
+            pool, tenant, requires: as `open`.
+
+        Returns:
+            The session, or None: another worker has it and keeps it, or another pool's workers do.
+
+        Raises:
+            As `open`, but for SessionHeldError, and as `adopt`.
+        """
+        return await self._instance.receive(
+            session_id, recovery_data, wait, pool=pool, tenant=tenant, requires=requires
+        )
+
     async def locate(self, session_id: str) -> str | None:
         """Returns the address that the session's owner registered.
 

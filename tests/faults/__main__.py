@@ -54,13 +54,16 @@ def _say(text: str) -> None:
 
 def _evidence() -> tuple[str, bool]:
     def row(what: str, lag: Lag) -> list[object]:
-        exit_ms = "{:.0f} / {:.0f}".format(*lag.exit_to_declared) if lag.exit_to_declared else "-"
+        exit_ms, adopted_ms = (
+            "{:.0f} / {:.0f}".format(*two) if two else "-" for two in (lag.exit_to_declared, lag.exit_to_adopted)
+        )
         line = [
             what,
             ", ".join(sorted(lag.causes)),
             lag.count,
             exit_ms,
             "{:.0f} / {:.0f}".format(*lag.declared_to_offered),
+            adopted_ms,
         ]
         _say(str(line))
         return [*line]
@@ -68,7 +71,8 @@ def _evidence() -> tuple[str, bool]:
     rows = [row("its exit is certified", certificates(200))]
     if shutil.which("go"):  # few: the heirs' own ticks would fill both processors, and the events would not hold all
         rows.append(row("SIGKILL of a worker in Go with 100 calls behind a sidecar", behind_a_sidecar(15, 100)))
-    rows.append(row("SIGKILL, started again under the same name", kills(10, {}, again=True)))
+    rows.append(row("SIGKILL, with the exit watcher", kills(50, {}, watched=True)))
+    rows.append(row("SIGKILL, without it from here on; started again under the same name", kills(10, {}, again=True)))
     for profile in PROFILES:
         rows.append(row(f"SIGKILL, profile {profile}", kills(20, {"profile": profile})))
     rows.append(row("SIGKILL, lost connections switched off", kills(10, {"lost_connection_after": 0})))
@@ -78,6 +82,7 @@ def _evidence() -> tuple[str, bool]:
         "deaths",
         "exit to declared, ms (p50 / p99)",
         "declared to offered, ms (p50 / p99)",
+        "exit to last call adopted, ms (p50 / p99)",
     )
     return _table(head, rows), True
 

@@ -28,6 +28,8 @@ from tests.waiting import wait_until
 
 KEYS = Keys("recovery", 0)
 TAIL_BYTES = 2 * 2**20
+UNWATCHED = {"COORDINATOR_WATCH_EXIT": "false"}
+"""Nobody certifies the end of a worker: its silence and its lost connections have to tell."""
 
 
 class Deployment:
@@ -73,7 +75,7 @@ class Deployment:
             **(settings or {}),
         }
         self._worker_url, self.proxy = worker_url or self.place.url("worker"), proxy
-        self._environment, self._named = dict(environment or {}), named or {}
+        self._environment, self._named = {**UNWATCHED, **(environment or {})}, named or {}
         if code:
             # that folder before the checkout, and neither the working directory before both
             self._environment["PYTHONPATH"] = os.pathsep.join((code, str(Path(__file__).parents[2])))

@@ -14,7 +14,7 @@ from typing import Any
 
 from coordinator.cli.figures import percentile
 from tests.acceptance.processes import Process
-from tests.faults.deployment import KEYS, Deployment
+from tests.faults.deployment import KEYS, UNWATCHED, Deployment
 from tests.sidecar.conftest import Sidecar
 from tests.sidecar.examples import example
 from tests.store.harness import Bench
@@ -31,11 +31,13 @@ class Lag:
     Attributes:
         exit_to_declared: from the SIGKILL; None where nobody was killed.
         declared_to_offered: from the death in the store to the offers.
+        exit_to_adopted: from the SIGKILL to the adoption of the last of its calls; None where nobody was killed.
     """
 
     count: int
     exit_to_declared: tuple[float, float] | None
     declared_to_offered: tuple[float, float]
+    exit_to_adopted: tuple[float, float] | None
     causes: frozenset[str]
 
 
@@ -47,14 +49,23 @@ def _events(client: Any) -> list[dict[str, str]]:
     return [{k.decode(): v.decode() for k, v in fields.items()} for _, fields in client.xrange(KEYS.events)]
 
 
+def _adopted(d: Deployment) -> dict[str, int]:
+    """Instance -> when the last of its calls was adopted so far."""
+    return {e["previous_owner"]: int(e["at"]) for e in _events(d.client) if e["type"] == "adopted"}
+
+
 def _lag(d: Deployment, exits: dict[str, float]) -> Lag:
     died = {e["instance"]: e for e in _events(d.client) if e["type"] == "died" and e["instance"] in exits}
     offered = {e["instance"]: int(e["at"]) for e in _events(d.client) if e["type"] == "orphaned"}
-    real = [int(e["at"]) - exits[i] * 1000 for i, e in died.items() if exits[i]]
+    killed = {i: at * 1000 for i, at in exits.items() if at}
+    wait_until(lambda: killed.keys() <= _adopted(d).keys(), 30, "the calls of all that were killed are adopted")
+    adopted = _adopted(d)
+    real = [int(died[i]["at"]) - at for i, at in killed.items()]
     return Lag(
         len(died),
         _spread(real) if real else None,
         _spread([float(offered[i] - int(e["at"])) for i, e in died.items()]),
+        _spread([adopted[i] - at for i, at in killed.items()]) if killed else None,
         frozenset(e["cause"] for e in died.values()),
     )
 
@@ -72,19 +83,20 @@ def certificates(count: int) -> Lag:
         return _lag(d, dict.fromkeys(names, 0.0))
 
 
-def kills(count: int, settings: dict[str, Any], *, again: bool = False) -> Lag:
+def kills(count: int, settings: dict[str, Any], *, again: bool = False, watched: bool = False) -> Lag:
     """Worker processes that are killed with SIGKILL, one after the other.
 
     Args:
         settings: of coordinators and workers.
         again: each is started again at once under the same name.
+        watched: each has an exit watcher.
     """
     with Deployment(workers=1, each=LIVING, calls=0, coordinators=1, settings=settings) as d:
         exits: dict[str, float] = {}
         chance = random.Random(1)
         for n in range(count):
             name = "again" if again else f"dies-{n}"
-            process, instance = _started(d, name, f"call-{n}")
+            process, instance = _started(d, name, f"call-{n}", watched=watched)
             threading.Event().wait(chance.uniform(0.0, 0.5))  # at any moment between two heartbeats
             exits[instance] = time.time()
             process.send(signal.SIGKILL)
@@ -125,12 +137,16 @@ def _wait_for_offer(d: Deployment, instance: str) -> None:
     wait_until(offered, 30, f"the calls of {instance} are offered")
 
 
-def _started(d: Deployment, name: str, call: str) -> tuple[Process, str]:
+def _started(d: Deployment, name: str, call: str, *, watched: bool = False) -> tuple[Process, str]:
     told = (b"1",) if d._settings.get("lost_connection_after", 1) else (b"0",)
-    process = Process("tests.faults.worker", d.server.url, str(d.path), json.dumps(d._settings), f"{name}:{call}")
+    arguments = (d.server.url, str(d.path), json.dumps(d._settings), f"{name}:{call}")
+    environment = {"COORDINATOR_WATCH_EXIT": "true", "COORDINATOR_LOG_LEVEL": "info"} if watched else UNWATCHED
+    process = Process("tests.faults.worker", *arguments, **environment)
     [ready] = process.wait_for("ready", 1, 30)
     key = KEYS.instance(ready["id"])
     wait_until(lambda: d.client.hget(key, "presence") in told, 10, "its presence connection was told")
+    if watched:
+        wait_until(lambda: "exit_watched" in process.errors(), 20, "it is watched")
     return process, ready["id"]
 
 

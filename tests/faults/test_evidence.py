@@ -21,6 +21,11 @@ def test_a_killed_process_loses_its_connection() -> None:
     assert kills(2, {}).causes == {"lost_connection"}
 
 
+def test_with_an_exit_watcher_a_killed_worker_is_certified() -> None:
+    """SIGKILL of a worker that nothing else watches is a certificate."""
+    assert kills(2, {}, watched=True).causes == {"exited"}
+
+
 def test_without_connections_silence_tells() -> None:
     """Switched off, lost connections do not count."""
     assert kills(1, {"lost_connection_after": 0}).causes == {"silence"}

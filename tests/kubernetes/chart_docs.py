@@ -31,6 +31,7 @@ OWN = {
     "drain_token",
     "encryption_keys",
     "watcher_socket",
+    "watch_exit",
 }
 """Settings that the charts set themselves, or that are secrets."""
 OF_WORKERS = {"pool", "capacity", "labels", "address", "worker_token_optional"}

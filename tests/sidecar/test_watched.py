@@ -23,7 +23,7 @@ from coordinator import Worker
 from coordinator.settings import load
 from coordinator.sidecar.server import SO_PEERPIDFD, peer_of
 from coordinator.store.keys import Keys
-from coordinator.worker.watcher import Watcher
+from coordinator.worker.announcer import Announcer
 from tests.acceptance.processes import Process
 from tests.redis_server import RedisServer
 from tests.sidecar.client import Client
@@ -133,7 +133,7 @@ def test_the_setting_comes_before_the_environment(sidecar: Sidecar, server: Redi
         process.send(signal.SIGKILL)
     assert died(server, instance)[0] == "exited"
     assert died(server, lonely)[0] == "lost_connection"
-    assert Watcher.of(load(watcher_socket="none"), list) is None
+    assert Announcer.of(load(watcher_socket="none"), list) is None
 
 
 def test_a_sidecar_that_was_started_again_is_told_again(sidecar: Sidecar, server: RedisServer, start: Start) -> None:

@@ -1,4 +1,4 @@
-"""Has the process of a worker watched: announces its instances to a supervisor or a sidecar.
+"""Announces the instances of a worker to a supervisor or a sidecar, which then watches this process.
 
 The program that watches sees the end of the process in any case, and certifies the instances within milliseconds. Without it a worker
 lives as well, and lost connections tell of its end.
@@ -24,7 +24,7 @@ from coordinator.policy import backoff
 from coordinator.printable import told
 from coordinator.settings import Settings
 
-__all__ = ["Watcher"]
+__all__ = ["Announcer"]
 
 log = structlog.get_logger()
 
@@ -46,7 +46,7 @@ class _NotWatchedError(Exception):
         self.refused = refused
 
 
-class Watcher:
+class Announcer:
     """Announces one worker, again whenever its ids change and whenever the other side was started again.
 
     Args:
@@ -55,6 +55,7 @@ class Watcher:
 
     Attributes:
         token_hash: registered with each instance: only a program with the token may have them certified.
+        accepted: whether the other side has agreed to watch.
     """
 
     def __init__(self, path: str, instances: Callable[[], Sequence[str]]) -> None:
@@ -64,10 +65,10 @@ class Watcher:
         self._process = os.getpid()
         self._changed = anyio.Event()
         self._told: str | None = None
-        self._accepted = False
+        self.accepted = False
 
     @classmethod
-    def of(cls, settings: Settings, instances: Callable[[], Sequence[str]]) -> Watcher | None:
+    def of(cls, settings: Settings, instances: Callable[[], Sequence[str]]) -> Announcer | None:
         """The watcher that the settings or the environment name; None for none."""
         path = settings.watcher_socket or os.environ.get("RECOVERY_SOCKET", "")
         return cls(path, instances) if path and path != "none" else None
@@ -88,7 +89,7 @@ class Watcher:
 
     async def left(self) -> None:
         """The worker has ended, and its process need not be watched any more. Never raises."""
-        if not self._accepted or os.getpid() != self._process:
+        if not self.accepted or os.getpid() != self._process:
             return
         self._instances = tuple
         with anyio.CancelScope(shield=True):
@@ -183,7 +184,7 @@ class Watcher:
         if status != ACCEPTED:
             refused = 400 <= status < 500 and status not in BUSY
             raise _NotWatchedError(f"it answered {status}: {_detail(said)}", refused=refused)
-        self._accepted = True
+        self.accepted = True
 
     async def _until_over(self, connection: anyio.abc.ByteStream) -> None:
         """Returns when the other side closes the connection, as when it ends, or the worker has another id."""
