@@ -17,8 +17,8 @@ from coordinator.printable import HIDDEN, has_hidden, printable
 
 __all__ = [
     "INSTANCE", "LABEL", "LABEL_RULE", "MOST_DEPTH", "MOST_LABELS", "MOST_REASON", "MOST_SECONDS", "MOST_STATE_BYTES", "MOST_TEXT",
-    "MOST_WHOLE", "NAME", "NAME_RULE", "READABLE_DEPTH", "REQUIREMENT", "check_depth", "check_epoch", "check_instance", "check_json",
-    "check_labels", "check_name", "check_pool", "check_reason", "check_record", "check_requires", "check_seconds",
+    "MOST_WHOLE", "NAME", "NAME_RULE", "READABLE_DEPTH", "REQUIREMENT", "check_count", "check_depth", "check_epoch", "check_instance",
+    "check_json", "check_labels", "check_name", "check_pool", "check_reason", "check_record", "check_requires", "check_seconds",
     "check_session_id", "check_text", "check_word", "fitted", "is_nested_deeper",
 ]  # fmt: skip
 
@@ -224,6 +224,17 @@ def is_nested_deeper(raw: bytes, most: int) -> bool:
         if depth > most:
             return True
     return False
+
+
+def check_count(name: str, count: int) -> int:
+    """Returns a number of things.
+
+    Raises:
+        InvalidValueError: it is no whole number, or below zero.
+    """
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise InvalidValueError(name, count, "a whole number from 0")
+    return count
 
 
 def check_json(name: str, raw: bytes) -> bytes:

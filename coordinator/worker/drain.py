@@ -22,6 +22,8 @@ log = structlog.get_logger()
 RETRY_SECONDS = 0.1
 RESERVE_SECONDS = 1.0
 """Part of the time-out that is kept for offering sessions that could not be handed over."""
+LAST_WORDS_SECONDS = 0.5
+"""Part of the reserve in which a call that is offered as an orphan may be checkpointed once more."""
 LAST_MOMENT_SECONDS = 0.25
 """Part of the rest that is kept for letting a busy call go to an heir that waits for it."""
 
@@ -167,6 +169,8 @@ async def _release_rest(sessions: Sequence[Session]) -> DrainReport:
 
     async def release(session: Session) -> None:
         try:
+            with anyio.move_on_after(LAST_WORDS_SECONDS):
+                await session.before_letting_go()
             await session.hand_back("the drain's time was over", "left")
             released.append(session.id)
         except CoordinatorError as error:

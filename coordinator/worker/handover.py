@@ -81,6 +81,7 @@ class Handovers:
                     return
                 if self._observer is not None:
                     await self._observer.before_letting_go(session, heir)
+                await session.before_letting_go()
                 if await session.let_go(heir):
                     log.info("session_handed_over", session=session_id, heir=heir)
                 if session_id not in self._heirs:

@@ -17,6 +17,7 @@ import structlog
 
 from coordinator import clock
 from coordinator.bounds import (
+    check_count,
     check_reason,
     check_requires,
     check_seconds,
@@ -39,6 +40,7 @@ from coordinator.signals import heard
 from coordinator.states import InstanceState
 from coordinator.store import calls, lookups, reads
 from coordinator.store.scripts import ScriptCall
+from coordinator.worker import liveness
 from coordinator.worker.announcer import Announcer
 from coordinator.worker.attached import AttachedSession
 from coordinator.worker.certificate import certify_everywhere
@@ -49,6 +51,7 @@ from coordinator.worker.membership import PATIENCE_SECONDS, Membership
 from coordinator.worker.observer import WorkerObserver
 from coordinator.worker.offer import Offer
 from coordinator.worker.offers_in_hand import OffersInHand
+from coordinator.worker.preparing import Prepare
 from coordinator.worker.runtime import WorkerRuntime
 from coordinator.worker.sealer import OPENING, Place, Sealer
 from coordinator.worker.serving import Handler, Serving
@@ -59,6 +62,9 @@ from coordinator.worker.worker_task import FAREWELL_SECONDS, WorkerTask
 __all__ = ["Instance"]
 
 log = structlog.get_logger()
+
+READY_SECONDS = 0.05
+"""Pause between two looks at how many calls the program can start now."""
 
 
 class Instance:
@@ -100,6 +106,7 @@ class Instance:
         self._exit_watcher: ExitWatcher | None = None
         self._reading = self._started = False
         self.serving: Serving | None = None
+        self._ready: Callable[[], int] | None = None
         self.task: WorkerTask | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
         self._token_hash, self._hosting = token_hash, hosting
@@ -145,7 +152,8 @@ class Instance:
     def _room(self) -> int:
         """How many more offers the worker takes now."""
         in_hand = sum(m.reader.in_hand() for m in self.members)
-        return min(self._free() - in_hand, self.offers_in_hand.room(in_hand))
+        ready = self._free() if self._ready is None else self._ready()
+        return min(ready - in_hand, self._free() - in_hand, self.offers_in_hand.room(in_hand))
 
     def take_offers(self, most: float) -> None:
         """From now on the worker reads at most so many offers before they are answered; 0 for none."""
@@ -247,6 +255,7 @@ class Instance:
                     tasks.start_soon(self._exit_watcher.run)
             if self._own_runtime is not None:
                 tasks.start_soon(self._own_runtime.run)
+            tasks.start_soon(liveness.watch, lambda: self.sessions, self.settings.wedged_after, self._too_silent)
             for member in self.members:
                 await member.registration.check_store()
                 member.begin(tasks)  # beats begin before the registration, so that nothing stands between the two
@@ -261,6 +270,10 @@ class Instance:
             await task.leave(error)
             raise
         return self
+
+    def _too_silent(self, session: Any) -> None:
+        if session.ending is None and not session.is_over:
+            self.start(session.silent_for_too_long)
 
     def _renamed(self) -> None:
         """The instance has another id in a partition: what watches its process is to know."""
@@ -462,10 +475,23 @@ class Instance:
         parts = [member.part for member in self.members]
         return await certify_everywhere(parts, instance, reason, cause=cause, by=self.id)
 
-    async def serve(self, handler: Handler, *, drain_on: Sequence[signal.Signals] = ()) -> None:
+    async def serve(
+        self,
+        handler: Handler,
+        *,
+        prepare: Prepare[Any] | None = None,
+        prepare_timeout: float | None = None,
+        ready: int | Callable[[], int] | None = None,
+        drain_on: Sequence[signal.Signals] = (),
+    ) -> None:
         """See `coordinator.Worker.serve`."""
+        limit = check_seconds("prepare_timeout", self.settings.lease if prepare_timeout is None else prepare_timeout)
+        can_begin = ready if ready is None or callable(ready) else _always(check_count("ready", ready))
         async with anyio.create_task_group() as tasks:
-            self.serving = serving = Serving(handler, tasks)
+            self.serving = serving = Serving(handler, tasks, prepare, limit)
+            self._ready = can_begin
+            if can_begin is not None:
+                tasks.start_soon(self._follow_readiness)
             if drain_on:
                 tasks.start_soon(self._drain_on, drain_on)
 
@@ -479,7 +505,18 @@ class Instance:
                 await serving.run(self.sessions, self.offers_in_hand)
             finally:
                 if self.serving is serving:  # else another one serves meanwhile
-                    self.serving = None
+                    self.serving = self._ready = None
+
+    async def _follow_readiness(self) -> None:
+        """Reads offers as soon as the program can start more calls; it cannot say so itself."""
+        before = 0
+        while self._ready is not None:
+            now = self._ready()
+            if now > before:
+                for member in self.members:
+                    member.room_changed()
+            before = now
+            await anyio.sleep(READY_SECONDS)
 
     async def _drain_on(self, numbers: Sequence[signal.Signals]) -> None:
         async with anyio.create_task_group() as tasks:
@@ -547,3 +584,7 @@ class Instance:
         async with anyio.create_task_group() as tasks:
             for session in self.sessions:
                 tasks.start_soon(release, session)
+
+
+def _always(count: int) -> Callable[[], int]:
+    return lambda: count

@@ -168,7 +168,10 @@ class Offer(Generic[Data]):
         actions = self._actions
         if actions.ledger.draining:
             raise DrainingError("this instance is draining and takes nothing new")
-        with self._answer(), contextlib.suppress(KeyUnknownError, SealBrokenError, TenantError):  # told, and dealt with
+        with (
+            self.being_answered(),
+            contextlib.suppress(KeyUnknownError, SealBrokenError, TenantError),
+        ):  # told, and dealt with
             session = None
             if self.planned:  # this accepts; the owner lets go when it is told
                 wait = Wait(actions.settings.lease, planned=True, gives_way=actions.others_wait, accepted=self._done)
@@ -181,13 +184,13 @@ class Offer(Generic[Data]):
         return session
 
     @contextlib.contextmanager
-    def _answer(self) -> Iterator[None]:
-        """While the program works on an answer, the time of the offer does not run out here."""
-        self.answering = True
+    def being_answered(self) -> Iterator[None]:
+        """While the program works on an answer, the time of the offer does not run out here. For the library."""
+        before, self.answering = self.answering, True
         try:
             yield
         finally:
-            self.answering = False
+            self.answering = before
 
     @property
     def restarted_since_ms(self) -> int:
@@ -210,7 +213,7 @@ class Offer(Generic[Data]):
         s = self._actions.settings
         if counts:
             self._actions.declined(self.session_id)
-        with self._answer():
+        with self.being_answered():
             answer = await self._actions.request(
                 lambda: calls.decline(
                     self._actions.keys, session=self.session_id, instance=self._instance, epoch=self.epoch,
@@ -243,7 +246,7 @@ class Offer(Generic[Data]):
             FencedError, StoreUnavailableError: as `adopt`.
         """
         self._check()
-        with self._answer():
+        with self.being_answered():
             answer = await self._actions.request(
                 lambda: calls.delegate(
                     self._actions.keys, session=self.session_id, instance=self._instance, epoch=self.epoch,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,7 @@ from coordinator.worker.ending import is_of_the_store
 from coordinator.worker.offer import Offer
 from coordinator.worker.offers_in_hand import OffersInHand
 from coordinator.worker.pace import HandlerPace
+from coordinator.worker.preparing import Prepare, preparation
 from coordinator.worker.session import Session
 
 __all__ = ["Handler", "Serving"]
@@ -52,10 +54,21 @@ def _is_cancelled() -> bool:
 
 
 class Serving:
-    """What ``Worker.serve`` does with each session, in the task group that it was given."""
+    """What ``Worker.serve`` does with each session, in the task group that it was given.
 
-    def __init__(self, handler: Handler[Any], tasks: anyio.abc.TaskGroup) -> None:
+    Args:
+        prepare: runs before an offer is adopted, for at most ``prepare_timeout`` seconds.
+    """
+
+    def __init__(
+        self,
+        handler: Handler[Any],
+        tasks: anyio.abc.TaskGroup,
+        prepare: Prepare[Any] | None = None,
+        prepare_timeout: float = 0.0,
+    ) -> None:
         self._handler, self._tasks = handler, tasks
+        self._prepare, self._prepare_timeout = prepare, prepare_timeout
         self._pace = HandlerPace()
         self._turn, self._begun = anyio.Lock(), 0
         self._served: set[Session] = set()
@@ -110,8 +123,11 @@ class Serving:
 
     async def _begin(self, session: Session) -> None:
         """Starts a handler, and no other before the event loop has turned over."""
+        await self._in_turn(partial(self.start, session))
+
+    async def _in_turn(self, begin: Callable[[], None]) -> None:
         async with self._turn:
-            self.start(session)
+            begin()
             self._begun += 1
             for _ in range(TURNS):
                 await anyio.lowlevel.checkpoint()
@@ -121,7 +137,8 @@ class Serving:
             async with anyio.create_task_group() as adoptions:
                 for offer in offers:
                     adopted = anyio.Event()
-                    self._tasks.start_soon(self._adopt_and_serve, offer, adopted)
+                    run = self._adopt_and_serve if self._prepare is None else self._prepare_and_serve
+                    self._tasks.start_soon(run, offer, adopted)
                     adoptions.start_soon(adopted.wait)
 
     async def _in_pace(self, start: Callable[[], Awaitable[None]]) -> None:
@@ -152,6 +169,50 @@ class Serving:
             log.warning("adoption_failed", session=offer.session_id, error=str(error))
         finally:
             adopted.set()
+
+    async def _prepare_and_serve(self, offer: Offer, adopted: anyio.Event) -> None:
+        """As `_adopt_and_serve`, in one task: what a preparation has entered is left by the task that entered it."""
+        assert self._prepare is not None  # noqa: S101 - else the other one runs
+        failure: Exception | None = None
+        prepared = False
+        try:
+            deadline = anyio.current_time() + self._prepare_timeout
+            with offer.being_answered(), anyio.CancelScope(deadline=deadline) as scope:
+                async with preparation(self._prepare, offer) as made:
+                    scope.deadline, prepared = float("inf"), True
+                    await self._adopt_prepared(offer, made, adopted)
+        except Exception as error:  # noqa: BLE001 - the program's own code
+            failure = error
+        finally:
+            adopted.set()
+        if prepared and failure is not None:
+            log.error("preparation_not_undone", session=offer.session_id, error=told(failure), exception=trace(failure))
+        elif not prepared:
+            await self._not_prepared(offer, failure)
+
+    async def _adopt_prepared(self, offer: Offer, made: object, adopted: anyio.Event) -> None:
+        try:
+            session = await offer.adopt()
+        except CoordinatorError as error:
+            log.warning("adoption_failed", session=offer.session_id, error=str(error))
+            return
+        if session is None or session in self._served:
+            return
+        session.prepared = made
+        self._served.add(session)
+        await self._in_turn(adopted.set)
+        await self._serve_until_over(session)
+
+    async def _not_prepared(self, offer: Offer, failure: Exception | None) -> None:
+        """Other workers get the offer. It counts as an attempt: a call for which no worker can prepare is a dead letter in the end."""
+        if failure is None:
+            reason = f"its worker did not prepare within {self._prepare_timeout:g} s"
+            log.warning("preparation_took_too_long", session=offer.session_id, seconds=self._prepare_timeout)
+        else:
+            reason = fitted(f"its worker's preparation raised {type(failure).__name__}")
+            log.error("preparation_failed", session=offer.session_id, error=told(failure), exception=trace(failure))
+        with suppress(CoordinatorError):  # then its lease ends
+            await offer.decline(reason)
 
     async def _serve(self, session: Session) -> None:
         """Runs the handler, again and again while only the store fails; then ends the session."""

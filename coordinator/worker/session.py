@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Generic, Protocol, cast
 
 import anyio
@@ -113,6 +114,10 @@ class Session(Generic[Data]):
         ended: set when this worker closed or released it, and the store has answered or will be told later.
         ending: what happens to it once it is closed or released here; None while it goes on.
         previous_owner, cause, attempt: the owner before, why the session was offered, and the number of the offer.
+        prepared: what `Worker.serve` had prepared for it before the adoption.
+        letting_go: an async function without arguments that is awaited before the session is given to an heir, or up at the end of
+            a drain: for the last checkpoint. The session is still held, for half a lease at most; should the heir be gone, it stays.
+        signs: how often the program has called `alive`.
     """
 
     def __init__(
@@ -140,6 +145,9 @@ class Session(Generic[Data]):
         self.gap = self.data_age = 0.0
         self.previous_owner = self.cause = ""
         self.attempt = 0
+        self.prepared: Any = None
+        self.letting_go: Callable[[], Awaitable[object]] | None = None
+        self.signs, self._speaker = 0, ""
         self.unsure = False
         self.undecided: object | None = None
         self.heir = ""
@@ -504,6 +512,39 @@ class Session(Generic[Data]):
     def unserved(self) -> float:
         """Seconds since its handler stopped; 0 while it runs, and for a program that does not say. For the library."""
         return 0.0 if self.unserved_since is None else max(0.0, clock.now() - self.unserved_since)
+
+    def alive(self, process: str = "") -> None:
+        """Says that what serves this call is alive. From any thread; costs nothing.
+
+        From the first time on the session is given to other workers, as `release` does it, when it was not said for
+        ``wedged_after``: so a job that hangs is found although its worker lives.
+
+        Args:
+            process: what serves the call, for the reason; default this process.
+        """
+        self._speaker = process or f"process {os.getpid()}"
+        self.signs += 1
+
+    async def silent_for_too_long(self) -> None:
+        """Gives the session to other workers, as its program has not said that it is alive. For the library."""
+        limit = self._owner.settings.wedged_after
+        reason = fitted(f"{self._speaker} did not say that it is alive for {limit:g} s")
+        log.warning("session_silent", session=self.id, reason=reason)
+        with contextlib.suppress(FencedError, StoreUnavailableError):  # told, and carried out later
+            await self.release(reason)
+
+    async def before_letting_go(self) -> None:
+        """Awaits `letting_go`, for half a lease at most. For the library."""
+        if self.letting_go is None:
+            return
+        limit = self._owner.settings.lease / 2
+        try:
+            with anyio.move_on_after(limit) as scope:
+                await self.letting_go()
+        except Exception as error:  # noqa: BLE001 - the program's own code; the call goes on elsewhere
+            log.error("letting_go_failed", session=self.id, error=told(error), exception=trace(error))
+        if scope.cancelled_caught:
+            log.warning("letting_go_took_too_long", session=self.id, seconds=limit)
 
     @property
     def lease(self) -> float:

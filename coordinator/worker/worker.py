@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Generic, Literal, Self, Unpack
 
@@ -18,6 +18,7 @@ from coordinator.worker.data import Data
 from coordinator.worker.drain import DrainReport
 from coordinator.worker.instance import Instance
 from coordinator.worker.offer import Offer
+from coordinator.worker.preparing import Prepare
 from coordinator.worker.serving import Handler
 from coordinator.worker.session import Session
 
@@ -222,11 +223,26 @@ class Worker(Generic[Data]):
         """
         return await self._instance.certify(instance, reason, cause=cause)
 
-    async def serve(self, handler: Handler[Data], *, drain_on: Sequence[signal.Signals] = ()) -> None:
+    async def serve(
+        self,
+        handler: Handler[Data],
+        *,
+        prepare: Prepare[Data] | None = None,
+        prepare_timeout: float | None = None,
+        ready: int | Callable[[], int] | None = None,
+        drain_on: Sequence[signal.Signals] = (),
+    ) -> None:
         """Runs ``handler`` as a task for each session that is opened or adopted, until it is cancelled or the worker has drained.
 
         Args:
             handler: serves one call.
+            prepare: is called with each offer before it is adopted, to join the call's room silently or to warm up; an async
+                function, or one that returns an async context manager, which is left when the call is over here or was not
+                adopted. What it returns, or enters as, is `Session.prepared`. In a handover the owner serves the call meanwhile.
+                An offer for which it raises goes to other workers, as an attempt that failed.
+            prepare_timeout: seconds after which such an offer goes on, too; default ``lease``.
+            ready: how many calls the program can begin with at this moment, or a function that returns that: so many offers
+                are taken at a time, and for 0 none. Default: as many as are answered quickly, 16 at most.
             drain_on: signals that start a drain, such as ``[signal.SIGTERM]``; after the drain this method returns. Further
                 signals change nothing, and are logged with what is left.
 
@@ -238,7 +254,9 @@ class Worker(Generic[Data]):
         a session is carried out when the store is back. Handlers start at a pace that leaves the event loop time for the
         live calls.
         """
-        await self._instance.serve(handler, drain_on=drain_on)
+        await self._instance.serve(
+            handler, prepare=prepare, prepare_timeout=prepare_timeout, ready=ready, drain_on=drain_on
+        )
 
     async def drain(self, timeout: float | None = None, reason: str = "draining") -> DrainReport:
         """Takes nothing new and hands over every session, while each call goes on being served. Safe to repeat.

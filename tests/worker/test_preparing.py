@@ -1,0 +1,209 @@
+"""An heir prepares before it adopts, and takes no more calls than it can begin with."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+import redis
+import structlog
+
+from coordinator import InvalidValueError, Offer, Session, Worker
+from coordinator.states import SessionState
+from coordinator.store.keys import Keys
+from tests.coordinating import coordinating
+from tests.store.harness import Bench
+from tests.waiting import eventually, within
+
+KEYS = Keys("recovery", 0)
+
+
+class Heir:
+    """What an heir's program saw, in order."""
+
+    def __init__(self) -> None:
+        self.saw: list[str] = []
+        self.prepared: dict[str, object] = {}
+        self.sessions: dict[str, Session] = {}
+
+    async def handler(self, session: Session) -> None:
+        self.saw.append(f"serves {session.id}")
+        self.prepared[session.id], self.sessions[session.id] = session.prepared, session
+        try:
+            await anyio.sleep_forever()
+        finally:
+            self.saw.append(f"served {session.id}")
+
+    @asynccontextmanager
+    async def room(self, offer: Offer) -> AsyncIterator[str]:
+        """Joins something that must be left by the task that joined it."""
+        async with anyio.create_task_group():
+            self.saw.append(f"joins {offer.session_id}")
+            try:
+                yield f"room of {offer.session_id}"
+            finally:
+                self.saw.append(f"leaves {offer.session_id}")
+
+
+@asynccontextmanager
+async def serving(worker: Worker, handler: Any, **options: Any) -> AsyncIterator[None]:
+    """The worker serves in the background."""
+    async with anyio.create_task_group() as tasks:
+
+        async def run() -> None:
+            await worker.serve(handler, **options)
+
+        tasks.start_soon(run)
+        yield
+        tasks.cancel_scope.cancel()
+
+
+async def dies_with(url: str, *calls: str) -> str:
+    """A worker that dies with these calls; returns its id."""
+    with pytest.raises(ZeroDivisionError):
+        async with Worker(url, name="a") as dying:
+            for call in calls:
+                await dying.open(call, {"call": call})
+            raise ZeroDivisionError
+    return dying.id
+
+
+async def test_what_is_prepared_is_there_before_the_call(url: str) -> None:
+    """An async function: it gets the offer with its data before the adoption, and the handler gets what it returned."""
+    heir = Heir()
+
+    async def prepare(offer: Offer) -> str:
+        heir.saw.append(f"prepares {offer.session_id} {offer.recovery_data}")
+        assert offer.session_id not in {session.id for session in worker.sessions}
+        return "warm"
+
+    async with coordinating(url), Worker(url, name="b") as worker, serving(worker, heir.handler, prepare=prepare):
+        await dies_with(url, "call-1")
+        await eventually(lambda: heir.prepared == {"call-1": "warm"})
+        assert heir.saw == ["prepares call-1 {'call': 'call-1'}", "serves call-1"]
+
+
+async def test_what_was_entered_is_left_when_the_call_is_over(url: str) -> None:
+    """A context manager is entered before the adoption and left after the handler, by the task that entered it."""
+    heir = Heir()
+    async with coordinating(url), Worker(url, name="b") as worker, serving(worker, heir.handler, prepare=heir.room):
+        await dies_with(url, "call-1")
+        await eventually(lambda: heir.prepared == {"call-1": "room of call-1"})
+        await heir.sessions["call-1"].close()
+        await eventually(lambda: len(heir.saw) == 4)
+        assert heir.saw == ["joins call-1", "serves call-1", "served call-1", "leaves call-1"]
+
+
+async def test_a_handover_waits_for_the_heir_that_prepares(url: str) -> None:
+    """Make before break: while the heir prepares the owner holds the call and serves it."""
+    heir, may_go_on = Heir(), anyio.Event()
+
+    async def prepare(offer: Offer) -> None:
+        assert offer.planned
+        heir.saw.append("prepares")
+        await may_go_on.wait()
+
+    async with Worker(url, name="a") as owner, Worker(url, name="b") as worker:
+        owned = await owner.open("call-1")
+        async with serving(worker, heir.handler, prepare=prepare), anyio.create_task_group() as tasks:
+            tasks.start_soon(owner.drain)
+            await eventually(lambda: heir.saw == ["prepares"])
+            assert owned.held
+            may_go_on.set()
+            await eventually(lambda: "call-1" in heir.sessions)
+            assert heir.sessions["call-1"].planned
+            assert owned.lost.is_set()
+
+
+async def test_an_offer_that_is_not_prepared_in_time_goes_on(url: str, redis_client: redis.Redis) -> None:
+    """After the time-out another worker gets it, as its second attempt, and what was begun is undone."""
+    slow, quick = Heir(), Heir()
+
+    @asynccontextmanager
+    async def prepare(offer: Offer) -> AsyncIterator[None]:
+        try:
+            await anyio.sleep_forever()
+            yield
+        finally:
+            slow.saw.append("undone")
+
+    with structlog.testing.capture_logs() as logs:
+        late = {"prepare": prepare, "prepare_timeout": 0.2}
+        async with coordinating(url), Worker(url, name="b") as b, serving(b, slow.handler, **late):
+            await dies_with(url, "call-1")
+            await eventually(lambda: slow.saw[:1] == ["undone"])
+            async with Worker(url, name="c") as c, serving(c, quick.handler):
+                await eventually(lambda: "call-1" in quick.sessions)
+                assert quick.sessions["call-1"].attempt >= 2
+    assert not slow.sessions
+    assert "preparation_took_too_long" in [entry["event"] for entry in logs]
+
+
+async def test_a_preparation_that_fails_counts_as_an_attempt(url: str, redis_client: redis.Redis) -> None:
+    """A call for which no worker can prepare becomes a dead letter, with its data."""
+    heir = Heir()
+
+    async def prepare(offer: Offer) -> None:
+        raise RuntimeError("no such room")
+
+    with structlog.testing.capture_logs() as logs:
+        async with (
+            coordinating(url, max_offers=2),
+            Worker(url, name="b", max_offers=2) as worker,
+            serving(worker, heir.handler, prepare=prepare),
+        ):
+            await dies_with(url, "call-1")
+            await eventually(lambda: Bench(redis_client).record("call-1")["state"] == SessionState.DEAD_LETTERED, 30)
+            assert worker.sessions == ()
+    failed = [entry for entry in logs if entry["event"] == "preparation_failed"]
+    assert len(failed) == 2
+    assert "no such room" in failed[0]["exception"]
+
+
+async def test_what_is_neither_async_nor_a_context_is_said(url: str) -> None:
+    """A plain function as ``prepare`` is the program's mistake, and costs an attempt, not the worker."""
+    heir = Heir()
+    with structlog.testing.capture_logs() as logs:
+        async with (
+            coordinating(url),
+            Worker(url, name="b") as worker,
+            serving(worker, heir.handler, prepare=lambda offer: 7),
+        ):
+            await dies_with(url, "call-1")
+            await eventually(lambda: [e for e in logs if e["event"] == "preparation_failed"])
+    [first, *_] = [entry["error"] for entry in logs if entry["event"] == "preparation_failed"]
+    assert "prepare returned int" in first
+
+
+async def test_a_worker_takes_what_it_can_begin_with(url: str) -> None:
+    """Of five calls it has as many in hand at a time as are ready, and none while none is."""
+    heir, ready, preparing, most = Heir(), [0], [0], [0]
+
+    async def prepare(offer: Offer) -> None:
+        preparing[0] += 1
+        most[0] = max(most)
+        most.append(preparing[0])
+        await anyio.sleep(0.05)
+        preparing[0] -= 1
+
+    calls = [f"call-{n}" for n in range(5)]
+    options = {"prepare": prepare, "ready": lambda: ready[0]}
+    async with coordinating(url), Worker(url, name="b") as worker, serving(worker, heir.handler, **options):
+        await dies_with(url, *calls)
+        await anyio.sleep(0.5)  # nothing is taken meanwhile
+        assert not heir.sessions
+        assert most == [0]
+        ready[0] = 2
+        await eventually(lambda: heir.sessions.keys() == set(calls), 30)
+    assert max(most) <= 2
+
+
+@pytest.mark.parametrize("ready", [-1, True, 1.5])
+async def test_an_invalid_number_is_said_at_once(url: str, ready: Any) -> None:
+    """``ready`` is a whole number from 0, or a function."""
+    async with Worker(url, name="b") as worker:
+        with within(5), pytest.raises(InvalidValueError, match="ready"):
+            await worker.serve(Heir().handler, ready=ready)
