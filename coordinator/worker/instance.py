@@ -35,6 +35,7 @@ from coordinator.errors import (
 from coordinator.eventloop import check_event_loop
 from coordinator.ids import check_pool, check_session_id, new_request_id, partition_of
 from coordinator.policy import backoff
+from coordinator.printable import told, trace
 from coordinator.settings import Settings
 from coordinator.signals import heard
 from coordinator.states import InstanceState
@@ -107,6 +108,7 @@ class Instance:
         self._reading = self._started = False
         self.serving: Serving | None = None
         self._ready: Callable[[], int] | None = None
+        self._ready_failed = False
         self.task: WorkerTask | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
         self._token_hash, self._hosting = token_hash, hosting
@@ -152,8 +154,19 @@ class Instance:
     def _room(self) -> int:
         """How many more offers the worker takes now."""
         in_hand = sum(m.reader.in_hand() for m in self.members)
-        ready = self._free() if self._ready is None else self._ready()
-        return min(ready - in_hand, self._free() - in_hand, self.offers_in_hand.room(in_hand))
+        return min(self._can_begin() - in_hand, self._free() - in_hand, self.offers_in_hand.room(in_hand))
+
+    def _can_begin(self) -> int:
+        """How many calls the program can begin with now, as it says itself."""
+        if self._ready is None:
+            return self._free()
+        try:
+            return int(self._ready())
+        except Exception as error:  # noqa: BLE001 - the program's own code; the calls that it serves go on
+            if not self._ready_failed:
+                log.error("ready_failed", error=told(error), exception=trace(error), consequence="no offers are taken")
+            self._ready_failed = True
+            return 0
 
     def take_offers(self, most: float) -> None:
         """From now on the worker reads at most so many offers before they are answered; 0 for none."""
@@ -511,7 +524,7 @@ class Instance:
         """Reads offers as soon as the program can start more calls; it cannot say so itself."""
         before = 0
         while self._ready is not None:
-            now = self._ready()
+            now = self._can_begin()
             if now > before:
                 for member in self.members:
                     member.room_changed()

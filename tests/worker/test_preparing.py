@@ -207,3 +207,23 @@ async def test_an_invalid_number_is_said_at_once(url: str, ready: Any) -> None:
     async with Worker(url, name="b") as worker:
         with within(5), pytest.raises(InvalidValueError, match="ready"):
             await worker.serve(Heir().handler, ready=ready)
+
+
+async def test_a_function_that_fails_takes_no_calls_and_ends_none(url: str) -> None:
+    """``ready`` raises for a while: what is served goes on, the log says so once, and afterwards offers are taken."""
+    heir, broken = Heir(), [True]
+
+    def ready() -> int:
+        if broken[0]:
+            raise ZeroDivisionError
+        return 3
+
+    with structlog.testing.capture_logs() as logs:
+        async with coordinating(url), Worker(url, name="b") as worker, serving(worker, heir.handler, ready=ready):
+            own = await worker.open("own")
+            await dies_with(url, "call-1")
+            await eventually(lambda: [entry for entry in logs if entry["event"] == "ready_failed"])
+            assert own.held
+            broken[0] = False
+            await eventually(lambda: heir.sessions.keys() == {"own", "call-1"})
+    assert [entry["event"] for entry in logs].count("ready_failed") == 1
