@@ -77,7 +77,7 @@ class Hosted:
         self.asked = asked
         self._mark = process or (ProcessMark.of(asked.pid) if asked.pid is not None else None)
         self._has_proof = proven or asked.pid is not None or asked.health is not None
-        hosting = Hosting(addresses, self._mark, asked.health, asked.lets_go)
+        hosting = Hosting(addresses, self._mark, asked.health, asked.lets_go, asked.stream_end)
         own = {
             "name": asked.name,
             "pool": asked.pool or settings.pool,
@@ -99,7 +99,7 @@ class Hosted:
         )  # fmt: skip
         self.presence = Presence(
             self.worker, self.queue, ended=lambda: bool(self.ended), end=self.end, has_proof=self._has_proof,
-            taken_up=bool(instances),
+            taken_up=bool(instances), stream_is_life=asked.stream_end == "exit",
         )  # fmt: skip
         self.handle = ""
         self.ended = ""

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from coordinator.settings import Settings
 from coordinator.sidecar.proof import ProcessMark
-from coordinator.sidecar.schemas import Health
+from coordinator.sidecar.schemas import Health, StreamEnd
 
 __all__ = ["Hosting", "addresses_of"]
 
@@ -49,13 +49,14 @@ class Hosting:
         addresses: the addresses of its sidecar.
         process: the process whose end is its end; None when it named none, or one that cannot be recognised.
         health: the URL that the worker answers.
-        lets_go: see `schemas.Register`.
+        lets_go, stream_end: see `schemas.Register`.
     """
 
     addresses: tuple[str, ...] = ()
     process: ProcessMark | None = None
     health: Health | None = None
     lets_go: bool = False
+    stream_end: StreamEnd = "grace"
 
     def seen_from_here(self) -> Hosting:
         """The same without a process that this sidecar could not see."""
@@ -77,6 +78,8 @@ class Hosting:
             document["health"] = self.health.model_dump()
         if self.lets_go:
             document["lets_go"] = True
+        if self.stream_end != "grace":
+            document["stream_end"] = self.stream_end
         return json.dumps(document, separators=(",", ":"))
 
     @classmethod
@@ -93,6 +96,7 @@ class Hosting:
                 else None,
                 Health.model_validate(health) if health else None,
                 document.get("lets_go") is True,
+                "exit" if document.get("stream_end") == "exit" else "grace",
             )
         except (ValueError, TypeError, KeyError, AssertionError, RecursionError, ValidationError):
             return cls()

@@ -33,6 +33,7 @@ class Presence:
         end: ends its life, with a cause and a reason.
         has_proof: its life is proven by other means, so that the end of a stream means nothing.
         taken_up: it lived behind another sidecar before this one.
+        stream_is_life: it promised that its stream ends with its process alone.
     """
 
     def __init__(
@@ -44,9 +45,10 @@ class Presence:
         end: Callable[[Literal["exited", "wedged"], str], Coroutine[Any, Any, None]],
         has_proof: bool,
         taken_up: bool,
+        stream_is_life: bool = False,
     ) -> None:
         self._worker, self._queue, self._ended, self._end = worker, queue, ended, end
-        self._has_proof, self._taken_up = has_proof, taken_up
+        self._has_proof, self._taken_up, self._stream_is_life = has_proof, taken_up, stream_is_life
         self._pings = 0
         self._attached = 0
         self._ever_attached = False
@@ -97,10 +99,17 @@ class Presence:
         self._pings = 0
         self._standing = None
 
-    def leave_stream(self, stream: object) -> None:
-        """A stream ended."""
-        if self._stream is stream:
-            self._stream = None
+    def leave_stream(self, stream: object, *, closed_by_peer: bool = False) -> None:
+        """A stream ended.
+
+        Args:
+            closed_by_peer: the worker, or the end of its process, closed it; this sidecar may have closed it as well.
+        """
+        if self._stream is not stream:
+            return
+        self._stream = None
+        if closed_by_peer and self._stream_is_life and not self._ended():
+            self._worker.start(self._end, "exited", "its stream ended")
 
     def is_stream(self, stream: object) -> bool:
         """Whether a stream is the newest one."""

@@ -339,6 +339,7 @@ def _asked(name: str, found: dict[str, str]) -> tuple[Register, Hosting]:
             "name": name, "pool": found["pool"], "capacity": whole(found["capacity"].encode()),
             "labels": labels_of(found["labels"].encode()), "address": found["address"], "tenant": found["tenant"],
             "lets_go": hosting.lets_go,
+            "stream_end": hosting.stream_end,
             "pid": None if hosting.process is None else hosting.process.pid,
         }
     )  # fmt: skip

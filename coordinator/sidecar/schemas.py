@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -66,6 +66,9 @@ class Health(_Strict):
     failures: int = Field(3, ge=1, le=100, description="failed requests in a row after which the worker is dead")
 
 
+StreamEnd = Literal["grace", "exit"]
+
+
 class Register(_Strict):
     """A worker."""
 
@@ -91,6 +94,11 @@ class Register(_Strict):
     lets_go: bool = Field(
         False,
         description="true: the worker answers `letting_go` with let-go before its heir may speak; false: it is not asked",
+    )
+    stream_end: StreamEnd = Field(
+        "grace",
+        description="what the end of the stream means: grace: it is opened again within `grace_ms`, or the worker has ended; "
+        "exit: the worker has ended, since it promises never to close its stream while it lives",
     )
 
 

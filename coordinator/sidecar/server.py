@@ -25,6 +25,7 @@ __all__ = [
     "PEER_UID",
     "SidecarProtocol",
     "api_server",
+    "closed_by_peer",
     "hook_server",
     "kind_of",
     "listen_on_path",
@@ -36,6 +37,7 @@ __all__ = [
 
 _CALL = "recovery.when_closed"
 _GONE = "recovery.gone"
+_BY_PEER = "recovery.closed_by_peer"
 PEER = "recovery.peer"
 PEER_UID = "recovery.peer_uid"
 UCRED = struct.Struct("iII")
@@ -52,6 +54,11 @@ def when_closed(scope: Mapping[str, Any], call: Callable[[], None]) -> None:
     scope["state"][_CALL] = call
     if scope["state"].get(_GONE):
         call()
+
+
+def closed_by_peer(scope: Mapping[str, Any]) -> bool:
+    """Whether the client, or the end of its process, closed the connection of this request; False while it is open."""
+    return bool(scope["state"].get(_BY_PEER))
 
 
 def peer_process(scope: Mapping[str, Any]) -> ProcessWatch | None:
@@ -123,16 +130,24 @@ class SidecarProtocol(BoundedProtocol):
             self.client = ("unix", pid)
             self.app_state = {**self.app_state, PEER: partial(peer_of, found, pid), PEER_UID: uid}
 
+    closed_by_peer = False
+
+    def eof_received(self) -> None:
+        """Asyncio's: the client sends nothing more, as when its process has ended."""
+        self.closed_by_peer = True
+        super().eof_received()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Asyncio's: the connection is closed."""
         super().connection_lost(exc)
+        self.closed_by_peer |= isinstance(exc, ConnectionResetError | BrokenPipeError)
         self.tell_closed()
 
     def tell_closed(self) -> None:
         """Ends all waiting for the client at the other end."""
         if self.scope is not None:
             state = self.scope["state"]
-            state[_GONE] = True
+            state[_GONE], state[_BY_PEER] = True, self.closed_by_peer
             if (call := state.get(_CALL)) is not None:
                 call()
 

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 
 from coordinator.sidecar.hosted import Hosted
-from coordinator.sidecar.server import peer_process, when_closed
+from coordinator.sidecar.server import closed_by_peer, peer_process, when_closed
 
 __all__ = ["EventStream"]
 
@@ -65,7 +65,7 @@ class EventStream:
                     await self._write(send, events)
                 if hosted.is_over and not queue:
                     break
-            hosted.presence.leave_stream(self)
+            hosted.presence.leave_stream(self, closed_by_peer=closed_by_peer(self._scope))
         if not self._closed:
             await send({"type": "http.response.body", "body": b""})
 

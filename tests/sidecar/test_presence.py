@@ -9,15 +9,22 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import anyio
 import pytest
 
+from coordinator.sidecar.event_queue import EventQueue
+from coordinator.sidecar.presence import Presence
+from coordinator.sidecar.server import api_server, closed_by_peer, listen_on_path, when_closed
 from coordinator.store.keys import Keys
+from tests import inside
 from tests.redis_server import RedisServer
 from tests.sidecar.client import Client
 from tests.sidecar.conftest import Sidecar
-from tests.waiting import wait_until
+from tests.waiting import eventually, wait_until
 
 KEYS = Keys("recovery", 0)
 Make = Callable[..., Client]
@@ -33,6 +40,12 @@ def why_dead(server: RedisServer, instance: str) -> tuple[str, str]:
     """Cause and reason."""
     raw: Any = server.client().hmget(KEYS.instance(instance), "cause", "reason")
     return raw[0].decode(), raw[1].decode()
+
+
+def owned(client: Client) -> list[str]:
+    """Ids of the sessions of a worker."""
+    answer = client("GET", f"/v1/workers/{client.instance}/sessions").json()
+    return [one["session"] for one in answer["sessions"]]
 
 
 @pytest.fixture
@@ -299,6 +312,115 @@ def test_a_worker_that_lets_go_itself_does_so_behind_a_restarted_sidecar_too(ser
     finally:
         client.close()
         heir.close()
+        first.close()
+
+
+def test_where_the_end_of_the_stream_is_the_exit(
+    worker: Make, server: RedisServer, process: subprocess.Popen[bytes]
+) -> None:
+    """It is certified when its stream ends, although its process lives; of a worker that did not promise it nothing follows."""
+    promised, other = worker("exits-1", pid=process.pid, stream_end="exit"), worker("stays-1", pid=process.pid)
+    streams = [client.stream() for client in (promised, other)]
+    for stream in streams:
+        stream.wait_for("hello")
+    promised.open("exits", {})
+    other.open("stays", {})
+    for stream in streams:
+        stream.close()
+    wait_until(lambda: state_of(server, "exits") == "offered")
+    assert why_dead(server, promised.instance) == ("exited", "its stream ended")
+    assert state_of(server, "stays") == "active"
+    assert owned(other) == ["stays"]
+
+
+@pytest.mark.parametrize("by_peer", [True, False])
+async def test_who_closed_a_connection(by_peer: bool, tmp_path: Path) -> None:
+    """What the client closed tells of the client's end; what the sidecar closed, as when nothing is read, tells nothing."""
+    told: list[bool] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        closed = anyio.Event()
+        when_closed(scope, closed.set)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}", "more_body": True})
+        assert not closed_by_peer(scope)
+        await closed.wait()
+        told.append(closed_by_peer(scope))
+
+    server = api_server(app, [listen_on_path(str(tmp_path / "api.sock"))], 65536, 1)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(server.run)
+        async with await anyio.connect_unix(str(tmp_path / "api.sock")) as client:
+            await client.send(b"GET /v1/workers/a~1/events HTTP/1.1\r\nHost: x\r\n\r\n")
+            while b"{}" not in await client.receive():
+                pass
+            if by_peer:
+                await client.aclose()
+            else:
+                [connection] = inside.open_connections(server.connections[0])
+                connection.transport.abort()
+            await eventually(lambda: told)
+        server.stop()
+    assert told == [by_peer]
+
+
+def test_a_stream_that_the_sidecar_closed_is_no_exit() -> None:
+    """Also of a worker that promised to end with its stream."""
+    started: list[Any] = []
+    end: Any = None
+    worker: Any = SimpleNamespace(start=lambda *call: started.append(call), take_offers=lambda most: None)
+    for by_peer in (False, True):
+        presence = Presence(
+            worker, EventQueue(), ended=lambda: False, end=end, has_proof=True, taken_up=False, stream_is_life=True,
+        )  # fmt: skip
+        stream = object()
+        presence.take_stream(stream, None)
+        presence.leave_stream(stream, closed_by_peer=by_peer)
+        presence.leave_stream(stream, closed_by_peer=True)  # it is over already
+    assert [call[1:] for call in started] == [("exited", "its stream ended")]
+
+
+def test_a_newer_stream_is_no_end_of_the_older_one(worker: Make, server: RedisServer) -> None:
+    """A worker that promised to end with its stream may open another one: the newest counts."""
+    client = worker("exits-2", stream_end="exit")
+    first = client.stream()
+    first.wait_for("hello")
+    client.open("exits-again", {})
+    second = client.stream()
+    second.wait_for("hello")
+    first.wait_for("replaced")
+    first.close()
+    second.wait_for("ping", 6)  # more than the grace
+    assert owned(client) == ["exits-again"]
+    second.close()
+    wait_until(lambda: state_of(server, "exits-again") == "offered")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_end_of_the_sidecar_is_no_exit_of_its_worker(server: RedisServer, number: signal.Signals) -> None:
+    """A stream that ends because its sidecar did is opened again, and the promise holds behind the next sidecar."""
+    first = Sidecar(server, "--drain-timeout", "0s")
+    client = Client(first.path)
+    try:
+        assert client.register(f"ends-{number}", stream_end="exit").status_code == 201
+        stream = client.stream()
+        stream.wait_for("hello")
+        client.open(f"ends-{number}", {"n": 1})
+        first.process.send(number)
+        wait_until(lambda: stream.over and not first.process.alive, 30)
+        cause = server.client().hget(KEYS.instance(client.instance), "reason") or b""
+        assert b"stream" not in cause
+        if number == signal.SIGTERM:  # then the sidecar gives its calls to other workers itself
+            return
+        second = Sidecar(server, path=first.path)
+        with contextlib.closing(second):
+            again = client.stream()
+            again.wait_for("held")
+            again.close()
+            wait_until(lambda: state_of(server, f"ends-{number}") == "offered")
+            assert why_dead(server, client.instance) == ("exited", "its stream ended")
+    finally:
+        client.close()
         first.close()
 
 

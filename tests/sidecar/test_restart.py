@@ -476,7 +476,7 @@ def test_an_address_is_that_of_one_process(tmp_path: Path) -> None:
 
 def test_how_a_worker_is_found_again_is_read_as_it_was_written() -> None:
     """What nobody can read counts as not said."""
-    full = Hosting(("a", "b"), ProcessMark(1, 2, "pid:[3]"), Health(url="http://127.0.0.1:80/"), lets_go=True)  # type: ignore[call-arg]
+    full = Hosting(("a", "b"), ProcessMark(1, 2, "pid:[3]"), Health(url="http://127.0.0.1:80/"), True, "exit")  # type: ignore[call-arg]
     assert Hosting.parse(full.text()) == full
     assert Hosting.parse(Hosting().text()) == Hosting()
     for text in ("", "null", "[]", "{", '{"process": {"pid": "x"}}', '{"health": {"url": "file:///"}}', "[" * 2000):
