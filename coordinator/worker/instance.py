@@ -268,7 +268,8 @@ class Instance:
                     tasks.start_soon(self._exit_watcher.run)
             if self._own_runtime is not None:
                 tasks.start_soon(self._own_runtime.run)
-            tasks.start_soon(liveness.watch, lambda: self.sessions, self.settings.wedged_after, self._too_silent)
+            if self._observer is None:  # a program in another process says so by its pings
+                tasks.start_soon(liveness.watch, lambda: self.sessions, self.settings.wedged_after, self._too_silent)
             for member in self.members:
                 await member.registration.check_store()
                 member.begin(tasks)  # beats begin before the registration, so that nothing stands between the two
