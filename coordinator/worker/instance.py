@@ -255,21 +255,11 @@ class Instance:
         self.task = task = WorkerTask(self._say_farewell, self._close)
         try:
             self._tasks = tasks = await task.enter()
-            if self._announcer is not None:
-                await self._announcer.announce()
-                tasks.start_soon(self._announcer.run)
-            if (
-                self._observer is None
-                and self.settings.watch_exit
-                and not (self._announcer and self._announcer.accepted)
-            ):
-                self._exit_watcher = ExitWatcher.where_it_works(lambda: [(m.part, m.instance) for m in self.members])
-                if self._exit_watcher is not None:
-                    tasks.start_soon(self._exit_watcher.run)
+            if self._observer is None:
+                await self._have_exit_watched(tasks)
+                tasks.start_soon(liveness.watch, lambda: self.sessions, self.settings.wedged_after, self._too_silent)
             if self._own_runtime is not None:
                 tasks.start_soon(self._own_runtime.run)
-            if self._observer is None:  # a program in another process says so by its pings
-                tasks.start_soon(liveness.watch, lambda: self.sessions, self.settings.wedged_after, self._too_silent)
             for member in self.members:
                 await member.registration.check_store()
                 member.begin(tasks)  # beats begin before the registration, so that nothing stands between the two
@@ -284,6 +274,18 @@ class Instance:
             await task.leave(error)
             raise
         return self
+
+    async def _have_exit_watched(self, tasks: anyio.abc.TaskGroup) -> None:
+        """By a supervisor or a sidecar where one agrees to, else by an exit watcher of its own."""
+        if self._announcer is not None:
+            await self._announcer.announce()
+            tasks.start_soon(self._announcer.run)
+            if self._announcer.accepted:
+                return
+        if self.settings.watch_exit:
+            self._exit_watcher = ExitWatcher.where_it_works(lambda: [(m.part, m.instance) for m in self.members])
+        if self._exit_watcher is not None:
+            tasks.start_soon(self._exit_watcher.run)
 
     def _too_silent(self, session: Any) -> None:
         if session.ending is None and not session.is_over:
