@@ -11,7 +11,7 @@ from coordinator.bounds import check_reason
 from coordinator.cli.options import NEGATIVE, OK, with_settings
 from coordinator.cli.status import Json
 from coordinator.cli.store import check_instance, newest_id, partitions
-from coordinator.cli.tables import console, print_json, table
+from coordinator.cli.tables import complain, console, print_json, table
 from coordinator.settings import Settings
 from coordinator.store import calls
 from coordinator.store.executor import StorePartition
@@ -64,4 +64,11 @@ def certify(
                 (row["partition"], row["instance"], row["outcome"].replace("_", " "), row["sessions"]) for row in rows
             ])
         )  # fmt: skip
-    return OK if any(row["outcome"] == "certified" for row in rows) else NEGATIVE
+    outcomes = {row["outcome"] for row in rows}
+    if "certified" in outcomes:
+        return OK
+    if "already_dead" in outcomes:
+        complain(f"{instance} is dead already: nothing was written")
+    else:
+        complain(f"no living instance has the id or name {instance}")
+    return NEGATIVE

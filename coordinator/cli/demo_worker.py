@@ -32,4 +32,5 @@ async def main(name: str, *calls: str) -> None:
 
 
 if __name__ == "__main__":
-    anyio.run(lambda: main(*sys.argv[1:]))
+    with suppress(KeyboardInterrupt):  # its calls go to other workers
+        anyio.run(lambda: main(*sys.argv[1:]))

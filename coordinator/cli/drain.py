@@ -14,7 +14,7 @@ from coordinator.bounds import check_reason
 from coordinator.cli.options import NEGATIVE, OK, with_settings
 from coordinator.cli.status import Json
 from coordinator.cli.store import check_instance, newest_id, partitions
-from coordinator.cli.tables import console, print_json, progress_console, table
+from coordinator.cli.tables import complain, console, print_json, progress_console, table
 from coordinator.settings import Settings
 from coordinator.states import LIVING, SessionState
 from coordinator.store import calls, lookups
@@ -141,5 +141,7 @@ def drain(
             became = "1 call became a dead letter" if given_up == 1 else f"{given_up} calls became dead letters"
             console().print(f"{became}: see `coordinator dead-letters list`.")
     told = any(row["outcome"] != "unknown" for row in rows)
+    if not told:
+        complain(f"no living instance has the id or name {instance}")
     unsettled = wait and any(row["left"] or row["with_nobody"] for row in rows)
     return OK if told and not unsettled else NEGATIVE

@@ -155,8 +155,7 @@ def _watch(look: Callable[[], Awaitable[tuple[list[Row], dict[int, str]]]], ever
                 else:
                     notes = [coloured(f"the store is not available ({away})", "red")] if away else []
                     shown = Group(*([_status_table(rows)] if rows else []), *notes)
-                    screen.make_room(shown)
-                    live.update(shown, refresh=True)
+                    live.update(screen.fitted(shown), refresh=True)
                 time.sleep(every)
         except KeyboardInterrupt:
             return OK

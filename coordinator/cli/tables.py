@@ -23,8 +23,8 @@ from coordinator.clock import in_ms, in_seconds
 from coordinator.printable import printable, printable_json, printable_lines
 
 __all__ = [
-    "Writer", "clock", "coloured", "complain", "console", "print_json", "print_lines", "print_some", "progress_console", "seconds",
-    "table", "writer",
+    "Rows", "Writer", "clock", "coloured", "complain", "console", "print_json", "print_lines", "print_some", "progress_console",
+    "seconds", "table", "writer",
 ]  # fmt: skip
 
 MOST_UNFOLDED = 32
@@ -32,6 +32,9 @@ MOST_UNFOLDED = 32
 MOST_WORD = 64
 """Most characters of a word that is never folded; session ids have at most 256."""
 MOST_WIDTH = 10_000
+FIELD = ("name", "value")
+"""A table with no more columns is one of fields: row by row it would be no narrower."""
+NOTHING = "-"
 SLACK = 1
 """Of the least width of a table: Rich measures the padding that it leaves out at the edge (15.0)."""
 
@@ -40,26 +43,60 @@ class Writer(Console):
     """A console whose texts are one line each; everything that it renders is printable, also when it was put together elsewhere."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """As Rich does; in a text there are no line ends, no markup and no emoji codes. No table is cut: on a narrow terminal it
-        is wider, and its lines go on in the next.
-        """
-        for one in objects:
-            self.make_room(one)
-        super().print(*(printable(one) if isinstance(one, str) else one for one in objects), **options)
+        """As Rich does; in a text there are no line ends, no markup and no emoji codes. No table is cut, see `fitted`."""
+        super().print(*(printable(one) if isinstance(one, str) else self.fitted(one) for one in objects), **options)
 
-    def make_room(self, shown: RenderableType) -> None:
-        """The console is as wide as its tables, alone or in a group, have to be."""
+    def fitted(self, shown: RenderableType) -> RenderableType:
+        """The same so that nothing is cut: a terminal shows a table that is too wide for it row by row; another console gets wider."""
         if isinstance(shown, Group):
-            for one in shown.renderables:
-                self.make_room(one)
-        elif isinstance(shown, Table):
-            least = Measurement.get(self, self.options.update(max_width=MOST_WIDTH), shown).minimum
-            self.width = max(self.width, least + SLACK)
+            return Group(*map(self.fitted, shown.renderables))
+        if not isinstance(shown, Rows):
+            return shown
+        least = Measurement.get(self, self.options.update(max_width=MOST_WIDTH), shown).minimum + SLACK
+        if least > self.width and self.is_terminal and len(shown.columns) > len(FIELD):
+            return shown.row_by_row()
+        self.width = max(self.width, least)
+        return shown
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """As Rich does, segment by segment; those that move the cursor of a progress bar are Rich's own."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable_lines(segment.text), segment.style)
+
+
+class Rows(Table):
+    """A table of plain values, which can be shown row by row as well.
+
+    Args:
+        names: of the columns.
+        rows: each with a value for each column.
+    """
+
+    def __init__(self, names: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
+        self._names, self._rows = list(map(printable, names)), [list(map(_cell, row)) for row in rows]
+        super().__init__(*self._names, title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+        for row in self._rows:
+            self.add_row(*row)
+        for column in self.columns:  # ids, names and numbers are copied, so sentences may be folded, and words may not
+            texts = [str(cell) for cell in (column.header, *column.cells)]
+            longest = max(map(cell_len, texts))
+            column.no_wrap, column.overflow = longest <= MOST_UNFOLDED, "fold"
+            word = max((cell_len(word) for text in texts for word in text.split()), default=1)
+            column.min_width = longest if column.no_wrap else min(MOST_WORD, max(word, MOST_UNFOLDED))
+
+    def row_by_row(self) -> Group:
+        """Each row as lines of a name and a value, with an empty line between rows; what has no value is left out."""
+        width = max(map(cell_len, self._names), default=0)
+        shown: list[RenderableType] = [] if self.title is None else [Text(str(self.title), "italic")]
+        for number, row in enumerate(self._rows):
+            lines = Table.grid(padding=(0, 2), pad_edge=False)
+            lines.add_column(style="bold", min_width=width, no_wrap=True)
+            lines.add_column(overflow="fold")
+            for name, value in zip(self._names, row, strict=True):
+                if str(value) != NOTHING:
+                    lines.add_row(name, value)
+            shown += [Text(), lines] if number else [lines]
+        return Group(*shown)
 
 
 def writer(**options: Any) -> Writer:
@@ -111,25 +148,14 @@ def coloured(text: str, style: str = "") -> Text:
     return Text(printable(text), style)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> Table:
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> Rows:
     """A table of plain values: None is shown as ``-``, and nothing in a value is taken for markup."""
-    made = Table(
-        *map(printable, columns), title=title, title_justify="left", header_style="bold", box=None, pad_edge=False
-    )
-    for row in rows:
-        made.add_row(*(_cell(value) for value in row))
-    for column in made.columns:  # ids, names and numbers are copied, so sentences may be folded, and words may not
-        texts = [str(cell) for cell in (column.header, *column.cells)]
-        longest = max(map(cell_len, texts))
-        column.no_wrap, column.overflow = longest <= MOST_UNFOLDED, "fold"
-        word = max((cell_len(word) for text in texts for word in text.split()), default=1)
-        column.min_width = longest if column.no_wrap else min(MOST_WORD, max(word, MOST_UNFOLDED))
-    return made
+    return Rows(columns, rows, title)
 
 
 def _cell(value: object) -> str | Text:
     if value is None or value == "":
-        return "-"
+        return NOTHING
     return value if isinstance(value, Text) else coloured(str(value))
 
 
