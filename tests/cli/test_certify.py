@@ -35,8 +35,9 @@ def test_a_certificate_is_written_once(run: Any, bench: Bench) -> None:
 
 @pytest.mark.parametrize("named", ["nobody", "nobody~1"])
 def test_an_unknown_instance(run: Any, bench: Bench, named: str) -> None:
-    """Nobody of that id or name: exit status 1, and nothing is made."""
-    assert run("certify", named).exit_code == 1
+    """None has that id or name: exit status 1 with a sentence, and nothing is made."""
+    result = run("certify", named)
+    assert (result.exit_code, result.stderr) == (1, f"coordinator: no living instance has the id or name {named}\n")
     assert not bench.client.exists(bench.keys.instance("nobody~1"))
 
 

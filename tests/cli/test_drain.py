@@ -101,7 +101,8 @@ def test_it_tells_where_each_call_went(url: str, bench: Bench) -> None:
 
 def test_an_unknown_or_dead_instance(run: Any, bench: Bench) -> None:
     """Nobody of that id or name lives: exit status 1."""
-    assert run("drain", "nobody").exit_code == 1
+    result = run("drain", "nobody")
+    assert (result.exit_code, result.stderr) == (1, "coordinator: no living instance has the id or name nobody\n")
     bench.certify("voice-1~1")
     assert run("drain", "voice-1").exit_code == 1
 

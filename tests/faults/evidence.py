@@ -140,7 +140,7 @@ def _wait_for_offer(d: Deployment, instance: str) -> None:
 def _started(d: Deployment, name: str, call: str, *, watched: bool = False) -> tuple[Process, str]:
     told = (b"1",) if d._settings.get("lost_connection_after", 1) else (b"0",)
     arguments = (d.server.url, str(d.path), json.dumps(d._settings), f"{name}:{call}")
-    environment = {"COORDINATOR_WATCH_EXIT": "true", "COORDINATOR_LOG_LEVEL": "info"} if watched else UNWATCHED
+    environment = {"COORDINATOR_WATCH_EXIT": "true", "COORDINATOR_LOG_LEVEL": "debug"} if watched else UNWATCHED
     process = Process("tests.faults.worker", *arguments, **environment)
     [ready] = process.wait_for("ready", 1, 30)
     key = KEYS.instance(ready["id"])

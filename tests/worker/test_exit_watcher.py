@@ -102,7 +102,7 @@ def test_every_end_is_certified(start: Start, url: str, redis_client: redis.Redi
 
 def test_the_call_goes_on_at_another_worker(start: Start, url: str, redis_client: redis.Redis) -> None:
     """The worker of the README is killed with SIGKILL, and its call goes to another one, by the certificate."""
-    environment = {"COORDINATOR_REDIS_URL": url, "COORDINATOR_WATCH_EXIT": "true"}
+    environment = {"COORDINATOR_REDIS_URL": url, "COORDINATOR_WATCH_EXIT": "true", "COORDINATOR_LOG_LEVEL": "debug"}
     heir = Process("coordinator.cli.demo_worker", "b", **environment)
     dying = Process("coordinator.cli.demo_worker", "a", "call-1", **environment)
     try:

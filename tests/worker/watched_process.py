@@ -43,7 +43,7 @@ async def obey(worker: Worker) -> None:
 
 async def main() -> None:
     url, name = sys.argv[1:3]
-    async with Worker(url, name=name, log_format="json", log_level="info") as worker:
+    async with Worker(url, name=name, log_format="json", log_level="debug") as worker:
         await worker.open(f"call-{os.getpid()}")
         tell("ready", id=worker.id, ids=[member.instance for member in inside.members_of(worker)])
         await obey(worker)
