@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from coordinator.store.address import Address
 from coordinator.store.url import StoreUrl
 
 __all__ = ["Endpoint"]
+
+NUMBERS = ("cert_reqs", "min_version")
+FILES = ("ca_certs", "ca_path", "certfile", "keyfile")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,10 @@ class Endpoint:
         if url.tls:
             given = {name.removeprefix("ssl_"): value for name, value in options.items() if name.startswith("ssl_")}
             del given["exclude_verify_flags"]  # the same for all
-            tls = {name: int(value) if name in ("cert_reqs", "min_version") else value for name, value in given.items()}
+            tls = {name: int(value) if name in NUMBERS else value for name, value in given.items()}
+            tls |= {
+                name: str(Path(given[name]).absolute()) for name in FILES if name in given
+            }  # it runs in another folder
         return cls(address, tuple(greeting), tls)
 
     def described(self) -> dict[str, Any]:

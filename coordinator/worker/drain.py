@@ -13,7 +13,7 @@ import structlog
 from coordinator import clock
 from coordinator.errors import CoordinatorError, FencedError, StoreUnavailableError
 from coordinator.settings import Settings
-from coordinator.worker.session import Session
+from coordinator.worker.session import LAST_WORDS_SECONDS, Session
 
 __all__ = ["DrainReport", "Progress", "drain"]
 
@@ -22,8 +22,6 @@ log = structlog.get_logger()
 RETRY_SECONDS = 0.1
 RESERVE_SECONDS = 1.0
 """Part of the time-out that is kept for offering sessions that could not be handed over."""
-LAST_WORDS_SECONDS = 0.5
-"""Part of the reserve in which a call that is offered as an orphan may be checkpointed once more."""
 LAST_MOMENT_SECONDS = 0.25
 """Part of the rest that is kept for letting a busy call go to an heir that waits for it."""
 
@@ -169,8 +167,9 @@ async def _release_rest(sessions: Sequence[Session]) -> DrainReport:
 
     async def release(session: Session) -> None:
         try:
-            with anyio.move_on_after(LAST_WORDS_SECONDS):
-                await session.before_letting_go()
+            await session.before_letting_go(LAST_WORDS_SECONDS)
+            if session.is_over:  # its program has ended it there, or another worker has it
+                return
             await session.hand_back("the drain's time was over", "left")
             released.append(session.id)
         except CoordinatorError as error:

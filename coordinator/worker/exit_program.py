@@ -34,6 +34,9 @@ PING_SECONDS = 15.0
 """A connection is used so often: what stands between forgets connections that are idle."""
 AGAIN_SECONDS = (0.02, 1.0)
 """Shortest and longest pause between two trials."""
+STEADY_SECONDS = 5.0
+"""A connection that lived so long is good: the next trial after it comes soon."""
+TRIES = 3
 PATIENCE_SECONDS = 30.0
 """Time for a store to take the certificate: by then the silence has told of the end."""
 HURRY_SECONDS = 1.0
@@ -96,7 +99,7 @@ def tls_context(told: dict[str, Any]) -> Any:
     import ssl  # here: it takes as much memory as all the rest
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = bool(told["check_hostname"])
+    context.check_hostname = bool(told["check_hostname"]) and told["cert_reqs"] != ssl.CERT_NONE
     context.verify_mode = ssl.VerifyMode(told["cert_reqs"])
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if told.get("certfile"):
@@ -113,21 +116,26 @@ def tls_context(told: dict[str, Any]) -> Any:
 
 
 class Hurry:
-    """When this process was last told to end: while the worker lives it goes on, and afterwards it has less time."""
+    """For how long this process may stay when the worker's has ended: less when it was told to end as well.
+
+    While the worker lives nothing ends it. Afterwards an alarm does, whatever it waits for (alarm(2)).
+    """
 
     def __init__(self) -> None:
         self.told_at = float("-inf")
+        self.is_over = False
 
     def told(self, *_: object) -> None:
-        """Takes a signal."""
+        """Takes a signal to end."""
         self.told_at = time.monotonic()
+        if self.is_over:
+            signal.setitimer(signal.ITIMER_REAL, HURRY_SECONDS)
 
-    def is_over(self, ended: float) -> bool:
-        """Whether there is no time left for the certificates of a worker that ended at that time."""
-        now = time.monotonic()
-        if self.told_at >= ended - HURRY_SECONDS:
-            return now - max(ended, self.told_at) > HURRY_SECONDS
-        return now - ended > PATIENCE_SECONDS
+    def worker_ended(self) -> None:
+        """From now on this process stays for a limited time. A child that it forks says so again."""
+        self.is_over = True
+        told_with_it = time.monotonic() - self.told_at < HURRY_SECONDS
+        signal.setitimer(signal.ITIMER_REAL, HURRY_SECONDS if told_with_it else PATIENCE_SECONDS)
 
 
 class Server:
@@ -139,8 +147,9 @@ class Server:
         self.socket: Any = None
         self.file: Any = None
         self.run_id = b""
-        self.used = self.again_at = 0.0
+        self.used = self.again_at = self.connected_at = 0.0
         self.failures = 0
+        self.why = ""
 
     def connect(self) -> None:
         """Makes the connection and logs in.
@@ -169,7 +178,7 @@ class Server:
             except RefusedError:  # a provider forbids them; then the run id is nothing that anybody goes by
                 continue
             self.run_id = run_id_of(answer) if words[0] == "INFO" else self.run_id
-        self.failures = 0
+        self.connected_at = time.monotonic()
 
     def ask(self, words: Sequence[str | bytes]) -> Any:
         """The answer to one command. Raises as `read_answer`."""
@@ -185,9 +194,11 @@ class Server:
                     made.close()
         self.socket = self.file = None
 
-    def failed(self) -> float:
-        """Closes the connection, and returns the seconds to wait before the next trial."""
-        self.close()
+    def failed(self, error: Exception, *, close: bool = True) -> float:
+        """Notes an error, and returns the seconds to wait before the next trial."""
+        self.why = str(error)[:200] or type(error).__name__
+        if close:
+            self.close()
         least, most = AGAIN_SECONDS
         pause: float = min(most, least * 2 ** min(self.failures, 10))
         self.failures += 1
@@ -202,23 +213,25 @@ class Server:
                 self.connect()
             elif self.socket is not None and (doubt or now - self.used > PING_SECONDS):
                 self.ask(["PING"])
-        except (OSError, RefusedError, ValueError):
-            self.failed()
+            if self.socket is not None and now - self.connected_at > STEADY_SECONDS:
+                self.failures = 0
+        except (OSError, RefusedError, ValueError) as error:
+            self.failed(error)
 
-    def certify(self, how: str, hurry: Hurry) -> None:
-        """Has every certificate written, and tries again for a limited time."""
-        ended, left = time.monotonic(), list(self.certificates)
-        while left and not hurry.is_over(ended):
+    def certify(self, how: str) -> None:
+        """Has every certificate written; the alarm of `Hurry` ends it."""
+        left = list(self.certificates)
+        while left:
             try:
                 if self.socket is None:
                     self.connect()
                 self.ask(self.filled(left[0], how))
                 del left[0]
+                self.failures = 0
             except RefusedError as error:
-                self.follow(str(error))
-                time.sleep(self.failed())
-            except (OSError, ValueError):
-                time.sleep(self.failed())
+                time.sleep(self.failed(error, close=self.follow(str(error))))
+            except (OSError, ValueError) as error:
+                time.sleep(self.failed(error))
         self.close()
 
     def filled(self, certificate: dict[str, Any], how: str) -> list[str | bytes]:
@@ -228,13 +241,14 @@ class Server:
         words[certificate["reason_at"]] = how
         return words
 
-    def follow(self, error: str) -> None:
-        """Goes to the server that a node of a Cluster names."""
-        kind, *rest = error.split()
+    def follow(self, error: str) -> bool:
+        """Goes by an error: to the server that a node of a Cluster names. Returns whether to connect anew."""
+        kind, *rest = error.split() or [""]
         if kind == "MOVED" and len(rest) == 2:
             host, _, port = rest[1].rpartition(":")
             if port.isdigit():
                 self.place["host"], self.place["port"] = host or self.place["host"], int(port)
+        return kind in ("MOVED", "READONLY", "MASTERDOWN", "LOADING")
 
 
 def start_of(pid: int) -> tuple[bytes, bytes, int] | None:
@@ -260,18 +274,20 @@ def text_of(status: int) -> str:
 
 def how_it_ended(pid: int, began: bytes, pidfd: int) -> str:
     """How the worker's process ended, as far as the kernel tells one that is not its parent."""
-    seen = start_of(pid)
-    if seen is not None and seen[0] == began and seen[1] == b"Z":
-        return text_of(seen[2])
-    asked = bytearray(64)
-    asked[:8] = _PIDFD_INFO_EXIT.to_bytes(8, sys.byteorder)
-    try:
-        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, asked)
-    except OSError:
-        return f"process {pid} ended"
-    if not int.from_bytes(asked[:8], sys.byteorder) & _PIDFD_INFO_EXIT:
-        return f"process {pid} ended"
-    return text_of(int.from_bytes(asked[_EXIT_CODE_AT : _EXIT_CODE_AT + 4], sys.byteorder))
+    for _ in range(TRIES):
+        asked = bytearray(64)
+        asked[:8] = _PIDFD_INFO_EXIT.to_bytes(8, sys.byteorder)
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(pidfd, _PIDFD_GET_INFO, asked)
+            if int.from_bytes(asked[:8], sys.byteorder) & _PIDFD_INFO_EXIT:
+                return text_of(int.from_bytes(asked[_EXIT_CODE_AT : _EXIT_CODE_AT + 4], sys.byteorder))
+        seen = start_of(pid)  # a zombie, before its parent has asked for it
+        if seen is None or seen[0] != began or seen[1] != b"Z":
+            continue
+        if seen[2]:  # 0 is also what one sees that may not look at that process
+            return text_of(seen[2])
+        time.sleep(0.001)
+    return f"process {pid} ended"
 
 
 class Watch:
@@ -293,7 +309,9 @@ class Watch:
         while not self.bye and time.monotonic() < self.over_at:
             ready = self.wait()
             if self.pidfd in ready:
-                self.certify()
+                self.hear_the_rest()
+                if not self.bye:
+                    self.certify()
                 return
             if self.control is not None and self.control.fileno() in ready:
                 self.listen(self.control)
@@ -316,6 +334,13 @@ class Watch:
             else:
                 due = min(due, server.again_at - time.monotonic())
         return {number for number, _ in poll.poll(max(0.0, due) * 1000)}
+
+    def hear_the_rest(self) -> None:
+        """Takes what the worker had said before its process ended."""
+        if self.control is not None:
+            self.control.setblocking(False)
+        while self.control is not None and not self.bye:
+            self.listen(self.control)
 
     def listen(self, control: socket.socket) -> None:
         """Takes what the worker says."""
@@ -356,18 +381,26 @@ class Watch:
         connected = sum(server.socket is not None for server in self.servers)
         if connected != self.connected and self.control is not None:
             self.connected = connected
+            why = next((server.why for server in self.servers if server.socket is None), "")
             with contextlib.suppress(OSError):  # the worker is ending
-                self.control.sendall(b'{"connected": %d}\n' % connected)
+                self.control.sendall(json.dumps({"connected": connected, "why": why}).encode() + b"\n")
 
     def certify(self) -> None:
         """States the end at every server at the same time, so that none waits for another."""
-        how = how_it_ended(self.pid, self.began, self.pidfd)
+        self.hurry.worker_ended()
+        how, here = how_it_ended(self.pid, self.began, self.pidfd), self.servers[:1]
         for server in self.servers[1:]:
-            if not os.fork():
-                server.certify(how, self.hurry)
+            try:
+                child = os.fork()
+            except OSError:  # no more processes: then one after the other
+                here.append(server)
+                continue
+            if not child:
+                self.hurry.worker_ended()
+                server.certify(how)
                 return
-        if self.servers:
-            self.servers[0].certify(how, self.hurry)
+        for server in here:
+            server.certify(how)
 
 
 def main(pid: int, pidfd: int, control: int) -> None:

@@ -25,7 +25,7 @@ import structlog
 from coordinator import clock
 from coordinator.forked import in_a_child, let_go_of
 from coordinator.policy import backoff
-from coordinator.printable import told
+from coordinator.printable import printable, told
 from coordinator.store import calls
 from coordinator.store.endpoint import Endpoint
 from coordinator.store.executor import StorePartition
@@ -39,8 +39,8 @@ LOOK_SECONDS = 1.0
 """Pause between two looks at whether a partition is served by another server, or with another password."""
 STEADY_SECONDS = 10.0
 LONGEST_PAUSE_SECONDS = 30.0
-PASSED_ON = ("LD_LIBRARY_PATH", "PYTHONHOME")
-"""All that a Python interpreter may need of the environment to start; anything else may be a secret."""
+PASSED_ON = ("LD_LIBRARY_PATH", "PYTHONHOME", "SSL_CERT_FILE", "SSL_CERT_DIR", "OPENSSL_CONF", "OPENSSL_MODULES")
+"""All that a Python interpreter and its TLS may need of the environment; anything else may be a secret."""
 MOST_BYTES = 4096
 CONSEQUENCE = "lost connections tell of its end"
 
@@ -133,11 +133,11 @@ class ExitWatcher:
 
     async def _start(self) -> socket.socket:
         ours, theirs = socket.socketpair()
-        in_a_child(ours, let_go_of)
+        for end in (ours, theirs):
+            in_a_child(end, let_go_of)
         ours.setblocking(False)
         self._control = ours
-        with theirs:
-            await anyio.to_thread.run_sync(_start, theirs)
+        await anyio.to_thread.run_sync(_start, theirs, abandon_on_cancel=True)  # a slow interpreter holds up no worker
         return ours
 
     async def _inform(self, control: socket.socket) -> None:
@@ -160,9 +160,11 @@ class ExitWatcher:
     async def _listen(self, control: socket.socket, scope: anyio.CancelScope) -> None:
         with contextlib.suppress(OSError):
             while said := await asyncio.get_running_loop().sock_recv(control, MOST_BYTES):
-                connected = json.loads(said.splitlines()[-1])["connected"]
+                told_last = json.loads(said.splitlines()[-1])
+                connected = told_last["connected"]
                 if connected < len(self._servers):
-                    self._not_watched(f"it reaches {connected} of {len(self._servers)} servers")
+                    why = printable(str(told_last.get("why", "")))
+                    self._not_watched(f"it reaches {connected} of {len(self._servers)} servers: {why}")
                 elif len(self._ids) == len(self._instances()):  # else some partitions are not connected yet
                     self._is_watched()
         scope.cancel()
@@ -185,15 +187,26 @@ def _servers(known: Sequence[tuple[Endpoint, StorePartition, str]]) -> list[dict
 
 
 def _start(control: socket.socket) -> None:
-    """Starts the program; returns when it has left this process's children.
+    """Starts the program, and closes its end of the socket here; returns when it has left this process's children.
 
     Raises:
         OSError, subprocess.SubprocessError: it could not be started.
     """
+    with control:
+        started = _begin(control)
+    try:
+        started.wait(START_SECONDS)
+    except subprocess.TimeoutExpired:
+        started.kill()
+        started.wait()
+        raise
+
+
+def _begin(control: socket.socket) -> subprocess.Popen[bytes]:
     pidfd = os.pidfd_open(os.getpid())
     try:
         arguments = [str(number) for number in (os.getpid(), pidfd, control.fileno())]
-        started = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-S", "-s", "-P", "-B", str(PROGRAM), *arguments],
             env={name: os.environ[name] for name in PASSED_ON if name in os.environ},
             pass_fds=(pidfd, control.fileno()),
@@ -205,9 +218,3 @@ def _start(control: socket.socket) -> None:
         )
     finally:
         os.close(pidfd)
-    try:
-        started.wait(START_SECONDS)
-    except subprocess.TimeoutExpired:
-        started.kill()
-        started.wait()
-        raise

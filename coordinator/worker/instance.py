@@ -56,7 +56,7 @@ from coordinator.worker.preparing import Prepare
 from coordinator.worker.runtime import WorkerRuntime
 from coordinator.worker.sealer import OPENING, Place, Sealer
 from coordinator.worker.serving import Handler, Serving
-from coordinator.worker.session import Session
+from coordinator.worker.session import LAST_WORDS_SECONDS, Session
 from coordinator.worker.wait import Wait
 from coordinator.worker.worker_task import FAREWELL_SECONDS, WorkerTask
 
@@ -157,16 +157,18 @@ class Instance:
         return min(self._can_begin() - in_hand, self._free() - in_hand, self.offers_in_hand.room(in_hand))
 
     def _can_begin(self) -> int:
-        """How many calls the program can begin with now, as it says itself."""
+        """How many calls the program can begin with now, as it says itself, beside those that it will hear of soon."""
         if self._ready is None:
             return self._free()
         try:
-            return int(self._ready())
+            count = int(min(self._ready(), self.settings.capacity))  # it may say that there is no limit
         except Exception as error:  # noqa: BLE001 - the program's own code; the calls that it serves go on
             if not self._ready_failed:
                 log.error("ready_failed", error=told(error), exception=trace(error), consequence="no offers are taken")
             self._ready_failed = True
             return 0
+        self._ready_failed = False
+        return count - (self.serving.coming if self.serving is not None else 0)
 
     def take_offers(self, most: float) -> None:
         """From now on the worker reads at most so many offers before they are answered; 0 for none."""
@@ -488,6 +490,8 @@ class Instance:
         self, instance: str, reason: str = "", *, cause: Literal["exited", "operator"] = "exited"
     ) -> bool:
         """See `coordinator.Worker.certify`."""
+        if not self.members:
+            raise CoordinatorError("this worker was not entered yet: coordinator.certify needs no worker")
         parts = [member.part for member in self.members]
         return await certify_everywhere(parts, instance, reason, cause=cause, by=self.id)
 
@@ -527,7 +531,7 @@ class Instance:
         """Reads offers as soon as the program can start more calls; it cannot say so itself."""
         before = 0
         while self._ready is not None:
-            now = self._can_begin()
+            now = self._room()
             if now > before:
                 for member in self.members:
                     member.room_changed()
@@ -593,7 +597,9 @@ class Instance:
     async def _release_all(self, cause: str, reason: str) -> None:
         async def release(session: Session) -> None:
             try:
-                await session.hand_back(reason, cause)
+                await session.before_letting_go(LAST_WORDS_SECONDS)
+                if not session.is_over:  # else its program has ended it there
+                    await session.hand_back(reason, cause)
             except (FencedError, StoreUnavailableError) as error:
                 log.warning("session_not_ended", session=session.id, error=str(error))
 

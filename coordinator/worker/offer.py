@@ -133,6 +133,11 @@ class Offer(Generic[Data]):
         """Whether the offer still takes up room: it is not answered, and its lease is not over."""
         return not self._over and clock.now() < self._until
 
+    @property
+    def lease(self) -> float:
+        """Seconds for which an offer stands. For the library."""
+        return self._actions.settings.lease
+
     def given(self) -> None:
         """The program has the offer from now on. For the library."""
         self.given_at = clock.now()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
@@ -16,9 +17,10 @@ import structlog
 
 from coordinator import clock
 from coordinator.bounds import fitted
-from coordinator.errors import CoordinatorError
+from coordinator.errors import CoordinatorError, DrainingError
 from coordinator.policy import backoff
 from coordinator.printable import told, trace
+from coordinator.worker.cancellation import as_failure, is_cancelled
 from coordinator.worker.data import Data
 from coordinator.worker.ending import is_of_the_store
 from coordinator.worker.offer import Offer
@@ -43,14 +45,12 @@ ADOPTION_SECONDS = 0.25
 """Time for which the next adoptions wait for those under way; a busy owner lets go later."""
 BURST_SECONDS = 0.25
 """Offers that come after a longer wait begin anew, with one at a time."""
+STOP_SECONDS = 1.0
+"""Time for giving back an offer when this worker stops serving."""
+FAILED_SECONDS = 0.2
+"""Shortest pause before an offer for which the preparation failed goes to other workers."""
 STEADY_SECONDS = 10.0
 """A handler that ran for so long is started again after the shortest pause."""
-
-
-def _is_cancelled() -> bool:
-    """Whether this task itself was cancelled, by a scope around it or by the program."""
-    task = asyncio.current_task()
-    return anyio.current_effective_deadline() == float("-inf") or (task is not None and task.cancelling() > 0)
 
 
 class Serving:
@@ -72,6 +72,12 @@ class Serving:
         self._pace = HandlerPace()
         self._turn, self._begun = anyio.Lock(), 0
         self._served: set[Session] = set()
+        self._coming: dict[str, Offer] = {}
+
+    @property
+    def coming(self) -> int:
+        """How many offers are accepted whose handler has not begun: the program does not know of them yet."""
+        return sum(not offer.in_hand for offer in self._coming.values())
 
     def start(self, session: Session) -> None:
         """Serves a session from now on, unless its end is being carried out. Safe to repeat: it gets one handler."""
@@ -90,6 +96,7 @@ class Serving:
                 await self._end(session, partial(session.release, "the handler was cancelled"))
         finally:
             self._served.discard(session)
+            self._coming.pop(session.id, None)
 
     def _was_cancelled_alone(self) -> bool:
         """Whether the program cancelled the task of one handler, and neither its worker nor what that is part of.
@@ -137,6 +144,7 @@ class Serving:
             async with anyio.create_task_group() as adoptions:
                 for offer in offers:
                     adopted = anyio.Event()
+                    self._coming[offer.session_id] = offer
                     run = self._adopt_and_serve if self._prepare is None else self._prepare_and_serve
                     self._tasks.start_soon(run, offer, adopted)
                     adoptions.start_soon(adopted.wait)
@@ -161,6 +169,7 @@ class Serving:
             await anyio.sleep(self._pace.turned_over(late))
 
     async def _adopt_and_serve(self, offer: Offer, adopted: anyio.Event) -> None:
+        session = None
         try:
             session = await offer.adopt()
             if session is not None:
@@ -169,30 +178,50 @@ class Serving:
             log.warning("adoption_failed", session=offer.session_id, error=str(error))
         finally:
             adopted.set()
+            if session is None:
+                self._coming.pop(offer.session_id, None)
 
     async def _prepare_and_serve(self, offer: Offer, adopted: anyio.Event) -> None:
         """As `_adopt_and_serve`, in one task: what a preparation has entered is left by the task that entered it."""
         assert self._prepare is not None  # noqa: S101 - else the other one runs
+        limit = self._prepare_timeout
+        if offer.planned:  # later the owner offers the call again, and it would be prepared twice
+            limit = min(limit, offer.lease)
         failure: Exception | None = None
         prepared = False
         try:
-            deadline = anyio.current_time() + self._prepare_timeout
+            deadline = anyio.current_time() + limit
             with offer.being_answered(), anyio.CancelScope(deadline=deadline) as scope:
                 async with preparation(self._prepare, offer) as made:
-                    scope.deadline, prepared = float("inf"), True
-                    await self._adopt_prepared(offer, made, adopted)
+                    if not scope.cancel_called:  # else it went on after it was told to stop
+                        scope.deadline, prepared = float("inf"), True
+                        await self._adopt_prepared(offer, made, adopted)
         except Exception as error:  # noqa: BLE001 - the program's own code
             failure = error
+        except asyncio.CancelledError as error:
+            if is_cancelled() and not prepared:
+                await self._stops_preparing(offer)
+            failure = as_failure(error)
         finally:
             adopted.set()
+            self._coming.pop(offer.session_id, None)
         if prepared and failure is not None:
             log.error("preparation_not_undone", session=offer.session_id, error=told(failure), exception=trace(failure))
         elif not prepared:
-            await self._not_prepared(offer, failure)
+            await self._not_prepared(offer, failure, limit)
+
+    @staticmethod
+    async def _stops_preparing(offer: Offer) -> None:
+        """This worker stops serving: others get the offer at once, and no attempt is counted."""
+        with anyio.move_on_after(STOP_SECONDS, shield=True), suppress(CoordinatorError):
+            await offer.decline("its worker stopped serving", counts=False)
 
     async def _adopt_prepared(self, offer: Offer, made: object, adopted: anyio.Event) -> None:
         try:
             session = await offer.adopt()
+        except DrainingError:
+            await self._stops_preparing(offer)
+            return
         except CoordinatorError as error:
             log.warning("adoption_failed", session=offer.session_id, error=str(error))
             return
@@ -203,15 +232,20 @@ class Serving:
         await self._in_turn(adopted.set)
         await self._serve_until_over(session)
 
-    async def _not_prepared(self, offer: Offer, failure: Exception | None) -> None:
-        """Other workers get the offer. It counts as an attempt: a call for which no worker can prepare is a dead letter in the end."""
+    async def _not_prepared(self, offer: Offer, failure: Exception | None, limit: float) -> None:
+        """Other workers get the offer, after a pause that grows with each attempt: what is missing may be missing everywhere.
+
+        It counts as an attempt: a call for which no worker can prepare is a dead letter in the end.
+        """
         if failure is None:
-            reason = f"its worker did not prepare within {self._prepare_timeout:g} s"
-            log.warning("preparation_took_too_long", session=offer.session_id, seconds=self._prepare_timeout)
+            reason = f"its worker did not prepare within {limit:g} s"
+            log.warning("preparation_took_too_long", session=offer.session_id, seconds=limit)
         else:
             reason = fitted(f"its worker's preparation raised {type(failure).__name__}")
             log.error("preparation_failed", session=offer.session_id, error=told(failure), exception=trace(failure))
-        with suppress(CoordinatorError):  # then its lease ends
+        with suppress(CoordinatorError), offer.being_answered():  # then its lease ends
+            if failure is not None and not offer.planned:
+                await anyio.sleep(backoff(offer.attempt - 1, random.random(), least=FAILED_SECONDS))  # noqa: S311 - jitter
             await offer.decline(reason)
 
     async def _serve(self, session: Session) -> None:
@@ -255,6 +289,7 @@ class Serving:
 
                 tasks.start_soon(stop_at, session.lost)
                 tasks.start_soon(stop_at, session.closed)
+                self._coming.pop(session.id, None)
                 try:
                     await self._handler(session)
                 except Exception as error:  # noqa: BLE001 - the program's own code: its call goes to another worker
@@ -263,10 +298,7 @@ class Serving:
                     if not (
                         session.lost.is_set() or session.ended.is_set()
                     ):  # else it was to stop, in whatever order the cancellations came
-                        if _is_cancelled():
-                            raise
-                        failure = RuntimeError("it ended by the cancellation of something that it waited for")
-                        failure.__cause__ = error
+                        failure = as_failure(error)
                 tasks.cancel_scope.cancel()
         finally:
             session.unserved_since = clock.now()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Generic, Protocol, cast
@@ -21,13 +22,14 @@ from coordinator.store.fence import Fence, FenceRunner
 from coordinator.store.keys import Keys
 from coordinator.store.scripts import R, ScriptCall
 from coordinator.worker import loss_reasons
+from coordinator.worker.cancellation import as_failure
 from coordinator.worker.data import Data, decode, encode
 from coordinator.worker.ending import Ending, is_of_the_store
 from coordinator.worker.ledger import Ledger
 from coordinator.worker.sealer import Place, Sealer, Written, is_sealed
 from coordinator.worker.users import Users
 
-__all__ = ["Session"]
+__all__ = ["LAST_WORDS_SECONDS", "Session"]
 
 log = structlog.get_logger()
 
@@ -40,6 +42,8 @@ QUIET_SECONDS = 0.25
 """Pause between two looks at whether a busy session may still be waited for."""
 
 
+LAST_WORDS_SECONDS = 0.5
+"""Time for `letting_go` where no heir waits for the call, which is offered as an orphan."""
 NEWEST = 2**53 - 1
 """Sequence number of data that is newer than everything written under an epoch."""
 
@@ -116,7 +120,8 @@ class Session(Generic[Data]):
         previous_owner, cause, attempt: the owner before, why the session was offered, and the number of the offer.
         prepared: what `Worker.serve` had prepared for it before the adoption.
         letting_go: an async function without arguments that is awaited before the session is given to an heir, or up at the end of
-            a drain: for the last checkpoint. The session is still held, for half a lease at most; should the heir be gone, it stays.
+            a drain or of the worker's block: for the last checkpoint. The session is still held. It has half a lease, or half a
+            second where no heir waits. Should the heir be gone, the session stays.
         signs: how often the program has called `alive`.
     """
 
@@ -533,17 +538,21 @@ class Session(Generic[Data]):
         with contextlib.suppress(FencedError, StoreUnavailableError):  # told, and carried out later
             await self.release(reason)
 
-    async def before_letting_go(self) -> None:
-        """Awaits `letting_go`, for half a lease at most. For the library."""
-        if self.letting_go is None:
+    async def before_letting_go(self, most: float = math.inf) -> None:
+        """Awaits `letting_go`, for half a lease, or ``most`` seconds, at most. For the library."""
+        if self.letting_go is None or self.is_over or self.ending is not None:
             return
-        limit = self._owner.settings.lease / 2
+        limit, failure = min(most, self._owner.settings.lease / 2), None
         try:
             with anyio.move_on_after(limit) as scope:
                 await self.letting_go()
         except Exception as error:  # noqa: BLE001 - the program's own code; the call goes on elsewhere
-            log.error("letting_go_failed", session=self.id, error=told(error), exception=trace(error))
-        if scope.cancelled_caught:
+            failure = error
+        except asyncio.CancelledError as error:
+            failure = as_failure(error)
+        if failure is not None:
+            log.error("letting_go_failed", session=self.id, error=told(failure), exception=trace(failure))
+        elif scope.cancel_called:
             log.warning("letting_go_took_too_long", session=self.id, seconds=limit)
 
     @property

@@ -240,7 +240,7 @@ class Worker(Generic[Data]):
                 function, or one that returns an async context manager, which is left when the call is over here or was not
                 adopted. What it returns, or enters as, is `Session.prepared`. In a handover the owner serves the call meanwhile.
                 An offer for which it raises goes to other workers, as an attempt that failed.
-            prepare_timeout: seconds after which such an offer goes on, too; default ``lease``.
+            prepare_timeout: seconds after which such an offer goes on, too; default ``lease``, which is the most in a handover.
             ready: how many calls the program can begin with at this moment, or a function that returns that: so many offers
                 are taken at a time, and for 0 none. Default: as many as are answered quickly, 16 at most.
             drain_on: signals that start a drain, such as ``[signal.SIGTERM]``; after the drain this method returns. Further

@@ -10,7 +10,14 @@ import pytest
 import redis
 
 import coordinator
-from coordinator import ConfigurationError, InvalidIdError, InvalidValueError, StoreUnavailableError, Worker
+from coordinator import (
+    ConfigurationError,
+    CoordinatorError,
+    InvalidIdError,
+    InvalidValueError,
+    StoreUnavailableError,
+    Worker,
+)
 from coordinator.store import calls
 from coordinator.store.keys import Keys
 from coordinator.worker.certificate import certify_everywhere
@@ -47,6 +54,12 @@ async def test_what_is_wrong_is_said_before_anything_is_sent(url: str) -> None:
         await coordinator.certify("a~1", cause="tired", url=url)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError):
         await coordinator.certify("a~1", url="http://localhost")
+
+
+async def test_a_worker_that_was_not_entered(url: str) -> None:
+    """It has no connection yet, and says what needs none."""
+    with pytest.raises(CoordinatorError, match=r"coordinator\.certify"):
+        await Worker(url, name="a").certify("b~1")
 
 
 async def test_a_store_that_is_away(url: str, tmp_path: Any) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import os
 import signal
 import socket
@@ -23,6 +25,7 @@ from coordinator.worker.exit_program import (
     Hurry,
     RefusedError,
     Server,
+    Watch,
     how_it_ended,
     packed,
     read_answer,
@@ -134,7 +137,7 @@ def serve() -> Iterator[Serve]:
 
             def converse(connection: socket.socket) -> None:
                 reader = hiredis.Reader()
-                with connection:
+                with connection, contextlib.suppress(ConnectionAbortedError):
                     while data := connection.recv(65536):
                         reader.feed(data)
                         while (command := reader.gets()) is not False:
@@ -160,7 +163,7 @@ def test_certificates_carry_the_run_id_and_the_reason(serve: Serve) -> None:
         heard.append(command)
         return b"$10\r\nrun_id:xyz\r\n" if command[0] == b"INFO" else b"*1\r\n$2\r\nOK\r\n"
 
-    server(serve(answer), "one", "two").certify("killed by SIGKILL", Hurry())
+    server(serve(answer), "one", "two").certify("killed by SIGKILL")
     assert heard[0] == [b"AUTH", b"secret"]
     assert [command[1:] for command in heard if command[0] == b"EVAL"] == [
         [name, b"0", b"xyz", b"killed by SIGKILL"] for name in (b"one", b"two")
@@ -178,7 +181,7 @@ def test_an_error_of_the_server_is_no_certificate(serve: Serve) -> None:
                 return b"-LOADING Redis is loading the dataset in memory\r\n"
         return b"+OK\r\n"
 
-    server(serve(answer), "one", "two").certify("it ended", Hurry())
+    server(serve(answer), "one", "two").certify("it ended")
     assert heard == [b"one", b"two", b"two"]
 
 
@@ -195,7 +198,7 @@ def test_it_follows_a_slot_that_moved(serve: Serve) -> None:
     def here(command: list[bytes]) -> bytes:
         return b"-MOVED 12 127.0.0.1:%d\r\n" % port if command[0] == b"EVAL" else b"+OK\r\n"
 
-    server(serve(here), "one").certify("it ended", Hurry())
+    server(serve(here), "one").certify("it ended")
     assert heard.count(b"EVAL") == 1
 
 
@@ -209,26 +212,136 @@ def test_a_provider_that_forbids_all_but_the_certificate(serve: Serve) -> None:
         heard.append(command)
         return b"+OK\r\n"
 
-    server(serve(answer), "one").certify("it ended", Hurry())
+    server(serve(answer), "one").certify("it ended")
     assert heard[-1] == [b"EVAL", b"one", b"0", b"", b"it ended"]
 
 
-def test_a_login_that_is_refused_is_given_up_in_time(serve: Serve) -> None:
-    """Told to end, it stays a second at most, whatever the server says."""
+def test_a_refusal_is_answered_with_patience(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Redis in trouble is asked over the connection that is there, after pauses that grow; a success begins anew."""
+    logins, pauses = [0], list[float]()
+    answers = [b"-NOREPLICAS Not enough good replicas to write.\r\n"] * 6 + [b"+OK\r\n"]
+
+    def answer(command: list[bytes]) -> bytes:
+        logins[0] += command[0] == b"AUTH"
+        return answers.pop(0) if command[0] == b"EVAL" else b"+OK\r\n"
+
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    made = server(serve(answer), "one")
+    made.certify("it ended")
+    assert logins == [1]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] > 0.5
+    assert made.failures == 0
+
+
+def test_a_connection_that_opens_well_and_closes_again_is_no_success(serve: Serve) -> None:
+    """Behind something that closes each connection it tries ever more seldom, as long as none has lived for some seconds."""
+
+    def answer(command: list[bytes]) -> bytes:
+        if command[0] == b"PING":
+            raise ConnectionAbortedError
+        return b"+OK\r\n"
+
+    made, pauses = server(serve(answer), "one"), list[float]()
+    for _ in range(5):
+        made.again_at = 0.0
+        made.keep()
+        assert made.socket is not None
+        made.keep(doubt=True)
+        assert made.socket is None
+        pauses.append(made.again_at - time.monotonic())
+    assert pauses[-1] > 4 * pauses[0]
+
+
+class Alarm:
+    """What was set in the place of an alarm that would end the tests."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seconds: list[float] = []
+        monkeypatch.setattr(signal, "setitimer", lambda which, seconds: self.seconds.append(seconds))
+
+
+def test_how_long_it_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a minute after the end of the worker; a second, if it was told to end with it or is told so afterwards."""
+    alarm, hurry = Alarm(monkeypatch), Hurry()
+    hurry.told()
+    assert alarm.seconds == [], "the worker lives"
+    hurry.worker_ended()
+    assert alarm.seconds == [1.0]
     hurry = Hurry()
+    hurry.told_at = time.monotonic() - 5
+    hurry.worker_ended()
     hurry.told()
-    began = time.monotonic()
-    server(serve(lambda command: b"-WRONGPASS invalid username-password pair\r\n"), "one").certify("it ended", hurry)
-    assert time.monotonic() - began < 25, "it would have tried for half a minute"
+    assert alarm.seconds[1:] == [30.0, 1.0]
 
 
-def test_how_long_it_tries() -> None:
-    """Half a minute after the end of the worker; a second, if it was told to end with it or afterwards; before does not count."""
-    now, hurry = time.monotonic(), Hurry()
-    assert not hurry.is_over(now)
-    assert hurry.is_over(now - 31)
-    hurry.told()
-    assert not hurry.is_over(now)
-    hurry.told_at = now - 5
-    assert hurry.is_over(now - 5)
-    assert not hurry.is_over(now - 3), "that was while the worker lived"
+def ended_process() -> tuple[int, int]:
+    """Process id and pidfd of one that has ended."""
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    pidfd = os.pidfd_open(child.pid)
+    child.wait()
+    return child.pid, pidfd
+
+
+def test_without_another_process_it_tells_one_server_after_the_other(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no process can be forked, every server is told all the same."""
+    heard: list[bytes] = []
+
+    def answer(command: list[bytes]) -> bytes:
+        if command[0] == b"EVAL":
+            heard.append(command[1])
+        return b"+OK\r\n"
+
+    def refuse() -> int:
+        raise BlockingIOError
+
+    monkeypatch.setattr(os, "fork", refuse)
+    Alarm(monkeypatch)
+    pid, pidfd = ended_process()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        watch = Watch(pid, pidfd, theirs, Hurry())
+        watch.servers = [server(serve(answer), name) for name in ("one", "two", "three")]
+        watch.run()
+    os.close(pidfd)
+    assert sorted(heard) == [b"one", b"three", b"two"]
+
+
+def test_a_good_bye_that_was_not_read_yet_counts(serve: Serve) -> None:
+    """The worker said good-bye, and its process ended before this one had its turn: nothing is certified."""
+    heard: list[bytes] = []
+
+    def answer(command: list[bytes]) -> bytes:
+        heard.append(command[0])
+        return b"+OK\r\n"
+
+    pid, pidfd = ended_process()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        watch = Watch(pid, pidfd, theirs, Hurry())
+        watch.servers = [server(serve(answer), "one")]
+        ours.sendall(b'{"bye": true}\n')
+        ours.close()
+        watch.run()
+    os.close(pidfd)
+    assert heard == []
+
+
+def test_what_it_cannot_reach_is_told_with_the_reason(serve: Serve) -> None:
+    """The worker hears how many servers are reached, and why one is not."""
+    refusing = serve(lambda command: b"-WRONGPASS invalid username-password pair\r\n")
+    ours, theirs = socket.socketpair()
+    pidfd = os.pidfd_open(os.getpid())
+    with ours, theirs:
+        watch = Watch(os.getpid(), pidfd, theirs, Hurry())
+        watch.servers = [server(serve(lambda command: b"+OK\r\n"), "one"), server(refusing, "two")]
+        for one in watch.servers:
+            one.keep()
+        watch.say()
+        told = json.loads(ours.recv(4096))
+        for one in watch.servers:
+            one.close()
+    os.close(pidfd)
+    assert told == {"connected": 1, "why": "WRONGPASS invalid username-password pair"}

@@ -16,6 +16,7 @@ import pytest
 import redis
 from redis.crc import key_slot
 
+from coordinator import Worker
 from coordinator.store.keys import Keys
 from tests.acceptance.processes import Process, coordinator
 from tests.certificates import Authority
@@ -23,7 +24,7 @@ from tests.deployments import Node, Secured, cluster, free_port, sentinel
 from tests.exit_watchers import exit_watchers_of, the_exit_watcher_of
 from tests.redis_server import RedisServer
 from tests.redis_users import as_user, refusals
-from tests.waiting import wait_until
+from tests.waiting import eventually, wait_until
 
 KEYS = Keys("recovery", 0)
 PROGRAM = "tests.worker.watched_process"
@@ -89,7 +90,6 @@ def death(client: redis.Redis, instance: str, keys: Keys = KEYS) -> tuple[str, s
         ("SIGKILL", "killed by SIGKILL"),
         ("SIGSEGV", "killed by SIGSEGV"),
         ("exit 3", "exit status 3"),
-        ("exit 0", "exit status 0"),
     ],
 )
 def test_every_end_is_certified(start: Start, url: str, redis_client: redis.Redis, how: str, told: str) -> None:
@@ -198,22 +198,30 @@ def test_it_has_no_secret_in_sight(start: Start, redis_server: RedisServer, redi
 
 
 @contextmanager
-def by_tls(folder: str) -> Iterator[str]:
-    """A server that speaks only TLS, with a password; its URL, of database 3."""
+def by_tls(folder: str) -> Iterator[tuple[str, str]]:
+    """A server that speaks only TLS, with a password; its URL, of database 3, and the file of its authority."""
     secured = Secured.by(Authority(Path(folder)))
     node = Node(Path(folder), free_port(), 'save ""', secured=secured)
     try:
-        yield f"rediss://:{secured.password}@127.0.0.1:{node.port}/3?ssl_ca_certs={secured.authority.ca}"
+        yield f"rediss://:{secured.password}@127.0.0.1:{node.port}/3", str(secured.authority.ca)
     finally:
         node.close()
 
 
-def test_by_tls_with_a_password_and_a_database(start: Start) -> None:
-    """What the worker's URL says of TLS, login and database holds for the watcher, too."""
-    with tempfile.TemporaryDirectory(prefix="rc-tls-") as folder, by_tls(folder) as url:
-        worker = start(url)
+@pytest.mark.parametrize("authority", ["in the URL", "relative", "in the environment", "not looked at"])
+def test_by_tls_with_a_password_and_a_database(start: Start, authority: str) -> None:
+    """What the worker's URL and environment say of TLS, login and database holds for the watcher, too."""
+    with tempfile.TemporaryDirectory(prefix="rc-tls-") as folder, by_tls(folder) as (url, ca):
+        options, environment = f"?ssl_ca_certs={ca}", {}
+        if authority == "relative":
+            options = f"?ssl_ca_certs={os.path.relpath(ca)}"
+        elif authority == "in the environment":
+            options, environment = "", {"SSL_CERT_FILE": ca}
+        elif authority == "not looked at":
+            options = "?ssl_cert_reqs=none"
+        worker = start(url + options, **environment)
         worker.ends("SIGKILL")
-        with redis.Redis.from_url(url) as client:
+        with redis.Redis.from_url(f"{url}?ssl_ca_certs={ca}") as client:
             assert death(client, worker.id) == ("exited", "exit watcher", "killed by SIGKILL")
 
 
@@ -315,6 +323,20 @@ def test_a_new_life_is_certified_under_its_id(start: Start, url: str, redis_clie
     wait_until(lambda: worker.process.errors().count(told["id"]) > 0, 20, "its watcher knows the new id")
     worker.ends("SIGKILL")
     assert death(redis_client, told["id"]) == ("exited", "exit watcher", "killed by SIGKILL")
+
+
+async def test_a_slow_interpreter_holds_up_no_worker(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker is entered and left before the watcher has started."""
+    started = tmp_path / "started"
+    slow = tmp_path / "python"
+    slow.write_text(f"#!/bin/sh\nsleep 2\ntouch {started}\n")
+    slow.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(slow))
+    monkeypatch.setenv("COORDINATOR_WATCH_EXIT", "true")
+    async with Worker(url, name="a"):
+        pass
+    assert not started.exists()
+    await eventually(started.exists)
 
 
 def test_without_it(url: str) -> None:

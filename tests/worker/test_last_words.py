@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import anyio
 import pytest
 import redis
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator import Session, Worker
+from coordinator.states import SessionState
 from coordinator.store.keys import Keys
 from coordinator.worker.liveness import LOOKS, Silences
 from tests.coordinating import coordinating
@@ -37,24 +40,27 @@ async def test_the_last_checkpoint_goes_to_the_heir(url: str) -> None:
         assert held == [True]
 
 
-@pytest.mark.parametrize("fault", ["raises", "hangs"])
+@pytest.mark.parametrize("fault", ["raises", "hangs", "waits for what was cancelled"])
 async def test_a_hook_that_fails_does_not_keep_the_call(url: str, fault: str) -> None:
     """It raises, or it takes longer than half a lease: the heir gets the call with what was written before, and the log says so."""
 
     async def last_words() -> None:
         if fault == "raises":
             raise ZeroDivisionError
+        if fault != "hangs":
+            raise asyncio.CancelledError
         await anyio.sleep_forever()
 
     with structlog.testing.capture_logs() as logs:
         async with Worker(url, name="a", lease="400ms") as owner, Worker(url, name="b", lease="400ms") as heir:
-            owned = await owner.open("call-1", {"turn": 1})
+            owned, other = await owner.open("call-1", {"turn": 1}), await owner.open("call-2")
             owned.letting_go = last_words
             with within(10):
                 session = await heir.adopt("call-1", wait=5)
             assert session is not None
             assert session.recovery_data == {"turn": 1}
-    said = {"raises": "letting_go_failed", "hangs": "letting_go_took_too_long"}[fault]
+            assert other.held
+    said = {"hangs": "letting_go_took_too_long"}.get(fault, "letting_go_failed")
     assert said in [entry["event"] for entry in logs]
 
 
@@ -70,6 +76,28 @@ async def test_at_the_end_of_a_drain(url: str, redis_client: redis.Redis) -> Non
         report = await owner.drain(timeout=0.1)
         assert report.released == ("call-1",)
         assert b'"turn":2' in Bench(redis_client).client.hget(KEYS.session("call-1"), "data").replace(b" ", b"")
+
+
+async def test_when_the_block_is_left(url: str, redis_client: redis.Redis) -> None:
+    """No other worker lives: the call is offered as an orphan, with what its program wrote last."""
+    async with Worker(url, name="a") as owner:
+        owned = await owner.open("call-1", {"turn": 1})
+
+        async def last_words() -> None:
+            await owned.checkpoint({"turn": 2})
+
+        owned.letting_go = last_words
+    assert Bench(redis_client).record("call-1")["state"] == SessionState.OFFERED
+    assert b"2" in Bench(redis_client).client.hget(KEYS.session("call-1"), "data")
+
+
+async def test_a_program_that_ends_the_call_there(url: str) -> None:
+    """It closes the call when it is asked for its last words: the call is closed, once, and nothing failed."""
+    async with Worker(url, name="a") as owner:
+        owned = await owner.open("call-1")
+        owned.letting_go = owned.close
+        report = await owner.drain(timeout=0.1)
+        assert (report.closed, report.failed, report.released) == (("call-1",), {}, ())
 
 
 async def test_a_call_that_hangs_is_given_to_another_worker_alone(url: str, redis_client: redis.Redis) -> None:

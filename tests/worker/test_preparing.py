@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -163,6 +165,105 @@ async def test_a_preparation_that_fails_counts_as_an_attempt(url: str, redis_cli
     assert "no such room" in failed[0]["exception"]
 
 
+@pytest.mark.parametrize("where", ["before", "after"])
+async def test_a_preparation_that_ends_by_a_foreign_cancellation(url: str, where: str) -> None:
+    """What it waited for was cancelled, as it began or as it is undone: that is its failure alone, and the live calls go on."""
+    heir = Heir()
+
+    @asynccontextmanager
+    async def prepare(offer: Offer) -> AsyncIterator[None]:
+        if where == "before" and offer.attempt == 1:
+            raise asyncio.CancelledError
+        yield
+        raise asyncio.CancelledError
+
+    with structlog.testing.capture_logs() as logs:
+        async with coordinating(url), Worker(url, name="b") as worker, serving(worker, heir.handler, prepare=prepare):
+            own = await worker.open("own")
+            await dies_with(url, "call-1")
+            await eventually(lambda: "call-1" in heir.sessions, 20)
+            await heir.sessions["call-1"].close()
+            said = "preparation_failed" if where == "before" else "preparation_not_undone"
+            await eventually(lambda: said in [entry["event"] for entry in logs])
+            assert own.held
+            assert "served own" not in heir.saw
+
+
+async def test_a_preparation_that_does_not_stop_is_too_late_all_the_same(url: str) -> None:
+    """It goes on after its time-out, and returns something: the offer goes to other workers as one that was not prepared."""
+    heir, calls = Heir(), [0]
+
+    async def prepare(offer: Offer) -> str:
+        calls[0] += 1
+        if calls[0] == 1:
+            with suppress(asyncio.CancelledError):
+                await anyio.sleep_forever()
+            return "too late"
+        return "in time"
+
+    late = {"prepare": prepare, "prepare_timeout": 0.2}
+    with structlog.testing.capture_logs() as logs:
+        async with coordinating(url), Worker(url, name="b") as worker, serving(worker, heir.handler, **late):
+            await dies_with(url, "call-1")
+            await eventually(lambda: heir.prepared == {"call-1": "in time"}, 20)
+    assert "preparation_took_too_long" in [entry["event"] for entry in logs]
+
+
+@pytest.mark.parametrize("how", ["drains", "is cancelled"])
+async def test_a_worker_that_stops_gives_back_what_it_prepares(url: str, how: str) -> None:
+    """Another worker gets the offer at once, as its first attempt."""
+    slow, quick = Heir(), Heir()
+
+    async def prepare(offer: Offer) -> None:
+        slow.saw.append("prepares")
+        await anyio.sleep_forever()
+
+    async with coordinating(url), Worker(url, name="b") as b, anyio.create_task_group() as tasks:
+        scope = anyio.CancelScope()
+
+        async def serve() -> None:
+            with scope:
+                await b.serve(slow.handler, prepare=prepare, prepare_timeout=60)
+
+        tasks.start_soon(serve)
+        await dies_with(url, "call-1")
+        await eventually(lambda: slow.saw == ["prepares"])
+        async with Worker(url, name="c") as c, serving(c, quick.handler):
+            if how == "drains":
+                await b.drain()
+            else:
+                scope.cancel()
+            await eventually(lambda: "call-1" in quick.sessions)
+            assert quick.sessions["call-1"].attempt == 1
+            tasks.cancel_scope.cancel()
+
+
+async def test_a_call_is_prepared_once_at_a_time(url: str) -> None:
+    """In a handover a preparation ends when the owner is about to offer the call again, whatever its time-out is."""
+    heir, inside_room, most = Heir(), [0], [0]
+
+    @asynccontextmanager
+    async def prepare(offer: Offer) -> AsyncIterator[None]:
+        inside_room[0] += 1
+        most.append(inside_room[0])
+        try:
+            if len(most) < 4:  # the third one is quick
+                await anyio.sleep_forever()
+            yield
+        finally:
+            inside_room[0] -= 1
+
+    async with Worker(url, name="a", lease="300ms") as owner, Worker(url, name="b", lease="300ms") as worker:
+        await owner.open("call-1")
+        async with (
+            serving(worker, heir.handler, prepare=prepare, prepare_timeout=60),
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(owner.drain)
+            await eventually(lambda: "call-1" in heir.sessions, 20)
+    assert max(most) == 1
+
+
 async def test_what_is_neither_async_nor_a_context_is_said(url: str) -> None:
     """A plain function as ``prepare`` is the program's mistake, and costs an attempt, not the worker."""
     heir = Heir()
@@ -199,6 +300,32 @@ async def test_a_worker_takes_what_it_can_begin_with(url: str) -> None:
         ready[0] = 2
         await eventually(lambda: heir.sessions.keys() == set(calls), 30)
     assert max(most) <= 2
+
+
+async def test_what_is_accepted_counts_before_its_handler_begins(url: str) -> None:
+    """A program with three processes says how many are idle: of ten calls it serves three, however they come."""
+    heir, most = Heir(), [0]
+
+    async def handler(session: Session) -> None:
+        heir.sessions[session.id] = session
+        most.append(len(heir.sessions))
+        await anyio.sleep_forever()
+
+    idle = {"ready": lambda: 3 - len(heir.sessions)}
+    async with coordinating(url), Worker(url, name="b") as worker, serving(worker, handler, **idle):
+        await dies_with(url, *(f"call-{n}" for n in range(10)))
+        await eventually(lambda: len(heir.sessions) == 3, 20)
+        await anyio.sleep(0.5)  # no more come
+    assert max(most) == 3
+
+
+async def test_no_limit_is_a_limit_too(url: str) -> None:
+    """``ready`` may say that there is no limit."""
+    heir = Heir()
+    endless = {"ready": lambda: math.inf}
+    async with coordinating(url), Worker(url, name="b") as worker, serving(worker, heir.handler, **endless):
+        await dies_with(url, "call-1")
+        await eventually(lambda: "call-1" in heir.sessions)
 
 
 @pytest.mark.parametrize("ready", [-1, True, 1.5])
