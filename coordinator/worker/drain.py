@@ -13,7 +13,8 @@ import structlog
 from coordinator import clock
 from coordinator.errors import CoordinatorError, FencedError, StoreUnavailableError
 from coordinator.settings import Settings
-from coordinator.worker.session import LAST_WORDS_SECONDS, Session
+from coordinator.worker.last_words import LAST_WORDS_SECONDS, last_words
+from coordinator.worker.session import Session
 
 __all__ = ["DrainReport", "Progress", "drain"]
 
@@ -167,7 +168,7 @@ async def _release_rest(sessions: Sequence[Session]) -> DrainReport:
 
     async def release(session: Session) -> None:
         try:
-            await session.before_letting_go(LAST_WORDS_SECONDS)
+            await last_words(session, LAST_WORDS_SECONDS)
             if session.is_over:  # its program has ended it there, or another worker has it
                 return
             await session.hand_back("the drain's time was over", "left")

@@ -12,6 +12,7 @@ from coordinator import clock
 from coordinator.errors import FencedError, StoreUnavailableError
 from coordinator.store import lookups
 from coordinator.store.executor import StorePartition
+from coordinator.worker.last_words import last_words
 from coordinator.worker.ledger import Ledger
 from coordinator.worker.observer import WorkerObserver
 from coordinator.worker.session import Session
@@ -81,7 +82,7 @@ class Handovers:
                     return
                 if self._observer is not None:
                     await self._observer.before_letting_go(session, heir)
-                await session.before_letting_go()
+                await last_words(session)
                 if await session.let_go(heir):
                     log.info("session_handed_over", session=session_id, heir=heir)
                 if session_id not in self._heirs:

@@ -48,6 +48,7 @@ from coordinator.worker.certificate import certify_everywhere
 from coordinator.worker.data import RecoveryData, encode
 from coordinator.worker.drain import DrainReport, drain
 from coordinator.worker.exit_watcher import ExitWatcher
+from coordinator.worker.last_words import LAST_WORDS_SECONDS, last_words
 from coordinator.worker.membership import PATIENCE_SECONDS, Membership
 from coordinator.worker.observer import WorkerObserver
 from coordinator.worker.offer import Offer
@@ -56,7 +57,7 @@ from coordinator.worker.preparing import Prepare
 from coordinator.worker.runtime import WorkerRuntime
 from coordinator.worker.sealer import OPENING, Place, Sealer
 from coordinator.worker.serving import Handler, Serving
-from coordinator.worker.session import LAST_WORDS_SECONDS, Session
+from coordinator.worker.session import Session
 from coordinator.worker.wait import Wait
 from coordinator.worker.worker_task import FAREWELL_SECONDS, WorkerTask
 
@@ -291,7 +292,7 @@ class Instance:
 
     def _too_silent(self, session: Any) -> None:
         if session.ending is None and not session.is_over:
-            self.start(session.silent_for_too_long)
+            self.start(liveness.give_up, session, self.settings.wedged_after)
 
     def _renamed(self) -> None:
         """The instance has another id in a partition: what watches its process is to know."""
@@ -597,7 +598,7 @@ class Instance:
     async def _release_all(self, cause: str, reason: str) -> None:
         async def release(session: Session) -> None:
             try:
-                await session.before_letting_go(LAST_WORDS_SECONDS)
+                await last_words(session, LAST_WORDS_SECONDS)
                 if not session.is_over:  # else its program has ended it there
                     await session.hand_back(reason, cause)
             except (FencedError, StoreUnavailableError) as error:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import anyio
+import structlog
 
 from coordinator import clock
+from coordinator.bounds import fitted
+from coordinator.errors import FencedError, StoreUnavailableError
 
-__all__ = ["LOOKS", "Silences", "Speaks", "watch"]
+__all__ = ["LOOKS", "Silences", "Speaks", "give_up", "watch"]
+
+log = structlog.get_logger()
 
 LOOKS = 10
 """How often a session is looked at within the time after which it is silent for too long."""
@@ -19,10 +25,17 @@ class Speaks(Protocol):
     """A session, as far as its own liveness is concerned.
 
     Attributes:
+        id: the session's id.
         signs: how often its program has said that it lives; 0 when it never did, and is not watched.
+        speaker: what serves it, as the program said.
     """
 
+    id: str
     signs: int
+    speaker: str
+
+    async def release(self, reason: str) -> None:
+        """Gives the session to other workers."""
 
 
 class Silences:
@@ -70,3 +83,11 @@ async def watch(sessions: Callable[[], Iterable[Speaks]], limit: float, too_sile
         for session in silences.look(sessions(), now - before):
             too_silent(session)
         before = now
+
+
+async def give_up(session: Speaks, limit: float) -> None:
+    """Gives a session to other workers, as what serves it has not said that it is alive for so many seconds."""
+    reason = fitted(f"{session.speaker} did not say that it is alive for {limit:g} s")
+    log.warning("session_silent", session=session.id, reason=reason)
+    with contextlib.suppress(FencedError, StoreUnavailableError):  # told, and carried out later
+        await session.release(reason)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Generic, Protocol, cast
@@ -22,14 +21,13 @@ from coordinator.store.fence import Fence, FenceRunner
 from coordinator.store.keys import Keys
 from coordinator.store.scripts import R, ScriptCall
 from coordinator.worker import loss_reasons
-from coordinator.worker.cancellation import as_failure
 from coordinator.worker.data import Data, decode, encode
 from coordinator.worker.ending import Ending, is_of_the_store
 from coordinator.worker.ledger import Ledger
 from coordinator.worker.sealer import Place, Sealer, Written, is_sealed
 from coordinator.worker.users import Users
 
-__all__ = ["LAST_WORDS_SECONDS", "Session"]
+__all__ = ["Session"]
 
 log = structlog.get_logger()
 
@@ -40,10 +38,6 @@ SETTLE_SECONDS = 1.0
 RETRY_SECONDS = 0.01
 QUIET_SECONDS = 0.25
 """Pause between two looks at whether a busy session may still be waited for."""
-
-
-LAST_WORDS_SECONDS = 0.5
-"""Time for `letting_go` where no heir waits for the call, which is offered as an orphan."""
 NEWEST = 2**53 - 1
 """Sequence number of data that is newer than everything written under an epoch."""
 
@@ -122,7 +116,7 @@ class Session(Generic[Data]):
         letting_go: an async function without arguments that is awaited before the session is given to an heir, or up at the end of
             a drain or of the worker's block: for the last checkpoint. The session is still held. It has half a lease, or half a
             second where no heir waits. Should the heir be gone, the session stays.
-        signs: how often the program has called `alive`.
+        signs, speaker: how often the program has called `alive`, and for which process it did so last.
     """
 
     def __init__(
@@ -152,12 +146,11 @@ class Session(Generic[Data]):
         self.attempt = 0
         self.prepared: Any = None
         self.letting_go: Callable[[], Awaitable[object]] | None = None
-        self.signs, self._speaker = 0, ""
+        self.signs, self.speaker = 0, ""
         self.unsure = False
         self.undecided: object | None = None
         self.heir = ""
-        self.silence = 0.0
-        self.starts = 0
+        self.silence, self.starts = 0.0, 0
         self.ending: Ending | None = None
         self.unserved_since: float | None = None
         self.asked_at = float("-inf")
@@ -377,9 +370,9 @@ class Session(Generic[Data]):
             FencedError, StoreUnavailableError: as `checkpoint`.
         """
         self._used()
-        await self._owner.write(
-            self, "resumed", lambda e: calls.resumed(self._keys, session=self.id, instance=self.instance, epoch=e)
-        )
+        await self._owner.write(self, "resumed", lambda e: calls.resumed(
+            self._keys, session=self.id, instance=self.instance, epoch=e
+        ))  # fmt: skip
 
     async def close(self) -> None:
         """Ends the call: it is offered to no worker. Safe to repeat.
@@ -461,8 +454,7 @@ class Session(Generic[Data]):
             FencedError, StoreUnavailableError: as `close` and `release`.
         """
         async with self._writing:
-            ending = self.ending
-            if ending is None:
+            if (ending := self.ending) is None:
                 return
             if self.is_over:
                 if ending.kind == "close" and not self._was_closed:  # what was under way before gave it to others
@@ -478,15 +470,10 @@ class Session(Generic[Data]):
             self._end()
 
     async def _carry_out_close(self) -> None:
-        ttl = self._owner.settings.closed_ttl
         self._owner.ledger.ends(self)
-        await self._owner.write(
-            self,
-            "close",
-            lambda e: calls.close(
-                self._keys, session=self.id, instance=self.instance, epoch=e, pool=self.pool, closed_ttl=ttl
-            ),
-        )
+        await self._owner.write(self, "close", lambda e: calls.close(
+            self._keys, session=self.id, instance=self.instance, epoch=e, pool=self.pool, closed_ttl=self._owner.settings.closed_ttl
+        ))  # fmt: skip
 
     async def _carry_out_release(self, ending: Ending) -> None:
         s = self._owner.settings
@@ -527,33 +514,8 @@ class Session(Generic[Data]):
         Args:
             process: what serves the call, for the reason; default this process.
         """
-        self._speaker = process or f"process {os.getpid()}"
+        self.speaker = process or f"process {os.getpid()}"
         self.signs += 1
-
-    async def silent_for_too_long(self) -> None:
-        """Gives the session to other workers, as its program has not said that it is alive. For the library."""
-        limit = self._owner.settings.wedged_after
-        reason = fitted(f"{self._speaker} did not say that it is alive for {limit:g} s")
-        log.warning("session_silent", session=self.id, reason=reason)
-        with contextlib.suppress(FencedError, StoreUnavailableError):  # told, and carried out later
-            await self.release(reason)
-
-    async def before_letting_go(self, most: float = math.inf) -> None:
-        """Awaits `letting_go`, for half a lease, or ``most`` seconds, at most. For the library."""
-        if self.letting_go is None or self.is_over or self.ending is not None:
-            return
-        limit, failure = min(most, self._owner.settings.lease / 2), None
-        try:
-            with anyio.move_on_after(limit) as scope:
-                await self.letting_go()
-        except Exception as error:  # noqa: BLE001 - the program's own code; the call goes on elsewhere
-            failure = error
-        except asyncio.CancelledError as error:
-            failure = as_failure(error)
-        if failure is not None:
-            log.error("letting_go_failed", session=self.id, error=told(failure), exception=trace(failure))
-        elif scope.cancel_called:
-            log.warning("letting_go_took_too_long", session=self.id, seconds=limit)
 
     @property
     def lease(self) -> float:
@@ -639,9 +601,8 @@ class Session(Generic[Data]):
             if sequence is not None and self._is_old(sequence):
                 return False  # newer data came first
             self.raw_data, self.encoding = raw, encoding
-            again = (
-                self._unanswered and sequence is None
-            )  # counting on would put data without an answer above what others wrote since
+            # Counting on would put data without an answer above what others wrote since.
+            again = self._unanswered and sequence is None
             self._attempt = self._attempt + 1 if again else 0
             self.sequence = sequence or (self.sequence if again else self.sequence + 1)
 
@@ -656,7 +617,7 @@ class Session(Generic[Data]):
             answer = await self._owner.write(self, "checkpoint", numbered)
             while (
                 isinstance(answer, calls.Old) and sequence is None
-            ):  # an attached child has written meanwhile, and this data is newer
+            ):  # a child has written meanwhile, and this is newer
                 self.sequence, self._attempt = answer.checkpoint + 1, 0
                 answer = await self._owner.write(self, "checkpoint", numbered)
             if isinstance(answer, calls.Old):

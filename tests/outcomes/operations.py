@@ -140,6 +140,8 @@ async def _give_up(w: World, call: str, _: Any) -> None:
 
 OPERATIONS = {
     "open": Operation("Worker.open", "open", nothing, _open),
+    "receive a new call": Operation("Worker.receive", "open", nothing, lambda w, call, _: w.actor.receive(call, wait=2)),
+    "receive a call": Operation("Worker.receive", "adopt", elsewhere, lambda w, call, _: w.actor.receive(call, wait=2)),
     "adopt by id": Operation("Worker.adopt", "adopt", elsewhere, lambda w, call, _: w.actor.adopt(call, wait=2)),
     "ask": Operation("Worker.adopt", "ask", elsewhere, lambda w, call, _: w.actor.adopt(call, wait=2)),
     "adopt what is served": Operation("Worker.serve", "adopt", elsewhere, _offered_to_its_handlers),

@@ -133,7 +133,10 @@ class Spoken:
     """A session as the watch sees it."""
 
     def __init__(self, signs: int) -> None:
-        self.signs = signs
+        self.id, self.signs, self.speaker = "call-1", signs, "a job"
+
+    async def release(self, reason: str) -> None:
+        raise AssertionError(reason)
 
 
 def test_one_that_never_said_so_is_not_watched() -> None:
