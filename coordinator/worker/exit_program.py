@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, BinaryIO
 
-__all__ = ["Server", "Watch", "how_it_ended", "main", "packed", "read_answer", "text_of"]
+__all__ = ["ExitWatch", "StoreServer", "how_it_ended", "main", "packed", "read_answer", "text_of"]
 
 TRY_SECONDS = 1.0
 """Time for a connection, and for each answer."""
@@ -138,7 +138,7 @@ class Hurry:
         signal.setitimer(signal.ITIMER_REAL, HURRY_SECONDS if told_with_it else PATIENCE_SECONDS)
 
 
-class Server:
+class StoreServer:
     """One server, with a connection that waits, and what it is to be told at the end."""
 
     def __init__(self, told: dict[str, Any]) -> None:
@@ -290,7 +290,7 @@ def how_it_ended(pid: int, began: bytes, pidfd: int) -> str:
     return f"process {pid} ended"
 
 
-class Watch:
+class ExitWatch:
     """What the worker said, until its process ends."""
 
     def __init__(self, pid: int, pidfd: int, control: socket.socket, hurry: Hurry) -> None:
@@ -298,7 +298,7 @@ class Watch:
         self.control: socket.socket | None = control
         seen = start_of(pid)
         self.began = seen[0] if seen else b""
-        self.servers: list[Server] = []
+        self.servers: list[StoreServer] = []
         self.unread = b""
         self.connected = 0
         self.bye = False
@@ -316,24 +316,20 @@ class Watch:
             if self.control is not None and self.control.fileno() in ready:
                 self.listen(self.control)
             for server in self.servers:
-                server.keep(
-                    server.socket is not None and server.socket.fileno() in ready
-                )  # nothing was asked: it closes
+                asked_nothing = server.socket is not None and server.socket.fileno() in ready  # so it closes
+                server.keep(doubt=asked_nothing)
             self.say()
 
     def wait(self) -> set[int]:
         """The descriptors that have something to say, at the latest when a connection wants to be used."""
-        poll = select.poll()
-        poll.register(self.pidfd, select.POLLIN)
-        if self.control is not None:
-            poll.register(self.control, select.POLLIN)
+        sockets = [server.socket for server in self.servers if server.socket is not None]
         due = min(PING_SECONDS, self.over_at - time.monotonic())
         for server in self.servers:
-            if server.socket is not None:
-                poll.register(server.socket, select.POLLIN)
-            else:
+            if server.socket is None:
                 due = min(due, server.again_at - time.monotonic())
-        return {number for number, _ in poll.poll(max(0.0, due) * 1000)}
+        heard = [self.pidfd, *([self.control] if self.control is not None else []), *sockets]
+        ready, _, _ = select.select(heard, [], [], max(0.0, due))
+        return {one if isinstance(one, int) else one.fileno() for one in ready}
 
     def hear_the_rest(self) -> None:
         """Takes what the worker had said before its process ended."""
@@ -365,7 +361,7 @@ class Watch:
         """Takes new orders; a connection to a server that is named again stays."""
         before, self.servers = self.servers, []
         for one in told:
-            server = Server(one)
+            server = StoreServer(one)
             for known in before:
                 if known.place == server.place:
                     known.certificates = server.certificates
@@ -412,7 +408,7 @@ def main(pid: int, pidfd: int, control: int) -> None:
         signal.signal(number, hurry.told)  # what ends a whole service is for the worker, too, which says good-bye
     with contextlib.suppress(OSError), open("/proc/self/comm", "w") as file:  # what `top` shows
         file.write("exit-watcher")
-    Watch(pid, pidfd, socket.socket(fileno=control), hurry).run()
+    ExitWatch(pid, pidfd, socket.socket(fileno=control), hurry).run()
 
 
 if __name__ == "__main__":

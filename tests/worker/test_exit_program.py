@@ -22,10 +22,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.worker.exit_program import (
+    ExitWatch,
     Hurry,
     RefusedError,
-    Server,
-    Watch,
+    StoreServer,
     how_it_ended,
     packed,
     read_answer,
@@ -77,8 +77,8 @@ def test_an_answer_that_is_cut_short_is_no_answer(cut: bytes) -> None:
 
 def test_the_run_id() -> None:
     """As INFO tells it; empty where it does not."""
-    assert run_id_of(b"# Server\r\nrun_id:abc\r\nos:x\r\n") == b"abc"
-    assert run_id_of(b"# Server\r\n") == run_id_of(None) == b""
+    assert run_id_of(b"# StoreServer\r\nrun_id:abc\r\nos:x\r\n") == b"abc"
+    assert run_id_of(b"# StoreServer\r\n") == run_id_of(None) == b""
 
 
 @pytest.mark.parametrize(
@@ -149,10 +149,10 @@ def serve() -> Iterator[Serve]:
         yield begin
 
 
-def server(port: int, *certificates: str) -> Server:
+def server(port: int, *certificates: str) -> StoreServer:
     words = [{"words": ["EVAL", name, "0", "server", "why"], "server_at": 3, "reason_at": 4} for name in certificates]
     place = {"host": "127.0.0.1", "port": port, "path": "", "tls": None, "greeting": [["AUTH", "secret"]]}
-    return Server({**place, "certificates": words})
+    return StoreServer({**place, "certificates": words})
 
 
 def test_certificates_carry_the_run_id_and_the_reason(serve: Serve) -> None:
@@ -302,7 +302,7 @@ def test_without_another_process_it_tells_one_server_after_the_other(
     pid, pidfd = ended_process()
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        watch = Watch(pid, pidfd, theirs, Hurry())
+        watch = ExitWatch(pid, pidfd, theirs, Hurry())
         watch.servers = [server(serve(answer), name) for name in ("one", "two", "three")]
         watch.run()
     os.close(pidfd)
@@ -320,7 +320,7 @@ def test_a_good_bye_that_was_not_read_yet_counts(serve: Serve) -> None:
     pid, pidfd = ended_process()
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        watch = Watch(pid, pidfd, theirs, Hurry())
+        watch = ExitWatch(pid, pidfd, theirs, Hurry())
         watch.servers = [server(serve(answer), "one")]
         ours.sendall(b'{"bye": true}\n')
         ours.close()
@@ -335,7 +335,7 @@ def test_what_it_cannot_reach_is_told_with_the_reason(serve: Serve) -> None:
     ours, theirs = socket.socketpair()
     pidfd = os.pidfd_open(os.getpid())
     with ours, theirs:
-        watch = Watch(os.getpid(), pidfd, theirs, Hurry())
+        watch = ExitWatch(os.getpid(), pidfd, theirs, Hurry())
         watch.servers = [server(serve(lambda command: b"+OK\r\n"), "one"), server(refusing, "two")]
         for one in watch.servers:
             one.keep()
