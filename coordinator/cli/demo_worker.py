@@ -32,5 +32,4 @@ async def main(name: str, *calls: str) -> None:
 
 
 if __name__ == "__main__":
-    with suppress(KeyboardInterrupt):  # its calls go to other workers
-        anyio.run(lambda: main(*sys.argv[1:]))
+    anyio.run(lambda: main(*sys.argv[1:]))
