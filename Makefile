@@ -71,16 +71,18 @@ demo: $(RUNS) ## kill a worker and a coordinator, watch the calls go on; install
 	$(BIN)/coordinator demo
 
 # What takes longest, each in a short form; the installs and other servers are those of `make environments`.
-LONG := tests/faults tests/callers tests/model tests/property tests/sidecar/test_restart.py tests/sidecar/test_example_answers.py \
-	tests/sidecar/test_example_faults.py tests/sidecar/test_examples.py tests/sidecar/test_fuzz.py
+LONG := tests/faults tests/callers tests/sidecar/test_example_answers.py tests/sidecar/test_example_faults.py \
+	tests/sidecar/test_examples.py tests/sidecar/test_fuzz.py
+# These are long, and belong to what is measured: `make test COVERAGE=1` has them, and `make test-long` else.
+MEASURED := tests/model tests/property tests/sidecar/test_restart.py
 ELSEWHERE := tests/cluster tests/install tests/acceptance/test_other_servers.py
 
 # Measuring takes nearly as much time as the tests themselves: COVERAGE=1, as .ci/run has it, asks for it, and for what pyproject.toml wants.
 test: check ## format, lint, types, layers, and tests; COVERAGE=1: with their coverage
-	$(BIN)/python -m pytest -q -n auto --dist loadgroup $(if $(COVERAGE),--cov --cov-report=) $(addprefix --ignore ,$(LONG) $(ELSEWHERE)) tests
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup $(if $(COVERAGE),--cov --cov-report=) $(addprefix --ignore ,$(LONG) $(if $(COVERAGE),,$(MEASURED)) $(ELSEWHERE)) tests
 
 test-long: $(READY) ## faults, callers, the model and properties, a sidecar's restarts, examples in three languages, each in its short form
-	$(BIN)/python -m pytest -q -n auto --dist loadgroup $(LONG)
+	$(BIN)/python -m pytest -q -n auto --dist loadgroup $(LONG) $(if $(COVERAGE),,$(MEASURED))
 
 # Sources are compiled once, also where the caller writes no compiled ones beside them: else that takes half of the time.
 COMPILED := PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX="$(CURDIR)/$(VENV)/.compiled"
