@@ -6,7 +6,8 @@ server when the worker's process has ended. It ends without a word when the work
 
 Each message is one line of JSON: ``{"servers": [{"host", "port", "path", "tls", "greeting", "certificates"}]}`` replaces what was said
 before, ``{"bye": true}`` is the last. A certificate is ``{"words", "server_at", "reason_at"}``: a command, and the places in it of the
-server's run id and of how the process ended. The answer to the first kind is ``{"connected": n}``, the number of servers reached.
+server's run id and of how the process ended. The answer to the first kind is ``{"connected": n, "why": text}``: how many servers are
+reached, and why one is not; it comes again when that changes.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ AGAIN_SECONDS = (0.02, 1.0)
 STEADY_SECONDS = 5.0
 """A connection that lived so long is good: the next trial after it comes soon."""
 TRIES = 3
+"""Looks at how a process ended: it is a zombie until its parent has asked, and then the kernel tells it."""
 PATIENCE_SECONDS = 30.0
 """Time for a store to take the certificate: by then the silence has told of the end."""
 HURRY_SECONDS = 1.0
@@ -45,9 +47,8 @@ GOES_ON_SECONDS = 5.0
 """A process that let go of its socket, and lives on for so long, is another program by now."""
 MOST_BYTES = 1 << 16
 
-_PIDFD_GET_INFO = (
-    0xC040FF0B  # _IOWR(0xFF, 11, struct pidfd_info), in its first form of 64 bytes; Linux 6.15 tells the exit
-)
+# _IOWR(0xFF, 11, struct pidfd_info) in its first form of 64 bytes; Linux 6.15 and newer tell the exit.
+_PIDFD_GET_INFO = 0xC040FF0B
 _PIDFD_INFO_EXIT = 1 << 3
 _EXIT_CODE_AT = 60
 
@@ -175,7 +176,7 @@ class StoreServer:
         for words in (["CLIENT", "SETNAME", "recovery-exit-watcher"], ["INFO", "server"]):
             try:
                 answer = self.ask(words)
-            except RefusedError:  # a provider forbids them; then the run id is nothing that anybody goes by
+            except RefusedError:  # a provider forbids them; then there is no run id to go by
                 continue
             self.run_id = run_id_of(answer) if words[0] == "INFO" else self.run_id
         self.connected_at = time.monotonic()
