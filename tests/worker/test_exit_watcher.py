@@ -293,6 +293,17 @@ def test_a_forked_child_that_outlives_the_worker(start: Start, url: str, redis_c
         os.kill(told["pid"], signal.SIGKILL)
 
 
+def test_a_child_that_is_forked_while_the_watcher_starts(start: Start, url: str) -> None:
+    """It holds neither end of the line to the watcher: when that ends it is started again, although the child lives."""
+    worker = start(url, FORKS_EARLY="1")
+    [told] = worker.process.wait_for("forked")
+    try:
+        os.kill(worker.watcher, signal.SIGKILL)
+        wait_until(lambda: worker.process.errors().count('"exit_watched"') == 2, 20, "it is watched again")
+    finally:
+        os.kill(told["pid"], signal.SIGKILL)
+
+
 def test_a_process_that_becomes_another_program_is_not_certified(
     start: Start, url: str, redis_client: redis.Redis
 ) -> None:

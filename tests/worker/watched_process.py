@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
+from typing import Any
 
 import anyio
 
@@ -25,10 +27,7 @@ async def obey(worker: Worker) -> None:
             case ["leave"]:
                 return
             case ["fork"]:
-                if not (child := os.fork()):
-                    while True:
-                        signal.pause()
-                tell("forked", pid=child)
+                fork_child()
             case ["exec"]:
                 os.execvp("sleep", ["sleep", "300"])
             case ["start", "over"]:
@@ -41,7 +40,28 @@ async def obey(worker: Worker) -> None:
                 os.kill(os.getpid(), signal.Signals[name])
 
 
+def fork_child() -> None:
+    """A child that has all that this process has, and lives on."""
+    if not (child := os.fork()):
+        while True:
+            signal.pause()
+    tell("forked", pid=child)
+
+
+class ForkingFirst(subprocess.Popen[bytes]):
+    """Forks such a child before it starts a program, once."""
+
+    forks = "FORKS_EARLY" in os.environ
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        if ForkingFirst.forks:
+            ForkingFirst.forks = False
+            fork_child()
+        super().__init__(*arguments, **options)
+
+
 async def main() -> None:
+    subprocess.Popen = ForkingFirst  # type: ignore[misc, assignment]
     url, name = sys.argv[1:3]
     async with Worker(url, name=name, log_format="json", log_level="debug") as worker:
         await worker.open(f"call-{os.getpid()}")
