@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import signal
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -17,9 +18,10 @@ from coordinator.printable import HIDDEN, has_hidden, printable
 
 __all__ = [
     "INSTANCE", "LABEL", "LABEL_RULE", "MOST_DEPTH", "MOST_LABELS", "MOST_REASON", "MOST_SECONDS", "MOST_STATE_BYTES", "MOST_TEXT",
-    "MOST_WHOLE", "NAME", "NAME_RULE", "READABLE_DEPTH", "REQUIREMENT", "check_count", "check_depth", "check_epoch", "check_instance",
+    "MOST_WHOLE", "NAME", "NAME_RULE", "READABLE_DEPTH", "REQUIREMENT", "check_callable",
+    "check_count", "check_depth", "check_epoch", "check_instance",
     "check_json", "check_labels", "check_name", "check_pool", "check_reason", "check_record", "check_requires", "check_seconds",
-    "check_session_id", "check_text", "check_word", "fitted", "is_nested_deeper",
+    "check_session_id", "check_signals", "check_text", "check_word", "fitted", "is_nested_deeper",
 ]  # fmt: skip
 
 Word = TypeVar("Word", bound=str)
@@ -235,6 +237,32 @@ def check_count(name: str, count: int) -> int:
     if isinstance(count, bool) or not isinstance(count, int) or count < 0:
         raise InvalidValueError(name, count, "a whole number from 0")
     return count
+
+
+def check_callable(name: str, given: object) -> None:
+    """Checks that something can be called.
+
+    Raises:
+        InvalidValueError: it cannot.
+    """
+    if not callable(given):
+        raise InvalidValueError(name, given, "a function")
+
+
+def check_signals(name: str, given: object) -> tuple[signal.Signals, ...]:
+    """Returns signals that a program can hear.
+
+    Raises:
+        InvalidValueError: it is no list of signals, or one of them cannot be caught.
+    """
+    rule = "a list of signals that can be caught, such as [signal.SIGTERM]"
+    try:
+        found = tuple(signal.Signals(number) for number in given)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        raise InvalidValueError(name, given, rule) from None
+    if {signal.SIGKILL, signal.SIGSTOP} & {*found}:
+        raise InvalidValueError(name, given, rule)
+    return found
 
 
 def check_json(name: str, raw: bytes) -> bytes:

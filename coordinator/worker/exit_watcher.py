@@ -128,7 +128,8 @@ class ExitWatcher:
 
     def _is_watched(self) -> None:
         if self._watched != self._ids:
-            log.debug("exit_watched", by=BY, instances=self._ids)
+            # After trouble it is news; else it is as it should be.
+            (log.info if self._told else log.debug)("exit_watched", by=BY, instances=self._ids)
         self._told, self._watched = "", self._ids
 
     async def _start(self) -> socket.socket:

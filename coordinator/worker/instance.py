@@ -17,10 +17,12 @@ import structlog
 
 from coordinator import clock
 from coordinator.bounds import (
+    check_callable,
     check_count,
     check_reason,
     check_requires,
     check_seconds,
+    check_signals,
     check_text,
     fitted,
 )
@@ -506,6 +508,10 @@ class Instance:
         drain_on: Sequence[signal.Signals] = (),
     ) -> None:
         """See `coordinator.Worker.serve`."""
+        check_callable("handler", handler)
+        if prepare is not None:
+            check_callable("prepare", prepare)
+        drain_on = check_signals("drain_on", drain_on)
         limit = check_seconds("prepare_timeout", self.settings.lease if prepare_timeout is None else prepare_timeout)
         can_begin = ready if ready is None or callable(ready) else _always(check_count("ready", ready))
         async with anyio.create_task_group() as tasks:

@@ -174,6 +174,8 @@ class Serving:
             session = await offer.adopt()
             if session is not None:
                 await self._begin(session)
+        except DrainingError:
+            await self._gives_back(offer)
         except CoordinatorError as error:
             log.warning("adoption_failed", session=offer.session_id, error=str(error))
         finally:
@@ -200,7 +202,7 @@ class Serving:
             failure = error
         except asyncio.CancelledError as error:
             if is_cancelled() and not prepared:
-                await self._stops_preparing(offer)
+                await self._gives_back(offer)
             failure = as_failure(error)
         finally:
             adopted.set()
@@ -211,7 +213,7 @@ class Serving:
             await self._not_prepared(offer, failure, limit)
 
     @staticmethod
-    async def _stops_preparing(offer: Offer) -> None:
+    async def _gives_back(offer: Offer) -> None:
         """This worker stops serving: others get the offer at once, and no attempt is counted."""
         with anyio.move_on_after(STOP_SECONDS, shield=True), suppress(CoordinatorError):
             await offer.decline("its worker stopped serving", counts=False)
@@ -220,7 +222,7 @@ class Serving:
         try:
             session = await offer.adopt()
         except DrainingError:
-            await self._stops_preparing(offer)
+            await self._gives_back(offer)
             return
         except CoordinatorError as error:
             log.warning("adoption_failed", session=offer.session_id, error=str(error))

@@ -246,6 +246,9 @@ class Worker(Generic[Data]):
             drain_on: signals that start a drain, such as ``[signal.SIGTERM]``; after the drain this method returns. Further
                 signals change nothing, and are logged with what is left.
 
+        Raises:
+            InvalidValueError: an argument is invalid; nothing was begun.
+
         The task is cancelled when the session is lost, or when another task closes or releases it. The session is closed when
         the handler returns, and released when the handler raises.
 

@@ -100,6 +100,7 @@ from tests.inside.worker import (
     set_sealer,
     tick,
     tick_spot,
+    turn_of,
 )
 
 __all__ = [
@@ -179,6 +180,7 @@ __all__ = [
     "transport_spot",
     "trust_window_of",
     "trusted_until",
+    "turn_of",
     "users_followed",
     "views_of",
     "withdrawal_spot",

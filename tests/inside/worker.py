@@ -9,6 +9,7 @@ from coordinator.worker.heart import Heart
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import anyio
     import pytest
 
     from coordinator.store.scripts import ScriptCall
@@ -44,6 +45,7 @@ __all__ = [
     "set_sealer",
     "tick",
     "tick_spot",
+    "turn_of",
 ]
 
 W = TypeVar("W", bound="Worker[Any]")
@@ -69,6 +71,11 @@ def member_of(worker: Worker) -> Membership:
 def serving_of(worker: Worker) -> Serving | None:
     """What hands calls to a handler, once `Worker.serve` does; a program only sees its handler being called."""
     return worker._instance.serving
+
+
+def turn_of(serving: Serving) -> anyio.Lock:
+    """What lets handlers begin one after the other: a test that has it keeps adopted calls without a handler, as a busy loop does."""
+    return serving._turn
 
 
 def impatient(worker: W, seconds: float) -> W:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -16,6 +17,7 @@ import structlog
 from coordinator import InvalidValueError, Offer, Session, Worker
 from coordinator.states import SessionState
 from coordinator.store.keys import Keys
+from tests import inside
 from tests.coordinating import coordinating
 from tests.store.harness import Bench
 from tests.waiting import eventually, within
@@ -303,20 +305,19 @@ async def test_a_worker_takes_what_it_can_begin_with(url: str) -> None:
 
 
 async def test_what_is_accepted_counts_before_its_handler_begins(url: str) -> None:
-    """A program with three processes says how many are idle: of ten calls it serves three, however they come."""
-    heir, most = Heir(), [0]
-
-    async def handler(session: Session) -> None:
-        heir.sessions[session.id] = session
-        most.append(len(heir.sessions))
-        await anyio.sleep_forever()
-
-    idle = {"ready": lambda: 3 - len(heir.sessions)}
-    async with coordinating(url), Worker(url, name="b") as worker, serving(worker, handler, **idle):
-        await dies_with(url, *(f"call-{n}" for n in range(10)))
-        await eventually(lambda: len(heir.sessions) == 3, 20)
-        await anyio.sleep(0.5)  # no more come
-    assert max(most) == 3
+    """A program can begin with three calls: while those that it adopted have no handler yet, it takes no more of ten."""
+    heir = Heir()
+    async with coordinating(url), Worker(url, name="b") as worker, serving(worker, heir.handler, ready=3):
+        await eventually(lambda: inside.serving_of(worker) is not None)
+        running = inside.serving_of(worker)
+        assert running is not None
+        async with inside.turn_of(running):
+            await dies_with(url, *(f"call-{n}" for n in range(10)))
+            await eventually(lambda: len(worker.sessions) == 3, 20)
+            await anyio.sleep(0.5)  # no more come
+            assert len(worker.sessions) == 3
+            assert not heir.sessions
+        await eventually(lambda: len(heir.sessions) == 10, 20)
 
 
 async def test_no_limit_is_a_limit_too(url: str) -> None:
@@ -334,6 +335,25 @@ async def test_an_invalid_number_is_said_at_once(url: str, ready: Any) -> None:
     async with Worker(url, name="b") as worker:
         with within(5), pytest.raises(InvalidValueError, match="ready"):
             await worker.serve(Heir().handler, ready=ready)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("handler", {"handler": None}),
+        ("prepare", {"prepare": "x"}),
+        ("drain_on", {"drain_on": signal.SIGTERM}),
+        ("drain_on", {"drain_on": [signal.SIGKILL]}),
+        ("drain_on", {"drain_on": ["TERM"]}),
+    ],
+)
+async def test_what_cannot_work_is_refused_before_a_call_is_taken(url: str, name: str, given: dict[str, Any]) -> None:
+    """A mistake in the program costs no call: nothing is begun, and the error names the argument."""
+    async with Worker(url, name="b") as worker:
+        session = await worker.open("own")
+        with within(5), pytest.raises(InvalidValueError, match=name):
+            await worker.serve(**{"handler": Heir().handler, **given})
+        assert session.held
 
 
 async def test_a_function_that_fails_takes_no_calls_and_ends_none(url: str) -> None:
