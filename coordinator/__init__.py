@@ -22,12 +22,13 @@ from coordinator.errors import (
 from coordinator.version import VERSION
 
 if TYPE_CHECKING:
+    from coordinator.child import ChildSession
     from coordinator.worker import Offer, Session, Worker, certify
 
 __version__ = VERSION
 
 __all__ = [
-    "ConfigurationError", "CoordinatorError", "DataTooLargeError", "DrainingError", "FencedError", "InvalidDataError",
+    "ChildSession", "ConfigurationError", "CoordinatorError", "DataTooLargeError", "DrainingError", "FencedError", "InvalidDataError",
     "InvalidIdError", "InvalidValueError", "KeyUnknownError", "NameInUseError", "Offer", "SealBrokenError", "Session",
     "SessionGoneError", "SessionHeldError", "StoreUnavailableError", "TenantError", "Worker", "__version__",
     "certify",
@@ -36,6 +37,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """The library is loaded when it is first used: the commands do not need it."""
+    if name == "ChildSession":
+        from coordinator.child import ChildSession
+
+        return ChildSession
     if name in ("Offer", "Session", "Worker", "certify"):
         from coordinator import worker
 

@@ -77,7 +77,7 @@ class SessionGoneError(CoordinatorError):
     """The session ended, or was never opened."""
 
     def __init__(self, session_id: str, detail: str = "") -> None:
-        self.session_id = session_id
+        self.session_id, self.detail = session_id, detail
         super().__init__(f"session {session_id!r} is gone{': ' + detail if detail else ''}")
 
 

@@ -52,12 +52,23 @@ class Beating:
         heard: is called on the event loop with each `Beat`.
         over: is called in the thread that beats, with the reason, when the event loop is gone: then nothing is believed.
         due: when the next beat is sent.
+        watchers: are called in the thread that beats, after each exchange. They must not wait, or raise.
     """
 
     roll: Callable[[], RollCall]
     heard: Callable[[Beat], None]
     over: Callable[[str], None] = lambda reason: None
     due: float = field(default=float("-inf"))
+    watchers: tuple[Callable[[], None], ...] = ()
+
+    def watch(self, watcher: Callable[[], None]) -> Callable[[], None]:
+        """Adds a watcher; returns what takes it away. From the event loop."""
+        self.watchers = (*self.watchers, watcher)
+
+        def stop() -> None:
+            self.watchers = tuple(one for one in self.watchers if one != watcher)
+
+        return stop
 
 
 class Heart(threading.Thread):
@@ -157,7 +168,10 @@ class Heart(threading.Thread):
             now = clock.now()
             due = [one for one in self._beatings if one.due <= now]
             for first in range(0, len(due), BATCH):
-                self._heard(self.beat(due[first : first + BATCH]))
+                some = due[first : first + BATCH]
+                self._heard(self.beat(some))
+                for watcher in (watcher for one in some for watcher in one.watchers):
+                    watcher()
             if due:
                 continue
             left = min((one.due for one in self._beatings), default=now + SLICE_SECONDS) - clock.now()

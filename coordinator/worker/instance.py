@@ -47,6 +47,7 @@ from coordinator.worker import liveness
 from coordinator.worker.announcer import Announcer
 from coordinator.worker.attached import AttachedSession
 from coordinator.worker.certificate import certify_everywhere
+from coordinator.worker.channel import Channel
 from coordinator.worker.data import RecoveryData, encode
 from coordinator.worker.drain import DrainReport, drain
 from coordinator.worker.exit_watcher import ExitWatcher
@@ -108,6 +109,7 @@ class Instance:
         self.members: list[Membership] = []
         self._announcer: Announcer | None = None
         self._exit_watcher: ExitWatcher | None = None
+        self._channel: Channel | None = None
         self._reading = self._started = False
         self.serving: Serving | None = None
         self._ready: Callable[[], int] | None = None
@@ -253,6 +255,7 @@ class Instance:
                 hosting=self._hosting,
                 instance=self.instances.get(partition.part.keys.partition, ""),
                 renamed=self._renamed,
+                arrived=self._arrived,
                 patience=self.patience,
             )
             for partition in runtime.partitions
@@ -291,6 +294,23 @@ class Instance:
             self._exit_watcher = ExitWatcher.where_it_works(lambda: [(m.part, m.instance) for m in self.members])
         if self._exit_watcher is not None:
             tasks.start_soon(self._exit_watcher.run)
+
+    def _arrived(self) -> None:
+        if self._channel is not None:
+            self._channel.changed()
+
+    async def channel(self) -> Channel:
+        """See `coordinator.Worker.channel`."""
+        if self._tasks is None:
+            raise CoordinatorError("this worker was not entered yet, or has ended: it has no channel")
+        if self._channel is None:
+            self._channel = channel = Channel(self)
+            await channel.open()
+        return self._channel
+
+    def watch_beats(self, session_id: str, told: Callable[[], None]) -> Callable[[], None]:
+        """See `coordinator.worker.channel.ChannelOwner`."""
+        return self._member(session_id).watch_beats(told)
 
     def _too_silent(self, session: Any) -> None:
         if session.ending is None and not session.is_over:

@@ -59,6 +59,7 @@ class Membership:
     """A worker in one partition; partitions are independent worlds.
 
     Args:
+        arrived: is called when a session has become this worker's.
         patience: seconds for which a store that does not answer is asked again.
 
     Attributes:
@@ -67,6 +68,7 @@ class Membership:
         turns: lets one task at a time open, adopt or give up a session.
         children: what this process has attached to.
         reluctance: what it does not take again at once.
+        watch_beats: see `Beating.watch`.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Membership:
         hosting: str = "",
         instance: str = "",
         renamed: Callable[[], None] = lambda: None,
+        arrived: Callable[[], None] = lambda: None,
         patience: float = PATIENCE_SECONDS,
     ) -> None:
         self.settings, self.runtime, self.part, self.sealer = settings, runtime, runtime.part, sealer
@@ -103,6 +106,7 @@ class Membership:
         self.owned = OwnedSessions(
             settings, sealer, part.keys, ledger, self.writes, stager=self.stager, endings=self.endings,
             reluctance=self.reluctance, doubts=self.resync, observer=observer, changing=self.changing, room_changed=self.room_changed,
+            arrived=arrived,
         )  # fmt: skip
         self.acquisition = Acquisition(ledger, self.turns, self.resync, self.changing, patience)
         self.mailbox = Mailbox(runtime.notifications, part.keys, self, self._presence_changed)
@@ -121,6 +125,7 @@ class Membership:
         self._agreed_at = -math.inf
         self._tasks: anyio.abc.TaskGroup | None = None
         self._beating = Beating(lambda: self.ledger.roll, self._hear, self._over)
+        self.watch_beats = self._beating.watch
         in_a_child(self, Membership._forked)
 
     @property

@@ -34,6 +34,7 @@ class OwnedSessions:
         observer: is told what happens to sessions, where the program is another process.
         changing: is entered while sessions change hands.
         room_changed: is called when there may be room for another session.
+        arrived: is called when a session has become ours.
     """
 
     def __init__(
@@ -51,11 +52,12 @@ class OwnedSessions:
         observer: WorkerObserver | None,
         changing: Callable[[], contextlib.AbstractContextManager[None]],
         room_changed: Callable[[], None],
+        arrived: Callable[[], None],
     ) -> None:
         self.settings, self.sealer, self.keys, self.ledger = settings, sealer, keys, ledger
         self._writes, self._doubts, self._observer = writes, doubts, observer
         self._stager, self._endings, self._reluctance = stager, endings, reluctance
-        self._changing, self._room_changed = changing, room_changed
+        self._changing, self._room_changed, self._arrived = changing, room_changed, arrived
 
     def own(self, session_id: str, epoch: int, raw: bytes, encoding: str, **about: Any) -> Session:
         """Makes a session ours from now on; ``about`` as `Session` takes it."""
@@ -66,6 +68,7 @@ class OwnedSessions:
         self.ledger.past.saw(epoch)
         if self.ledger.has_left:  # it was opened or adopted as this instance said that it ends
             session.lose(loss_reasons.instance_ended(self.ledger.instance))
+        self._arrived()
         return session
 
     async def write(self, session: Session, operation: str, make: Callable[[int], ScriptCall[R]]) -> R:

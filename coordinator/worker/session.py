@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any, Generic, Protocol, cast
 
 import anyio
@@ -21,10 +21,12 @@ from coordinator.store.fence import Fence, FenceRunner
 from coordinator.store.keys import Keys
 from coordinator.store.scripts import R, ScriptCall
 from coordinator.worker import loss_reasons
+from coordinator.worker.busyness import Busyness
 from coordinator.worker.data import Data, decode, encode
 from coordinator.worker.ending import Ending, is_of_the_store
 from coordinator.worker.ledger import Ledger
 from coordinator.worker.sealer import Place, Sealer, Written, is_sealed
+from coordinator.worker.standing import WatchedValue
 from coordinator.worker.users import Users
 
 __all__ = ["Session"]
@@ -36,8 +38,6 @@ LATE_BEATS = 1.5
 SETTLE_SECONDS = 1.0
 """After a pause of the whole process the program's own time-outs end; that is no fault of the program."""
 RETRY_SECONDS = 0.01
-QUIET_SECONDS = 0.25
-"""Pause between two looks at whether a busy session may still be waited for."""
 NEWEST = 2**53 - 1
 """Sequence number of data that is newer than everything written under an epoch."""
 
@@ -116,8 +116,12 @@ class Session(Generic[Data]):
         letting_go: an async function without arguments that is awaited before the session is given to an heir, or up at the end of
             a drain or of the worker's block: for the last checkpoint. The session is still held. It has half a lease, or half a
             second where no heir waits. Should the heir be gone, the session stays.
+        watchers: see `coordinator.worker.standing`.
         signs, speaker: how often the program has called `alive`, and for which process it did so last.
     """
+
+    epoch, ending, undecided = WatchedValue[int](), WatchedValue["Ending | None"](), WatchedValue["object | None"]()
+    unsure, _leaving, _over = WatchedValue[bool](), WatchedValue[bool](), WatchedValue[bool]()
 
     def __init__(
         self,
@@ -133,6 +137,7 @@ class Session(Generic[Data]):
         opened_at_ms: int = 0,
         sequence: int = 0,
     ) -> None:
+        self.watchers: tuple[Callable[[], None], ...] = ()
         self.id, self.epoch, self.first_epoch = session_id, epoch, epoch
         self.pool, self.tenant, self.requires = pool, tenant, requires
         self.opened_at_ms = opened_at_ms
@@ -148,10 +153,10 @@ class Session(Generic[Data]):
         self.letting_go: Callable[[], Awaitable[object]] | None = None
         self.signs, self.speaker = 0, ""
         self.unsure = False
-        self.undecided: object | None = None
+        self.undecided = None
         self.heir = ""
         self.silence, self.starts = 0.0, 0
-        self.ending: Ending | None = None
+        self.ending = None
         self.unserved_since: float | None = None
         self.asked_at = float("-inf")
         self.served_by_handler = False
@@ -159,9 +164,7 @@ class Session(Generic[Data]):
         self._leaving = self._over = self._was_closed = False
         self.ended_by: asyncio.Task[Any] | None = None
         self._unanswered, self._attempt = False, 0
-        self._busy = 0
-        self._idle = anyio.Event()
-        self._owner = owner
+        self._busyness, self._owner = Busyness(), owner
         self.instance, self._pulse = owner.ledger.instance, owner.ledger.trust_window
         self._writing = anyio.Lock()
         self._staged: tuple[bytes, str] | None = None
@@ -225,7 +228,14 @@ class Session(Generic[Data]):
     @property
     def held(self) -> bool:
         """True while no other worker can have adopted the session. Ask before any step that cannot be undone."""
-        return self._ours and not self.unsure and not self.is_given_away and self._pulse.held(clock.now())
+        return clock.now() < self.held_until
+
+    @property
+    def held_until(self) -> float:
+        """When `held` ends unless another beat is answered, in seconds of `coordinator.clock`; -inf when it has. For the library."""
+        pulse = self._pulse
+        sure = self._ours and not self.unsure and not self.is_given_away and not pulse.over
+        return pulse.sent + pulse.trust_window if sure else float("-inf")
 
     @property
     def store_is_late(self) -> bool:
@@ -535,33 +545,23 @@ class Session(Generic[Data]):
             ),
         )  # fmt: skip
 
-    @contextlib.contextmanager
-    def busy(self) -> Iterator[None]:
+    def busy(self) -> contextlib.AbstractContextManager[None]:
         """Inside this block a planned handover waits for a better moment, as long as its deadline allows."""
         self._used()
-        self._busy += 1
-        try:
-            yield
-        finally:
-            self._busy -= 1
-            if not self._busy:
-                self._idle.set()
-                self._idle = anyio.Event()
+        return self._busyness.busy()
 
     @property
     def is_busy(self) -> bool:
         """Whether the program is inside `busy`. For the library."""
-        return self._busy > 0
+        return bool(self._busyness)
 
     async def quiet(self, until: Callable[[], float]) -> None:
         """Waits until the program is not busy with the session, or the session is over. For the library.
 
         Args:
-            until: returns when waiting ends in any case, in seconds of `coordinator.clock`; it is asked again and again.
+            until: as `Busyness.over`.
         """
-        while self._busy and not self.is_over and (left := until() - clock.now()) > 0:
-            with anyio.move_on_after(min(left, QUIET_SECONDS)):
-                await self._idle.wait()
+        await self._busyness.over(lambda: float("-inf") if self.is_over else until())
 
     async def let_go(self, heir: str) -> bool:
         """Hands the call, with its newest data, to an heir that accepted it. For the library.

@@ -14,6 +14,7 @@ from coordinator.logs import configure_structlog
 from coordinator.settings import Settings
 from coordinator.settings.keywords import WorkerSettings
 from coordinator.worker.attached import AttachedSession
+from coordinator.worker.channel import Channel
 from coordinator.worker.data import Data
 from coordinator.worker.drain import DrainReport
 from coordinator.worker.instance import Instance
@@ -205,6 +206,19 @@ class Worker(Generic[Data]):
             SessionGoneError, FencedError, KeyUnknownError, TenantError, StoreUnavailableError: as `AttachedSession.attach`.
         """
         return await self._instance.attach(session_id, epoch)
+
+    async def channel(self) -> Channel:
+        """Returns this worker's channel to its child processes, which is made by the first call. Safe to repeat.
+
+        Any process of this user that knows its ``address`` serves a call that this worker owns, without Redis, with
+        ``async with coordinator.ChildSession(address, session_id) as session``. The call is offered to other workers when that process
+        ends, or stands still for ``wedged_after``.
+
+        Raises:
+            ConfigurationError: no socket can be made in the directory for temporary files.
+            CoordinatorError: this worker was not entered yet.
+        """
+        return await self._instance.channel()
 
     async def certify(
         self, instance: str, reason: str = "", *, cause: Literal["exited", "operator"] = "exited"

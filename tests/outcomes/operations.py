@@ -179,6 +179,7 @@ OPERATIONS = {
 READS = {
     "Worker.locate": "asks where a session lives",
     "Worker.others_live": "asks who else is there",
+    "Worker.channel": "makes a socket; what a child asks for is done by the session",
     "Worker.offers": "reads offers; what is done with one has a row",
     "Session.quiet": "waits for the program, and asks nothing",
     "Session.settled": "waits for an end, and asks nothing",

@@ -29,6 +29,8 @@ STARTS_NOTHING = {
     "self._accept": "accepts connections, and hands each to the connection's own protocol",
     "self.start": "accepts again after a pause",
     "self._moved": "closes a connection whose address is no longer named",
+    "self._drain": "reads, and sets an event",
+    "self._wake.set": "an event is set, and a task hears it",
     "changed.set": "an event is set, and a task hears it",
     "self._sweep": "closes connections whose time is over",
     "self._look_now": "looks at a connection, and closes it",
