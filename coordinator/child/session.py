@@ -158,6 +158,20 @@ class ChildSession:
         """A child that this process forks has nothing."""
         self._over, self._until, self._may_speak = True, float("-inf"), False
 
+    async def leave(self) -> None:
+        """Leaves the worker without a word: as the end of this process, unless the call is over or was never owned. Safe to repeat."""
+        await self._hang_up()
+
+    @property
+    def is_owned(self) -> bool:
+        """Whether the worker owns the call, or has owned it; False while it only has an offer of it."""
+        return self._is_owned
+
+    @property
+    def max_data_bytes(self) -> int:
+        """The most bytes of recovery data; 0 before it joined."""
+        return self._limit
+
     async def owned(self) -> None:
         """Says that this process is prepared, and waits until the worker owns the call. Returns at once where it does already.
 
@@ -226,6 +240,7 @@ class ChildSession:
                 self._raw, self._encoding = data_of(said)
                 for name, value in said["about"].items():
                     setattr(self, name, value)
+                self.recovered = self.recovered or what == "coming"  # an offer is of a call that another worker had
                 self._limit = said["limit"]
                 self._alive_every = said["alive_every"]
             case "refused":

@@ -1,0 +1,272 @@
+"""An ``AgentSession`` that knows what was said before its worker died: `recover`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import structlog
+from livekit.agents import Agent, AgentSession, ChatContext, JobContext
+
+from coordinator.adapters.livekit import inside
+from coordinator.adapters.livekit.call import LiveKitCall
+from coordinator.adapters.livekit.transcript import fitted_items, size_of
+from coordinator.errors import CoordinatorError, SessionGoneError
+from coordinator.printable import told, trace
+
+__all__ = ["recover"]
+
+log = structlog.get_logger()
+
+SUBSCRIBED_SECONDS = 2.0
+"""Longest wait for the caller to hear this agent's track; who only listens to others never does."""
+LEAVE_SECONDS = 1.5
+"""The room is left so long after the call went to an heir: the caller's device has both tracks meanwhile, and one is silent."""
+
+OnRecovered = str | Callable[[LiveKitCall], Awaitable[object]]
+
+
+async def recover(
+    context: JobContext,
+    session: AgentSession[Any],
+    agent: Agent | Callable[[LiveKitCall], Agent],
+    *,
+    on_recovered: OnRecovered | None = None,
+    moves_while_speaking: bool = False,
+    **start: Any,
+) -> LiveKitCall:
+    """Starts the session in the place of ``session.start(agent, room=ctx.room)``, and keeps what an heir needs.
+
+    After each turn the agent's chat context and the session's user data are kept, as much as fits: the oldest turns are left out
+    first. At an heir they are restored before the agent begins. There ``on_enter`` is not called: instead ``on_recovered`` is, and
+    without one an agent that owes the caller an answer gives it.
+
+    Args:
+        context: the entrypoint's.
+        session: not started; user data in it that is a dictionary or a dataclass of JSON-able values is kept and restored.
+        agent: the agent to begin with, or a function that returns the one to go on with; ``call.data["agent"]`` is the id of the agent
+            that served last.
+        on_recovered: a sentence to be said after a crash, or an async function; not called after a planned move.
+        moves_while_speaking: whether a planned move may cut the agent's sentence; by default it waits until the agent listens.
+        start: as for ``AgentSession.start``.
+
+    Returns:
+        The call, for `LiveKitCall.held` before what cannot be undone.
+
+    Raises:
+        SessionGoneError: a recovered call is over, or went elsewhere meanwhile. The job ends; nothing was said.
+        TypeError: the user data can neither be kept nor restored.
+    """
+    keeper = _Keeper(LiveKitCall(context), session, moves_while_speaking)
+    call = await keeper.begin()
+    try:
+        if call.recovered:
+            await keeper.go_on(
+                agent(call) if callable(agent) and not isinstance(agent, Agent) else agent, on_recovered, start
+            )
+        else:
+            first = agent(call) if callable(agent) and not isinstance(agent, Agent) else agent
+            await session.start(first, room=context.room, **start)
+    except SessionGoneError:
+        await keeper.leave("its call went elsewhere")
+        raise
+    keeper.follow()
+    return call
+
+
+class _Keeper:
+    """What `recover` does beside the agent."""
+
+    def __init__(self, call: LiveKitCall, session: AgentSession[Any], moves_while_speaking: bool) -> None:
+        self._call, self._session, self._moves = call, session, moves_while_speaking
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._busy = contextlib.ExitStack()
+        self._is_busy = self._cut = False
+        self._closed_by = ""
+        self._userdata = _UserData(session)
+
+    async def begin(self) -> LiveKitCall:
+        self._call.letting_go = self._last_words
+        self._call.context.add_shutdown_callback(self._job_ends)
+        return await self._call.begin()
+
+    def follow(self) -> None:
+        """Keeps every turn from now on."""
+        self._session.on("conversation_item_added", self._turn)
+        self._session.on("agent_state_changed", self._state_changed)
+        self._session.on("close", self._session_closed)
+        self._start(self._stop_when_lost())
+        self._turn()
+
+    def _start(self, what: Any) -> None:
+        task = asyncio.create_task(what)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- what is kept --------------------------------------------------------------------------------------------------
+
+    def _turn(self, *_: Any) -> None:
+        if self._call.lost.is_set():
+            return
+        try:
+            self._call.keep(self._now())
+        except CoordinatorError as error:
+            log.error("turn_not_kept", job=self._call.context.job.id, error=told(error))
+
+    def _now(self) -> dict[str, Any]:
+        agent = self._session.current_agent
+        data: dict[str, Any] = {"agent": agent.id, "state": str(self._session.agent_state)}
+        with self._userdata.told():
+            data["userdata"] = self._userdata.now()
+        items = agent.chat_ctx.to_dict(exclude_timestamp=False)["items"]
+        fitting = fitted_items(items, self._call.most_bytes - size_of(data) - 16)
+        if len(fitting) < len(items) and not self._cut:
+            self._cut = True
+            log.warning("conversation_too_long", job=self._call.context.job.id, items=len(items), kept=len(fitting))
+        data["items"] = fitting
+        return data
+
+    async def _last_words(self) -> None:
+        await self._call.keep_now(self._now())
+
+    def _state_changed(self, event: Any) -> None:
+        speaks = event.new_state in ("speaking", "thinking")
+        if speaks and not self._is_busy and not self._moves:
+            self._busy.enter_context(self._call.busy())
+        elif not speaks and self._is_busy:
+            self._busy.close()
+        self._is_busy = speaks and not self._moves
+
+    # -- a call that goes on -------------------------------------------------------------------------------------------
+
+    async def go_on(self, agent: Agent, on_recovered: OnRecovered | None, start: dict[str, Any]) -> None:
+        """Restores what was said, and begins: in a handover silently, until the predecessor is silent."""
+        call, session = self._call, self._session
+        items = call.data.get("items") or []
+        with self._userdata.told():
+            self._userdata.restore(call.data.get("userdata"))
+        await agent.update_chat_ctx(ChatContext.from_dict({"items": items}), exclude_invalid_function_calls=False)
+
+        async def on_enter() -> None:
+            """The agent has entered this call before."""
+
+        agent.on_enter = on_enter
+        if not call.planned:
+            await call.takes_over()
+        await session.start(agent, room=call.context.room, **start)
+        if call.planned:
+            session.input.set_audio_enabled(False)  # the predecessor answers what the caller says now
+            await self._until_heard()
+            await call.takes_over()
+            session.input.set_audio_enabled(True)
+        if not await call.caller_is_there():
+            log.info("caller_gone", job=call.context.job.id)
+            call.context.shutdown("the caller is gone")
+            return
+        self._start(self._heard_again())
+        if not call.planned:
+            self._start(self._resume(on_recovered, items))
+
+    async def _until_heard(self) -> None:
+        subscribed = getattr(self._session.room_io, "subscribed_fut", None)
+        if subscribed is not None:
+            await asyncio.wait([subscribed], timeout=SUBSCRIBED_SECONDS)
+
+    async def _heard_again(self) -> None:
+        await self._until_heard()
+        await self._call.speaks_again()
+
+    async def _resume(self, on_recovered: OnRecovered | None, items: list[Any]) -> None:
+        try:
+            if isinstance(on_recovered, str):
+                await self._session.say(on_recovered)
+            elif on_recovered is not None:
+                await on_recovered(self._call)
+            elif owes_an_answer(items) and self._session.llm is not None:
+                await self._session.generate_reply()
+        except Exception as error:  # noqa: BLE001 - the program's own code, or its provider's; the call goes on
+            log.error("on_recovered_failed", job=self._call.context.job.id, exception=trace(error))
+
+    # -- its end -------------------------------------------------------------------------------------------------------
+
+    async def _stop_when_lost(self) -> None:
+        """Another worker has the call: this agent is silent at once, hangs nobody up, and leaves a moment later."""
+        await self._call.lost.wait()
+        await self.leave("another worker has the call")
+
+    async def leave(self, reason: str) -> None:
+        """Silences the agent, and ends the job without a word to the caller."""
+        session = self._session
+        for silence in (
+            lambda: session.output.set_audio_enabled(False),
+            lambda: session.input.set_audio_enabled(False),
+            lambda: inside.keep_room(session),
+            lambda: inside.silence(session),
+        ):
+            try:
+                silence()
+            except Exception as error:  # noqa: BLE001 - it may not have begun, or be closing
+                log.debug("agent_not_silenced", job=self._call.context.job.id, error=told(error))
+        await anyio.sleep(LEAVE_SECONDS)
+        self._call.context.shutdown(reason)
+
+    def _session_closed(self, event: Any) -> None:
+        self._closed_by = getattr(event.reason, "value", str(event.reason))
+        if self._closed_by == "error":
+            self._start(self._call.end(f"its agent ended by an error: {type(event.error).__name__}"))
+
+    async def _job_ends(self, reason: str = "") -> None:
+        await self._call.end("the job crashed" if reason == "job crashed" else "")
+
+
+def owes_an_answer(items: list[Any]) -> bool:
+    """Whether the caller said something last, or a tool's result has not been told."""
+    for item in reversed(items):
+        if item.get("type") == "message":
+            return bool(item.get("role") == "user")
+        if item.get("type") == "function_call_output":
+            return True
+    return False
+
+
+class _UserData:
+    """The session's user data, where it is a dictionary or a dataclass."""
+
+    def __init__(self, session: AgentSession[Any]) -> None:
+        self._session, self._failed = session, False
+        try:
+            self._value = session.userdata
+        except ValueError:  # there is none
+            self._value = None
+        if self._value is not None and not isinstance(self._value, dict) and not dataclasses.is_dataclass(self._value):
+            raise TypeError(f"userdata: {type(self._value).__name__} is neither a dictionary nor a dataclass")
+
+    @contextlib.contextmanager
+    def told(self) -> Any:
+        """What the program's own values raise is logged once, and the conversation is kept without them."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - the program's own
+            if not self._failed:
+                log.error("userdata_not_kept", exception=trace(error))
+            self._failed = True
+
+    def now(self) -> Any:
+        value = self._session.userdata if self._value is not None else None
+        if dataclasses.is_dataclass(value) and not inspect.isclass(value):
+            value = dataclasses.asdict(value)
+        size_of(value)  # raises for what is not JSON-able
+        return value
+
+    def restore(self, kept: Any) -> None:
+        if kept is None or self._value is None:
+            return
+        if isinstance(self._value, dict):
+            self._value.update(kept)
+        else:
+            self._session.userdata = type(self._value)(**kept)

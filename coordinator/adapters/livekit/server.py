@@ -1,0 +1,223 @@
+"""An agent server whose jobs are sessions: what a worker that dies was serving goes on at one that lives."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import structlog
+from livekit.agents import AgentServer
+from livekit.agents.job import RunningJobInfo
+
+from coordinator import CoordinatorError, FencedError, Offer, Session, Worker
+from coordinator.adapters.livekit import inside
+from coordinator.adapters.livekit.job_record import JobRecord
+from coordinator.printable import told, trace
+from coordinator.worker.channel import Channel
+
+__all__ = ["ADDRESS", "RecoveringServer"]
+
+log = structlog.get_logger()
+
+ADDRESS = "COORDINATOR_CHANNEL"
+"""The environment variable that tells job processes where their worker is."""
+DEFAULT_POOL = "livekit"
+GONE_SECONDS = 3.0
+"""Time for a job process to end by itself after its call went to another worker; a frozen one does not."""
+PREPARED_SECONDS = 10.0
+
+
+class _Job:
+    """A job that runs in a process of this server."""
+
+    def __init__(self, info: RunningJobInfo) -> None:
+        self.info, self.process, self.ended = info, None, anyio.Event()
+        self.failed = False
+
+
+class RecoveringServer(AgentServer):
+    """LiveKit's ``AgentServer``, whose calls go on at another worker of the same agent when this one dies, drains or stands still.
+
+    Each job is a session with the job's id, in the pool that is named like the agent. In the entrypoint, `recover` (or `LiveKitCall`)
+    keeps what the heir needs. Everything else is as in the base class: arguments, ``rtc_session``, ``cli.run_app``.
+
+    Args:
+        recovery: settings of the `coordinator.Worker`, by their names in lower case, such as ``{"name": "agents-1"}``.
+            What is not given comes from the environment (``COORDINATOR_REDIS_URL`` and so on).
+    """
+
+    def __init__(self, *arguments: Any, recovery: dict[str, Any] | None = None, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self._recovery = dict(recovery or {})
+        self._worker: Worker[Any] | None = None
+        self._channel: Channel | None = None
+        self._jobs: dict[str, _Job] = {}
+        self._launch: Callable[[RunningJobInfo], Awaitable[None]] | None = None
+        self._keeping: set[asyncio.Task[None]] = set()
+
+    async def run(self, *, devmode: bool = False, unregistered: bool = False) -> None:
+        """See the base class. A server that is not registered (the console) serves as without this project.
+
+        Raises:
+            ConfigurationError: a setting does not fit.
+            StoreUnavailableError: Redis did not answer at the start.
+        """
+        if unregistered:
+            await super().run(devmode=devmode, unregistered=True)
+            return
+        async with Worker(**{"pool": self._agent_name or DEFAULT_POOL, **self._recovery}) as worker:
+            self._worker, self._channel = worker, await worker.channel()
+            os.environ[ADDRESS] = (
+                self._channel.address
+            )  # before there is a fork server, whose environment stays as it is
+            self.once("worker_started", self._begin)
+            try:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._serve)
+                    await super().run(devmode=devmode)
+                    tasks.cancel_scope.cancel()
+            finally:
+                self._worker = None
+
+    def _begin(self) -> None:
+        self._launch = inside.begin_launching_by(self, self._launch_new)
+        self._proc_pool.on("process_closed", self._process_closed)
+
+    # -- new jobs ------------------------------------------------------------------------------------------------------
+
+    async def _launch_new(self, info: RunningJobInfo, launch: Callable[[RunningJobInfo], Awaitable[None]]) -> None:
+        """A job that LiveKit dispatched here: it begins at once, and its session is opened beside that."""
+        if info.fake_job or self._worker is None:
+            await launch(info)
+            return
+        self._jobs[info.job.id] = _Job(info)
+        task = asyncio.create_task(self._open(info), name=f"open {info.job.id}")
+        self._keeping.add(task)
+        task.add_done_callback(self._keeping.discard)
+        await launch(info)
+
+    async def _open(self, info: RunningJobInfo) -> None:
+        """Opens the session, again and again while the store is away: a call does not wait for its protection."""
+        data = {"livekit": inside.record_of(info).as_json()}
+        pause = 0.1
+        while (worker := self._worker) is not None and info.job.id in self._jobs:
+            try:
+                if await worker.receive(info.job.id, data) is None:
+                    log.error("job_unprotected", job=info.job.id, reason="another worker has the session of this id")
+                return
+            except CoordinatorError as error:
+                log.error("job_unprotected", job=info.job.id, error=told(error))
+                if isinstance(error, ValueError | FencedError) or self.draining:
+                    return
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 5.0)
+
+    # -- jobs of others ------------------------------------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        worker = self._worker
+        assert worker is not None  # noqa: S101 - inside `run`
+        while self._launch is None:  # it begins to take jobs
+            await anyio.sleep(0.01)
+        await worker.serve(self._handler, prepare=self._prepare, prepare_timeout=PREPARED_SECONDS, ready=self._ready)
+
+    def _ready(self) -> int:
+        return inside.can_launch(self)
+
+    @asynccontextmanager
+    async def _prepare(self, offer: Offer[Any]) -> AsyncIterator[None]:
+        """A job process joins the room. In a handover it does so under another identity, and before the owner lets go."""
+        channel, launch = self._channel, self._launch
+        assert channel is not None  # noqa: S101 - inside `run`
+        assert launch is not None  # noqa: S101
+        if not offer.raw_data:
+            raise CoordinatorError("the offer came without its recovery data, which is too large to travel with it")
+        data = offer.recovery_data
+        record = JobRecord.from_json(data.get("livekit") if isinstance(data, dict) else None)
+        if offer.planned:
+            record = record.moved()
+        info = inside.running_job(self, record)
+        with channel.expects(offer) as coming:
+            self._jobs[info.job.id] = job = _Job(info)
+            await launch(info)
+            job.process = inside.process_of(self, info.job.id)
+            log.info("job_recovers", job=info.job.id, planned=offer.planned, identity=record.identity)
+            if offer.planned:
+                await coming.prepared()
+            yield
+
+    async def _handler(self, session: Session[Any]) -> None:
+        """Until the job's process has ended: its own end is told over the channel."""
+        job = self._jobs.get(session.id)
+        if job is None and not session.recovered:  # the job was over before its session was open
+            return
+        if job is None:
+            await session.release("no job process serves it")
+            return
+        try:
+            await job.ended.wait()
+        finally:
+            if not job.ended.is_set():
+                self._end_soon(job)
+        if job.failed:
+            raise RuntimeError("its job process ended with an error")
+
+    def _end_soon(self, job: _Job) -> None:
+        """The call is over here, and its process ends by itself, unless it stands still."""
+        task = asyncio.create_task(self._end(job), name=f"end {job.info.job.id}")
+        self._keeping.add(task)
+        task.add_done_callback(self._keeping.discard)
+
+    async def _end(self, job: _Job) -> None:
+        with anyio.move_on_after(GONE_SECONDS):
+            await job.ended.wait()
+        process = inside.process_of(self, job.info.job.id)
+        if process is None or job.ended.is_set():
+            return
+        log.warning(
+            "job_process_killed", job=job.info.job.id, reason="its call is over here, and it did not end by itself"
+        )
+        try:
+            await (process.kill() if hasattr(process, "kill") else process.aclose())
+        except Exception as error:  # noqa: BLE001 - it may end meanwhile
+            log.error("job_process_not_killed", job=job.info.job.id, exception=trace(error))
+
+    def _process_closed(self, process: Any) -> None:
+        info = process.running_job
+        job = self._jobs.get(info.job.id) if info is not None else None
+        if job is None or (job.process is not None and job.process is not process):
+            return
+        job.failed = bool(getattr(process, "exitcode", 0))
+        del self._jobs[info.job.id]
+        job.ended.set()
+
+    # -- ends ----------------------------------------------------------------------------------------------------------
+
+    async def _handle_termination(self, msg: Any) -> None:
+        """LiveKit ended the job: its call is over."""
+        for session in self._worker.sessions if self._worker is not None else ():
+            if session.id == msg.job_id:
+                try:
+                    await session.close()
+                except CoordinatorError as error:
+                    log.warning("job_not_closed", job=msg.job_id, error=told(error))
+        await super()._handle_termination(msg)
+
+    async def drain(self, *arguments: Any, **more: Any) -> None:
+        """Hands every call to other workers, and then waits for what is left as the base class does."""
+        if self._worker is not None and not self._worker.is_draining:
+            self._draining = True
+            await self._update_worker_status()
+            await self._worker.drain(reason="the agent server drains")
+            self._draining = False  # else the base class takes this for its own drain, and waits for nothing
+        await super().drain(*arguments, **more)
+
+    async def aclose(self) -> None:
+        """Offers what is still served to other workers: job processes are ended after that."""
+        if self._worker is not None and self._worker.sessions:
+            await self._worker.drain(timeout=0.5, reason="the agent server closes")
+        await super().aclose()
