@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import urllib.request
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,7 +15,7 @@ from typing import Self
 from tests.deployments import free_port
 from tests.waiting import wait_until
 
-__all__ = ["KEY", "SECRET", "LiveKitServer", "program"]
+__all__ = ["KEY", "SECRET", "LiveKitServer", "why_none"]
 
 VERSION = "v1.13.5"
 KEY, SECRET = "devkey", "a-secret-for-tests-of-at-least-32-bytes"
@@ -25,6 +26,21 @@ def program() -> str:
     """The server's path; '' where it is not built yet (``make voice-stacks`` builds it)."""
     found = GOBIN / "server"
     return str(found) if found.exists() else shutil.which("livekit-server") or ""
+
+
+@cache
+def why_none() -> str:
+    """Builds the server where that is needed and possible; why there is none, '' when there is one."""
+    if program():
+        return ""
+    if not shutil.which("go"):
+        return "neither livekit-server nor go, which builds it, is installed"
+    GOBIN.mkdir(parents=True, exist_ok=True)
+    built = subprocess.run(
+        ["go", "install", "-p", "2", f"github.com/livekit/livekit-server/cmd/server@{VERSION}"],
+        env={**os.environ, "GOBIN": str(GOBIN)}, capture_output=True, text=True,
+    )  # fmt: skip
+    return "" if program() else f"livekit-server could not be built: {built.stderr.strip().splitlines()[-1:]}"
 
 
 class LiveKitServer:
@@ -41,13 +57,18 @@ class LiveKitServer:
         config = f"""
 port: {self.port}
 bind_addresses: ["127.0.0.1"]
-rtc: {{udp_port: {self._udp}, tcp_port: {self._tcp}, use_external_ip: false, node_ip: 127.0.0.1, interfaces: {{includes: [lo]}}, enable_loopback_candidate: true}}
+rtc:
+  udp_port: {self._udp}
+  tcp_port: {self._tcp}
+  use_external_ip: false
+  node_ip: 127.0.0.1
+  enable_loopback_candidate: true
+  interfaces: {{includes: [lo]}}
 keys: {{{KEY}: {SECRET}}}
 logging: {{level: warn}}
 room: {{auto_create: true, empty_timeout: 60, departure_timeout: 20}}
 """
-        log = Path(self._directory, "log").open("ab")
-        with log:
+        with Path(self._directory, "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [program(), "--config-body", config, "--node-ip", "127.0.0.1"], stdout=log, stderr=log
             )

@@ -147,22 +147,20 @@ class _Keeper:
     async def go_on(self, agent: Agent, on_recovered: OnRecovered | None, start: dict[str, Any]) -> None:
         """Restores what was said, and begins: in a handover silently, until the predecessor is silent."""
         call, session = self._call, self._session
-        items = call.data.get("items") or []
-        with self._userdata.told():
-            self._userdata.restore(call.data.get("userdata"))
-        await agent.update_chat_ctx(ChatContext.from_dict({"items": items}), exclude_invalid_function_calls=False)
+        if not call.planned:
+            await call.takes_over()
+        await self._restore(agent)
 
         async def on_enter() -> None:
             """The agent has entered this call before."""
 
         agent.on_enter = on_enter
-        if not call.planned:
-            await call.takes_over()
         await session.start(agent, room=call.context.room, **start)
         if call.planned:
             session.input.set_audio_enabled(False)  # the predecessor answers what the caller says now
             await self._until_heard()
             await call.takes_over()
+            await self._restore(agent)  # the predecessor may have said more meanwhile
             session.input.set_audio_enabled(True)
         if not await call.caller_is_there():
             log.info("caller_gone", job=call.context.job.id)
@@ -170,7 +168,13 @@ class _Keeper:
             return
         self._start(self._heard_again())
         if not call.planned:
-            self._start(self._resume(on_recovered, items))
+            self._start(self._resume(on_recovered))
+
+    async def _restore(self, agent: Agent) -> None:
+        with self._userdata.told():
+            self._userdata.restore(self._call.data.get("userdata"))
+        items = self._call.data.get("items") or []
+        await agent.update_chat_ctx(ChatContext.from_dict({"items": items}), exclude_invalid_function_calls=False)
 
     async def _until_heard(self) -> None:
         subscribed = getattr(self._session.room_io, "subscribed_fut", None)
@@ -181,13 +185,13 @@ class _Keeper:
         await self._until_heard()
         await self._call.speaks_again()
 
-    async def _resume(self, on_recovered: OnRecovered | None, items: list[Any]) -> None:
+    async def _resume(self, on_recovered: OnRecovered | None) -> None:
         try:
             if isinstance(on_recovered, str):
                 await self._session.say(on_recovered)
             elif on_recovered is not None:
                 await on_recovered(self._call)
-            elif owes_an_answer(items) and self._session.llm is not None:
+            elif owes_an_answer(self._call.data.get("items") or []) and self._session.llm is not None:
                 await self._session.generate_reply()
         except Exception as error:  # noqa: BLE001 - the program's own code, or its provider's; the call goes on
             log.error("on_recovered_failed", job=self._call.context.job.id, exception=trace(error))
@@ -219,6 +223,8 @@ class _Keeper:
         self._closed_by = getattr(event.reason, "value", str(event.reason))
         if self._closed_by == "error":
             self._start(self._call.end(f"its agent ended by an error: {type(event.error).__name__}"))
+        elif self._closed_by in ("participant_disconnected", "task_completed"):  # the job may stay in the room for long
+            self._start(self._call.end())
 
     async def _job_ends(self, reason: str = "") -> None:
         await self._call.end("the job crashed" if reason == "job crashed" else "")

@@ -151,10 +151,14 @@ class LiveKitCall:
         Raises:
             SessionGoneError: another worker got the call, or it is over: leave the room, silently.
         """
-        if self._session is not None:
-            await self._session.owned()
-            if self.planned:
-                self.keep(self.data)  # under the identity with which this process is in the room
+        session = self._session
+        if session is None:
+            return
+        await session.owned()
+        if self.recovered and isinstance(session.recovery_data, dict):  # what it said last came after the offer
+            self.data = session.recovery_data.get("data") or self.data
+        if self.planned:
+            self.keep(self.data)  # under the identity with which this process is in the room
 
     def keep(self, data: Mapping[str, Any]) -> None:
         """Keeps data for the heir: returns at once, and the newest is written a moment later. From any thread.

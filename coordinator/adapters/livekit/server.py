@@ -29,6 +29,8 @@ DEFAULT_POOL = "livekit"
 GONE_SECONDS = 3.0
 """Time for a job process to end by itself after its call went to another worker; a frozen one does not."""
 PREPARED_SECONDS = 10.0
+MOST_WARM = 2 * (os.cpu_count() or 1)
+"""Job processes that are kept warm while many calls of a death are coming."""
 
 
 class _Job:
@@ -57,7 +59,7 @@ class RecoveringServer(AgentServer):
         self._channel: Channel | None = None
         self._jobs: dict[str, _Job] = {}
         self._launch: Callable[[RunningJobInfo], Awaitable[None]] | None = None
-        self._keeping: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, *, devmode: bool = False, unregistered: bool = False) -> None:
         """See the base class. A server that is not registered (the console) serves as without this project.
@@ -96,8 +98,8 @@ class RecoveringServer(AgentServer):
             return
         self._jobs[info.job.id] = _Job(info)
         task = asyncio.create_task(self._open(info), name=f"open {info.job.id}")
-        self._keeping.add(task)
-        task.add_done_callback(self._keeping.discard)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         await launch(info)
 
     async def _open(self, info: RunningJobInfo) -> None:
@@ -145,6 +147,8 @@ class RecoveringServer(AgentServer):
             self._jobs[info.job.id] = job = _Job(info)
             await launch(info)
             job.process = inside.process_of(self, info.job.id)
+            if offer.died_with > self._ready():  # as many as died together are coming
+                inside.warm(self, min(offer.died_with, MOST_WARM))
             log.info("job_recovers", job=info.job.id, planned=offer.planned, identity=record.identity)
             if offer.planned:
                 await coming.prepared()
@@ -169,8 +173,8 @@ class RecoveringServer(AgentServer):
     def _end_soon(self, job: _Job) -> None:
         """The call is over here, and its process ends by itself, unless it stands still."""
         task = asyncio.create_task(self._end(job), name=f"end {job.info.job.id}")
-        self._keeping.add(task)
-        task.add_done_callback(self._keeping.discard)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _end(self, job: _Job) -> None:
         with anyio.move_on_after(GONE_SECONDS):

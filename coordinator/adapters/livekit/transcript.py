@@ -25,7 +25,7 @@ def fitted_items(items: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[
     """
     stays = [item.get("type") == "message" and item.get("role") in STAYING_ROLES for item in items]
     sizes = [size_of(item) + 1 for item in items]
-    left = most - 2 - sum(size for size, stay in zip(sizes, stays, strict=True) if stay)
+    left = most - 1 - sum(size for size, stay in zip(sizes, stays, strict=True) if stay)
     first = len(items)
     while first > 0 and (stays[first - 1] or sizes[first - 1] <= left):
         first -= 1
