@@ -51,7 +51,6 @@ PASS_SECONDS = 0.05
 BURST_SECONDS = 0.25
 """How long after an offer was read more may follow from the same source."""
 SPREAD_SECONDS = 0.1
-"""How long a worker that took its share of a death's calls leaves the rest to other workers."""
 LONGEST_PAUSE_SECONDS = 1.0
 KEEPS_A_LEASE = 6
 """How often within one lease a reader looks after the offers in hand."""
@@ -71,6 +70,7 @@ class OfferReader:
 
     Attributes:
         fresh: this consumer has seen all that it was given.
+        spread_seconds: for how long it leaves the rest of a death's calls to other workers after it took its share.
 
     Args:
         writes, adoption: run what is done with offers.
@@ -106,6 +106,7 @@ class OfferReader:
         self._writes, self._adoption, self._reluctance = writes, adoption, reluctance
         self._start, self._watches_adopters = start, watches_adopters
         self._find_loop, self.offers_in_hand = loop, offers_in_hand
+        self.spread_seconds = SPREAD_SECONDS
         self._room, self._free, self._deliver = room, free, deliver
         self._share, self._apart = Share(), Apart()
         self._paused_until = self._read_at = float("-inf")
@@ -522,6 +523,6 @@ class OfferReader:
                 self._deliver(offer)
                 self._read_at = clock.now()
                 if not offer.planned and self._share.took(offer.previous_owner):
-                    self._paused_until = max(self._paused_until, self._read_at + SPREAD_SECONDS)
+                    self._paused_until = max(self._paused_until, self._read_at + self.spread_seconds)
         except (FencedError, StoreUnavailableError):
             self.fresh = False

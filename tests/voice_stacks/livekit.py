@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ class Agent:
         self.name, self.pitch = name, pitch
         self._output = tempfile.NamedTemporaryFile(prefix=f"agent-{name}-", suffix=".log", delete=False)  # noqa: SIM115 - until `end`
         self._process = subprocess.Popen(
-            [sys.executable, "-m", f"tests.voice_stacks.livekit_{stack.agent}_agent", "start"],
+            [sys.executable, *stack.program, "start"],
             stdout=self._output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -108,8 +108,11 @@ class Agent:
 class Stack:
     """LiveKit, Redis, a coordinator and two agents."""
 
-    def __init__(self, *, heirs: int = 1, agent: str = "tone", environment: Mapping[str, str] = NONE) -> None:
+    def __init__(
+        self, *, heirs: int = 1, agent: str = "tone", program: Sequence[str] = (), environment: Mapping[str, str] = NONE
+    ) -> None:
         self.agent = agent
+        self.program = program or ["-m", f"tests.voice_stacks.livekit_{agent}_agent"]
         self.livekit, self.redis = LiveKitServer(), RedisServer()
         self._environment, self._count = environment, heirs + 1
         self.agents: list[Agent] = []
@@ -244,9 +247,8 @@ async def one_recovery(stack: Stack, fault: Fault, *, replace: bool) -> Heard:
 
 def _row(what: str, found: list[Heard]) -> list[str]:
     def three(values: list[float]) -> str:
-        return (
-            f"{1000 * percentile(values, 0.5):.0f} / {1000 * percentile(values, 0.99):.0f} / {1000 * max(values):.0f}"
-        )
+        shown = (percentile(values, 0.5), percentile(values, 0.99), max(values))
+        return " / ".join(f"{1000 * (one or 0):.0f}" for one in shown)
 
     return [
         what,

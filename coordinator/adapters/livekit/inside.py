@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 RECOVERS = " (recovers)"
-"""Behind the worker's id of a job that another worker served before: a job process is told nothing but what LiveKit's message holds."""
+"""Behind the worker's id of a job that another worker served before: LiveKit's message is all that a job process is told."""
 
 
 def begin_launching_by(
@@ -47,13 +47,20 @@ def begin_launching_by(
     return plain
 
 
-def can_launch(server: AgentServer) -> int:
-    """How many jobs can begin now: as many as job processes are warm. Where none is kept warm, one at a time."""
-    if not server._is_available():
+def can_launch(server: AgentServer, load_threshold: float | None) -> int:
+    """How many jobs can begin now: as many as job processes are warm; where none is kept warm, or the server is busy, one at a time.
+
+    Args:
+        load_threshold: a load from which on none can; None for no limit.
+    """
+    if server._draining or (load_threshold is not None and server._worker_load >= load_threshold):
         return 0
     pool = server._proc_pool
-    warm_now = int(pool._warmed_proc_queue.qsize()) - int(pool._jobs_waiting_for_process)
-    return max(warm_now, 0 if pool.target_idle_processes else 1 - int(pool._jobs_waiting_for_process))
+    starting = int(pool._jobs_waiting_for_process)
+    warm_now = int(pool._warmed_proc_queue.qsize()) - starting
+    if pool.target_idle_processes and server._is_available():
+        return warm_now
+    return max(0, 1 - starting)
 
 
 def warm(server: AgentServer, processes: int) -> None:

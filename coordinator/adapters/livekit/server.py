@@ -50,10 +50,19 @@ class RecoveringServer(AgentServer):
     Args:
         recovery: settings of the `coordinator.Worker`, by their names in lower case, such as ``{"name": "agents-1"}``.
             What is not given comes from the environment (``COORDINATOR_REDIS_URL`` and so on).
+        recovery_load_threshold: the load from which on no call of another worker is taken. By default one is taken at a time above
+            ``load_threshold``, since its caller would hear nobody else.
     """
 
-    def __init__(self, *arguments: Any, recovery: dict[str, Any] | None = None, **more: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        recovery: dict[str, Any] | None = None,
+        recovery_load_threshold: float | None = None,
+        **more: Any,
+    ) -> None:
         super().__init__(*arguments, **more)
+        self._recovery_load_threshold = recovery_load_threshold
         self._recovery = dict(recovery or {})
         self._worker: Worker[Any] | None = None
         self._channel: Channel | None = None
@@ -128,7 +137,7 @@ class RecoveringServer(AgentServer):
         await worker.serve(self._handler, prepare=self._prepare, prepare_timeout=PREPARED_SECONDS, ready=self._ready)
 
     def _ready(self) -> int:
-        return inside.can_launch(self)
+        return inside.can_launch(self, self._recovery_load_threshold)
 
     @asynccontextmanager
     async def _prepare(self, offer: Offer[Any]) -> AsyncIterator[None]:

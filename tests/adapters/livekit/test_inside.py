@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import inspect
+from importlib import import_module
 
 import pytest
 
 agents = pytest.importorskip("livekit.agents", reason="livekit-agents is in no environment but its own: make adapters")
 
-from livekit.agents.ipc import proc_pool
-from livekit.agents.job import RunningJobInfo
-from livekit.agents.voice.room_io import room_io
-
-from coordinator.adapters.livekit import RecoveringServer, inside
+proc_pool = import_module("livekit.agents.ipc.proc_pool")
+job = import_module("livekit.agents.job")
+room_io = import_module("livekit.agents.voice.room_io.room_io")
+adapter = import_module("coordinator.adapters.livekit")
+inside = import_module("coordinator.adapters.livekit.inside")
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def test_a_running_job_is_made_as_the_server_makes_it() -> None:
     """A job that is to run again has all fields that have no default."""
     required = {
         name
-        for name, one in inspect.signature(RunningJobInfo).parameters.items()
+        for name, one in inspect.signature(job.RunningJobInfo).parameters.items()
         if one.default is inspect.Parameter.empty
     }
     assert required == {"accept_arguments", "job", "url", "token", "worker_id", "fake_job"}
@@ -71,6 +72,6 @@ def test_the_rooms_output_has_what_is_silenced() -> None:
 
 def test_a_server_takes_what_the_base_class_takes() -> None:
     """It is an agent server, with one argument more."""
-    server = RecoveringServer(recovery={"name": "a"}, num_idle_processes=1)
+    server = adapter.RecoveringServer(recovery={"name": "a"}, num_idle_processes=1)
     assert isinstance(server, agents.AgentServer)
     assert inside.RECOVERS

@@ -58,7 +58,7 @@ def test_a_frozen_worker_is_replaced() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
 def test_an_agent_session_knows_what_was_said(number: signal.Signals) -> None:
-    """An heir's chat context and user data are what the agent had, its `on_enter` is not called again, `on_recovered` after a crash only."""
+    """An heir has the chat context and user data of before; it is not entered again, and told that it recovered after a crash only."""
 
     async def main() -> None:
         async with Stack(agent="talk") as stack, stack.call() as (caller, agent, job):
