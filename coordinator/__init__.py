@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from coordinator.errors import (
+    CallStateError,
     ConfigurationError,
     CoordinatorError,
     DataTooLargeError,
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
 __version__ = VERSION
 
 __all__ = [
-    "ChildSession", "ConfigurationError", "CoordinatorError", "DataTooLargeError", "DrainingError", "FencedError", "InvalidDataError",
-    "InvalidIdError", "InvalidValueError", "KeyUnknownError", "NameInUseError", "Offer", "SealBrokenError", "Session",
-    "SessionGoneError", "SessionHeldError", "StoreUnavailableError", "TenantError", "Worker", "__version__",
-    "certify",
+    "CallStateError", "ChildSession", "ConfigurationError", "CoordinatorError", "DataTooLargeError", "DrainingError",
+    "FencedError", "InvalidDataError", "InvalidIdError", "InvalidValueError", "KeyUnknownError", "NameInUseError", "Offer",
+    "SealBrokenError", "Session", "SessionGoneError", "SessionHeldError", "StoreUnavailableError", "TenantError", "Worker",
+    "__version__", "certify",
 ]  # fmt: skip
 
 
