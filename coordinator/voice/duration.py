@@ -1,0 +1,204 @@
+"""A limit on a call's duration: it ends the call in order, and an heir counts on where the owner before it was."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Protocol
+
+import anyio
+import structlog
+
+from coordinator import clock
+from coordinator.bounds import check_callable, check_seconds
+from coordinator.errors import CoordinatorError, FencedError, InvalidValueError
+from coordinator.printable import told, trace
+from coordinator.worker.awake import move_on_after_awake
+from coordinator.worker.cancellation import as_failure
+
+__all__ = ["DurationLimit", "Limitable", "limit_duration"]
+
+log = structlog.get_logger()
+
+STOOD_STILL_SECONDS = 1.0
+"""A sleep that ends so much later than it should: the process, or its event loop, stood still."""
+DOUBT_SECONDS = 0.1
+"""Pause between two looks at whether a session in doubt is held again."""
+IMPLAUSIBLE_SECONDS = 60.0
+"""An owner ends its call within this time after the limit."""
+
+
+class Limitable(Protocol):
+    """A session whose duration can be limited: `coordinator.Session`.
+
+    Attributes:
+        id: of the session.
+        began: when the call was first opened, by `coordinator.clock`; the limit moves it on where time does not count.
+        gap: seconds without an owner that served it, before this one.
+        recovered: whether another worker had it before.
+        lost, ended: set when it is no longer this worker's.
+    """
+
+    id: str
+    began: float
+    gap: float
+    recovered: bool
+    lost: anyio.Event
+    ended: anyio.Event
+
+    @property
+    def held(self) -> bool:
+        """Whether no other worker can have adopted it."""
+
+    async def close(self) -> None:
+        """Ends the call."""
+
+
+class DurationLimit:
+    """The limit of one call, inside `limit_duration`.
+
+    Attributes:
+        reached: whether the limit ended the call.
+    """
+
+    def __init__(self, session: Limitable, seconds: float) -> None:
+        self.reached = False
+        self._session, self._seconds = session, seconds
+        over = self._over - session.gap
+        if session.recovered and over > IMPLAUSIBLE_SECONDS:  # its owner would have ended it: the store's clock stepped
+            log.warning("call_counted_anew", session=session.id, over_seconds=round(over, 3), limit_seconds=seconds)
+            session.began = clock.now()
+
+    @property
+    def _over(self) -> float:
+        return clock.now() - self._session.began - self._seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds until the call is ended; 0 when it is being ended."""
+        return max(0.0, -self._over)
+
+    async def until_left(self, seconds: float) -> None:
+        """Returns when no more than so many seconds are left. If that falls into a pause of this process, its time is given back."""
+        while (wait := self.left - seconds) > 0:
+            asleep = clock.now()
+            await anyio.sleep(wait)
+            late = clock.now() - asleep - wait
+            if late > STOOD_STILL_SECONDS:
+                self._session.began += late
+
+    async def is_ours(self) -> bool:
+        """Waits while the session is in doubt; whether it is held then. False once it is another worker's, or has ended."""
+        session = self._session
+        while not session.held:
+            if session.lost.is_set() or session.ended.is_set():
+                return False
+            with anyio.move_on_after(DOUBT_SECONDS):
+                await session.lost.wait()
+        return True
+
+    async def tell(self, name: str, hook: Callable[[], Awaitable[object]], seconds: float) -> None:
+        """Runs a hook of the program for at most so many seconds; an error of it is logged, and changes nothing."""
+        failure: Exception | None = None
+        async with move_on_after_awake(seconds) as scope:
+            try:
+                await hook()
+            except Exception as error:  # noqa: BLE001 - the program's own code
+                failure = error
+            except asyncio.CancelledError as error:
+                failure = as_failure(error)
+        if failure is not None:
+            log.error(
+                "limit_hook_failed", session=self._session.id, hook=name, error=told(failure), exception=trace(failure)
+            )
+        elif scope.cancelled_caught:
+            log.warning("limit_hook_timed_out", session=self._session.id, hook=name, seconds=seconds)
+
+    async def close(self) -> None:
+        """Ends the call in the store; carried out later where that does not answer."""
+        try:
+            await self._session.close()
+        except FencedError:  # another worker has it, and the call goes on there
+            self.reached = False
+        except CoordinatorError as error:
+            log.warning("session_not_ended", session=self._session.id, error=str(error))
+
+
+@asynccontextmanager
+async def limit_duration(
+    session: Limitable,
+    seconds: float,
+    *,
+    warn: float = 60.0,
+    on_warn: Callable[[float], Awaitable[object]] | None = None,
+    on_end: Callable[[], Awaitable[object]] | None = None,
+    goodbye: float = 10.0,
+) -> AsyncIterator[DurationLimit]:
+    """Ends a call in order when it has lasted so long: the block is cancelled then, and the session closed, not released.
+
+    The time counts from the call's first opening, by the store's clock, so that an heir counts on where the owner before it was.
+    Here it goes on by this process's own clock: a step of any clock ends no call. A limit that falls into a pause of this process
+    is put off by that pause. While the session is in doubt the call goes on; a lost one is not ended, and no hook runs for it.
+
+    An heir that finds the call longer than the limit, by a minute or more, when its owner was last heard of, counts anew: under
+    this limit the owner would have ended it, so that the store's clock has stepped, or the limit is new.
+
+    Args:
+        session: as a handler of `Worker.serve` gets it, or as `Worker.open` and `Offer.adopt` return it.
+        seconds: most duration of the call, above 0.
+        warn: seconds before the end at which ``on_warn`` is called; less than ``seconds``.
+        on_warn: an async function that says so to the caller. It gets the seconds that are left, and is cancelled at the end. An
+            heir calls it again, and not where nothing is left.
+        on_end: an async function that says good-bye, while the block still runs. The session is still held, so that the
+            conversation can be saved for the last time.
+        goodbye: seconds for ``on_end``; then the call is ended all the same.
+
+    Yields:
+        The limit: ``left``, and after the block ``reached``, with which the program hangs up.
+
+    Raises:
+        InvalidValueError: an argument is invalid; nothing was begun.
+    """
+    check_seconds("seconds", seconds)
+    if not seconds:
+        raise InvalidValueError("seconds", seconds, "a duration above 0")
+    check_seconds("warn", warn)
+    check_seconds("goodbye", goodbye)
+    for name, hook in (("on_warn", on_warn), ("on_end", on_end)):
+        if hook is not None:
+            check_callable(name, hook)
+    if on_warn is not None and warn >= seconds:
+        raise InvalidValueError("warn", warn, f"less than the limit of {seconds:g} s")
+    limit = DurationLimit(session, seconds)
+    failure: Exception | None = None
+    async with anyio.create_task_group() as tasks:
+        with anyio.CancelScope() as block:
+
+            async def end() -> None:
+                async with anyio.create_task_group() as warning:
+                    if on_warn is not None:
+                        await limit.until_left(warn)
+                        if await limit.is_ours() and limit.left:
+                            warning.start_soon(limit.tell, "on_warn", partial(on_warn, limit.left), warn)
+                    await limit.until_left(0)
+                    ours = await limit.is_ours()
+                    warning.cancel_scope.cancel()
+                if ours and on_end is not None:
+                    await limit.tell("on_end", on_end, goodbye)
+                if ours and await limit.is_ours():
+                    log.info("limit_reached", session=session.id, seconds=seconds)
+                    limit.reached = True
+                    block.cancel()
+
+            tasks.start_soon(end)
+            try:
+                yield limit
+            except Exception as error:  # noqa: BLE001 - raised again below, outside of the group
+                failure = error
+        tasks.cancel_scope.cancel()
+    if limit.reached:
+        await limit.close()
+    if failure is not None:
+        raise failure
