@@ -63,9 +63,19 @@ class DurationLimit:
         reached: whether the limit ended the call.
     """
 
-    def __init__(self, session: Limitable, seconds: float) -> None:
+    def __init__(
+        self,
+        session: Limitable,
+        seconds: float,
+        warn: float,
+        on_warn: Callable[[float], Awaitable[object]] | None,
+        on_end: Callable[[], Awaitable[object]] | None,
+        goodbye: float,
+    ) -> None:
+        _check(seconds, warn, on_warn, on_end, goodbye)
         self.reached = False
         self._session, self._seconds = session, seconds
+        self._warn, self._on_warn, self._on_end, self._goodbye = warn, on_warn, on_end, goodbye
         over = self._over - session.gap
         if session.recovered and over > IMPLAUSIBLE_SECONDS:  # its owner would have ended it: the store's clock stepped
             log.warning("call_counted_anew", session=session.id, over_seconds=round(over, 3), limit_seconds=seconds)
@@ -80,7 +90,24 @@ class DurationLimit:
         """Seconds until the call is ended; 0 when it is being ended."""
         return max(0.0, -self._over)
 
-    async def until_left(self, seconds: float) -> None:
+    async def watch(self, block: anyio.CancelScope) -> None:
+        """Warns, says good-bye and cancels the block, each in its time. For the library."""
+        async with anyio.create_task_group() as warning:
+            if self._on_warn is not None:
+                await self._until_left(self._warn)
+                if await self._is_ours() and self.left:
+                    warning.start_soon(self._tell, "on_warn", partial(self._on_warn, self.left), self._warn)
+            await self._until_left(0)
+            ours = await self._is_ours()
+            warning.cancel_scope.cancel()
+        if ours and self._on_end is not None:
+            await self._tell("on_end", self._on_end, self._goodbye)
+        if ours and await self._is_ours():
+            log.info("limit_reached", session=self._session.id, seconds=self._seconds)
+            self.reached = True
+            block.cancel()
+
+    async def _until_left(self, seconds: float) -> None:
         """Returns when no more than so many seconds are left. If that falls into a pause of this process, its time is given back."""
         while (wait := self.left - seconds) > 0:
             asleep = clock.now()
@@ -89,7 +116,7 @@ class DurationLimit:
             if late > STOOD_STILL_SECONDS:
                 self._session.began += late
 
-    async def is_ours(self) -> bool:
+    async def _is_ours(self) -> bool:
         """Waits while the session is in doubt; whether it is held then. False once it is another worker's, or has ended."""
         session = self._session
         while not session.held:
@@ -99,7 +126,7 @@ class DurationLimit:
                 await session.lost.wait()
         return True
 
-    async def tell(self, name: str, hook: Callable[[], Awaitable[object]], seconds: float) -> None:
+    async def _tell(self, name: str, hook: Callable[[], Awaitable[object]], seconds: float) -> None:
         """Runs a hook of the program for at most so many seconds; an error of it is logged, and changes nothing."""
         failure: Exception | None = None
         async with move_on_after_awake(seconds) as scope:
@@ -109,21 +136,33 @@ class DurationLimit:
                 failure = error
             except asyncio.CancelledError as error:
                 failure = as_failure(error)
+        about = {"session": self._session.id, "hook": name}
         if failure is not None:
-            log.error(
-                "limit_hook_failed", session=self._session.id, hook=name, error=told(failure), exception=trace(failure)
-            )
+            log.error("limit_hook_failed", **about, error=told(failure), exception=trace(failure))
         elif scope.cancelled_caught:
-            log.warning("limit_hook_timed_out", session=self._session.id, hook=name, seconds=seconds)
+            log.warning("limit_hook_timed_out", **about, seconds=seconds)
 
     async def close(self) -> None:
-        """Ends the call in the store; carried out later where that does not answer."""
+        """Ends the call in the store; carried out later where that does not answer. For the library."""
         try:
             await self._session.close()
         except FencedError:  # another worker has it, and the call goes on there
             self.reached = False
         except CoordinatorError as error:
             log.warning("session_not_ended", session=self._session.id, error=str(error))
+
+
+def _check(seconds: float, warn: float, on_warn: object, on_end: object, goodbye: float) -> None:
+    check_seconds("seconds", seconds)
+    if not seconds:
+        raise InvalidValueError("seconds", seconds, "a duration above 0")
+    check_seconds("warn", warn)
+    check_seconds("goodbye", goodbye)
+    for name, hook in (("on_warn", on_warn), ("on_end", on_end)):
+        if hook is not None:
+            check_callable(name, hook)
+    if on_warn is not None and warn >= seconds:
+        raise InvalidValueError("warn", warn, f"less than the limit of {seconds:g} s")
 
 
 @asynccontextmanager
@@ -139,7 +178,7 @@ async def limit_duration(
     """Ends a call in order when it has lasted so long: the block is cancelled then, and the session closed, not released.
 
     The time counts from the call's first opening, by the store's clock, so that an heir counts on where the owner before it was.
-    Here it goes on by this process's own clock: a step of any clock ends no call. A limit that falls into a pause of this process
+    Here it goes on by this process's own clock, so that no step of a clock ends it. A limit that falls into a pause of this process
     is put off by that pause. While the session is in doubt the call goes on; a lost one is not ended, and no hook runs for it.
 
     An heir that finds the call longer than the limit, by a minute or more, when its owner was last heard of, counts anew: under
@@ -161,44 +200,20 @@ async def limit_duration(
     Raises:
         InvalidValueError: an argument is invalid; nothing was begun.
     """
-    check_seconds("seconds", seconds)
-    if not seconds:
-        raise InvalidValueError("seconds", seconds, "a duration above 0")
-    check_seconds("warn", warn)
-    check_seconds("goodbye", goodbye)
-    for name, hook in (("on_warn", on_warn), ("on_end", on_end)):
-        if hook is not None:
-            check_callable(name, hook)
-    if on_warn is not None and warn >= seconds:
-        raise InvalidValueError("warn", warn, f"less than the limit of {seconds:g} s")
-    limit = DurationLimit(session, seconds)
+    limit = DurationLimit(session, seconds, warn, on_warn, on_end, goodbye)
     failure: Exception | None = None
-    async with anyio.create_task_group() as tasks:
-        with anyio.CancelScope() as block:
-
-            async def end() -> None:
-                async with anyio.create_task_group() as warning:
-                    if on_warn is not None:
-                        await limit.until_left(warn)
-                        if await limit.is_ours() and limit.left:
-                            warning.start_soon(limit.tell, "on_warn", partial(on_warn, limit.left), warn)
-                    await limit.until_left(0)
-                    ours = await limit.is_ours()
-                    warning.cancel_scope.cancel()
-                if ours and on_end is not None:
-                    await limit.tell("on_end", on_end, goodbye)
-                if ours and await limit.is_ours():
-                    log.info("limit_reached", session=session.id, seconds=seconds)
-                    limit.reached = True
-                    block.cancel()
-
-            tasks.start_soon(end)
-            try:
-                yield limit
-            except Exception as error:  # noqa: BLE001 - raised again below, outside of the group
-                failure = error
-        tasks.cancel_scope.cancel()
-    if limit.reached:
-        await limit.close()
+    try:
+        async with anyio.create_task_group() as tasks:
+            with anyio.CancelScope() as block:
+                tasks.start_soon(limit.watch, block)
+                try:
+                    yield limit
+                except Exception as error:  # noqa: BLE001 - raised again below, outside of the group
+                    failure = error
+            tasks.cancel_scope.cancel()
+    finally:
+        if limit.reached:  # also when it is cancelled as the block cleans up: the caller was told good-bye
+            with anyio.CancelScope(shield=True):
+                await limit.close()
     if failure is not None:
         raise failure

@@ -328,6 +328,19 @@ async def test_a_cancelled_block_ends_nothing() -> None:
         assert call.closed == 0
 
 
+async def test_a_call_that_was_told_good_bye_is_closed() -> None:
+    """The program is cancelled as its block cleans up after the limit: the call is closed all the same."""
+    call = Call()
+    with anyio.CancelScope() as scope:
+        async with limit_duration(call, 0.01):
+            try:
+                await anyio.sleep_forever()
+            finally:
+                scope.cancel()
+        await anyio.sleep_forever()
+    assert (scope.cancelled_caught, call.closed) == (True, 1)
+
+
 @pytest.mark.parametrize(
     ("wrong", "why"),
     [
