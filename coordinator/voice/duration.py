@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -15,8 +14,6 @@ from coordinator import clock
 from coordinator.bounds import check_callable, check_seconds
 from coordinator.errors import CoordinatorError, FencedError, InvalidValueError
 from coordinator.printable import told, trace
-from coordinator.worker.awake import move_on_after_awake
-from coordinator.worker.cancellation import as_failure
 
 __all__ = ["DurationLimit", "Limitable", "limit_duration"]
 
@@ -31,7 +28,7 @@ IMPLAUSIBLE_SECONDS = 60.0
 
 
 class Limitable(Protocol):
-    """A session whose duration can be limited: `coordinator.Session`.
+    """A session whose duration can be limited: `coordinator.Session`, or `coordinator.ChildSession`.
 
     Attributes:
         id: of the session.
@@ -128,19 +125,24 @@ class DurationLimit:
 
     async def _tell(self, name: str, hook: Callable[[], Awaitable[object]], seconds: float) -> None:
         """Runs a hook of the program for at most so many seconds; an error of it is logged, and changes nothing."""
-        failure: Exception | None = None
-        async with move_on_after_awake(seconds) as scope:
+        failure: Exception | None = RuntimeError("it ended by the cancellation of something that it waited for")
+
+        async def run() -> None:
+            nonlocal failure
             try:
                 await hook()
+                failure = None
             except Exception as error:  # noqa: BLE001 - the program's own code
                 failure = error
-            except asyncio.CancelledError as error:
-                failure = as_failure(error)
+
+        with anyio.move_on_after(seconds) as scope:
+            async with anyio.create_task_group() as tasks:  # a stray cancellation ends the hook's task alone
+                tasks.start_soon(run)
         about = {"session": self._session.id, "hook": name}
-        if failure is not None:
-            log.error("limit_hook_failed", **about, error=told(failure), exception=trace(failure))
-        elif scope.cancelled_caught:
+        if scope.cancelled_caught:
             log.warning("limit_hook_timed_out", **about, seconds=seconds)
+        elif failure is not None:
+            log.error("limit_hook_failed", **about, error=told(failure), exception=trace(failure))
 
     async def close(self) -> None:
         """Ends the call in the store; carried out later where that does not answer. For the library."""
@@ -185,7 +187,7 @@ async def limit_duration(
     this limit the owner would have ended it, so that the store's clock has stepped, or the limit is new.
 
     Args:
-        session: as a handler of `Worker.serve` gets it, or as `Worker.open` and `Offer.adopt` return it.
+        session: as a handler of `Worker.serve` gets it, or as `Worker.open` and `Offer.adopt` return it; or a `ChildSession`.
         seconds: most duration of the call, above 0.
         warn: seconds before the end at which ``on_warn`` is called; less than ``seconds``.
         on_warn: an async function that says so to the caller. It gets the seconds that are left, and is cancelled at the end. An

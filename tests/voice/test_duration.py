@@ -14,6 +14,7 @@ import redis
 from structlog.testing import capture_logs
 
 from coordinator import (
+    ChildSession,
     CoordinatorError,
     FencedError,
     InvalidValueError,
@@ -339,6 +340,26 @@ async def test_a_call_that_was_told_good_bye_is_closed() -> None:
                 scope.cancel()
         await anyio.sleep_forever()
     assert (scope.cancelled_caught, call.closed) == (True, 1)
+
+
+async def test_a_child_ends_its_call_as_its_owner_would(url: str, redis_client: redis.Redis) -> None:
+    """A child counts from the call's first opening, says good-bye, and has the session closed."""
+    said: list[bool] = []
+    async with Worker(url, name="a") as worker:
+        session = await worker.open("call-1")
+        session.began -= 1000
+        async with ChildSession((await worker.channel()).address, "call-1") as child:
+
+            async def says_good_bye() -> None:
+                said.append(child.held)
+
+            async with limit_duration(child, 3600) as limit:
+                assert 2500 < limit.left <= 2600
+            async with limit_duration(child, 1 + clock.now() - session.began, on_end=says_good_bye) as limit:
+                await anyio.sleep_forever()
+            assert (said, limit.reached, child.ended.is_set()) == ([True], True, True)
+            await eventually(lambda: state_of(redis_client, "call-1") == "closed")
+        assert not worker.sessions
 
 
 @pytest.mark.parametrize(
