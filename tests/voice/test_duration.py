@@ -42,6 +42,7 @@ class Call:
         self.held, self.refusal, self.closed = True, refusal, 0
 
     async def close(self) -> None:
+        await anyio.lowlevel.checkpoint()
         self.closed += 1
         if self.refusal is not None:
             raise self.refusal
@@ -274,6 +275,45 @@ async def test_a_call_that_is_no_longer_ours(how: str) -> None:
             for _ in range(20):
                 await anyio.lowlevel.checkpoint()
         assert (limit.reached, call.closed, len(said)) == (False, 0, 0 if early else 1)
+
+
+async def test_nobody_is_warned_of_what_is_in_doubt() -> None:
+    """A warning waits until the session is held, is left out where nothing is left then, and is not given of a lost call."""
+    warned: list[float] = []
+
+    async def warns(left: float) -> None:
+        assert call.held
+        warned.append(left)
+
+    call = Call()
+    call.held = False
+    async with limit_duration(call, 3600, warn=3599.9, on_warn=warns) as limit:
+        await eventually(lambda: limit.left < 3599.8)
+        assert not warned
+        call.held = True
+        await eventually(lambda: warned)
+    call = Call()
+    call.held = False
+    async with limit_duration(call, 0.2, warn=0.1, on_warn=warns) as limit:
+        await eventually(lambda: not limit.left)
+        call.held = True
+        await anyio.sleep_forever()
+    call = Call()
+    call.held = False
+    call.lost.set()
+    async with limit_duration(call, 0.1, warn=0.09, on_warn=warns) as limit:
+        await eventually(lambda: not limit.left)
+    assert len(warned) == 1
+
+
+async def test_a_warning_that_lasts_does_not_put_off_the_end() -> None:
+    """Where less is left than the warning may take, it is cancelled at the end."""
+    call = Call()
+    call.began -= 3600
+    with within(30):
+        async with limit_duration(call, 3600.2, warn=3600, on_warn=hangs) as limit:
+            await anyio.sleep_forever()
+    assert limit.reached
 
 
 async def raises(*_: float) -> None:
