@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from coordinator.errors import (
+    CallStateError,
     ConfigurationError,
     CoordinatorError,
     DataTooLargeError,
@@ -23,15 +24,16 @@ from coordinator.version import VERSION
 
 if TYPE_CHECKING:
     from coordinator.child import ChildSession
+    from coordinator.voice.duration import limit_duration
     from coordinator.worker import Offer, Session, Worker, certify
 
 __version__ = VERSION
 
 __all__ = [
-    "ChildSession", "ConfigurationError", "CoordinatorError", "DataTooLargeError", "DrainingError", "FencedError", "InvalidDataError",
-    "InvalidIdError", "InvalidValueError", "KeyUnknownError", "NameInUseError", "Offer", "SealBrokenError", "Session",
-    "SessionGoneError", "SessionHeldError", "StoreUnavailableError", "TenantError", "Worker", "__version__",
-    "certify",
+    "CallStateError", "ChildSession", "ConfigurationError", "CoordinatorError", "DataTooLargeError", "DrainingError",
+    "FencedError", "InvalidDataError", "InvalidIdError", "InvalidValueError", "KeyUnknownError", "NameInUseError", "Offer",
+    "SealBrokenError", "Session", "SessionGoneError", "SessionHeldError", "StoreUnavailableError", "TenantError", "Worker",
+    "__version__", "certify", "limit_duration",
 ]  # fmt: skip
 
 
@@ -41,6 +43,10 @@ def __getattr__(name: str) -> Any:
         from coordinator.child import ChildSession
 
         return ChildSession
+    if name == "limit_duration":
+        from coordinator.voice.duration import limit_duration
+
+        return limit_duration
     if name in ("Offer", "Session", "Worker", "certify"):
         from coordinator import worker
 

@@ -13,6 +13,7 @@ CoordinatorError
 |- InvalidIdError          an id or name outside its alphabet        (also a ValueError)
 |- InvalidValueError       a text, label or number that breaks its rule (also a ValueError)
 |- ConfigurationError      a setting, a URL or a Redis that does not fit (also a ValueError)
+|- CallStateError          a call does not go from this state to that one (also a ValueError)
 |- DrainingError           this instance takes nothing new
 `- NameInUseError          another live process has the same name
 
@@ -21,11 +22,13 @@ Their messages can be shown to any person: characters that would act on a termin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from coordinator.printable import named, printable
 
 __all__ = [
-    "ConfigurationError", "CoordinatorError", "DataTooLargeError", "DrainingError", "FencedError", "InvalidDataError",
-    "InvalidIdError", "InvalidValueError", "KeyUnknownError", "NameInUseError", "PodApiError", "SealBrokenError",
+    "CallStateError", "ConfigurationError", "CoordinatorError", "DataTooLargeError", "DrainingError", "FencedError",
+    "InvalidDataError", "InvalidIdError", "InvalidValueError", "KeyUnknownError", "NameInUseError", "PodApiError", "SealBrokenError",
     "SessionGoneError", "SessionHeldError", "StoreUnavailableError", "TenantError", "first_error",
 ]  # fmt: skip
 
@@ -184,6 +187,19 @@ class ConfigurationError(CoordinatorError, ValueError):
     @staticmethod
     def _told(text: str) -> str:
         return "\n".join(map(printable, text.split("\n")))
+
+
+class CallStateError(CoordinatorError, ValueError):
+    """A call was to go to a state that may not follow its present one. Nothing has changed.
+
+    Attributes:
+        before, after: the present state, and the refused one.
+    """
+
+    def __init__(self, before: str, after: str, allowed: Sequence[str]) -> None:
+        self.before, self.after = before, after
+        rule = f"from there it goes to {', '.join(allowed)}" if allowed else "its end is final"
+        super().__init__(f"a call that is {before} does not become {after}: {rule}")
 
 
 class DrainingError(CoordinatorError):

@@ -62,8 +62,9 @@ class ChildSession:
     Attributes:
         id, epoch: of the call; the epoch rises when the call is renewed after lost writes.
         pool, tenant, recovered, planned, gap, data_age, previous_owner, cause, attempt: as `coordinator.Session` has them.
-        opened_at_ms: when the call was opened, by the server's clock.
+        opened_at_ms, began: when the call was first opened, by the server's clock, and as `coordinator.clock.now` has it here.
         lost: set when the worker no longer has the call; final. ``lost_reason`` says why. Stop the media, and do not hang up.
+        ended: set when this process closed or released it.
         letting_go: an async function without arguments that is awaited before the call is given to an heir: for the last checkpoint.
             See `coordinator.Session`.
     """
@@ -74,7 +75,8 @@ class ChildSession:
         self.pool = self.tenant = self.previous_owner = self.cause = self.lost_reason = ""
         self.recovered = self.planned = False
         self.gap = self.data_age = 0.0
-        self.lost = anyio.Event()
+        self.began = clock.now()
+        self.lost, self.ended = anyio.Event(), anyio.Event()
         self.letting_go: Callable[[], Awaitable[object]] | None = None
         self._raw, self._encoding, self._limit = b"", "bytes", 0
         self._until, self._told_at, self._may_speak = float("-inf"), float("-inf"), False
@@ -379,6 +381,7 @@ class ChildSession:
             return
         self._check()
         self._closing = True
+        self.ended.set()
         if ask["do"] == "release":  # belief ends before the right does
             self.lost_reason = self.lost_reason or "it was given up here"
             self.lost.set()

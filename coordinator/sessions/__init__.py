@@ -35,9 +35,13 @@ from coordinator.sessions.state import Direction, SessionMetrics, SessionState, 
 from coordinator.sessions.store import SessionStore
 from coordinator.sessions.tenants import Tenants
 from coordinator.sessions.timestamp import Timestamp
+from coordinator.voice import CallProgress, CallState, LatencyTotals, PartTotal, TurnLatencies
+from coordinator.voice.meter import TurnMeter, VoiceMetrics
 
 __all__ = [
     "Alias",
+    "CallProgress",
+    "CallState",
     "CircuitBreaker",
     "CircuitOpenError",
     "CorruptSessionError",
@@ -46,7 +50,9 @@ __all__ = [
     "KeyFile",
     "KeyRing",
     "KeyUnknownError",
+    "LatencyTotals",
     "MemoryStore",
+    "PartTotal",
     "PlaintextRefusedError",
     "Recovered",
     "RedisStore",
@@ -69,6 +75,9 @@ __all__ = [
     "Tenants",
     "Timestamp",
     "Turn",
+    "TurnLatencies",
+    "TurnMeter",
+    "VoiceMetrics",
     "configured_keys",
     "recover",
     "responses_ms",

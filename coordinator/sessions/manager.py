@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import structlog
 
 from coordinator.bounds import check_seconds, check_word
+from coordinator.clock import in_seconds
 from coordinator.errors import InvalidValueError
 from coordinator.ids import ulid
 from coordinator.sessions.aliases import Alias
@@ -25,9 +26,11 @@ from coordinator.sessions.errors import (
 from coordinator.sessions.guard import Guard, RetryRule
 from coordinator.sessions.holder import Holder
 from coordinator.sessions.metrics import StoreMetrics
-from coordinator.sessions.state import SessionState, SessionStatus
+from coordinator.sessions.state import SessionState, SessionStatus, Turn
 from coordinator.sessions.store import Replaced, SessionStore
 from coordinator.sessions.timestamp import Timestamp
+from coordinator.voice import CallState, TurnLatencies
+from coordinator.voice.meter import TurnMeter
 
 __all__ = ["Restored", "SessionManager"]
 
@@ -65,7 +68,7 @@ class SessionManager:
         retention: seconds that a finished session stays; None for the store's expiry, 0 deletes it at once.
         retry: how a store that does not answer is asked again.
         breaker: the circuit breaker that stops asking it; None for none.
-        metrics: where operations are counted.
+        metrics: where operations and turns are counted.
         now: the clock for ages.
 
     Raises:
@@ -97,6 +100,7 @@ class SessionManager:
         self._max_sessions, self._max_age, self._stale, self._retention = max_sessions, max_age, stale, retention
         self._metrics, self._now = metrics, now
         self._guard = Guard(retry or RetryRule(), breaker, metrics)
+        self._meter = TurnMeter(None if metrics is None else metrics.voice)
 
     def fenced(self, session: Holder) -> SessionManager:
         """This manager over its store as the owner of a session may use it; raises what `SessionStore.fenced` does.
@@ -128,6 +132,37 @@ class SessionManager:
         """Says that a session is under way; raises what `SessionStore.update_heartbeat` does."""
         await self._guard.run("heartbeat", lambda: self.store.update_heartbeat(session_id))
 
+    def record_turn(
+        self,
+        state: SessionState,
+        role: str,
+        content: str,
+        duration_ms: int,
+        latencies: TurnLatencies | None = None,
+        *,
+        attributes: Mapping[str, str | int] | None = None,
+    ) -> Turn:
+        """Appends what was just spoken (see `SessionState.add_turn`), and records how long it took to come.
+
+        Latencies go into a span ``voice.turn``, the histogram ``recovery_voice_turn_latency_seconds`` and the totals of the
+        state. Nothing is saved: `save` does that.
+
+        Args:
+            latencies: as far as they are known.
+            attributes: of the span besides. The session's id is not among them by itself: it may be a telephone number.
+        """
+        turn = state.add_turn(role, content, duration_ms, latencies)
+        if latencies is not None:
+            self._meter.record(latencies, speech=in_seconds(duration_ms), attributes=attributes)
+        return turn
+
+    def record_latencies(
+        self, state: SessionState, latencies: TurnLatencies, *, attributes: Mapping[str, str | int] | None = None
+    ) -> None:
+        """As `record_turn`, for latencies that become known when their turn was appended already, or will be later."""
+        state.metrics.latencies.add(latencies)
+        self._meter.record(latencies, attributes=attributes)
+
     async def restore_or_create(
         self,
         key: str | Alias,
@@ -140,7 +175,8 @@ class SessionManager:
 
         Only the store's answer that there is none leads to a new session. An error is raised, so that no conversation counts as lost
         because the store was away for a moment. Two programs that ask at once get the same session by id; by alias the later one
-        binds it.
+        binds it. A session that is restored is ``connected``, since its caller is on the line again; ``progress.interrupted`` says
+        what its last worker did not bring to an end.
 
         Args:
             key: a session id, or an alias; a new session of an alias gets a new id.
@@ -186,6 +222,7 @@ class SessionManager:
                     log.warning(
                         "stale_session_restored", session=session_id, age_seconds=round(age, 3), max_age_seconds=most
                     )
+                found.progress = found.progress.called_again()
                 self._count("stale" if too_old else "hit")
                 return Restored(found, restored=True, age=age, stale=too_old)
             state = new(session_id)
@@ -206,7 +243,7 @@ class SessionManager:
     async def finish(
         self, state: SessionState, status: str = SessionStatus.ENDED, *, retention: float | None = None
     ) -> None:
-        """The final save: the session has ended, and stays for ``retention`` seconds.
+        """The final save: the session has ended, its call is ``disconnected``, and it stays for ``retention`` seconds.
 
         Args:
             state: as it was in the end.
@@ -219,6 +256,7 @@ class SessionManager:
         """
         keep = self._retention if retention is None else check_seconds("retention", retention)
         state.status = status
+        state.progress.move_to(CallState.DISCONNECTED)
         await self._guard.run("save", lambda: self.store.save(state, ttl=keep or None))
         if keep == 0:
             await self.delete(state.id)

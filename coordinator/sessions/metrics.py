@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from coordinator.errors import ConfigurationError, FencedError, StoreUnavailableError
 from coordinator.sessions import errors as e
+from coordinator.voice.meter import VoiceMetrics
 
 __all__ = ["RESTORE_OUTCOMES", "StoreMetrics", "kind_of_error"]
 
@@ -43,9 +44,12 @@ class StoreMetrics:
 
     Args:
         registry: where they are exported.
+        voice: where turns are counted; default a set of their own on this registry. A registry takes one: what records turns
+            besides, such as an adapter to a framework, shares it.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, voice: VoiceMetrics | None = None) -> None:
+        self.voice = voice or VoiceMetrics(registry)
         prefix = "recovery_session_store"
         self.restores = Counter(
             f"{prefix}_restores", "Sessions asked for by restore_or_create.", ("outcome",), registry=registry

@@ -59,7 +59,8 @@ class Recovered(Generic[S]):
         session: the worker's own.
         manager: saves its state; bound to the session, so that it is refused once the session is lost.
         state: the conversation, None when there is none: the call goes on with ``session.recovery_data`` only. It may say that the
-            call has ended (its owner died between its last save and ``session.close``): then close the session.
+            call has ended (its owner died between its last save and ``session.close``): then close the session. Its ``progress``
+            is ``reconnecting``, and ``progress.interrupted`` what its owner was doing when it last saved.
         fault: why there is no state though there is something stored, or might be. Store a new state with
             ``manager.create``, which overwrites nothing.
     """
@@ -119,7 +120,9 @@ async def restore(session: S, manager: SessionManager) -> Recovered[S]:
     """
     bound = manager.fenced(session)
     try:
-        return Recovered(session, bound, await bound.load(session.id))
+        state = await bound.load(session.id)
+        state.progress = state.progress.recovered()
+        return Recovered(session, bound, state)
     except SessionNotFoundError:
         return Recovered(session, bound, None)
     except _UNREADABLE as error:

@@ -1,7 +1,8 @@
 """What a session is: its turns, its metrics, and what is computed from them.
 
 Names, defaults and arithmetic are those of omnivoice-core v0.15.0 (``storage/types.go``). The response times are declared
-there and never computed; here they are (`responses_ms`).
+there and never computed; here they are (`responses_ms`). What it does not have at all is the call's progress and its
+turns' latencies: a save by Go erases both.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from coordinator.sessions.errors import InvalidStateError
 from coordinator.sessions.timestamp import ZERO, Timestamp
+from coordinator.voice import CallProgress, LatencyTotals, TurnLatencies
 
 __all__ = ["Direction", "Origin", "SessionMetrics", "SessionState", "SessionStatus", "Turn", "responses_ms"]
 
@@ -73,6 +75,7 @@ class SessionMetrics:
     Attributes:
         first_response_ms, average_response_ms: see `responses_ms`.
         extra: fields that this program does not know, kept.
+        latencies: what the parts of the turns took, all workers of the call together.
     """
 
     turn_count: int = 0
@@ -82,6 +85,7 @@ class SessionMetrics:
     first_response_ms: int = 0
     average_response_ms: int = 0
     extra: dict[str, Any] = field(default_factory=dict)
+    latencies: LatencyTotals = field(default_factory=LatencyTotals)
 
 
 @dataclass(slots=True)
@@ -114,6 +118,7 @@ class SessionState:
         recovery_data: what a worker needs to attach to the call again; JSON-able. Whole numbers of any size are kept here, but
             a Go program reads them as float64: ids above 2^53 belong in text.
         extra: fields that this program does not know, kept.
+        progress: what the call is doing, and what was cut off when its worker died.
     """
 
     id: str
@@ -135,6 +140,7 @@ class SessionState:
     """Set by a store: None for a state that was never loaded nor saved."""
     sealed: tuple[str, str] | None = field(default=None, compare=False)
     """Set by a store: what was sealed last, so that a repeated save is the same bytes."""
+    progress: CallProgress = field(default_factory=CallProgress)
 
     @property
     def ended(self) -> bool:
@@ -152,13 +158,16 @@ class SessionState:
         end = self.updated_at if self.ended else Timestamp.now()
         return dt.timedelta(microseconds=(end.ns - self.created_at.ns) // 1000)
 
-    def add_turn(self, role: str, content: str, duration_ms: int) -> Turn:
+    def add_turn(self, role: str, content: str, duration_ms: int, latencies: TurnLatencies | None = None) -> Turn:
         """Appends what was just spoken, and brings the metrics up to date, the response times too.
+
+        `SessionManager.record_turn` does the same, and writes a span and histograms.
 
         Args:
             role: ``user`` or ``agent``; others count as turns, not as speech.
             content: the transcript.
             duration_ms: how long it was spoken, in milliseconds.
+            latencies: what is known of how long it took to come, for an agent's turn.
         """
         turn = Turn(role, content, Timestamp.now(), duration_ms)
         self.history.append(turn)
@@ -170,6 +179,8 @@ class SessionState:
             if responses := responses_ms(self.history):
                 self.metrics.first_response_ms = responses[0]
                 self.metrics.average_response_ms = round(sum(responses) / len(responses))
+        if latencies is not None:
+            self.metrics.latencies.add(latencies)
         self.updated_at = Timestamp.now()
         return turn
 

@@ -2,7 +2,8 @@
 
 Compact, fields in the order of the Go struct; ``<``, ``>``, ``&`` and the two Unicode line ends escaped; whole numbers never as
 floats; ``call_id``, ``recovery_data`` and unknown response times left out when empty; keys of ``recovery_data`` sorted. Times keep
-their text, floats that were read keep theirs, and unknown fields follow the known ones of their object.
+their text, floats that were read keep theirs. Two fields that Go does not have (`call_state`, and `latencies` of the metrics) follow
+the known ones of their object where there is something to say; unknown fields come last.
 """
 
 from __future__ import annotations
@@ -12,17 +13,20 @@ import json
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from coordinator.bounds import MOST_STATE_BYTES, READABLE_DEPTH, check_depth, is_nested_deeper
 from coordinator.errors import InvalidDataError
 from coordinator.sessions.errors import CorruptSessionError, InvalidStateError
 from coordinator.sessions.state import SessionMetrics, SessionState, Turn
 from coordinator.sessions.timestamp import ZERO, Timestamp
+from coordinator.voice import CallProgress, LatencyTotals
 
 __all__ = ["KeptFloat", "decode", "decode_time", "encode", "parse", "whole_text"]
+
+T = TypeVar("T")
 
 _quote = json.encoder.encode_basestring  # escapes quotes, backslashes and control characters, as Go does
 _ESCAPES = (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
@@ -39,6 +43,9 @@ _SESSION = (
     "id", "created_at", "updated_at", "call_id", "provider", "direction", "from", "to", "status", "history", "metrics",
     "recovery_data",
 )  # fmt: skip
+
+_PROGRESS, _LATENCIES = "call_state", "latencies"
+_NO_PROGRESS = CallProgress()
 
 
 class KeptFloat(float):
@@ -109,12 +116,13 @@ def _time(value: Timestamp, name: str) -> str:
     return f'"{value.text}"'
 
 
-def _extra(extra: Mapping[str, Any], known: tuple[str, ...]) -> str:
-    if not extra:
+def _extra(extra: Mapping[str, Any], known: tuple[str, ...], ours: Mapping[str, Any] | None = None) -> str:
+    """What follows the fields that Go knows: fields of ours, then those of ``extra`` under other names."""
+    if not extra and not ours:
         return ""
     if taken := sorted(key for key in extra if str(key).lower() in known):
         raise InvalidStateError(f"extra must not have the fields {', '.join(taken)}: they have attributes")
-    return "," + _json(extra, ordered=False)[1:-1]
+    return "," + _json({**ours, **extra, **ours} if ours else extra, ordered=False)[1:-1]
 
 
 def _turn(turn: Turn) -> str:
@@ -128,7 +136,8 @@ def _turn(turn: Turn) -> str:
 def _metrics(metrics: SessionMetrics) -> str:
     values = {name: _int(getattr(metrics, name), name) for name in _METRICS}
     kept = (f'"{name}":{value}' for name, value in values.items() if value != "0" or not name.endswith("response_ms"))
-    return "{" + ",".join(kept) + _extra(metrics.extra, _METRICS) + "}"
+    ours = {_LATENCIES: metrics.latencies.to_data()} if metrics.latencies else None
+    return "{" + ",".join(kept) + _extra(metrics.extra, _METRICS, ours) + "}"
 
 
 def _history(state: SessionState) -> str:
@@ -149,6 +158,7 @@ def encode(state: SessionState, *, history: str | None = None) -> bytes:
     """
     _check_depth(state)
     call_id = f'"call_id":{_text(state.call_id, "call_id")},' if state.call_id else ""
+    progress = None if state.progress == _NO_PROGRESS else {_PROGRESS: state.progress.to_data()}
     try:
         recovery = f',"recovery_data":{_json(state.recovery_data, ordered=True)}' if state.recovery_data else ""
         text = (
@@ -156,7 +166,7 @@ def encode(state: SessionState, *, history: str | None = None) -> bytes:
             f'"updated_at":{_time(state.updated_at, "updated_at")},{call_id}"provider":{_text(state.provider, "provider")},'
             f'"direction":{_text(state.direction, "direction")},"from":{_text(state.from_, "from")},"to":{_text(state.to, "to")},'
             f'"status":{_text(state.status, "status")},"history":{_history(state) if history is None else history},'
-            f'"metrics":{_metrics(state.metrics)}{recovery}{_extra(state.extra, _SESSION)}}}'
+            f'"metrics":{_metrics(state.metrics)}{recovery}{_extra(state.extra, _SESSION, progress)}}}'
         )
     except RecursionError as error:
         raise InvalidStateError("recovery_data or extra is nested too deeply") from error
@@ -285,6 +295,18 @@ def _read_turn(session_id: str, document: Any, number: int) -> Turn:
     return Turn(o.text("role"), o.text("content"), o.time("timestamp"), o.int("duration_ms"), o.left)
 
 
+def _take(left: dict[str, Any], name: str, read: Callable[[object], T], otherwise: T) -> T:
+    """A field that Go does not have. What does not parse as ours is another program's: it is left where it is."""
+    if name not in left:
+        return otherwise
+    try:
+        taken = read(left[name])
+    except InvalidDataError:
+        return otherwise
+    del left[name]
+    return taken
+
+
 def decode(session_id: str, value: bytes) -> SessionState:
     """The state in stored bytes.
 
@@ -304,6 +326,8 @@ def decode(session_id: str, value: bytes) -> SessionState:
     if recovery_data is not None and not isinstance(recovery_data, dict):
         raise o.wrong("recovery_data", "an object")
     m = _Object(session_id, o.fields.get("metrics"), _METRICS, "metrics ")
+    latencies = _take(m.left, _LATENCIES, LatencyTotals.from_data, LatencyTotals())
+    progress = _take(o.left, _PROGRESS, CallProgress.from_data, CallProgress())
     return SessionState(
         id=session_id,
         created_at=o.time("created_at"),
@@ -315,8 +339,9 @@ def decode(session_id: str, value: bytes) -> SessionState:
         to=o.text("to"),
         status=o.text("status"),
         history=[_read_turn(session_id, turn, number) for number, turn in enumerate(history or (), 1)],
-        metrics=SessionMetrics(**{name: m.int(name) for name in _METRICS}, extra=m.left),
+        metrics=SessionMetrics(**{name: m.int(name) for name in _METRICS}, extra=m.left, latencies=latencies),
         recovery_data=recovery_data or {},
         extra=o.left,
         null_history=history is None,
+        progress=progress,
     )

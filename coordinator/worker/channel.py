@@ -56,7 +56,8 @@ MOST_WAIT_SECONDS = 60.0
 HELLO_SECONDS = 5.0
 OVERHEAD_BYTES = 16 * 1024
 ABOUT = (
-    "pool", "tenant", "recovered", "planned", "gap", "data_age", "previous_owner", "cause", "attempt", "opened_at_ms", "epoch",
+    "pool", "tenant", "recovered", "planned", "gap", "data_age", "previous_owner", "cause", "attempt", "opened_at_ms",
+    "began", "epoch",
 )  # fmt: skip
 
 

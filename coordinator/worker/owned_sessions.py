@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+from coordinator import clock
 from coordinator.settings import Settings
 from coordinator.store.fence import FenceRunner
 from coordinator.store.keys import Keys
@@ -62,6 +63,8 @@ class OwnedSessions:
     def own(self, session_id: str, epoch: int, raw: bytes, encoding: str, **about: Any) -> Session:
         """Makes a session ours from now on; ``about`` as `Session` takes it."""
         session = Session(self, session_id, epoch, raw, encoding, **about)
+        if session.opened_at_ms:  # by the store's clock, whose time of the last beat is known here
+            session.began -= max(0.0, clock.in_seconds(self.ledger.past.now_ms - session.opened_at_ms))
         before = self.ledger.keep(session)
         if before is not None:
             before.lose(loss_reasons.ADOPTED_ANEW)

@@ -97,7 +97,7 @@ class Session(Generic[Data]):
         epoch: its fencing token, for every system that can compare it; rises when the session is renewed after lost writes.
         first_epoch: the epoch under which this worker got the session.
         instance: the id of the instance of this worker that got the session.
-        pool, tenant, requires: as the session was opened.
+        pool, tenant, requires, began: as the session was first opened; `began` is the time, as `coordinator.clock.now` has it here.
         lost: set when this worker no longer has the session: the store said that another worker has it, or this worker releases
             it; then it is set before the store is told. Final. ``lost_reason`` says why.
         recovered: whether this worker adopted the session from another one.
@@ -155,7 +155,7 @@ class Session(Generic[Data]):
         self.unsure = False
         self.undecided = None
         self.heir = ""
-        self.silence, self.starts = 0.0, 0
+        self.silence, self.starts, self.began = 0.0, 0, clock.now()
         self.ending = None
         self.unserved_since: float | None = None
         self.asked_at = float("-inf")

@@ -16,6 +16,7 @@ from coordinator.settings import Settings
 from coordinator.settings.groups import EVERY, grouped, programs_of, shown
 from coordinator.states import transitions_table
 from coordinator.store.scripts import SCRIPTS
+from coordinator.voice.progress import call_transitions_table
 from tests.cli.lifetimes import lifetimes_table
 from tests.inside import labels_of
 
@@ -107,6 +108,7 @@ TABLES: dict[str, tuple[Path, Callable[[], str]]] = {
     "lifetimes": (ROOT / "docs/security.md", lifetimes_table),
     "metrics": (ROOT / "docs/metrics.md", metrics_table),
     "states": (ROOT / "docs/protocol.md", transitions_table),
+    "call-states": (ROOT / "docs/sessions.md", call_transitions_table),
     "scripts": (ROOT / "docs/protocol.md", scripts_table),
     "bounds": (ROOT / "docs/protocol.md", bounds_table),
 }

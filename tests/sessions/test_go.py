@@ -10,7 +10,9 @@ import redis
 from hypothesis import HealthCheck, given, settings
 
 from coordinator.sessions import (
+    CallProgress,
     KeyRing,
+    LatencyTotals,
     RedisStore,
     SessionConflictError,
     SessionEndedError,
@@ -41,11 +43,12 @@ def test_go_keeps_every_byte_of_a_session_of_this_package(go: GoWorker, name: st
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STATES)
 def test_go_reads_whatever_this_package_writes(go: GoWorker, state: SessionState) -> None:
-    """Go reads any state, and writes what it knows of it as this package does."""
+    """Go reads any state, progress and latencies included, and writes what it knows of it as this package does."""
     state.extra, state.metrics.extra, state.recovery_data = {}, {}, {}
     for turn in state.history:
         turn.extra = {}
     [written] = go.remarshal([encode(state)])
+    state.progress, state.metrics.latencies = CallProgress(), LatencyTotals()  # it reads past them
     utc = (b'+00:00"', b'Z"')  # the same moment; its text is kept here, not there; and other texts may end so too
     assert written.replace(*utc) == encode(state).replace(*utc)
 

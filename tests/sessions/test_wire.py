@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 from coordinator.sessions import CorruptSessionError, SessionMetrics, SessionState, Timestamp, Turn
 from coordinator.sessions.timestamp import ZERO
 from coordinator.sessions.wire import decode, encode
+from coordinator.voice import CallProgress, CallState, LatencyTotals, TurnLatencies
 from tests.sessions.golden_files import golden, names, python_states
+from tests.voice.test_latencies import LATENCIES
+from tests.voice.test_progress import progresses
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 NS = st.integers(ZERO.ns, Timestamp("9999-12-31T23:59:59.999999999Z").ns)
@@ -38,10 +41,20 @@ VALUES = st.recursive(
 )
 UNKNOWN = st.dictionaries(TEXT.map(lambda key: f"x{key}"), VALUES, max_size=3)
 TURNS = st.builds(Turn, TEXT, TEXT, times(), INT64, UNKNOWN)
-METRICS = st.builds(SessionMetrics, INT64, INT64, INT64, INT64, INT64, INT64, UNKNOWN)
+
+
+def totals(turns: list[TurnLatencies]) -> LatencyTotals:
+    made = LatencyTotals()
+    for turn in turns:
+        made.add(turn)
+    return made
+
+
+TOTALS = st.lists(LATENCIES, max_size=3).map(totals)
+METRICS = st.builds(SessionMetrics, INT64, INT64, INT64, INT64, INT64, INT64, UNKNOWN, TOTALS)
 STATES = st.builds(
     SessionState, st.just("s1"), times(), times(), TEXT, TEXT, TEXT, TEXT, TEXT, TEXT, st.lists(TURNS, max_size=4), METRICS,
-    st.dictionaries(TEXT, VALUES, max_size=4), UNKNOWN,
+    st.dictionaries(TEXT, VALUES, max_size=4), UNKNOWN, progress=progresses(),
 )  # fmt: skip
 
 
@@ -162,3 +175,48 @@ def test_what_go_reads_leniently() -> None:
     assert (state.status, state.from_, state.history, state.created_at) == ("active", "", [Turn()], ZERO)
     assert b'"to":"\xef\xbf\xbdx"' in encode(state)
     assert decode("s1", b'{"id":"s1","history":[{"duration_ms":-0}]}').history[0].duration_ms == 0
+
+
+def test_a_call_whose_progress_and_latencies_say_nothing() -> None:
+    """A state that nobody moved, and without latencies, is byte for byte what it was before there were any."""
+    assert set(json.loads(encode(SessionState("s1"))).keys() | json.loads(encode(SessionState("s1")))["metrics"]) == {
+        "id", "created_at", "updated_at", "provider", "direction", "from", "to", "status", "history", "metrics",
+        "turn_count", "interruption_count", "user_speech_duration_ms", "agent_speech_duration_ms",
+    }  # fmt: skip
+
+
+def test_progress_and_latencies_as_they_are_stored() -> None:
+    """They stand after what Go knows, each under one name, and unknown fields follow."""
+    state = SessionState("s1", extra={"x": 1})
+    state.progress.move_to("responding")
+    state.progress = state.progress.recovered()
+    state.add_turn("agent", "", 0, TurnLatencies(stt=0.1, e2e=0.75))
+    document = encode(state)
+    assert document.endswith(
+        b'"latencies":{"stt":{"count":1,"total_ms":100,"longest_ms":100},"e2e":{"count":1,"total_ms":750,"longest_ms":750}}},'
+        b'"call_state":{"state":"reconnecting","interrupted":"responding"},"x":1}'
+    )
+
+
+@pytest.mark.parametrize(
+    "value", [b"null", b"7", b'"listening"', b"[]", b'{"state":"dancing"}', b'{"interrupted":"listening"}']
+)
+def test_another_programs_field_of_that_name(value: bytes) -> None:
+    """It is kept as it is, is no progress and no latencies, and gives way once there is something to say."""
+    at = b'"2026-07-19T12:00:00Z"'
+    document = (
+        b'{"id":"s1","created_at":' + at + b',"updated_at":' + at + b',"provider":"","direction":"","from":"","to":"","status":"",'
+        b'"history":[],"metrics":{"turn_count":0,"interruption_count":0,"user_speech_duration_ms":0,'
+        b'"agent_speech_duration_ms":0,"latencies":' + value + b'},"call_state":' + value + b',"x":1}'
+    )  # fmt: skip
+    state = decode("s1", document)
+    assert state.progress == CallProgress()
+    state.progress.move_to("listening")
+    again = decode("s1", encode(state))
+    assert (again.progress, again.extra) == (CallProgress(CallState.LISTENING), {"x": 1})
+    if value.startswith(b"{"):  # a mapping without parts is totals without turns
+        return
+    assert encode(decode("s1", document)) == document
+    state.metrics.latencies.add(TurnLatencies(e2e=1))
+    again = decode("s1", encode(state))
+    assert (again.metrics.latencies, again.metrics.extra) == (state.metrics.latencies, {})
