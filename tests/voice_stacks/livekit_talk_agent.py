@@ -60,6 +60,8 @@ async def entrypoint(ctx: JobContext) -> None:
         return
     tell(
         "serves",
+        job=ctx.job.id,
+        metadata=ctx.job.metadata,
         planned=call.planned,
         pizzas=session.userdata.pizzas,
         said=[item.text_content for item in session.current_agent.chat_ctx.items if item.type == "message"],

@@ -212,10 +212,8 @@ async def test_calls_of_one_death_are_spread_by_room(
             async for offer in worker.offers():
                 await offer.adopt()
 
-        for member in members_of(a) + members_of(
-            b
-        ):  # a busy machine is slow, and what they share is no matter of speed
-            member.reader.spread_seconds = 3.0
+        for member in [*members_of(a), *members_of(b)]:
+            member.reader.spread_seconds = 3.0  # a busy machine is slow, and what they share is no matter of speed
         tasks.start_soon(adopt, a)
         tasks.start_soon(adopt, b)
         async with coordinating(url):

@@ -7,17 +7,22 @@ import contextlib
 import dataclasses
 import inspect
 from collections.abc import Awaitable, Callable
+from functools import cache
 from typing import Any
 
 import anyio
 import structlog
 from livekit.agents import Agent, AgentSession, ChatContext, JobContext
+from prometheus_client import REGISTRY
 
 from coordinator.adapters.livekit import inside
 from coordinator.adapters.livekit.call import LiveKitCall
 from coordinator.adapters.livekit.transcript import fitted_items, size_of
+from coordinator.adapters.livekit.turns import Turns
 from coordinator.errors import CoordinatorError, SessionGoneError
 from coordinator.printable import told, trace
+from coordinator.voice.meter import TurnMeter, VoiceMetrics
+from coordinator.voice.progress import CallState
 
 __all__ = ["recover"]
 
@@ -31,6 +36,11 @@ LEAVE_SECONDS = 1.5
 OnRecovered = str | Callable[[LiveKitCall], Awaitable[object]]
 
 
+@cache
+def _meter() -> TurnMeter:
+    return TurnMeter(VoiceMetrics(REGISTRY))
+
+
 async def recover(
     context: JobContext,
     session: AgentSession[Any],
@@ -38,6 +48,9 @@ async def recover(
     *,
     on_recovered: OnRecovered | None = None,
     moves_while_speaking: bool = False,
+    max_duration: float | None = None,
+    on_warn: Callable[[float], Awaitable[object]] | None = None,
+    on_end: Callable[[], Awaitable[object]] | None = None,
     **start: Any,
 ) -> LiveKitCall:
     """Starts the session in the place of ``session.start(agent, room=ctx.room)``, and keeps what an heir needs.
@@ -53,7 +66,11 @@ async def recover(
             that served last.
         on_recovered: a sentence to be said after a crash, or an async function; not called after a planned move.
         moves_while_speaking: whether a planned move may cut the agent's sentence; by default it waits until the agent listens.
+        max_duration: seconds from the first opening of the call, over all its workers, after which it is ended in order.
+        on_warn, on_end: called a minute before, with the seconds that are left, and at the end: see `coordinator.limit_duration`.
         start: as for ``AgentSession.start``.
+
+    Turns are spans ``voice.turn`` and counted in ``recovery_voice_turn_latency_seconds`` of the default registry, their totals kept.
 
     Returns:
         The call, for `LiveKitCall.held` before what cannot be undone.
@@ -63,8 +80,9 @@ async def recover(
         TypeError: the user data can neither be kept nor restored.
     """
     keeper = _Keeper(LiveKitCall(context), session, moves_while_speaking)
-    call = await keeper.begin()
+    call = keeper.call
     try:
+        await keeper.begin()
         if call.recovered:
             await keeper.go_on(
                 agent(call) if callable(agent) and not isinstance(agent, Agent) else agent, on_recovered, start
@@ -76,6 +94,8 @@ async def recover(
         await keeper.leave("its call went elsewhere")
         raise
     keeper.follow()
+    if max_duration is not None:
+        keeper.limit(max_duration, on_warn=on_warn, on_end=on_end)
     return call
 
 
@@ -83,22 +103,31 @@ class _Keeper:
     """What `recover` does beside the agent."""
 
     def __init__(self, call: LiveKitCall, session: AgentSession[Any], moves_while_speaking: bool) -> None:
-        self._call, self._session, self._moves = call, session, moves_while_speaking
+        self.call = self._call = call
+        self._session, self._moves = session, moves_while_speaking
         self._tasks: set[asyncio.Task[Any]] = set()
         self._busy = contextlib.ExitStack()
         self._is_busy = self._cut = False
         self._closed_by = ""
         self._userdata = _UserData(session)
 
-    async def begin(self) -> LiveKitCall:
+    async def begin(self) -> None:
+        """Joins the worker."""
         self._call.letting_go = self._last_words
         self._call.context.add_shutdown_callback(self._job_ends)
-        return await self._call.begin()
+        await self._call.begin()
+        if self._call.recovered:
+            self._call.turns = Turns(self._call.data)
+
+    def limit(self, seconds: float, **hooks: Any) -> None:
+        """Ends the call in order when its time is over."""
+        self._start(self._call.limited(seconds, **hooks))
 
     def follow(self) -> None:
         """Keeps every turn from now on."""
         self._session.on("conversation_item_added", self._turn)
         self._session.on("agent_state_changed", self._state_changed)
+        self._session.on("user_state_changed", self._caller_changed)
         self._session.on("close", self._session_closed)
         self._start(self._stop_when_lost())
         self._turn()
@@ -110,9 +139,13 @@ class _Keeper:
 
     # -- what is kept --------------------------------------------------------------------------------------------------
 
-    def _turn(self, *_: Any) -> None:
+    def _turn(self, event: Any = None) -> None:
         if self._call.lost.is_set():
             return
+        item: Any = getattr(event, "item", None)
+        if getattr(item, "type", "") == "message":
+            latencies, speech = self._call.turns.said(item.role, getattr(item, "metrics", None) or {})
+            _meter().record(latencies, speech=speech)
         try:
             self._call.keep(self._now())
         except CoordinatorError as error:
@@ -120,7 +153,7 @@ class _Keeper:
 
     def _now(self) -> dict[str, Any]:
         agent = self._session.current_agent
-        data: dict[str, Any] = {"agent": agent.id, "state": str(self._session.agent_state)}
+        data: dict[str, Any] = {"agent": agent.id, **self._call.turns.to_data()}
         with self._userdata.told():
             data["userdata"] = self._userdata.now()
         items = agent.chat_ctx.to_dict(exclude_timestamp=False)["items"]
@@ -135,12 +168,16 @@ class _Keeper:
         await self._call.keep_now(self._now())
 
     def _state_changed(self, event: Any) -> None:
+        self._call.turns.agent_is(event.new_state)
         speaks = event.new_state in ("speaking", "thinking")
         if speaks and not self._is_busy and not self._moves:
             self._busy.enter_context(self._call.busy())
         elif not speaks and self._is_busy:
             self._busy.close()
         self._is_busy = speaks and not self._moves
+
+    def _caller_changed(self, event: Any) -> None:
+        self._call.turns.caller_is(event.new_state)
 
     # -- a call that goes on -------------------------------------------------------------------------------------------
 
@@ -166,6 +203,7 @@ class _Keeper:
             log.info("caller_gone", job=call.context.job.id)
             call.context.shutdown("the caller is gone")
             return
+        call.turns.moves_to(CallState.CONNECTED)
         self._start(self._heard_again())
         if not call.planned:
             self._start(self._resume(on_recovered))

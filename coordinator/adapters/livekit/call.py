@@ -17,9 +17,11 @@ from livekit.agents import JobContext
 from coordinator.adapters.livekit import inside
 from coordinator.adapters.livekit.job_record import JobRecord
 from coordinator.adapters.livekit.server import ADDRESS
+from coordinator.adapters.livekit.turns import Turns
 from coordinator.child import ChildSession
 from coordinator.errors import CoordinatorError, SessionGoneError
 from coordinator.printable import told
+from coordinator.voice.duration import limit_duration
 
 __all__ = ["LiveKitCall"]
 
@@ -52,6 +54,7 @@ class LiveKitCall:
         data: what `keep` was last given, here or by the worker before; empty for a new call.
         recovered: whether the call was another worker's before.
         planned: whether it was handed over on purpose: then the predecessor speaks until `takes_over` returns.
+        turns: what the call is doing (``turns.progress``: ``interrupted`` is what a crash cut off) and what its turns took.
         gap, data_age, cause, previous_owner: as `coordinator.Session` has them; complete once `takes_over` has returned.
     """
 
@@ -61,6 +64,7 @@ class LiveKitCall:
         self.recovered = self.planned = False
         self.lost = anyio.Event()
         self.letting_go: Callable[[], Any] | None = None
+        self.turns = Turns()
         self._session: ChildSession | None = None
         self._record: Any = None
         self._joining: asyncio.Task[None] | None = None
@@ -197,6 +201,17 @@ class LiveKitCall:
         if self._session is not None and self.recovered:
             with contextlib.suppress(CoordinatorError):
                 await self._session.resumed()
+
+    async def limited(self, seconds: float, **hooks: Any) -> None:
+        """Ends the call in order, and the job, so many seconds after it was first opened; see `coordinator.limit_duration`."""
+        while self._session is None or not self._session.is_owned:  # not protected yet: its time does not run yet
+            if self._is_over:
+                return
+            await anyio.sleep(0.2)
+        async with limit_duration(self._session, seconds, **hooks) as limit:
+            await anyio.sleep_forever()
+        if limit.reached:
+            self.context.shutdown("its time is over")
 
     @contextlib.contextmanager
     def busy(self) -> Any:

@@ -65,7 +65,7 @@ def test_the_rooms_output_has_what_is_silenced() -> None:
     """An agent can be silenced at once, and its room is kept."""
     assert "_audio_output" in inspect.getsource(room_io.RoomIO)
     assert "self._options" in inspect.getsource(room_io.RoomIO)
-    output = inspect.getsource(room_io._ParticipantAudioOutput)
+    output = inspect.getsource(import_module("livekit.agents.voice.room_io._output"))
     assert "_playback_enabled" in output
     assert "_audio_source" in output
 

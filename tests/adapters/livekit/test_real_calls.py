@@ -68,6 +68,7 @@ def test_an_agent_session_knows_what_was_said(number: signal.Signals) -> None:
             began = time.monotonic()
             agent.send(number)
             await until(lambda: caller.hearing.first(heir.pitch, began), "the heir is heard")
+            await until(lambda: heir.told("serves", job), "the heir says what it knows")
             [serves] = heir.told("serves", job)
             sentences = [text for text in serves["said"] if text.startswith("sentence")]
             assert sentences[: said - 1] == [f"sentence {n}" for n in range(1, said)]
