@@ -199,6 +199,13 @@ class Settings(BaseSettings):
     http_socket: str = setting(
         Group.HTTP, SIDECAR, "", "unix socket on which the sidecar serves, mode 0660; default: none"
     )
+    http_socket_shared: bool = setting(
+        Group.HTTP,
+        SIDECAR,
+        False,
+        "let programs of every user connect to HTTP_SOCKET (mode 0666), and take none for an administrator because of its "
+        "user: for a directory that only this pod has",
+    )
     drain_port: int = setting(
         Group.HTTP, SIDECAR, 9411, "port on which the sidecar serves a kubelet's preStop hook", ge=0, le=65535
     )

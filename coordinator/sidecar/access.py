@@ -29,6 +29,10 @@ class SidecarAccess(Access):
         if refused is not None:
             raise Problem(refused.status, refused.detail, headers=refused.headers)
 
+    def is_administrators(self, scope: Mapping[str, Any]) -> bool:
+        """Whether the user at the other end of the unix socket may administrate; nobody's user may where users share the socket."""
+        return not self._settings.http_socket_shared and self.is_own_user(scope)
+
     @staticmethod
     def is_own_user(scope: Mapping[str, Any], overflow_uid: Path = OVERFLOW_UID) -> bool:
         """Whether the kernel says that the sidecar's own user asks, over the unix socket.

@@ -134,7 +134,7 @@ class App:
             raise Problem(HTTPStatus.BAD_REQUEST, f"the query is longer than {MOST_QUERY_BYTES} bytes")
         query = _query_of(scope["query_string"])
         raw = await self._body(receive, headers)
-        known = (*operation.headers, *((IDEMPOTENCY_KEY,) if operation.changes else ()))
+        known = (*operation.headers, *((IDEMPOTENCY_KEY,) if operation.takes_key else ()))
         call = HttpCall(
             operation, path, read_parameters(operation.query, query), read_parameters(known, headers),
             read_body(operation.body, raw) if operation.body else None, scope, asker,
@@ -152,7 +152,7 @@ class App:
 
         async def run() -> HttpReply:
             answer = await self._handle(call)
-            assert isinstance(answer, HttpReply)  # noqa: S101 - only an operation that changes nothing is a stream
+            assert isinstance(answer, HttpReply)  # noqa: S101 - an operation whose answer is a stream takes no key
             return answer
 
         return await self._answered.once(_who(call), key, fingerprint, run)

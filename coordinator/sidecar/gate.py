@@ -111,7 +111,7 @@ class CallerGate:
             return True
         if Caller.ADMINISTRATOR not in callers or any(one and not self._registry.is_known(one) for one in shown):
             return False
-        return self._access.is_own_user(scope)
+        return self._access.is_administrators(scope)
 
     def _not_an_administrator(self, callers: Caller, token: str | None) -> Problem:
         needed = "a valid API token (setting API_TOKEN) as Authorization: Bearer"

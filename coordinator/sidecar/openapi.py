@@ -152,7 +152,7 @@ def _operation(operation: Operation, *, optional: bool) -> dict[str, Any]:
         }
         for name in re.findall(r"\{(\w+)\}", operation.template)
     ]
-    headers = [*operation.headers, *([IDEMPOTENCY_KEY] if operation.changes else [])]
+    headers = [*operation.headers, *([IDEMPOTENCY_KEY] if operation.takes_key else [])]
     problems = {*operation.problems, *EVERYWHERE, *(WITH_BODY if operation.body else ())}
     if in_path:
         problems |= {HTTPStatus.UNPROCESSABLE_ENTITY}

@@ -117,6 +117,7 @@ class Operation:
         body: model of the request's body; an empty body counts as an empty object unless it is needed.
         takes_up: which workers of another sidecar it takes up, when the path names one: none, those that are expected
             since that sidecar listened here, or all.
+        kept_open: its answer lasts as long as its client does, and cannot be given again.
     """
 
     method: str
@@ -131,11 +132,17 @@ class Operation:
     query: tuple[Parameter, ...] = ()
     headers: tuple[Parameter, ...] = ()
     takes_up: Literal["none", "expected", "all"] = "expected"
+    kept_open: bool = False
 
     @property
     def changes(self) -> bool:
         """Whether it changes anything."""
         return self.method != "GET"
+
+    @property
+    def takes_key(self) -> bool:
+        """Whether a request may have an Idempotency-Key."""
+        return self.changes and not self.kept_open
 
 
 H = TypeVar("H", bound=Callable[..., Awaitable[HttpReply | Stream]])
@@ -151,12 +158,13 @@ def operation(
     query: tuple[Parameter, ...] = (),
     headers: tuple[Parameter, ...] = (),
     takes_up: Literal["none", "expected", "all"] = "expected",
+    kept_open: bool = False,
 ) -> Callable[[H], H]:
     """Makes a method the handler of an operation, which has its name; its docstring is what the document says of it.
 
     Args:
         route: method and path, as in ``GET /v1/sessions/{id}``.
-        callers, answers, problems, body, query, headers, takes_up: see `Operation`.
+        callers, answers, problems, body, query, headers, takes_up, kept_open: see `Operation`.
     """
     method, template = route.split(" ")
 
@@ -164,7 +172,7 @@ def operation(
         text = inspect.cleandoc(handler.__doc__ or handler.__name__).removesuffix(".")
         declared = partial(
             Operation, method, template, handler.__name__, text[0].lower() + text[1:], callers, answers=answers,
-            problems=problems, body=body, query=query, headers=headers, takes_up=takes_up,
+            problems=problems, body=body, query=query, headers=headers, takes_up=takes_up, kept_open=kept_open,
         )  # fmt: skip
         setattr(handler, _DECLARED, declared)
         return handler

@@ -44,8 +44,8 @@ UCRED = struct.Struct("iII")
 """unix(7): process, user and group at the other end, as they were when it connected."""
 SO_PEERPIDFD = 77
 """unix(7), Linux 6.5: the process that connected, also from another namespace of process numbers."""
-ALIVE, STREAMS, WAITS, DRAINS = "alive", "streams", "waits", "drains"
-ROOMS = {HEALTH: 64, ALIVE: 256, STREAMS: 4096, WAITS: 2048, DRAINS: 64, REQUESTS: 1024}
+ALIVE, STREAMS, LINES, WAITS, DRAINS = "alive", "streams", "lines", "waits", "drains"
+ROOMS = {HEALTH: 64, ALIVE: 256, STREAMS: 4096, LINES: 1024, WAITS: 2048, DRAINS: 64, REQUESTS: 1024}
 BOUNDS = Bounds(rooms=ROOMS)
 
 
@@ -86,8 +86,11 @@ def peer_of(connection: Any, pid: int) -> ProcessWatch | None:
     return None
 
 
-def listen_on_path(path: str) -> socket.socket:
+def listen_on_path(path: str, *, shared: bool = False) -> socket.socket:
     """A listening unix socket, mode 0660; a socket that an ended program left behind is replaced.
+
+    Args:
+        shared: mode 0666.
 
     Raises:
         ConfigurationError: the path cannot be taken.
@@ -102,7 +105,7 @@ def listen_on_path(path: str) -> socket.socket:
                 if probe.connect_ex(path) == 0:
                     raise ConfigurationError(f"http_socket: another program listens on {path}")
             where.unlink()
-        before = os.umask(0o117)
+        before = os.umask(0o111 if shared else 0o117)
         try:
             found.bind(path)
         finally:
@@ -161,6 +164,8 @@ def kind_of(scope: Scope) -> str:
         last = path.rpartition(b"/")[2]
         if last in (b"alive", b"events"):
             return ALIVE if last == b"alive" else STREAMS
+    if path == b"/v1/watched/line":
+        return LINES
     if path == b"/v1/drain":
         return DRAINS
     query = urllib.parse.unquote_to_bytes(scope["query_string"]).lower()  # names may be written in many ways

@@ -103,7 +103,7 @@ class Sidecar:
             found.append(stack.enter_context(listen(s.http_host, s.http_port)))
             self.http_port = found[0].getsockname()[1]
         if s.http_socket:
-            found.append(stack.enter_context(listen_on_path(s.http_socket)))
+            found.append(stack.enter_context(listen_on_path(s.http_socket, shared=s.http_socket_shared)))
         if not s.drain_tokens():
             return found, []
         hook = listen("0.0.0.0", s.drain_port, "drain_port")  # noqa: S104 - a kubelet asks by the pod's address

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import random
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,6 +17,7 @@ from coordinator import clock
 from coordinator.errors import StoreUnavailableError
 from coordinator.policy import backoff
 from coordinator.printable import told, trace
+from coordinator.sidecar.line import HeldLine
 from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.proof import ProcessWatch
 from coordinator.store import calls, lookups
@@ -37,19 +39,28 @@ class _Announced:
 
     Attributes:
         token_hash: hash of the token that only the worker knows; the record of each of its instances has the hash too.
+        process: its process; its line where the process cannot be seen.
         instances: its ids, by partition.
         left: the worker has ended, and its process lives on.
+        replaced: something newer tells of its end, and this says nothing any more.
         done: its end is stated.
     """
 
     token_hash: str
-    process: ProcessWatch
+    process: ProcessWatch | HeldLine
     instances: tuple[str, ...]
     left: anyio.Event = field(default_factory=anyio.Event)
+    replaced: anyio.Event = field(default_factory=anyio.Event)
     done: anyio.Event = field(default_factory=anyio.Event)
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether its end will still be seen: a line may have been ended from this side."""
+        over = self.process.is_over if isinstance(self.process, HeldLine) else self.process.has_ended
+        return not over and not self.left.is_set()
+
     async def ended(self) -> None:
-        """Returns when the worker has ended, or its process has."""
+        """Returns when the worker has ended, its process or line has, or when this counts no more."""
         async with anyio.create_task_group() as tasks:
 
             async def wait(what: Callable[[], Awaitable[object]]) -> None:
@@ -58,6 +69,7 @@ class _Announced:
 
             tasks.start_soon(wait, self.process.ended)
             tasks.start_soon(wait, self.left.wait)
+            tasks.start_soon(wait, self.replaced.wait)
 
 
 class Watched:
@@ -85,44 +97,52 @@ class Watched:
     def __len__(self) -> int:
         return len(self._announced)
 
-    def announce(self, token_hash: str, instances: Sequence[str], process: ProcessWatch) -> None:
+    def announce(self, token_hash: str, instances: Sequence[str], process: ProcessWatch | HeldLine | None) -> None:
         """From now on the end of ``process`` is the end of ``instances``. Safe to repeat: the newest list counts.
 
         Args:
             token_hash: hash of the token with which the instances register, or have registered.
             instances: ids, one a partition; none when the worker has ended and its process lives on.
-            process: this closes it.
+            process: this closes it; a line where the process cannot be seen; None for one that holds a line already.
 
         Raises:
-            Problem: 409 the token is another process's, 422 the number of ids, 429 too many.
+            Problem: 403 there is nothing to watch, 409 the token is another process's, 422 the number of ids, 429 too many.
         """
         known = self._announced.get(token_hash)
         try:
             if not instances:
                 if known is not None:
                     known.left.set()
-                process.close()
+                _close(process)
                 return
             if len(instances) != len(self._parts):
                 raise Problem(
                     HTTPStatus.UNPROCESSABLE_ENTITY,
                     f"instances: {len(instances)} ids for {len(self._parts)} partitions: each partition needs one",
                 )
-            if known is not None and not known.process.has_ended and known.process.pid != process.pid:
+            if known is not None and known.goes_on and process is not None and known.process.pid != process.pid:
                 raise Problem(HTTPStatus.CONFLICT, f"process {known.process.pid} announced itself with this token")
             if known is None and len(self._announced) >= MOST:
                 raise Problem(HTTPStatus.TOO_MANY_REQUESTS, f"{MOST} processes are watched already")
+            if process is None and (known is None or not known.goes_on):
+                raise Problem(
+                    HTTPStatus.FORBIDDEN,
+                    "the asking process cannot be seen: hold a line over the unix socket (POST /v1/watched/line)",
+                )
         except Problem:
-            process.close()
+            _close(process)
             raise
-        if known is not None and not known.process.has_ended and not known.left.is_set():
-            process.close()
-            if known.instances != tuple(instances):
-                log.info("worker_announced", pid=known.process.pid, instances=list(instances))
-                known.instances = tuple(instances)
-            return
+        if known is not None and known.goes_on:
+            if process is None or isinstance(known.process, ProcessWatch):
+                _close(process)
+                if known.instances != tuple(instances):
+                    log.info("worker_announced", pid=known.process.pid, instances=list(instances))
+                    known.instances = tuple(instances)
+                return
+            known.replaced.set()
+        assert process is not None  # noqa: S101 - without one it goes on
         self._announced[token_hash] = announced = _Announced(token_hash, process, tuple(instances))
-        log.info("worker_announced", pid=process.pid, instances=list(instances))
+        log.info("worker_announced", pid=process.pid, instances=list(instances), by=_by(process))
         self._tasks.start_soon(self._watch, announced)
 
     async def settle(self) -> None:
@@ -133,9 +153,11 @@ class Watched:
 
     async def _watch(self, announced: _Announced) -> None:
         try:
-            with announced.process:
+            with contextlib.closing(announced.process):
                 await announced.ended()
-                reason = "it left" if announced.left.is_set() else self._how(announced.process.pid)
+                if announced.replaced.is_set() or not (announced.left.is_set() or announced.process.has_ended):
+                    return  # a newer line is held, or this side ended it
+                reason = "it left" if announced.left.is_set() else self._how(announced.process)
                 async with anyio.create_task_group() as tasks:
                     for part, instance in zip(self._parts, announced.instances, strict=True):
                         tasks.start_soon(self._certify_patiently, part, instance, announced.token_hash, reason)
@@ -146,7 +168,10 @@ class Watched:
                 del self._announced[announced.token_hash]
             announced.done.set()
 
-    def _how(self, pid: int) -> str:
+    def _how(self, process: ProcessWatch | HeldLine) -> str:
+        if isinstance(process, HeldLine):
+            return "its line ended"
+        pid = process.pid
         return self._how_ended(pid) or (f"process {pid} ended" if pid else "its process ended")
 
     async def _certify_patiently(self, part: StorePartition, instance: str, token_hash: str, reason: str) -> None:
@@ -176,3 +201,12 @@ class Watched:
         )
         if isinstance(answer, calls.CertifyOk):
             log.info("exit_certified", instance=instance, reason=reason, sessions=answer.owned)
+
+
+def _close(process: ProcessWatch | HeldLine | None) -> None:
+    if process is not None:
+        process.close()
+
+
+def _by(process: ProcessWatch | HeldLine) -> str:
+    return "line" if isinstance(process, HeldLine) else "process"

@@ -1,21 +1,22 @@
-"""Announces the instances of a worker to a supervisor or a sidecar, which then watches this process.
+"""Announces the instances of a worker to a supervisor or a sidecar, which then sees its end.
 
-The program that watches sees the end of the process in any case, and certifies the instances within milliseconds. Without it a worker
-lives as well, and lost connections tell of its end.
+The announcement is a request that stays open, the line: nothing but the end of this process ends it from this side, and where the
+other side cannot see the process, as from another container, that tells of the end. The other side certifies the instances within
+milliseconds. Without it a worker lives as well, and lost connections tell of its end.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
 import random
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import Callable, Sequence
 
 import anyio
-import anyio.abc
 import structlog
 
 from coordinator import clock
@@ -34,7 +35,10 @@ LONGEST_PAUSE_SECONDS = 2.0
 REFUSED_SECONDS = 30.0
 """Pause between two announcements to a watcher that refused."""
 MOST_BYTES = 65536
-ACCEPTED = 204
+LINE, WATCHED = "/v1/watched/line", "/v1/watched"
+OPEN, DONE, UNKNOWN = 200, 204, 404
+ANNOUNCED = ((LINE, OPEN), (WATCHED, DONE))
+"""Each path and its answer, the first that is known there: older watchers know no line, and watch the processes that they can see."""
 BUSY = (408, 429)
 
 
@@ -63,7 +67,8 @@ class Announcer:
         self._token = secrets.token_urlsafe(32)
         self.token_hash = hashlib.sha256(self._token.encode()).hexdigest()
         self._process = os.getpid()
-        self._changed = anyio.Event()
+        self._changed, self._answered = anyio.Event(), anyio.Event()
+        self._line: socket.socket | None = None
         self._told: str | None = None
         self.accepted = False
 
@@ -77,42 +82,48 @@ class Announcer:
         """The worker has another id."""
         self._changed.set()
 
-    async def announce(self) -> None:
-        """Announces once, before the worker registers: then its name is free, and no moment is missed. Never raises."""
-        try:
-            async with self._announced():
-                return
-        except _NotWatchedError as error:
-            self._tell(str(error))
-        except Exception as error:  # noqa: BLE001 - a worker lives without it, too
-            self._tell(told(error))
+    async def announced(self) -> None:
+        """Returns when the first announcement was answered, or in a second: before the worker registers its name is free then."""
+        with anyio.move_on_after(ANSWER_SECONDS):
+            await self._answered.wait()
 
     async def left(self) -> None:
-        """The worker has ended, and its process need not be watched any more. Never raises."""
-        if not self.accepted or os.getpid() != self._process:
+        """The worker has ended, and its process need not be watched any more. Never raises; call it when `run` was cancelled."""
+        if os.getpid() != self._process:
             return
-        self._instances = tuple
-        with anyio.CancelScope(shield=True):
-            await self.announce()
+        try:
+            if self.accepted:
+                with anyio.CancelScope(shield=True):
+                    await self._say(())
+        except Exception as error:  # noqa: BLE001 - the worker has said in the store that it left
+            log.debug("good_bye_not_said", socket=self._path, error=told(error))
+        finally:
+            self._hang_up()
 
     async def run(self) -> None:
-        """Announces, and again, until cancelled. Never raises; a child that this process forks announces nothing."""
+        """Announces, and again, until cancelled. Never raises; a child that this process forks announces nothing.
+
+        When it is cancelled the line stays, until `left` has said good-bye.
+        """
         failures = 0
         while os.getpid() == self._process:
-            self._changed, began, refused = anyio.Event(), clock.now(), False
+            began, refused = clock.now(), False
             try:
-                async with self._announced() as connection:
-                    self._tell("")
-                    await self._until_over(connection)
-            except _NotWatchedError as error:
-                self._tell(str(error))
-                refused = error.refused
+                await self._hold()
             except Exception as error:  # noqa: BLE001 - a worker lives without it, too
-                self._tell(told(error))
+                reason = _reason(error)
+                self._tell(str(reason))
+                refused = reason.refused
+            self._hang_up()
+            self._answered.set()
             failures = 0 if clock.now() - began > LONGEST_PAUSE_SECONDS else failures + 1
-            pause = backoff(failures, random.random(), most=LONGEST_PAUSE_SECONDS)  # noqa: S311 - jitter
-            with anyio.move_on_after(REFUSED_SECONDS if refused else pause):
-                await self._changed.wait()
+            await self._pause(failures, refused=refused)
+
+    async def _pause(self, failures: int, *, refused: bool) -> None:
+        """Before the next trial; a new id ends it."""
+        pause = backoff(failures, random.random(), most=LONGEST_PAUSE_SECONDS)  # noqa: S311 - jitter
+        with anyio.move_on_after(REFUSED_SECONDS if refused else pause):
+            await self._changed.wait()
 
     def _tell(self, reason: str) -> None:
         """Logs the reason each time that it changes."""
@@ -126,84 +137,149 @@ class Announcer:
                 "exit_not_watched", socket=self._path, reason=reason, consequence="lost connections tell of its end"
             )
 
-    @asynccontextmanager
-    async def _announced(self) -> AsyncIterator[anyio.abc.ByteStream]:
-        """A connection on which the announcement was accepted.
+    # -- the line ------------------------------------------------------------------------------------------------------
+
+    async def _hold(self) -> None:
+        """Announces the worker, and holds the line until the other side ends it.
+
+        It is not given up for an answer that is late: the other side may have the announcement by then, and its end would be this
+        process's.
 
         Raises:
             _NotWatchedError: the announcement was not accepted.
+            OSError, h11.RemoteProtocolError: nobody listens there, or somebody who speaks otherwise.
         """
-        import h11  # here, as in `_ask`: a worker that is not watched speaks no HTTP
-
+        known = self._ids()
+        late = asyncio.get_running_loop().call_later(ANSWER_SECONDS, self._is_late)
         try:
-            with anyio.fail_after(ANSWER_SECONDS) as limit:
-                async with await anyio.connect_unix(self._path) as connection:
-                    in_a_child(connection, _leave_to_parent)
-                    await self._ask(connection)
-                    limit.deadline = float("inf")
-                    yield connection
-        except TimeoutError:
-            raise _NotWatchedError(f"no answer within {ANSWER_SECONDS:g} s") from None
-        except OSError as error:
-            raise _NotWatchedError(error.strerror or type(error).__name__) from None
-        except (
-            anyio.BrokenResourceError,
-            anyio.ClosedResourceError,
-            anyio.EndOfStream,
-            h11.RemoteProtocolError,
-        ) as error:
-            raise _NotWatchedError(f"no answer: {type(error).__name__}") from None
+            line = await self._announce(known)
+        finally:
+            late.cancel()
+        self.accepted = True
+        self._tell("")
+        self._answered.set()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._until_ended, line, tasks.cancel_scope)
+            await self._keep_told(known)
 
-    async def _ask(self, connection: anyio.abc.ByteStream) -> None:
-        import h11
+    async def _announce(self, known: Sequence[str]) -> socket.socket:
+        for target, wanted in ANNOUNCED:
+            self._hang_up()
+            self._line = line = _unconnected()
+            status, said = await self._ask(line, target, known)
+            if status == wanted:
+                break
+            if status != UNKNOWN or target == WATCHED:
+                raise _refusal(status, said)
+        return line
 
-        body = json.dumps({"instances": list(self._instances())}).encode()
+    def _ids(self) -> tuple[str, ...]:
+        self._changed = anyio.Event()
+        return tuple(self._instances())
+
+    def _is_late(self) -> None:
+        self._tell(f"no answer within {ANSWER_SECONDS:g} s")
+
+    def _hang_up(self) -> None:
+        line, self._line = self._line, None
+        if line is not None:
+            line.close()
+
+    @staticmethod
+    async def _until_ended(line: socket.socket, scope: anyio.CancelScope) -> None:
+        try:
+            while await asyncio.get_running_loop().sock_recv(line, MOST_BYTES):
+                pass
+        except OSError:
+            pass
+        scope.cancel()
+
+    async def _keep_told(self, known: tuple[str, ...]) -> None:
+        """Tells the other side of each new id, until cancelled."""
+        failures = 0
+        while True:
+            instances = self._ids()
+            if instances == known:
+                await self._changed.wait()
+                continue
+            try:
+                await self._say(instances)
+            except Exception as error:  # noqa: BLE001 - as in `run`
+                reason = _reason(error)
+                self._tell(str(reason))
+                failures += 1
+                await self._pause(failures, refused=reason.refused)
+            else:
+                self._tell("")
+                known, failures = instances, 0
+
+    # -- requests ------------------------------------------------------------------------------------------------------
+
+    async def _say(self, instances: Sequence[str]) -> None:
+        """Announces the newest ids on a connection of its own.
+
+        Raises:
+            _NotWatchedError, OSError, TimeoutError, h11.RemoteProtocolError: that was not accepted.
+        """
+        with _unconnected() as connection, anyio.fail_after(ANSWER_SECONDS):
+            status, said = await self._ask(connection, WATCHED, instances)
+        if status != DONE:
+            raise _refusal(status, said)
+
+    async def _ask(self, connection: socket.socket, target: str, instances: Sequence[str]) -> tuple[int, bytes]:
+        """Status and body of the answer; an answer that stays open has none."""
+        import h11  # here: a worker that is not watched speaks no HTTP
+
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(connection, self._path)
+        body = json.dumps({"instances": list(instances)}).encode()
         http = h11.Connection(h11.CLIENT)
         headers = [
             ("Host", "watcher"), ("Worker-Token", self._token), ("Content-Type", "application/json"),
             ("Content-Length", str(len(body))),
         ]  # fmt: skip
-        request = http.send(h11.Request(method="POST", target="/v1/watched", headers=headers))
-        await connection.send(
-            (request or b"") + (http.send(h11.Data(body)) or b"") + (http.send(h11.EndOfMessage()) or b"")
-        )
+        request = http.send(h11.Request(method="POST", target=target, headers=headers))
+        request = (request or b"") + (http.send(h11.Data(body)) or b"") + (http.send(h11.EndOfMessage()) or b"")
+        await loop.sock_sendall(connection, request)
         status, said = 0, b""
         while True:
             event = http.next_event()
             if event is h11.NEED_DATA:
-                try:
-                    http.receive_data(await connection.receive(MOST_BYTES))
-                except anyio.EndOfStream:
-                    http.receive_data(b"")
+                http.receive_data(await loop.sock_recv(connection, MOST_BYTES))
             elif isinstance(event, h11.Response):
                 status = event.status_code
+                if status == OPEN:
+                    return status, b""
             elif isinstance(event, h11.Data):
                 said += bytes(event.data)
             elif isinstance(event, h11.EndOfMessage | h11.ConnectionClosed):
-                break
-        if status != ACCEPTED:
-            refused = 400 <= status < 500 and status not in BUSY
-            raise _NotWatchedError(f"it answered {status}: {_detail(said)}", refused=refused)
-        self.accepted = True
-
-    async def _until_over(self, connection: anyio.abc.ByteStream) -> None:
-        """Returns when the other side closes the connection, as when it ends, or the worker has another id."""
-        async with anyio.create_task_group() as tasks:
-
-            async def read() -> None:
-                try:
-                    while True:
-                        await connection.receive(MOST_BYTES)
-                except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
-                    tasks.cancel_scope.cancel()
-
-            tasks.start_soon(read)
-            await self._changed.wait()
-            tasks.cancel_scope.cancel()
+                return status, said
 
 
-def _leave_to_parent(connection: anyio.abc.ByteStream) -> None:
-    let_go_of(connection.extra(anyio.abc.SocketAttribute.raw_socket))  # noqa: S610 - not Django's
+def _unconnected() -> socket.socket:
+    """A socket that a child which this process forks does not keep open."""
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    in_a_child(made, let_go_of)
+    made.setblocking(False)
+    return made
+
+
+def _refusal(status: int, said: bytes) -> _NotWatchedError:
+    refused = 400 <= status < 500 and status not in BUSY
+    return _NotWatchedError(f"it answered {status}: {_detail(said)}", refused=refused)
+
+
+def _reason(error: Exception) -> _NotWatchedError:
+    """Why the process is not watched, in one sentence."""
+    if isinstance(error, _NotWatchedError):
+        return error
+    if isinstance(error, TimeoutError):
+        return _NotWatchedError(f"no answer within {ANSWER_SECONDS:g} s")
+    if isinstance(error, OSError):
+        return _NotWatchedError(error.strerror or type(error).__name__)
+    if type(error).__name__ == "RemoteProtocolError":
+        return _NotWatchedError(f"no answer: {type(error).__name__}")
+    return _NotWatchedError(told(error))
 
 
 def _detail(body: bytes) -> str:

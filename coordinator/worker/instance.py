@@ -286,8 +286,8 @@ class Instance:
     async def _have_exit_watched(self, tasks: anyio.abc.TaskGroup) -> None:
         """By a supervisor or a sidecar where one agrees to, else by an exit watcher of its own."""
         if self._announcer is not None:
-            await self._announcer.announce()
             tasks.start_soon(self._announcer.run)
+            await self._announcer.announced()
             if self._announcer.accepted:
                 return
         if self.settings.watch_exit:

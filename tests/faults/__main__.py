@@ -20,7 +20,7 @@ import anyio
 from coordinator.cli.figures import percentile
 from tests import other_servers
 from tests.callers.kills import kill_workers
-from tests.faults.evidence import Lag, behind_a_sidecar, certificates, kills
+from tests.faults.evidence import Lag, behind_a_sidecar, certificates, kills, over_a_line
 from tests.faults.faults import FAULTS
 from tests.faults.killers import kill_from_within
 from tests.faults.mass import lose
@@ -72,6 +72,7 @@ def _evidence() -> tuple[str, bool]:
     if shutil.which("go"):  # few: the heirs' own ticks would fill both processors, and the events would not hold all
         rows.append(row("SIGKILL of a worker in Go with 100 calls behind a sidecar", behind_a_sidecar(15, 100)))
     rows.append(row("SIGKILL, with the exit watcher", kills(50, {}, watched=True)))
+    rows.append(row("SIGKILL, with a line to a sidecar that sees no process", over_a_line(50)))
     rows.append(row("SIGKILL, without it from here on; started again under the same name", kills(10, {}, again=True)))
     for profile in PROFILES:
         rows.append(row(f"SIGKILL, profile {profile}", kills(20, {"profile": profile})))

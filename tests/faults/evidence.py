@@ -132,6 +132,22 @@ def behind_a_sidecar(count: int, calls: int) -> Lag:
         return _lag(d, exits, adopted=False)  # heirs with hundreds of calls that write down each tick are slow
 
 
+def over_a_line(count: int) -> Lag:
+    """Workers with the library that are killed with SIGKILL; their sidecar sees the end of a line, and no process."""
+    with Deployment(workers=1, each=LIVING, calls=0, coordinators=1) as d:
+        sidecar, exits = Sidecar(d.server, program="tests.sidecar.blind_sidecar"), dict[str, float]()
+        try:
+            for n in range(count):
+                process, instance = _started(d, f"holds-{n}", f"call-{n}", line=sidecar.path)
+                exits[instance] = time.time()
+                process.send(signal.SIGKILL)
+                _wait_for_offer(d, instance)
+                process.close()
+        finally:
+            sidecar.close()
+        return _lag(d, exits)
+
+
 def _wait_for_offer(d: Deployment, instance: str) -> None:
     def offered() -> bool:
         return any(e["type"] == "orphaned" and e["instance"] == instance for e in _events(d.client))
@@ -139,15 +155,17 @@ def _wait_for_offer(d: Deployment, instance: str) -> None:
     wait_until(offered, 30, f"the calls of {instance} are offered")
 
 
-def _started(d: Deployment, name: str, call: str, *, watched: bool = False) -> tuple[Process, str]:
+def _started(d: Deployment, name: str, call: str, *, watched: bool = False, line: str = "") -> tuple[Process, str]:
     told = (b"1",) if d._settings.get("lost_connection_after", 1) else (b"0",)
     arguments = (d.server.url, str(d.path), json.dumps(d._settings), f"{name}:{call}")
-    environment = {"COORDINATOR_WATCH_EXIT": "true", "COORDINATOR_LOG_LEVEL": "debug"} if watched else UNWATCHED
+    environment = {"COORDINATOR_WATCH_EXIT": "true"} if watched else {**UNWATCHED, "RECOVERY_SOCKET": line}
+    if watched or line:
+        environment["COORDINATOR_LOG_LEVEL"] = "debug"
     process = Process("tests.faults.worker", *arguments, **environment)
     [ready] = process.wait_for("ready", 1, 30)
     key = KEYS.instance(ready["id"])
     wait_until(lambda: d.client.hget(key, "presence") in told, 10, "its presence connection was told")
-    if watched:
+    if watched or line:
         wait_until(lambda: "exit_watched" in process.errors(), 20, "it is watched")
     return process, ready["id"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 
 from tests.faults.deployment import Deployment
-from tests.faults.evidence import certificates, kills
+from tests.faults.evidence import certificates, kills, over_a_line
 from tests.waiting import wait_until
 
 
@@ -24,6 +24,11 @@ def test_a_killed_process_loses_its_connection() -> None:
 def test_with_an_exit_watcher_a_killed_worker_is_certified() -> None:
     """SIGKILL of a worker that nothing else watches is a certificate."""
     assert kills(2, {}, watched=True).causes == {"exited"}
+
+
+def test_the_end_of_a_line_is_a_certificate() -> None:
+    """SIGKILL of a worker that holds a line to a sidecar, which sees nothing else of it."""
+    assert over_a_line(2).causes == {"exited"}
 
 
 def test_without_connections_silence_tells() -> None:

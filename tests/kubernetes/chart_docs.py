@@ -26,6 +26,7 @@ OWN = {
     "http_port",
     "http_tcp",
     "http_socket",
+    "http_socket_shared",
     "drain_port",
     "api_token",
     "drain_token",

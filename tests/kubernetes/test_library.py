@@ -29,7 +29,7 @@ def test_the_example_is_valid(folder: Path, version: str) -> None:
     """Strictly, for each version that is supported, with and without the socket and Secrets."""
     for recovery in (
         {},
-        {"socket": {"enabled": True}, "apiTokenSecret": "tokens"},
+        {"socket": {"enabled": False}, "shareProcessNamespace": False, "apiTokenSecret": "tokens"},
         {"redis": {"existingSecret": "", "url": "redis://r"}},
     ):
         objects = worker(folder, recovery)
@@ -42,12 +42,46 @@ def test_a_native_sidecar(folder: Path) -> None:
     spec = pod(worker(folder))
     [sidecar] = spec["initContainers"]
     assert sidecar["restartPolicy"] == "Always"
-    assert sidecar["startupProbe"]["httpGet"]["path"] == "/readyz"
     assert sidecar["livenessProbe"]["httpGet"]["path"] == "/healthz"
-    assert "readinessProbe" not in sidecar
     assert sidecar["securityContext"]["readOnlyRootFilesystem"]
-    follows = pod(worker(folder, {"readinessFollowsStore": True}))["initContainers"][0]
-    assert follows["readinessProbe"]["httpGet"]["path"] == "/readyz"
+
+
+def test_probes_follow_the_store_where_that_is_wanted(folder: Path) -> None:
+    """By default a pod starts and is ready while Redis is away: its sidecar serves, and says 503."""
+    [sidecar] = pod(worker(folder))["initContainers"]
+    assert sidecar["startupProbe"]["httpGet"]["path"] == "/healthz"
+    assert "readinessProbe" not in sidecar
+    [follows] = pod(worker(folder, {"readinessFollowsStore": True, "startupFollowsStore": True}))["initContainers"]
+    assert follows["readinessProbe"]["httpGet"]["path"] == follows["startupProbe"]["httpGet"]["path"] == "/readyz"
+
+
+def test_the_end_of_a_worker_is_seen(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default they share process numbers and a socket: one path for both, whose volume the worker cannot change."""
+    spec = pod(worker(folder, {"redis": {"existingSecret": "", "url": "redis://r"}}))
+    [sidecar], [main] = spec["initContainers"], spec["containers"]
+    assert spec["shareProcessNamespace"] is True
+    assert environment(main)["RECOVERY_SOCKET"] == environment(sidecar)["COORDINATOR_HTTP_SOCKET"]
+    [ours] = [one for one in sidecar["volumeMounts"] if one["name"] == "recovery-socket"]
+    [its] = [one for one in main["volumeMounts"] if one["name"] == "recovery-socket"]
+    assert (its, ours.get("readOnly")) == ({**ours, "readOnly": True}, None)
+    assert environment(main)["RECOVERY_SOCKET"] == f"{its['mountPath']}/sidecar.sock"
+    for name, value in environment(sidecar).items():
+        monkeypatch.setenv(name, value)
+    assert load().http_socket_shared
+
+
+def test_each_way_to_see_its_end_can_be_left_out(folder: Path) -> None:
+    """No shared process numbers, no socket, or a socket for the pod's group."""
+    apart = pod(worker(folder, {"shareProcessNamespace": False}))
+    assert apart["shareProcessNamespace"] is False
+    assert "RECOVERY_SOCKET" in environment(apart["containers"][0])
+    without = pod(worker(folder, {"socket": {"enabled": False}}))
+    assert without["shareProcessNamespace"] is True
+    assert "recovery-socket" not in str(without)
+    assert "RECOVERY_SOCKET" not in environment(without["containers"][0])
+    assert not [name for name in environment(without["initContainers"][0]) if "SOCKET" in name]
+    grouped = pod(worker(folder, {"socket": {"shared": False}}))
+    assert environment(grouped["initContainers"][0])["COORDINATOR_HTTP_SOCKET_SHARED"] == "false"
 
 
 def test_the_hook_finds_the_sidecar(folder: Path) -> None:
@@ -78,7 +112,7 @@ def test_settings_arrive(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recovery = {
         "redis": {"existingSecret": "", "url": "redis://r:6379/1"},
         "settings": {"labels": {"zone": "a"}, "capacity": 9, "profile": "fast"},
-        "socket": {"enabled": True}, "extraEnv": [{"name": "COORDINATOR_LOG_LEVEL", "value": "debug"}],
+        "extraEnv": [{"name": "COORDINATOR_LOG_LEVEL", "value": "debug"}],
     }  # fmt: skip
     [sidecar] = pod(worker(folder, recovery))["initContainers"]
     for name, value in environment(sidecar).items():
@@ -91,11 +125,11 @@ def test_settings_arrive(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_volumes_are_there(folder: Path) -> None:
     """Whatever a container mounts is a volume of its pod."""
-    for recovery in ({}, {"socket": {"enabled": True}, "apiTokenSecret": "tokens"}):
+    for recovery in ({"apiTokenSecret": "tokens"}, {"socket": {"enabled": False}}):
         for container, spec in containers(worker(folder, recovery)):
             mounts = {mount["name"] for mount in container.get("volumeMounts") or []}
             assert mounts <= {volume["name"] for volume in spec["volumes"]}
-            assert ("recovery-socket" in mounts) == bool(recovery)
+            assert ("recovery-socket" in mounts) == ("socket" not in recovery)
 
 
 def test_the_sidecar_is_for_its_worker_and_for_prometheus(folder: Path) -> None:
@@ -122,7 +156,7 @@ def test_secrets_are_files(folder: Path) -> None:
     assert secret.isdisjoint(known)
     mounts = {mount["mountPath"]: mount["name"] for mount in sidecar["volumeMounts"]}
     secrets = {v["name"]: v["secret"]["secretName"] for v in spec["volumes"] if "secret" in v}
-    assert {path: secrets[name] for path, name in mounts.items()} == {
+    assert {path: secrets[name] for path, name in mounts.items() if name != "recovery-socket"} == {
         "/etc/recovery/redis": "store",
         "/etc/recovery/tls": "tls",
         "/etc/recovery/api-token": "tokens",
@@ -157,6 +191,8 @@ def test_a_url_with_a_password_is_refused(folder: Path, url: str) -> None:
         ({"marginSeconds": 1}, "marginSeconds"),
         ({"settings": {"drain_timeout": "9s"}}, "drain_timeout"),
         ({"drainTimeout": 9}, "drainTimeout"),
+        ({"shareProcessNamespace": "yes"}, "shareProcessNamespace"),
+        ({"socket": {"shared": "all"}}, "socket.*shared"),
     ],
 )
 def test_wrong_values_are_refused(folder: Path, recovery: dict[str, Any], said: str) -> None:

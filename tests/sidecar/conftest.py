@@ -28,10 +28,17 @@ class Sidecar:
         server: or its URL.
         files: that it may have open; default as many as this process.
         ready: wait until it is.
+        program: the module that is started.
     """
 
     def __init__(
-        self, server: RedisServer | str, *flags: str, path: str = "", files: int = 0, ready: bool = True
+        self,
+        server: RedisServer | str,
+        *flags: str,
+        path: str = "",
+        files: int = 0,
+        ready: bool = True,
+        program: str = "coordinator",
     ) -> None:
         store = server if isinstance(server, str) else server.url
         url = as_user(store, "coordinating-sidecar" if "--coordinate" in flags else "worker")
@@ -39,7 +46,7 @@ class Sidecar:
         self.path = path or str(Path(self._folder.name) / "sidecar.sock")
         self.log = Path(self._folder.name) / "log"
         command = [
-            sys.executable, "-m", "coordinator", "sidecar", "--redis-url", url, "--http-port", "0",
+            sys.executable, "-m", program, "sidecar", "--redis-url", url, "--http-port", "0",
             "--http-socket", self.path, "--log-format", "json", "--drain-timeout", "2s", *flags,
         ]  # fmt: skip
         if files:

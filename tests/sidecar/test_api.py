@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
 import json
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -356,3 +358,21 @@ def test_the_document_describes_what_is_served(worker: Make, sidecar: Sidecar) -
     }  # fmt: skip
     stream = paths["/v1/workers/{instance}/events"]["get"]["responses"]["200"]
     assert set(stream["content"]) == {"application/x-ndjson", "text/event-stream"}
+
+
+def test_it_comes_up_while_the_store_is_away() -> None:
+    """It is healthy and not ready, refuses with 503 what it cannot do, and serves when the store is back."""
+    own = RedisServer()
+    own.pause()
+    try:
+        early = Sidecar(own, ready=False)
+        with contextlib.closing(early), contextlib.closing(Client(early.path)) as client:
+            assert [client("GET", path).status_code for path in ("/healthz", "/readyz")] == [200, 503]
+            answer = client.register("early", pid=os.getpid())
+            assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
+            assert client("GET", "/healthz").status_code == 200
+            own.resume()
+            wait_until(lambda: client.register("early", pid=os.getpid()).status_code == 201, 20)
+            wait_until(lambda: client("GET", "/readyz").status_code == 200)
+    finally:
+        own.close()

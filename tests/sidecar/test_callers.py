@@ -32,6 +32,7 @@ from tests.waiting import wait_until
 CALLERS = {
     "register": {"anyone"},
     "watch": {"process"},
+    "hold_line": {"process"},
     "events": {"worker"},
     "alive": {"worker"},
     "sessions": {"worker", "administrator"},
@@ -243,6 +244,23 @@ def test_over_the_socket_of_another_user(place: Place) -> None:
     Path(place.sidecar.path).parent.chmod(0o711)
     with contextlib.closing(OtherUser(place.sidecar.path)) as link:
         check(place, "other user's socket", link.ask)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_over_a_shared_socket(server: RedisServer) -> None:
+    """Every user may connect, and none administrates because of its user, be it the sidecar's own."""
+    sidecar = Sidecar(server, "--http-socket-shared", "true", "--api-token", API)
+    with contextlib.closing(sidecar), contextlib.closing(Client(sidecar.path)) as own:
+        Path(sidecar.path).parent.chmod(0o711)
+        os.setegid(OTHER_UID)
+        try:
+            with contextlib.closing(OtherUser(sidecar.path)) as other:
+                assert other.ask("GET", "/v1/drain", {})[0] == 401
+        finally:
+            os.setegid(0)
+        assert own("GET", "/v1/drain").status_code == 401
+        assert own("GET", "/v1/drain", Authorization=f"Bearer {API}").status_code == 200
+        assert own.register("anyone", pid=os.getpid()).status_code == 201
 
 
 def test_nothing_of_it_is_logged(place: Place) -> None:

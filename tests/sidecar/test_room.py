@@ -117,6 +117,8 @@ def test_a_healthy_worker_keeps_its_call(
         ("/v1/sessions/alive", "requests"),
         ("/v1/sessions/events", "requests"),
         ("/v1/drain?wait=1", "drains"),
+        ("/v1/watched/line", "lines"),
+        ("/v1/watched", "requests"),
         ("/v1/workers", "requests"),
         ("/metrics", "requests"),
     ],

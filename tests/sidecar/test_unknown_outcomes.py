@@ -136,6 +136,7 @@ OPERATIONS = {
 ELSEWHERE = {
     "POST /v1/workers": "tests/sidecar/test_ending.py, test_restart.py: registered once, its answer lost",
     "POST /v1/watched": "tests/sidecar/test_watched.py: only watches",
+    "POST /v1/watched/line": "tests/sidecar/test_line.py: only watches",
     "POST /v1/drain": "tests/sidecar/test_ending.py; its sessions as tests/outcomes",
     "POST /v1/certificates": "written once: a second call says so",
     "POST /v1/workers/{instance}/alive": "changes nothing in the store",

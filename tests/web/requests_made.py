@@ -13,6 +13,7 @@ METHODS = [
 ]  # fmt: skip
 PATHS = [
     "/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/v1/workers", "/v1/workers/x~1/alive", "/v1/watched",
+    "/v1/watched/line",
     "/v1/workers/x~1/events", "/v1/workers/x~1/sessions", "/v1/sessions/a", "/v1/sessions/a/owner",
     "/v1/sessions/a/checkpoint", "/v1/sessions/a/adopt", "/v1/sessions/%00", "/v1/sessions/%ff%fe",
     "/v1/sessions/" + "y" * 300, "/v1/offers?wait=1ms", "/v1/offers?max=x", "/v1/certificates", "/healthz/", "//",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 
 from coordinator.clock import in_ms
@@ -10,6 +11,7 @@ from coordinator.settings import Settings
 from coordinator.sidecar import schemas
 from coordinator.sidecar.callers import Caller
 from coordinator.sidecar.hosted import hash_of
+from coordinator.sidecar.line import HeldLine
 from coordinator.sidecar.problems import Problem
 from coordinator.sidecar.registry import Registry
 from coordinator.sidecar.routes.answers import owned
@@ -122,9 +124,28 @@ class WorkerRoutes:
     async def watch(self, call: HttpCall) -> HttpReply:
         """Has the end of the asking process stated for instances that beat for themselves; over the unix socket."""
         process = peer_process(call.scope)
-        if process is None:
-            raise Problem(HTTPStatus.FORBIDDEN, "the asking process cannot be seen: ask over the unix socket")
         self._watched.announce(hash_of(call.asker.token), call.read(schemas.Watch).instances, process)
         if self._announced is not None:
             await self._announced()
         return HttpReply(NO_CONTENT)
+
+    @operation(
+        "POST /v1/watched/line",
+        callers=Caller.PROCESS,
+        body=schemas.Watch,
+        answers={
+            OK: Answer(
+                "the instances are watched; the answer stays open for as long as the line does", media_types=(LINES,)
+            )
+        },
+        problems=(CONFLICT, TOO_MANY_REQUESTS),
+        kept_open=True,
+    )
+    async def hold_line(self, call: HttpCall) -> Stream:
+        """The same, with a request that the process keeps open while it lives: where it cannot be seen, the end of that is its own."""
+        process, line = peer_process(call.scope), HeldLine(call.scope)
+        instances = call.read(schemas.Watch).instances
+        self._watched.announce(hash_of(call.asker.token), instances, line if process is None else process)
+        if self._announced is not None:
+            await self._announced()
+        return partial(line.answer, by="line" if process is None else "process")

@@ -3,6 +3,7 @@ How to use this library, in the template of your Deployment or StatefulSet (all 
 
   spec:
     terminationGracePeriodSeconds: {{ include "recovery.terminationGracePeriodSeconds" . }}
+    shareProcessNamespace: {{ include "recovery.shareProcessNamespace" . }}
     initContainers:
       {{- include "recovery.sidecar" . | nindent 6 }}
     containers:
@@ -44,6 +45,11 @@ How to use this library, in the template of your Deployment or StatefulSet (all 
 {{- int $v.terminationGracePeriodSeconds | default (add (int $v.drainTimeoutSeconds) (int $v.marginSeconds)) -}}
 {{- end -}}
 
+{{/* Whether the containers of the pod see each other's processes, so that the sidecar sees the end of the worker's, on any kernel. */}}
+{{- define "recovery.shareProcessNamespace" -}}
+{{- .Values.recovery.shareProcessNamespace -}}
+{{- end -}}
+
 {{/* The entry of initContainers: a native sidecar. It starts before the worker and ends after it (KEP-753). */}}
 {{- define "recovery.sidecar" -}}
 {{- include "recovery.check" . -}}
@@ -66,7 +72,7 @@ How to use this library, in the template of your Deployment or StatefulSet (all 
       containerPort: {{ $v.ports.drain }}
   startupProbe:
     httpGet:
-      path: /readyz
+      path: {{ ternary "/readyz" "/healthz" $v.startupFollowsStore }}
       port: recovery
     periodSeconds: 1
     failureThreshold: 60
@@ -150,6 +156,7 @@ How to use this library, in the template of your Deployment or StatefulSet (all 
 {{- end -}}
 {{- if $v.socket.enabled -}}
 {{- $env = append $env (dict "name" "COORDINATOR_HTTP_SOCKET" "value" (printf "%s/sidecar.sock" $v.socket.mountPath)) -}}
+{{- $env = append $env (dict "name" "COORDINATOR_HTTP_SOCKET_SHARED" "value" (toString $v.socket.shared)) -}}
 {{- end -}}
 {{- $settings := include "recovery.settingsEnv" (omit $v.settings "labels") | fromYamlArray -}}
 {{- include "recovery.mergedEnv" (dict "first" $env "last" (include "recovery.mergedEnv" (dict "first" $settings "last" $v.extraEnv) | fromYamlArray)) -}}
@@ -178,16 +185,17 @@ preStop:
         value: Bearer {{ $v.drainToken }}
 {{- end -}}
 
-{{/* Mounts of the worker; empty without the socket. */}}
+{{/* Mounts of the worker, which connects to the socket and changes nothing there; empty without the socket. */}}
 {{- define "recovery.volumeMounts" -}}
 {{- $v := .Values.recovery -}}
 {{- if $v.socket.enabled -}}
 - name: recovery-socket
   mountPath: {{ $v.socket.mountPath }}
+  readOnly: true
 {{- end -}}
 {{- end -}}
 
-{{/* Volumes of the pod. With the socket give the pod a securityContext.fsGroup, so that both containers may use it. */}}
+{{/* Volumes of the pod. With socket.shared: false give the pod a securityContext.fsGroup, so that both containers may use the socket. */}}
 {{- define "recovery.volumes" -}}
 {{- $v := .Values.recovery -}}
 {{- if $v.socket.enabled }}
