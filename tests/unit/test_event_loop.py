@@ -29,6 +29,7 @@ STARTS_NOTHING = {
     "self._accept": "accepts connections, and hands each to the connection's own protocol",
     "self.start": "accepts again after a pause",
     "self._moved": "closes a connection whose address is no longer named",
+    "self._is_late": "logs",
     "self._drain": "reads, and sets an event",
     "self._wake.set": "an event is set, and a task hears it",
     "changed.set": "an event is set, and a task hears it",

@@ -18,7 +18,7 @@ from prometheus_client import REGISTRY
 from coordinator.adapters.livekit import inside
 from coordinator.adapters.livekit.call import LiveKitCall
 from coordinator.adapters.livekit.transcript import fitted_items, size_of
-from coordinator.adapters.livekit.turns import Turns
+from coordinator.adapters.livekit.call_turns import CallTurns
 from coordinator.errors import CoordinatorError, SessionGoneError
 from coordinator.printable import told, trace
 from coordinator.voice.meter import TurnMeter, VoiceMetrics
@@ -117,7 +117,7 @@ class _Keeper:
         self._call.context.add_shutdown_callback(self._job_ends)
         await self._call.begin()
         if self._call.recovered:
-            self._call.turns = Turns(self._call.data)
+            self._call.turns = CallTurns(self._call.data)
 
     def limit(self, seconds: float, **hooks: Any) -> None:
         """Ends the call in order when its time is over."""

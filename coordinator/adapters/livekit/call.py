@@ -17,7 +17,7 @@ from livekit.agents import JobContext
 from coordinator.adapters.livekit import inside
 from coordinator.adapters.livekit.job_record import JobRecord
 from coordinator.adapters.livekit.server import ADDRESS
-from coordinator.adapters.livekit.turns import Turns
+from coordinator.adapters.livekit.call_turns import CallTurns
 from coordinator.child import ChildSession
 from coordinator.errors import CoordinatorError, SessionGoneError
 from coordinator.printable import told
@@ -64,7 +64,7 @@ class LiveKitCall:
         self.recovered = self.planned = False
         self.lost = anyio.Event()
         self.letting_go: Callable[[], Any] | None = None
-        self.turns = Turns()
+        self.turns = CallTurns()
         self._session: ChildSession | None = None
         self._record: Any = None
         self._joining: asyncio.Task[None] | None = None

@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from coordinator.adapters.livekit.turns import Turns
+from coordinator.adapters.livekit.call_turns import CallTurns
 from coordinator.voice.progress import CallState
 
 
 def test_an_answer_has_the_latencies_of_its_turn() -> None:
     """The transcript's delay comes with the caller's message, the rest with the answer; totals go to the heir."""
-    turns = Turns()
+    turns = CallTurns()
     nothing, _ = turns.said("user", {"transcription_delay": 0.2})
     assert not nothing
     metrics = {
@@ -27,7 +27,7 @@ def test_an_answer_has_the_latencies_of_its_turn() -> None:
     assert speech == 2.5
     second, _ = turns.said("assistant", {})
     assert not second
-    heir = Turns(json.loads(json.dumps(turns.to_data())))
+    heir = CallTurns(json.loads(json.dumps(turns.to_data())))
     assert heir.totals.e2e.total_ms == 700
     assert heir.totals.e2e.count == 1
 
@@ -35,17 +35,17 @@ def test_an_answer_has_the_latencies_of_its_turn() -> None:
 @pytest.mark.parametrize("broken", ["x", None, -1.0, float("nan"), True])
 def test_numbers_that_are_none_are_left_out(broken: object) -> None:
     """What another version puts there harms no call."""
-    latencies, speech = Turns().said("assistant", {"e2e_latency": broken, "started_speaking_at": broken})
+    latencies, speech = CallTurns().said("assistant", {"e2e_latency": broken, "started_speaking_at": broken})
     assert not latencies
     assert speech == 0.0
 
 
 def test_an_heir_knows_who_had_the_word() -> None:
     """The agent spoke when it died: the heir is reconnecting, and then connected, and knows it until the talk goes on."""
-    turns = Turns()
+    turns = CallTurns()
     for state in ("initializing", "listening", "thinking", "speaking"):
         turns.agent_is(state)
-    heir = Turns(turns.to_data())
+    heir = CallTurns(turns.to_data())
     assert heir.progress.state is CallState.RECONNECTING
     assert heir.progress.interrupted is CallState.RESPONDING
     heir.agent_is("speaking")  # its media is not up yet
@@ -58,5 +58,5 @@ def test_an_heir_knows_who_had_the_word() -> None:
 @pytest.mark.parametrize("data", [{}, {"progress": 7, "latencies": []}, {"latencies": {"e2e": {"count": -1}}}])
 def test_an_heir_of_broken_data_begins_anew(data: dict[str, object]) -> None:
     """Nothing that stands there keeps a call from going on."""
-    assert Turns(data).progress.state is CallState.RECONNECTING
-    assert not Turns(data).totals
+    assert CallTurns(data).progress.state is CallState.RECONNECTING
+    assert not CallTurns(data).totals

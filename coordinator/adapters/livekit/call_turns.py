@@ -10,13 +10,13 @@ from coordinator.errors import CallStateError, InvalidDataError
 from coordinator.voice.latencies import LatencyTotals, TurnLatencies
 from coordinator.voice.progress import CallProgress, CallState
 
-__all__ = ["Turns"]
+__all__ = ["CallTurns"]
 
 STATES = {"listening": CallState.LISTENING, "thinking": CallState.PROCESSING, "speaking": CallState.RESPONDING}
 """What an agent's state means; others are about its beginning."""
 
 
-class Turns:
+class CallTurns:
     """One per call. Pure: what it knows goes to an heir as `to_data` has it.
 
     Args:
