@@ -1,4 +1,4 @@
-"""``python -m tests.voice_stacks.livekit [--kills N] [CASE…]``: what a caller hears when agents on LiveKit die, move or hang.
+"""``python -m tests.voice_stacks.livekit [--kills N] [--write] [CASE…]``: what callers hear when agents on LiveKit die, move or hang.
 
 Each case prints a row as it goes. The exit status is 1 when a caller was not heard again, or an heir knew less than was kept.
 """
@@ -23,6 +23,7 @@ from coordinator.cli.figures import percentile
 from tests.redis_server import RedisServer
 from tests.voice_stacks.livekit_caller import Caller
 from tests.voice_stacks.livekit_server import KEY, SECRET, LiveKitServer, why_none
+from tests.voice_stacks.page import write_table
 from tests.voice_stacks.tone import PITCHES
 
 NONE: Mapping[str, str] = {}
@@ -339,6 +340,31 @@ async def store_restarts(what: str, kills: int) -> list[str]:
     return [what, f"{kills} of {kills}", "goes on", worst, "0", "yes"]
 
 
+async def room_server_restarts(what: str, kills: int) -> list[str]:
+    """LiveKit is killed and started again in the middle of a call: caller and agent come back to it by themselves."""
+    found: list[Heard] = []
+    async with Stack() as stack, stack.call() as (caller, agent, job):
+        for _ in range(kills):
+            kept = agent.told("kept", job)[-1]["turns"]
+            began = time.monotonic()
+            stack.livekit.kill()
+            await asyncio.sleep(1)
+            stack.livekit.start()
+            back = time.monotonic()
+
+            def first(since: float = back) -> float | None:
+                times = [caller.hearing.first(one.pitch, since) for one in stack.agents]
+                return min((at for at in times if at is not None), default=None)
+
+            await until(lambda: first() is not None, "somebody is heard again", 60)
+            heard = first()
+            assert heard is not None
+            await asyncio.sleep(SETTLED_SECONDS)
+            knew = agent.told("kept", job)[-1]["turns"] >= kept
+            found.append(Heard(heard - began, caller.hearing.longest_silence(began - 0.5, heard + 1), 0.0, knew))
+    return _row(what, found)
+
+
 CASES: dict[str, tuple[str, Callable[[str, int], Awaitable[list[str]]]]] = {
     "control": ("worker, SIGKILL, without this project", control),
     "kill": ("worker, SIGKILL", lambda what, n: repeated(what, n, to_worker(signal.SIGKILL))),
@@ -353,6 +379,7 @@ CASES: dict[str, tuple[str, Callable[[str, int], Awaitable[list[str]]]]] = {
     "frozen-job": ("job process, SIGSTOP", lambda what, n: repeated(what, n, to_job(signal.SIGSTOP), replace=False)),
     "six": ("six calls of one worker at once, two heirs", six_at_once),
     "redis": ("Redis, killed and started again after 3 s", store_restarts),
+    "sfu": ("LiveKit's server, killed and started again after 1 s", room_server_restarts),
 }
 
 
@@ -372,8 +399,10 @@ async def main(arguments: list[str]) -> int:
             rows.append([what, f"failed: {error}"[:200], "", "", "", ""])
             failed = True
         print(rows[-1], file=sys.stderr, flush=True)
-    for line in [HEAD, ["---"] * len(HEAD), *rows]:
-        print("| " + " | ".join(line) + " |")
+    table = "\n".join("| " + " | ".join(line) + " |" for line in [HEAD, ["---"] * len(HEAD), *rows])
+    print(table)
+    if "--write" in arguments:
+        write_table("livekit", f"{kills} times each, on {os.cpu_count()} cores.\n\n{table}")
     return int(failed)
 
 

@@ -17,8 +17,8 @@ from prometheus_client import REGISTRY
 
 from coordinator.adapters.livekit import inside
 from coordinator.adapters.livekit.call import LiveKitCall
-from coordinator.adapters.livekit.transcript import fitted_items, size_of
 from coordinator.adapters.livekit.call_turns import CallTurns
+from coordinator.adapters.livekit.transcript import fitted_items, size_of
 from coordinator.errors import CoordinatorError, SessionGoneError
 from coordinator.printable import told, trace
 from coordinator.voice.meter import TurnMeter, VoiceMetrics

@@ -15,9 +15,9 @@ from livekit import rtc
 from livekit.agents import JobContext
 
 from coordinator.adapters.livekit import inside
+from coordinator.adapters.livekit.call_turns import CallTurns
 from coordinator.adapters.livekit.job_record import JobRecord
 from coordinator.adapters.livekit.server import ADDRESS
-from coordinator.adapters.livekit.call_turns import CallTurns
 from coordinator.child import ChildSession
 from coordinator.errors import CoordinatorError, SessionGoneError
 from coordinator.printable import told
