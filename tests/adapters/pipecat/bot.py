@@ -8,8 +8,8 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+import anyio
 from pipecat.frames.frames import (
-    EndFrame,
     Frame,
     InputDTMFFrame,
     InterruptionFrame,
@@ -17,7 +17,6 @@ from pipecat.frames.frames import (
     LLMFullResponseEndFrame,
     LLMFullResponseStartFrame,
     LLMTextFrame,
-    OutputAudioRawFrame,
     TranscriptionFrame,
     TTSAudioRawFrame,
     TTSSpeakFrame,
@@ -35,8 +34,10 @@ from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams, FastAPI
 from pipecat.turns.user_turn_strategies import ExternalUserTurnStrategies
 
 try:
+    from pipecat.frames.frames import EndWorkerFrame
     from pipecat.pipeline.worker import PipelineParams, PipelineWorker
 except ImportError:  # before 1.3
+    from pipecat.frames.frames import EndTaskFrame as EndWorkerFrame
     from pipecat.pipeline.task import PipelineParams
     from pipecat.pipeline.task import PipelineTask as PipelineWorker
 
@@ -87,15 +88,13 @@ class Model(FrameProcessor):
             return
         said = [one["content"] for one in frame.context.get_messages() if one["role"] == "user"]
         if said and said[-1] == f"key {HANG_KEY}":
-            import asyncio
-
-            await asyncio.sleep(3600)
+            await anyio.sleep_forever()
         await self.push_frame(LLMFullResponseStartFrame())
         text = "long" if said and said[-1] == f"key {LONG_KEY}" else "turn"
         await self.push_frame(LLMTextFrame(text=f"{text} {len(said)}"))
         await self.push_frame(LLMFullResponseEndFrame())
         if said and said[-1] == f"key {END_KEY}":
-            await self.push_frame(EndFrame())
+            await self.push_frame(EndWorkerFrame(), FrameDirection.UPSTREAM)
 
 
 class Voice(FrameProcessor):
@@ -164,6 +163,3 @@ def pipeline_of(transport: Any, context: Any, level: int, keys: Callable[[str], 
     return PipelineWorker(
         pipeline, params=PipelineParams(audio_in_sample_rate=RATE, audio_out_sample_rate=RATE), enable_rtvi=False
     )
-
-
-_ = OutputAudioRawFrame

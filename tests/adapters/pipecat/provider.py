@@ -1,7 +1,7 @@
 """A caller on a provider's media streams: connects to a door, and again wherever a connection ends, as the call's instructions say.
 
-It speaks Twilio's protocol, with the messages ``connected``, ``start``, ``media``, ``dtmf`` and ``stop``, and hears what workers say: each
-has a loudness of its own.
+It speaks Twilio's protocol, with the messages ``connected``, ``start``, ``media``, ``dtmf`` and ``stop``, and hears what workers
+say: each has a loudness of its own.
 """
 
 from __future__ import annotations
