@@ -12,6 +12,7 @@ import anyio
 import pytest
 import redis
 
+from coordinator.keyring import KeyRing
 from tests.adapters.pipecat.provider import Caller
 from tests.adapters.pipecat.site import BotServer, CallSite, call_site
 from tests.waiting import eventually
@@ -287,3 +288,43 @@ async def test_a_draining_server_without_others_serves_on(site: CallSite) -> Non
     assert found["messages"] == said(1)
     await site.turn(caller, first, 2)
     assert [code for _, _, code in caller.ends] == [1012]
+
+
+async def test_a_long_call_keeps_its_newest_turns(site: CallSite) -> None:
+    """What exceeds `MAX_DATA_BYTES` is left out from the oldest turn on, the log says it once, and the model still knows its task."""
+    first, second = (
+        await site.start(watched=True, max_data_bytes=400),
+        await site.start(watched=True, max_data_bytes=400),
+    )
+    await site.call(turns=6)
+    site.server = second
+    site.kill(first)
+    found = await bot_of(second)
+    kept = (len(found["messages"]) - 1) // 2
+    assert 1 <= kept < 6
+    assert found["messages"] == [SYSTEM, *said(6)[-2 * kept :]]
+    assert first.process.errors().count("context_trimmed") == 1
+
+
+async def test_what_was_said_is_sealed(site: CallSite, redis_client: redis.Redis) -> None:
+    """With keys nothing of the conversation is readable in the store, and the heir has it whole."""
+    keys = KeyRing.generate("new")
+    first, second = (
+        await site.start(watched=True, encryption_keys=keys),
+        await site.start(watched=True, encryption_keys=keys),
+    )
+    caller = Caller("CA1", site.door)
+    site.run(caller.run)
+    await bot_of(first)
+    then = time.monotonic()
+    await caller.press("1")
+    await hears(caller, first, then)
+    await eventually(lambda: not caller.heard_after(time.monotonic() - 0.3, first.level), 20, "the answer is over")
+    await anyio.sleep(0.3)
+    dump = str([redis_client.hgetall(key) for key in redis_client.keys("{recovery:0}:session:*")])
+    assert "CA1" in str(redis_client.keys("{recovery:0}:session:*"))
+    assert "key 1" not in dump
+    assert "count" not in dump
+    site.server = second
+    site.kill(first)
+    assert (await bot_of(second))["messages"] == said(1)
