@@ -22,7 +22,7 @@ from loguru import logger
 
 from coordinator import Worker
 from coordinator.adapters.pipecat import PipecatCall, WebsocketDoor
-from coordinator.adapters.pipecat.running import run_pipeline
+from coordinator.adapters.pipecat.running import frame_of, run_pipeline
 from coordinator.adapters.pipecat.start_message import read_start
 from tests.adapters.pipecat.bot import BrokenSpeechError, context_of, pipeline_of, serializer_of, transport_of
 
@@ -43,6 +43,7 @@ class Options:
         fetches: it fetches orphans whose callers do not come.
         guards: False: the serializer is not guarded, as by a program that forgot it.
         sentence: what is said first to a caller who was cut off.
+        always_speaks: it is said after a planned move, too.
     """
 
     adapter: bool = True
@@ -51,6 +52,7 @@ class Options:
     fetches: bool = False
     guards: bool = True
     sentence: str = "I am back."
+    always_speaks: bool = False
 
 
 class Server:
@@ -118,9 +120,13 @@ class Server:
         call.data["served_by"] = [*call.data.get("served_by", []), self._name]
         task = pipeline_of(transport, context, self._level, lambda key: tell("key", key=key))
         try:
-            await call.run(task, on_recovered=self._options.sentence or None)
+            on_recovered = self._speak if self._options.always_speaks else self._options.sentence or None
+            await call.run(task, on_recovered=on_recovered)
         finally:
             tell("bot_ended", call=session.id, messages=context.get_messages(), lost=session.lost.is_set())
+
+    async def _speak(self, call: PipecatCall) -> None:
+        await call.task.queue_frame(frame_of("TTSSpeakFrame", self._options.sentence))
 
     async def _answer_without(self, websocket: WebSocket) -> None:
         await websocket.accept()
