@@ -14,7 +14,13 @@ from starlette.websockets import WebSocket
 from coordinator import clock
 from coordinator.adapters.pipecat.bot_outcome import BotEnd
 from coordinator.adapters.pipecat.bot_state import CallFloor, PipelinePulse
-from coordinator.adapters.pipecat.context_record import ContextRecord, RecordDraft, draft_record, read_record
+from coordinator.adapters.pipecat.context_record import (
+    ContextRecord,
+    RecordDraft,
+    draft_record,
+    plain_message,
+    read_record,
+)
 from coordinator.adapters.pipecat.first_words import FirstWords, first_words
 from coordinator.adapters.pipecat.hang_ups import guard_serializer, guard_transport
 from coordinator.adapters.pipecat.media_socket import MediaSocket
@@ -98,7 +104,7 @@ class PipecatCall:
         self._floor, self._pulse = CallFloor(), PipelinePulse(hangs_after, clock.now())
         self._changed, self._media_up, self._moves = anyio.Event(), anyio.Event(), anyio.Event()
         self.superseded, self.sent_on, self.finished = anyio.Event(), anyio.Event(), anyio.Event()
-        self._stopped = False
+        self._stopped = self._in_pipeline = False
         self._failure = ""
         session.letting_go = self._last_words
 
@@ -157,7 +163,22 @@ class PipecatCall:
             RuntimeError: an error ended the pipeline.
             Exception: what the runner raised.
         """
-        self.task = task
+        self.task, self._in_pipeline = task, True
+        try:
+            running = await self._run(task, on_recovered, runner)
+        finally:
+            self._in_pipeline = False
+        self.save()
+        running.result()
+        if self._failure:
+            raise RuntimeError(f"an error ended the pipeline: {self._failure}")
+
+    async def _run(
+        self,
+        task: Any,
+        on_recovered: str | Callable[[PipecatCall], Awaitable[object]] | None,
+        runner: Callable[[Any], Awaitable[object]],
+    ) -> asyncio.Future[Any]:
         async with anyio.create_task_group() as tasks:
             self._listen(task)
             for each in (self._end_when_over, self._watch):
@@ -171,10 +192,7 @@ class PipecatCall:
                 await self._end_pipeline(task, running)
                 raise
             tasks.cancel_scope.cancel()
-        self.save()
-        running.result()
-        if self._failure:
-            raise RuntimeError(f"an error ended the pipeline: {self._failure}")
+        return running
 
     async def checkpoint(self) -> None:
         """Writes context and data now. When this returns, another worker would get them. It is done after each turn anyway.
@@ -193,15 +211,31 @@ class PipecatCall:
 
     @property
     def record(self) -> ContextRecord:
-        """The newest record, for the bot that serves the call after this one in the same process."""
-        if self._context is None:
-            return ContextRecord(self._found.messages, self._found.dropped_turns, self.data)
-        return read_record(self._draft().recovery_data)
+        """What this bot knows, whole, for the one that serves the call after it in the same process."""
+        messages = [plain_message(one) for one in self._messages()]
+        return ContextRecord(messages, self._found.dropped_turns, self.data)
 
     def connect(self, websocket: WebSocket) -> MediaSocket:
         """The call came by this websocket. Returns what its bot gets of it."""
         self.socket = MediaSocket(websocket, lambda: self.may_speak, self._media_up.set)
         return self.socket
+
+    async def served_by(self, bot: Callable[[PipecatCall], Awaitable[object]]) -> None:
+        """Runs the bot, and says that the call is alive while the bot works after its pipeline: it may have much to write.
+
+        Raises:
+            Exception: what the bot raised.
+        """
+        failure: Exception | None = None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._alive_without_pipeline)
+            try:
+                await bot(self)
+            except Exception as error:  # noqa: BLE001 - the group would wrap it
+                failure = error
+            tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
 
     def ended_by(self, failure: Exception | None) -> BotEnd:
         """How the bot ended."""
@@ -239,7 +273,10 @@ class PipecatCall:
         return found
 
     def _present(self) -> tuple[list[Any], dict[str, Any]]:
-        return [*self._messages()], copy.deepcopy(self.data)
+        try:
+            return [*self._messages()], copy.deepcopy(self.data)
+        except Exception:  # noqa: BLE001 - it cannot be written either, which `save` tells
+            return [*self._messages()], dict(self.data)
 
     def _draft(self) -> RecordDraft:
         draft = draft_record(self._messages(), self.data, self._most_bytes, self._found.dropped_turns)
@@ -264,6 +301,12 @@ class PipecatCall:
 
     async def _last_words(self) -> None:
         await self.checkpoint()
+
+    async def _alive_without_pipeline(self) -> None:
+        while True:
+            if self.task is not None and not self._in_pipeline:
+                self.session.alive()
+            await anyio.sleep(TICK_SECONDS)
 
     def _listen(self, task: Any) -> None:
         from coordinator.adapters.pipecat.frame_observer import FrameObserver

@@ -271,7 +271,7 @@ class WebsocketDoor:
         log.info("call_served", session=session.id, returned=call.returned, gap=round(session.gap, 3))
         try:
             try:
-                await bot(call)
+                await call.served_by(bot)
             except Exception as error:  # noqa: BLE001 - the program's own code: its call goes to another worker
                 failure = error
             except asyncio.CancelledError as error:

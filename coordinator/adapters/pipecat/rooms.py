@@ -35,7 +35,7 @@ def room_handler(
             hangs_after=hangs_after,
         )
         try:
-            await bot(call)
+            await call.served_by(bot)
         finally:
             call.stop_media()
             call.finished.set()

@@ -329,6 +329,20 @@ async def test_a_context_that_cannot_be_written_does_not_harm_the_call(place: Pl
     assert call.session.held
 
 
+async def test_a_second_connection_gets_what_cannot_be_written(place: Place) -> None:
+    """In the same process nothing has to be written: the new bot has the context and the data as they are."""
+    (door, _), bots = await place.door("a"), Bots()
+    place.answer(door, bots)
+    await eventually(lambda: bots.calls)
+    thing = object()
+    bots.calls[0].data["thing"] = thing
+    bots.contexts[0].messages[:] = ASKED
+    place.answer(door, bots)
+    await eventually(lambda: len(bots.calls) == 2)
+    assert bots.calls[1].data["thing"] is thing
+    assert bots.contexts[1].messages == ASKED
+
+
 async def test_a_broken_record_is_no_end_of_the_call(place: Place) -> None:
     """The bot begins anew with its own messages."""
     (door, _), bots = await place.door("b"), Bots()

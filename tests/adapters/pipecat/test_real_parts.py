@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
@@ -157,7 +157,7 @@ class Hall:
     def __init__(self, url: str, client: Any, tasks: Any, stack: AsyncExitStack) -> None:
         self.url, self._client, self._tasks, self._stack = url, client, tasks, stack
 
-    async def worker(self, name: str, bots: Bots, **settings: Any) -> Worker:
+    async def worker(self, name: str, bots: Callable[[PipecatCall], Awaitable[None]], **settings: Any) -> Worker:
         """One that serves rooms."""
         worker = await self._stack.enter_async_context(Worker(self.url, name=name, **settings))
         self._tasks.start_soon(worker.serve, room_handler(worker, bots))
@@ -301,3 +301,23 @@ async def test_a_pipeline_that_a_worker_ends_under_is_ended(hall: Hall) -> None:
         tasks.cancel_scope.cancel()
     assert bots.calls[0].task.has_finished()
     assert bots.calls[0].may_speak is False
+
+
+async def test_a_bot_may_work_on_after_its_pipeline(hall: Hall) -> None:
+    """Its call is alive meanwhile, however long it takes, and is closed when the bot returns."""
+    bots, written = Bots(), anyio.Event()
+
+    async def bot(call: PipecatCall) -> None:
+        await bots(call)
+        await written.wait()
+
+    worker = await hall.worker("a", bot, wedged_after=1.0)
+    session: Session = await worker.open("r-1", new_call())
+    await bots.speaks(0, "short")
+    await bots.calls[0].task.cancel()
+    await eventually(lambda: bots.calls[0].task.has_finished(), 20)
+    ended = session.signs
+    await eventually(lambda: session.signs > ended + 8, 20, "it says that it is alive for longer than it may be silent")
+    assert session.held
+    written.set()
+    await session.closed.wait()
