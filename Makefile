@@ -24,7 +24,7 @@ unexport $(filter-out $(KEPT),$(filter PYTHON% PIP_% UV_% COORDINATOR_%,$(.VARIA
 
 # Extras for other people's frameworks, which are heavy and do not fit beside one another: each has requirements-NAME.lock, an environment
 # and tests in tests/adapters/NAME, and is in no other environment.
-ADAPTERS := pipecat
+ADAPTERS := livekit pipecat
 
 .PHONY: help setup demo test test-long test-fast check environments adapters fmt lock bench model faults fuzz kubernetes cluster clean
 .DEFAULT_GOAL := help
