@@ -22,7 +22,11 @@ KEPT := PYTHONDONTWRITEBYTECODE PYTHONIOENCODING PYTHONPYCACHEPREFIX PYTHONUNBUF
 	UV_CACHE_DIR UV_DEFAULT_INDEX UV_INDEX UV_NATIVE_TLS
 unexport $(filter-out $(KEPT),$(filter PYTHON% PIP_% UV_% COORDINATOR_%,$(.VARIABLES)))
 
-.PHONY: help setup demo test test-long test-fast check environments fmt lock bench model faults fuzz kubernetes cluster clean
+# Extras for other people's frameworks, which are heavy and do not fit beside one another: each has requirements-NAME.lock, an environment
+# and tests in tests/adapters/NAME, and is in no other environment.
+ADAPTERS := livekit pipecat
+
+.PHONY: help setup demo test test-long test-fast check environments adapters voice-stacks fmt lock bench model faults fuzz kubernetes cluster clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -44,7 +48,8 @@ project = { $(call offline,$(1)) $(BUILT_WITH) && $(call offline,$(1)) --no-buil
 	{ echo "$(3) does not give what pip names above, as pyproject.toml and its requirements want it: 'make lock' makes it anew." >&2; exit 1; }
 pyproject = $(if $(PYTHON),$(shell "$(PYTHON)" -Ic 'import shlex, tomllib; of = tomllib.load(open("pyproject.toml", "rb")); print($(1))'))
 BUILT_WITH = $(call pyproject,shlex.join(of["build-system"]["requires"]))
-EXTRAS = $(call pyproject,chr(44).join(of["project"]["optional-dependencies"]))
+EXTRAS = $(call pyproject,chr(44).join(name for name in of["project"]["optional-dependencies"] if name not in "$(ADAPTERS)".split()))
+COMMA := ,
 
 $(RUNS):
 	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 with its venv module was found (tried $(PYTHONS)); on Debian: apt install python3-venv." >&2; exit 1; }
@@ -114,16 +119,45 @@ environments: $(READY) ## every Python, pip and Redis here; the worker's and acc
 	if [ -z "$$newer" ]; then echo "There is no Python >= 3.13 here: nothing was run on one."; else \
 	set -x; $(MAKE) setup VENV=$(NEWER) PYTHON="$$newer" && $(NEWER)/bin/python -m pytest -q -n auto --dist loadgroup $(WORKERS); fi
 
+# As the environments above: a stamp tells what it was made from, and is written last.
+OF_ADAPTER = $(ENVIRONMENTS)/$(1)/.of-$(shell { pwd -P; "$(PYTHON)" -Ic 'import sys; print(sys.version)'; sed '/^\[tool/,$$d' pyproject.toml; \
+	cat requirements-$(1).lock; } 2>/dev/null | cksum | tr ' ' -)
+adapters: $(ADAPTERS:%=adapter-%) ## the tests of the adapters, each beside its framework in an environment of its own
+
+# What there is as a source alone (docopt, for num2words) is built after the rest, with what the rest has brought, and no index is asked.
+SOURCES := docopt
+# The entries of a lock on standard output: $(2) is `own` for those of SOURCES, `! own` for the others.
+entries = awk -v names=" $(SOURCES) " '/^[a-z0-9]/ { split($$0, of, "=="); own = index(names, " " of[1] " ") } $(2)' $(1)
+built = $(1)/bin/python -Im pip install --quiet --no-user --no-deps --require-hashes --no-build-isolation --no-binary :all: --requirement
+
+$(ADAPTERS:%=environment-%): environment-%:
+	@test -e $(call OF_ADAPTER,$*) || { set -e; echo "Installing what $* needs into $(ENVIRONMENTS)/$*"; \
+	"$(PYTHON)" -Im venv --clear $(ENVIRONMENTS)/$*; \
+	$(call entries,requirements-$*.lock,! own) >$(ENVIRONMENTS)/$*/wheels.lock; \
+	$(call entries,requirements-$*.lock,own) >$(ENVIRONMENTS)/$*/sources.lock; \
+	$(call locked,$(ENVIRONMENTS)/$*) $(ENVIRONMENTS)/$*/wheels.lock; \
+	$(call built,$(ENVIRONMENTS)/$*) $(ENVIRONMENTS)/$*/sources.lock; \
+	$(call project,$(ENVIRONMENTS)/$*,dev$(COMMA)$*,requirements-$*.lock); \
+	touch $(call OF_ADAPTER,$*); }
+
+$(ADAPTERS:%=adapter-%): adapter-%: environment-%
+	$(ENVIRONMENTS)/$*/bin/python -m pytest -q -n 2 --dist loadgroup -rs tests/adapters/$*
+
+KILLS := 5
+voice-stacks: $(ADAPTERS:%=environment-%) ## what callers hear on real LiveKit and Pipecat; writes docs/voice-stacks.md; KILLS=50 is the long form
+	$(foreach adapter,$(ADAPTERS),$(ENVIRONMENTS)/$(adapter)/bin/python -m tests.voice_stacks.$(adapter) --kills $(KILLS) --write &&) true
+
 UV := $(ENVIRONMENTS)/uv
 LOCK = $(UV)/bin/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 $(UPGRADE)
 lock: ## the lock files anew: pins stay as long as they fit; UPGRADE=--upgrade takes the newest
 	"$(PYTHON)" -Im venv --clear $(UV)
 	$(call locked,$(UV)) requirements-uv.lock
-	$(LOCK) --all-extras pyproject.toml -o requirements.lock
+	$(LOCK) $(addprefix --extra ,$(subst $(COMMA), ,$(EXTRAS))) pyproject.toml -o requirements.lock
 	printf '%s\n' $(BUILT_WITH) | $(LOCK) -c requirements.lock --extra embedded pyproject.toml - -o requirements-demo.lock
 	printf '%s\n' $(BUILT_WITH) | $(LOCK) -c requirements.lock --extra kubernetes --extra sessions pyproject.toml - -o requirements-image.lock
 	printf '%s\n' sniffio uvloop | $(LOCK) -c requirements.lock - -o requirements-uvloop.lock
 	echo uv | $(LOCK) - -o requirements-uv.lock
+	for adapter in $(ADAPTERS); do $(LOCK) --extra dev --extra $$adapter pyproject.toml -o requirements-$$adapter.lock || exit; done
 
 bench: $(READY) ## measure detection, takeover, claims, cost, the sidecar, what idle and slow clients take
 	$(BIN)/coordinator bench

@@ -9,9 +9,12 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["ROOT", "Checkout", "locked"]
+__all__ = ["ADAPTERS", "ROOT", "Checkout", "locked"]
 
 ROOT = Path(__file__).resolve().parents[2]
+[_NAMES] = re.findall(r"^ADAPTERS := (.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+ADAPTERS = frozenset(_NAMES.split())
+"""Extras for other people's frameworks, each in an environment of its own."""
 FILES = ["Makefile", "pyproject.toml", "README.md", "LICENSE", *(path.name for path in ROOT.glob("requirements*.lock"))]
 OF_MAKE = {"MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS", "PYTHON", "PYTHONPYCACHEPREFIX", "VENV"}
 

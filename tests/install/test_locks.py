@@ -10,7 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.install.checkout import ROOT, locked
+from tests.install.checkout import ADAPTERS, ROOT, locked
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = set(PROJECT["project"]["optional-dependencies"])
@@ -18,7 +18,7 @@ BUILD = PROJECT["build-system"]["requires"]
 EVERYTHING = locked((ROOT / "requirements.lock").read_text())
 LOCKS = {path.name: locked(path.read_text()) for path in sorted(ROOT.glob("requirements*.lock"))}
 HOLDS = {
-    "requirements.lock": (EXTRAS, []),
+    "requirements.lock": (EXTRAS - ADAPTERS, []),
     "requirements-demo.lock": ({"embedded"}, BUILD),
     "requirements-image.lock": ({"kubernetes", "sessions"}, BUILD),
 }
@@ -87,12 +87,29 @@ def test_what_is_installed_beside_the_lock_is_in_none() -> None:
         assert not any(pin.startswith(f"{name}==") for pin in EVERYTHING)
 
 
+@pytest.mark.parametrize("name", sorted(ADAPTERS))
+def test_an_adapter_is_locked_with_its_framework_alone(name: str) -> None:
+    """It is an extra, its lock has what the tests need beside the framework, and the framework is in no other lock."""
+    [framework] = [Requirement(text).name for text in PROJECT["project"]["optional-dependencies"][name]]
+    own = {pin.split("==")[0] for pin in LOCKS[f"requirements-{name}.lock"]}
+    assert {framework, "pytest", "pytest-xdist", "setuptools"} <= own
+    assert [lock for lock, pins in LOCKS.items() if any(pin.startswith(f"{framework}==") for pin in pins)] == [
+        f"requirements-{name}.lock"
+    ]
+
+
 def test_nothing_is_installed_by_resolution() -> None:
-    """Every pip command of the Makefile and the Dockerfile takes hashed wheels of a lock without dependencies, or asks no index."""
+    """Every pip command of the Makefile and the Dockerfile takes hashed files of a lock without dependencies, or asks no index.
+
+    Files are wheels, but for the one command that builds what there is as a source alone, with what is installed already.
+    """
     text = re.sub(r"\\\n\s*", "", (ROOT / "Makefile").read_text() + (ROOT / "Dockerfile").read_text())
     commands = re.findall(r"\bpip\b.* install .*", text)
 
-    assert len(commands) == 4
+    assert len(commands) == 5
+    built = [command for command in commands if " --no-build-isolation --no-binary :all:" in command]
+    assert len(built) == 1
     for command in commands:
-        from_lock = all(f" {flag}" in command for flag in ("--no-deps", "--require-hashes", "--only-binary :all:"))
-        assert from_lock or " --no-index" in command, command
+        from_lock = all(f" {flag}" in command for flag in ("--no-deps", "--require-hashes"))
+        wheels = command in built or " --only-binary :all:" in command
+        assert (from_lock and wheels) or " --no-index" in command, command

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.install.checkout import ROOT
+from tests.install.checkout import ADAPTERS, ROOT
 from tests.install.conftest import every
 from tests.install.pythons import found
 from tests.redis_server import RedisServer, server_path
@@ -19,7 +19,7 @@ pytestmark = [every, pytest.mark.timeout(300), pytest.mark.xdist_group("index"),
 
 FRAMEWORKS = ("livekit-agents", "pipecat-ai")
 EXTRAS = sorted(
-    tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"].keys() - {"dev"}
+    tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"].keys() - {"dev"} - ADAPTERS
 )
 WITH_EXTRAS = [word for extra in EXTRAS for word in ("--extra", extra)]
 
@@ -66,6 +66,14 @@ def test_the_newest_frameworks_can_be_installed_beside_it(python: str, uv: str) 
 def test_the_lowest_versions_can_be_had(python: str, uv: str) -> None:
     """Every lower bound is a version that there is, and that fits the others."""
     assert "redis" in resolved(uv, python, "--resolution", "lowest-direct", *WITH_EXTRAS, "pyproject.toml")
+
+
+@pytest.mark.parametrize("adapter", sorted(ADAPTERS))
+def test_the_lowest_framework_of_an_adapter_can_be_had(adapter: str, uv: str) -> None:
+    """Its lower bound is a version that there is, and that fits what the project needs."""
+    [framework] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"][adapter]
+    found = resolved(uv, "3.11", "--resolution", "lowest-direct", "--extra", adapter, "pyproject.toml")
+    assert found[re.split(r"[\[<>=]", framework)[0]]
 
 
 def test_the_command_works_with_the_lowest_versions(
