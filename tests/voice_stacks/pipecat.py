@@ -7,6 +7,7 @@ Counts must be right, and the exit status is 1 where one is not. Times are print
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -21,6 +22,7 @@ from coordinator.cli.figures import percentile
 from tests.adapters.pipecat.provider import Caller
 from tests.adapters.pipecat.site import BotServer, CallSite, call_site
 from tests.redis_server import RedisServer
+from tests.voice_stacks.page import write_table
 from tests.waiting import eventually
 
 TURNS = 2
@@ -204,19 +206,27 @@ def main() -> int:
     """Prints the table; 1 when a count is wrong, 2 without Pipecat."""
     parser = argparse.ArgumentParser(description="what callers of Pipecat bots hear when a server ends")
     parser.add_argument("--kills", type=int, default=5, metavar="N", help="runs of each case (5)")
-    kills = parser.parse_args().kills
+    parser.add_argument("--write", action="store_true", help="writes the table into docs/voice-stacks.md")
+    arguments = parser.parse_args()
+    kills = arguments.kills
     if find_spec("pipecat") is None:
         print(
             "Pipecat is not installed here: .environments/pipecat, which `make environment-pipecat` makes, has it",
             file=sys.stderr,
         )
         return 2
-    print("| what ends the server | heard again | p50 ms | max ms | context equal | two voices, max ms | hung up | |")
-    print("|---|---|---|---|---|---|---|---|")
+    table = [
+        "| what ends the server | heard again | p50 ms | max ms | context equal | two voices, max ms | hung up | |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    print(*table, sep="\n")
     done = cases()
     for case in done:
         anyio.run(run, case, kills)
-        print(row(case), flush=True)
+        table.append(row(case))
+        print(table[-1], flush=True)
+    if arguments.write:
+        write_table("pipecat", f"{kills} times each, on {os.cpu_count()} cores.\n\n" + "\n".join(table))
     return 0 if all(case.is_right for case in done) else 1
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Mapping
 
 import pytest
 
 pytest.importorskip("livekit.agents", reason="livekit-agents is in no environment but its own: make adapters")
 
 from tests.store.harness import Bench
-from tests.voice_stacks.livekit import NONE, Fault, Heard, Stack, drained, one_recovery, to_job, to_worker, until
+from tests.voice_stacks.livekit import Fault, Stack, drained, one_recovery, to_job, to_worker, until
 from tests.voice_stacks.livekit_server import why_none
 
 pytestmark = [
@@ -22,38 +21,26 @@ pytestmark = [
 ]
 
 
-def run(fault: Fault, times: int, *, replace: bool, environment: Mapping[str, str] = NONE) -> list[Heard]:
-    async def main() -> list[Heard]:
-        async with Stack(environment=environment) as stack:
-            return [await one_recovery(stack, fault, replace=replace) for _ in range(times)]
-
-    return asyncio.run(main())
-
-
-def test_a_killed_worker_is_heard_again_each_time() -> None:
-    """Five kills: the caller hears the heir each time, which knows all that was kept."""
-    found = run(to_worker(signal.SIGKILL), 5, replace=True)
-    assert [one.knew for one in found] == [True] * 5
+FAULTS: list[tuple[str, Fault, bool]] = [
+    *[(f"kill {n}", to_worker(signal.SIGKILL), True) for n in range(1, 6)],
+    ("rollout", to_worker(signal.SIGTERM), True),
+    ("drain", drained, True),
+    ("job killed", to_job(signal.SIGKILL), False),
+    ("job frozen", to_job(signal.SIGSTOP), False),
+    ("worker frozen", to_worker(signal.SIGSTOP), False),
+]
+"""One after the other on one LiveKit server, each with a call of its own; whether the worker is started again afterwards."""
 
 
-@pytest.mark.parametrize("fault", [to_worker(signal.SIGTERM), drained], ids=["SIGTERM", "drain"])
-def test_a_moved_call_is_heard_again(fault: Fault) -> None:
-    """A rollout and a drain from outside: the heir goes on with all that was kept."""
-    found = run(fault, 2, replace=True)
-    assert [one.knew for one in found] == [True] * 2
+def test_a_caller_is_heard_again_after_every_fault() -> None:
+    """Kills, a rollout, a drain, jobs that die or hang, a frozen worker: each time an heir is heard that knows all that was kept."""
 
+    async def main() -> None:
+        async with Stack(environment={"COORDINATOR_WEDGED_AFTER": "2s"}) as stack:
+            knew = {what: (await one_recovery(stack, fault, replace=replace)).knew for what, fault, replace in FAULTS}
+            assert knew == {what: True for what, _, _ in FAULTS}
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["SIGKILL", "SIGSTOP"])
-def test_a_job_that_dies_or_hangs_is_heard_again(number: signal.Signals) -> None:
-    """A job process alone: its call goes on, and its worker serves on."""
-    found = run(to_job(number), 2, replace=False, environment={"COORDINATOR_WEDGED_AFTER": "2s"})
-    assert [one.knew for one in found] == [True] * 2
-
-
-def test_a_frozen_worker_is_replaced() -> None:
-    """A worker that stands still while its job goes on speaking: the heir has the call, and the other is out of the room."""
-    found = run(to_worker(signal.SIGSTOP), 1, replace=True)
-    assert [one.knew for one in found] == [True]
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
