@@ -101,8 +101,11 @@ class RoomOutput(BaseOutputTransport):
         return True
 
 
+ENDS_SECONDS = 0.3
+
+
 class Room(BaseTransport):
-    """A transport of a room in memory."""
+    """A transport of a room in memory, which takes its time when its pipeline is cancelled, as a service does that disconnects."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,6 +116,8 @@ class Room(BaseTransport):
 
     async def _pass(self, frame: Any, direction: Any) -> None:
         await FrameProcessor.process_frame(self._input, frame, direction)
+        if isinstance(frame, CancelFrame):
+            await anyio.sleep(ENDS_SECONDS)
         await self._input.push_frame(frame, direction)
 
     def input(self) -> Any:
@@ -190,10 +195,10 @@ async def test_a_bot_in_a_room_is_silent_as_soon_as_it_is_fenced(hall: Hall) -> 
     await session.lost.wait()
     lost_at = time.monotonic()
     await eventually(lambda: heirs.rooms and heirs.rooms[0].played, 30, "the heir is heard")
+    await eventually(lambda: bots.calls[0].finished.is_set(), 20, "the old bot has ended")
     assert [at for at in bots.rooms[0].played if at > lost_at + 0.001] == []
     assert heirs.contexts[0].get_messages()[-1] == {"role": "user", "content": "hello"}
     assert heirs.calls[0].data == {"room": "x"}
-    await eventually(lambda: bots.calls[0].finished.is_set(), 20, "the old bot has ended")
 
 
 async def test_a_drain_hands_a_room_over_with_its_last_context(hall: Hall) -> None:
