@@ -26,8 +26,8 @@ log = structlog.get_logger()
 ADDRESS = "COORDINATOR_CHANNEL"
 """The environment variable that tells job processes where their worker is."""
 DEFAULT_POOL = "livekit"
-GONE_SECONDS = 3.0
-"""Time for a job process to end by itself after its call went to another worker; a frozen one does not."""
+GONE_SECONDS = 30.0
+"""Time for a job process to end by itself, with its program's callbacks, after its call went to another worker; a frozen one does not."""
 PREPARED_SECONDS = 10.0
 MOST_WARM = 2 * (os.cpu_count() or 1)
 """Job processes that are kept warm while many calls of a death are coming."""
