@@ -27,7 +27,7 @@ ADDRESS = "COORDINATOR_CHANNEL"
 """The environment variable that tells job processes where their worker is."""
 DEFAULT_POOL = "livekit"
 GONE_SECONDS = 30.0
-"""Time for a job process to end by itself, with its program's callbacks, after its call went to another worker; a frozen one does not."""
+"""Time for a job process to end by itself, with its program's callbacks, after its call moved; a frozen one does not end."""
 PREPARED_SECONDS = 10.0
 MOST_WARM = 2 * (os.cpu_count() or 1)
 """Job processes that are kept warm while many calls of a death are coming."""
