@@ -58,16 +58,21 @@ def can_launch(server: AgentServer, load_threshold: float | None) -> int:
     pool = server._proc_pool
     starting = int(pool._jobs_waiting_for_process)
     warm_now = int(pool._warmed_proc_queue.qsize()) - starting
-    if pool.target_idle_processes and server._is_available():
-        return warm_now
+    if server._is_available():
+        return max(warm_now, 0 if pool.target_idle_processes else 1 - starting)
     return max(0, 1 - starting)
 
 
-def warm(server: AgentServer, processes: int) -> None:
-    """Keeps at least so many job processes warm from now on; the server may lower that again as its load rises."""
+def reserve_of(server: AgentServer) -> int:
+    """How many job processes the server keeps warm by itself."""
+    return int(server._proc_pool._default_num_idle_processes)
+
+
+def keep_warm(server: AgentServer, processes: int) -> None:
+    """Keeps so many job processes warm from now on; as its load rises the server lowers that by itself."""
     pool = server._proc_pool
-    pool._default_num_idle_processes = max(pool._default_num_idle_processes, processes)
-    pool.set_target_idle_processes(max(pool.target_idle_processes, processes))
+    pool._default_num_idle_processes = processes
+    pool.set_target_idle_processes(processes)
 
 
 def process_of(server: AgentServer, job_id: str) -> Any:

@@ -13,9 +13,10 @@ import structlog
 from livekit.agents import AgentServer
 from livekit.agents.job import RunningJobInfo
 
-from coordinator import CoordinatorError, FencedError, Offer, Session, Worker
+from coordinator import CoordinatorError, FencedError, Offer, Session, Worker, clock
 from coordinator.adapters.livekit import inside
 from coordinator.adapters.livekit.job_record import JobRecord
+from coordinator.adapters.livekit.warm_processes import CALM_SECONDS, WarmProcesses, share_of
 from coordinator.printable import told, trace
 from coordinator.worker.channel import Channel
 
@@ -30,7 +31,7 @@ GONE_SECONDS = 30.0
 """Time for a job process to end by itself, with its program's callbacks, after its call moved; a frozen one does not end."""
 PREPARED_SECONDS = 10.0
 MOST_WARM = 2 * (os.cpu_count() or 1)
-"""Job processes that are kept warm while many calls of a death are coming."""
+"""Most job processes that are started ahead for the calls of a death."""
 
 
 class _Job:
@@ -69,6 +70,7 @@ class RecoveringServer(AgentServer):
         self._jobs: dict[str, _Job] = {}
         self._launch: Callable[[RunningJobInfo], Awaitable[None]] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._warm: WarmProcesses | None = None
 
     async def run(self, *, devmode: bool = False, unregistered: bool = False) -> None:
         """See the base class. A server that is not registered (the console) serves as without this project.
@@ -96,6 +98,7 @@ class RecoveringServer(AgentServer):
 
     def _begin(self) -> None:
         self._launch = inside.begin_launching_by(self, self._launch_new)
+        self._warm = WarmProcesses(inside.reserve_of(self), MOST_WARM)
         self._proc_pool.on("process_closed", self._process_closed)
 
     # -- new jobs ------------------------------------------------------------------------------------------------------
@@ -151,17 +154,36 @@ class RecoveringServer(AgentServer):
         record = JobRecord.from_json(data.get("livekit") if isinstance(data, dict) else None)
         if offer.planned:
             record = record.moved()
+        else:
+            self._hurry(offer)
         info = inside.running_job(self, record)
         with channel.expects(offer) as coming:
             self._jobs[info.job.id] = job = _Job(info)
             await launch(info)
             job.process = inside.process_of(self, info.job.id)
-            if offer.died_with > self._ready():  # as many as died together are coming
-                inside.warm(self, min(offer.died_with, MOST_WARM))
             log.info("job_recovers", job=info.job.id, planned=offer.planned, identity=record.identity)
             if offer.planned:
                 await coming.prepared()
             yield
+
+    def _hurry(self, offer: Offer[Any]) -> None:
+        """The processor is for calls whose callers hear nothing; job processes in reserve are started after that."""
+        worker, warm = self._worker, self._warm
+        if worker is None or warm is None:
+            return
+        begins = not warm.hurries(clock.now())
+        free = worker.settings.capacity - len(worker.sessions)
+        warm.took(offer.previous_owner, share_of(offer.died_with, free, offer.room), clock.now())
+        inside.keep_warm(self, warm.wanted(clock.now()))
+        if begins:
+            task = asyncio.create_task(self._until_calm(warm), name="job processes in reserve")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _until_calm(self, warm: WarmProcesses) -> None:
+        while warm.hurries(clock.now()):
+            await asyncio.sleep(CALM_SECONDS / 10)
+        inside.keep_warm(self, warm.wanted(clock.now()))
 
     async def _handler(self, session: Session[Any]) -> None:
         """Until the job's process has ended: its own end is told over the channel."""
