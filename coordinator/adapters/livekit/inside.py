@@ -25,7 +25,6 @@ __all__ = [
     "recovers",
     "running_job",
     "silence",
-    "warm",
 ]
 
 RECOVERS = " (recovers)"
