@@ -25,6 +25,7 @@ PACKET_SECONDS, SAMPLES = 0.02, 160
 TONE = bytes.fromhex("1e0b0b1e9e8b8b9e") * 20  # 1 kHz: the "digital milliwatt" of G.711
 RTCP_BYE = 203
 STAGE_PACKETS = 25
+LETTING_GO_PACKETS = 100  # longer than any write that is under way then
 MARGIN_PACKETS = 100  # for data that was under way for long when its owner died
 
 
@@ -51,7 +52,8 @@ async def serve_call(session: Session) -> None:
         tasks.start_soon(resumed, session)
         await far_end_says_bye(udp)
         tasks.cancel_scope.cancel()
-        hang_up(stream, udp)  # only here, where the call is over: in no `finally`, since a lost call is cancelled
+        if session.may_speak:
+            hang_up(stream, udp)  # only here, where the call is over: in no `finally`, since a lost call is cancelled
     print(session.id, "ended", flush=True)
 
 
@@ -62,7 +64,7 @@ async def speak(session: Session, stream: dict[str, Any], udp: socket.socket) ->
     async def letting_go() -> None:
         """An heir waits: until it has the call, each packet is staged, and the newest goes along. The tone goes on until then."""
         nonlocal closely
-        closely = STAGE_PACKETS
+        closely = LETTING_GO_PACKETS
         session.stage(stream)
 
     session.letting_go = letting_go
@@ -79,9 +81,7 @@ async def speak(session: Session, stream: dict[str, Any], udp: socket.socket) ->
         else:
             begins = True
         due += PACKET_SECONDS
-        missed = max(
-            0, int((anyio.current_time() - due) / PACKET_SECONDS)
-        )  # left out after a pause, and not sent at once
+        missed = max(0, int((anyio.current_time() - due) / PACKET_SECONDS))  # left out: no burst after a pause
         due += missed * PACKET_SECONDS
         stream["timestamp"] += missed * SAMPLES
         await anyio.sleep_until(due)
