@@ -4,7 +4,7 @@
 //
 // It opens the calls that it is given. Its own interface (-telephone) stands in for the telephone network: POST /calls/ID is an
 // incoming call, DELETE /calls/ID its end, GET /calls says for which calls it speaks at this moment. A frame of audio is a datagram to
-// where the call came from: {"media": "host:port"}. Started by `coordinator supervise` it needs no flags.
+// where the call came from: {"media": "host:port"}; with "ssrc" and "timestamp" beside it, a packet of RTP (rtp.go). Started by `coordinator supervise` it needs no flags.
 //
 // Four rules, the same in examples/node and examples/kubernetes:
 //
@@ -106,7 +106,11 @@ func main() {
 	}
 	go begin(worker, flag.Args())
 	go forever(worker.RunErrands, 0)
-	go forever(worker.Speak, tick)
+	go func() {
+		for range time.Tick(tick) { // which keeps its pace, and leaves out what comes too late
+			worker.Speak()
+		}
+	}()
 	worker.Live()
 }
 

@@ -26,6 +26,9 @@ type Session struct {
 	Session       string          `json:"session"`
 	Epoch         int64           `json:"epoch"`
 	MaySpeak      *bool           `json:"may_speak"`
+	Recovered     bool            `json:"recovered"`
+	Planned       bool            `json:"planned"`
+	DataAgeMS     int64           `json:"data_age_ms"` // at its adoption
 	PreviousOwner string          `json:"previous_owner"`
 	RecoveryData  json.RawMessage `json:"recovery_data"`
 }

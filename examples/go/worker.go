@@ -27,7 +27,8 @@ type Call struct {
 	session, instance string
 	epoch             int64
 	data              Data
-	sequence, written int64 // of its last frame, and of its last checkpoint
+	stream            *Stream // nil without RTP
+	sequence, written int64   // of its last frame, and of its last checkpoint
 	since             time.Duration
 	over              string // ended: to be closed; anything else is why it cannot be served: to be released
 }
@@ -49,7 +50,11 @@ func (c *Call) frame(audio net.PacketConn) (err error) {
 	}
 	address, err := netip.ParseAddrPort(media)
 	if err == nil {
-		_, err = audio.WriteTo([]byte(fmt.Sprintf("%s %d\n", c.session, c.epoch)), net.UDPAddrFromAddrPort(address))
+		frame := []byte(fmt.Sprintf("%s %d\n", c.session, c.epoch))
+		if c.stream != nil {
+			frame = c.stream.packet(c.sequence)
+		}
+		_, err = audio.WriteTo(frame, net.UDPAddrFromAddrPort(address))
 	}
 	return err
 }
@@ -61,6 +66,9 @@ func (c *Call) newest() Data {
 		data[name] = value
 	}
 	data["sequence"] = json.RawMessage(strconv.FormatInt(c.sequence, 10))
+	if c.stream != nil {
+		data["timestamp"] = json.RawMessage(strconv.FormatInt(c.stream.timestamp, 10))
+	}
 	return data
 }
 
@@ -145,6 +153,12 @@ func (w *Worker) serve(session string, found Session, asked time.Duration) bool 
 		err := json.Unmarshal(found.RecoveryData, &call.data)
 		if err == nil {
 			err = json.Unmarshal(call.data["sequence"], &call.sequence)
+		}
+		if err == nil {
+			call.stream, err = streamOf(call.data)
+		}
+		if err == nil && call.stream != nil && found.Recovered && !found.Planned {
+			call.sequence += call.stream.skip(time.Duration(found.DataAgeMS) * time.Millisecond)
 		}
 		if err != nil {
 			w.end(session, fmt.Sprintf("its recovery data cannot be read: %q", err))

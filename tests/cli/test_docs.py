@@ -26,6 +26,7 @@ DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")),
 PATH = re.compile(r"`((?:coordinator|docs|examples|helm|tests)/[\w./-]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+INDENTED_PYTHON = re.compile(r"^ *```python\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 UPPER_CASE = re.compile(r'\("([A-Z]{3,})"')
 ASKED_ON_CONNECTING = {"INFO", "AUTH", "SELECT", "HELLO", "CLIENT", "ROLE", "ASKING", "CLUSTER"}
@@ -109,6 +110,19 @@ def test_readme_is_a_front_page() -> None:
 def test_readme_shows_the_example_worker() -> None:
     """The worker in the README is examples/python/worker.py, character for character."""
     assert (ROOT / "examples/python/worker.py").read_text().rstrip() in README.read_text()
+
+
+def test_the_page_on_media_shows_its_examples() -> None:
+    """Each block of Python in docs/media.md stands in one of the examples, line by line."""
+    blocks = INDENTED_PYTHON.findall((ROOT / "docs/media.md").read_text())
+    examples = [
+        "\n".join(line.strip() for line in path.read_text().splitlines())
+        for path in (ROOT / "examples/python").glob("*.py")
+    ]
+    shown = ["\n".join(line.strip() for line in block.rstrip().splitlines()) for block in blocks]
+
+    assert len(shown) == 3
+    assert [block for block in shown if not any(block in example for example in examples)] == []
 
 
 def test_example_worker_is_about_twenty_lines() -> None:
