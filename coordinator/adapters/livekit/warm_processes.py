@@ -1,7 +1,7 @@
 """How many job processes are kept warm while calls of a death are taken over. Pure.
 
-A job process takes a second of a processor to start. Those that would replace the ones that were just used would take it from the calls
-that are joining their rooms, whose callers hear nothing meanwhile.
+A job process takes a second of a processor to start. Those that replace the ones in use would take it from the calls that are joining
+their rooms, whose callers hear nothing meanwhile.
 """
 
 from __future__ import annotations
