@@ -17,7 +17,7 @@ import anyio
 import structlog
 
 from coordinator import clock
-from coordinator.bounds import check_reason, check_seconds
+from coordinator.bounds import check_json, check_reason, check_seconds
 from coordinator.child.frames import Frame, data_of, error_of, frame, parse, with_data
 from coordinator.errors import (
     CoordinatorError,
@@ -39,6 +39,8 @@ log = structlog.get_logger()
 ANSWER_SECONDS = 6.0
 """Longest wait for the parent's answer: it waits four seconds for a store where each try hangs."""
 CONNECT_SECONDS = 2.0
+LAST_SECONDS = 1.0
+"""Longest time in which this process says what is still to be said as it leaves."""
 BYTES = 256 * 1024
 UNORDERED = ("hello", "alive", "busy")
 """What may be said before data that is staged; everything else has the newest data before it."""
@@ -80,8 +82,8 @@ class ChildSession:
         self.letting_go: Callable[[], Awaitable[object]] | None = None
         self._raw, self._encoding, self._limit = b"", "bytes", 0
         self._until, self._told_at, self._may_speak = float("-inf"), float("-inf"), False
-        self._is_owned = self._over = self._closing = False
-        self._alive_every = 1.0
+        self._is_owned = self._over = self._closing = self._writes = False
+        self._alive_every = self._told_every = 1.0
         self._said: Frame | None = None
         self._changed = anyio.Event()
         self._answers: dict[int, asyncio.Future[Frame]] = {}
@@ -148,8 +150,12 @@ class ChildSession:
             await self._hang_up()
 
     async def _hang_up(self) -> None:
-        self._end("it was left")
         with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(
+                LAST_SECONDS
+            ):  # what was asked for is carried out, though nobody waits for the answer
+                await self._until_changed(lambda: not (self._outgoing or self._staged or self._writes))
+            self._end("it was left")
             if self._task is not None:
                 await asyncio.wait([self._task])
         sock, self._sock = self._sock, None
@@ -159,6 +165,10 @@ class ChildSession:
     def _forked(self) -> None:
         """A child that this process forks has nothing."""
         self._over, self._until, self._may_speak = True, float("-inf"), False
+        self._lock = threading.Lock()  # the thread that had it may be missing here
+        self.lost_reason = self.lost_reason or "it is the call of the process that forked this one"
+        with contextlib.suppress(RuntimeError):  # a task that waits for it waits on an event loop that is gone
+            self.lost.set()
 
     async def leave(self) -> None:
         """Leaves the worker without a word: as the end of this process, unless the call is over or was never owned. Safe to repeat."""
@@ -186,7 +196,7 @@ class ChildSession:
             self._say({"do": "prepared"})
             await self._until_changed(lambda: self._is_owned)
         if not self._is_owned:
-            raise SessionGoneError(self.id, self.lost_reason or "its worker did not get it")
+            raise self._refused or SessionGoneError(self.id, self.lost_reason or "its worker did not get it")
 
     # -- what this process may believe ---------------------------------------------------------------------------------
 
@@ -201,7 +211,7 @@ class ChildSession:
         """True when `held`, and also in doubt as long as the only reason is a store that does not answer. From any thread."""
         if self.held:
             return True
-        fresh = clock.now() - self._told_at < STANDSTILL_SECONDS
+        fresh = clock.now() - self._told_at < max(STANDSTILL_SECONDS, 2 * self._told_every)
         return self._may_speak and fresh and not self._over and not self._closing
 
     @property
@@ -244,7 +254,7 @@ class ChildSession:
                     setattr(self, name, value)
                 self.recovered = self.recovered or what == "coming"  # an offer is of a call that another worker had
                 self._limit = said["limit"]
-                self._alive_every = said["alive_every"]
+                self._alive_every, self._told_every = said["alive_every"], said["told_every"]
             case "refused":
                 self._refused = error_of(said)
                 self._end(str(self._refused))
@@ -413,6 +423,7 @@ class ChildSession:
                 )
             except (TypeError, ValueError, RecursionError):
                 raise InvalidDataError("recovery data is not JSON-able, or nested too deep") from None
+            raw = check_json("recovery data", raw)
         else:
             raise InvalidDataError(f"recovery data must be a mapping or bytes, not {type(data).__name__}")
         if self._limit and len(raw) > self._limit:
@@ -472,6 +483,7 @@ class ChildSession:
             await self._wake.wait()
             self._wake.clear()
             while self._outgoing or self._staged:
+                self._writes = True
                 with self._lock:
                     said = self._outgoing.popleft() if self._outgoing else None
                     if said is None and self._staged is not None:
@@ -482,3 +494,5 @@ class ChildSession:
                     except OSError:
                         self._end(PARENT_ENDED)
                         return
+            self._writes = False
+            self._change()

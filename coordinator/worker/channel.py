@@ -30,6 +30,7 @@ from coordinator.child.frames import Frame, data_of, frame, parse, told_error, w
 from coordinator.errors import (
     ConfigurationError,
     CoordinatorError,
+    FencedError,
     InvalidValueError,
     SessionGoneError,
     SessionHeldError,
@@ -38,6 +39,7 @@ from coordinator.forked import in_a_child, let_go_of
 from coordinator.ids import check_session_id
 from coordinator.printable import printable, told, trace
 from coordinator.settings import Settings
+from coordinator.steady import Steady
 from coordinator.worker.data import decode, encode
 from coordinator.worker.liveness import LOOKS
 from coordinator.worker.offer import Offer
@@ -122,6 +124,7 @@ class Channel:
         self._coming: dict[str, Coming] = {}
         self._lines: dict[str, ChildLine] = {}
         self._changed = anyio.Event()
+        self._steady = Steady("channel")
         in_a_child(self, Channel._forked)
 
     def _forked(self) -> None:
@@ -135,16 +138,25 @@ class Channel:
         """
         try:
             listener = await anyio.create_unix_listener(self.address, mode=0o600)
-        except OSError as error:
+        except BaseException as error:
             self.close()
+            if not isinstance(error, OSError):
+                raise
             raise ConfigurationError(f"channel: {self.address} cannot be made: {error.strerror or error}") from error
         in_a_child(_socket_of(listener), let_go_of)
         self._owner.start(self._listen, listener)
 
     async def _listen(self, listener: anyio.abc.SocketListener) -> None:
         try:
-            async with listener:
-                await listener.serve(self._serve)
+            async with listener, anyio.create_task_group() as tasks:
+                while True:
+                    try:
+                        await listener.serve(self._serve, tasks)
+                    except (
+                        anyio.BrokenResourceError
+                    ) as error:  # no descriptor is left, say: the children that are here go on
+                        cause = error.__cause__
+                        await anyio.sleep(self._steady.failed(cause if isinstance(cause, OSError) else error))
         finally:
             self.close()
 
@@ -180,6 +192,7 @@ class Channel:
         changed.set()
 
     async def _serve(self, stream: anyio.abc.SocketStream) -> None:
+        self._steady.well()
         try:
             async with stream:
                 raw = _socket_of(stream)
@@ -250,6 +263,7 @@ class ChildLine:
         self._words: dict[int, anyio.Event] = {}
         self._words_asked = 0
         self._busy: contextlib.AbstractContextManager[None] | None = None
+        self._process = os.getpid()
 
     async def serve(self) -> None:
         """Until the child or the session has gone."""
@@ -291,6 +305,13 @@ class ChildLine:
         return found
 
     async def _serve(self, found: Session | Coming) -> None:
+        try:
+            await self._serve_until_it_ends(found)
+        finally:
+            if self._coming is not None and self._session is None:
+                self._coming.child_ended(f"{self.process}, which prepared for it, ended")
+
+    async def _serve_until_it_ends(self, found: Session | Coming) -> None:
         async with anyio.create_task_group() as tasks:
 
             async def read() -> None:
@@ -309,27 +330,16 @@ class ChildLine:
                 await self._serve_owned(found)
             except CoordinatorError as error:
                 self._say({"is": "refused", **told_error(error)})
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError):  # the child has ended
+                pass
             tasks.cancel_scope.cancel()
-        if self._coming is not None and self._session is None:
-            self._coming.child_ended(f"{self.process}, which prepared for it, ended")
 
     async def _serve_owned(self, session: Session) -> None:
         session.served_by_handler, self._session = True, session
-        before = session.letting_go
-
-        async def letting_go() -> None:
-            await self._letting_go()
-            if before is not None:
-                await before()
-
-        session.letting_go = letting_go
-        session.watchers = (*session.watchers, self._tell)
+        session.alive(self.process)  # from here on the child is to say so, also one that stands still as it begins
         stop = self._owner.watch_beats(session.id, self._tell)
+        session.watchers = (*session.watchers, self._tell)
         try:
-            raw, encoding = encode(session.recovery_data, self._most)
-            await self._tell_all("owned", session, raw, encoding)
-            self._grants = True
-            self._tell()
             async with anyio.create_task_group() as tasks:
 
                 async def end(event: anyio.Event) -> None:
@@ -339,42 +349,82 @@ class ChildLine:
 
                 tasks.start_soon(end, session.lost)
                 tasks.start_soon(end, session.ended)
-                await self._do_all(session)
+                raw, encoding = encode(session.recovery_data, self._most)
+                await self._tell_all("owned", session, raw, encoding)
+                await anyio.wait_writable(self._raw)  # there is room for what ends belief, as nothing waits then
+                self._grants = True
+                self._tell()
+                with self._has_the_last_words(session):
+                    await self._do_all(session)
                 tasks.cancel_scope.cancel()
         finally:
             self._grants = False
             stop()
             session.watchers = tuple(one for one in session.watchers if one != self._tell)
-            if session.letting_go is letting_go:
-                session.letting_go = before
             with anyio.CancelScope(shield=True):
                 await self._end(session)
+
+    @contextlib.contextmanager
+    def _has_the_last_words(self, session: Session) -> Iterator[None]:
+        before = session.letting_go
+
+        async def letting_go() -> None:
+            await self._letting_go()
+            if before is not None:
+                await before()
+
+        session.letting_go = letting_go
+        try:
+            yield
+        finally:
+            if session.letting_go is letting_go:
+                session.letting_go = before
 
     async def _end(self, session: Session) -> None:
         """The session went away, and the child is told; or the child did, and the session is offered to other workers."""
         if self._busy is not None:
             self._busy.__exit__(None, None, None)
+        for words in self._words.values():  # which nobody will say
+            words.set()
         if session.is_over or session.ending is not None:
             if not self._asked_to_end:
                 self._say({"is": "lost", "reason": session.lost_reason or "the call ended here"})
             return
         reason = fitted(f"{self.process}, which served it, ended")
+        self._say({"is": "lost", "reason": reason})  # it may live, and is to stop before the call is given away
+        while self._asked and not self._asked_to_end:  # what it said before it ended counts
+            await self._do_last(session, self._asked.popleft())
+        if session.is_over or session.ending is not None:
+            return
         log.warning("child_ended", session=session.id, process=self.process)
         with contextlib.suppress(CoordinatorError):  # told, and carried out later
             await session.release(reason)
+
+    async def _do_last(self, session: Session, said: Frame) -> None:
+        """Data goes along as the call is given away, so that nothing waits for the store; an end is carried out as it was asked for."""
+        what = said.get("do")
+        self._asked_to_end = what in ("close", "release")
+        try:
+            if what in ("checkpoint", "stage"):
+                session.stage(decode(*data_of(said)))
+            elif self._asked_to_end:
+                await self._do(session, said)
+        except (CoordinatorError, ValueError) as error:
+            log.warning("child_ended", session=session.id, process=self.process, error=told(error))
 
     # -- what the child is told ----------------------------------------------------------------------------------------
 
     async def _tell_all(self, what: str, of: Session | Offer[Any], raw: bytes, encoding: str) -> None:
         s = self._owner.settings
-        said = with_data({"is": what, "limit": s.max_data_bytes, "alive_every": s.wedged_after / LOOKS}, raw, encoding)
+        times = {"alive_every": s.wedged_after / LOOKS, "told_every": s.heartbeat_interval}
+        said = with_data({"is": what, "limit": s.max_data_bytes, **times}, raw, encoding)
         said["about"] = {name: getattr(of, name) for name in ABOUT if hasattr(of, name)}
         await self._stream.send(frame(said))
 
     def _tell(self) -> None:
         """Until when the child may believe that the call is held. From any thread; it never waits."""
         session = self._session
-        if session is None or not self._grants:
+        if session is None or not self._grants or os.getpid() != self._process:  # a fork says nothing for its parent
             return
         with self._lock:
             until = session.held_until
@@ -410,10 +460,16 @@ class ChildLine:
 
     async def _letting_go(self) -> None:
         """Has the child say its last words; `coordinator.worker.last_words` bounds the time."""
+        if not self._grants:  # it has ended meanwhile
+            return
         self._words_asked += 1
-        self._words[self._words_asked] = done = anyio.Event()
-        self._say({"is": "letting_go", "n": self._words_asked})
-        await done.wait()
+        number, done = self._words_asked, anyio.Event()
+        self._words[number] = done
+        self._say({"is": "letting_go", "n": number})
+        try:
+            await done.wait()
+        finally:
+            self._words.pop(number, None)
 
     # -- what the child says -------------------------------------------------------------------------------------------
 
@@ -469,6 +525,8 @@ class ChildLine:
                     answer = told_error(error)
                     if isinstance(error, InvalidValueError):
                         self._asked_to_end = False
+                    if "n" not in said and not isinstance(error, FencedError):
+                        log.error("staged_data_refused", session=session.id, process=self.process, error=told(error))
                 if "n" in said and said.get("do") != "said":
                     self._say({"is": "answer", "n": said["n"], **answer})
 
@@ -491,7 +549,7 @@ class ChildLine:
             if failure := said.get("failure"):
                 log.error("letting_go_failed", session=session.id, process=self.process, error=printable(str(failure)))
             await session.flush()
-            if (words := self._words.pop(said.get("n", 0), None)) is not None:
+            if (words := self._words.get(said.get("n", 0))) is not None:
                 words.set()
         else:
             raise InvalidValueError("do", what, "something that a child can ask for")

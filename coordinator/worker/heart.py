@@ -198,7 +198,8 @@ class Heart(threading.Thread):
             one.due = sent + interval * (1 + JITTER * (2 * random.random() - 1))  # noqa: S311 - jitter
         answers = self._executor.run_many([self._call(roll) for roll in rolls])
         return [
-            (one, self._take(roll, sent, answer)) for one, roll, answer in zip(beatings, rolls, answers, strict=True)
+            (one, self._take(one, roll, sent, answer))
+            for one, roll, answer in zip(beatings, rolls, answers, strict=True)
         ]
 
     def _late(self) -> float:
@@ -218,7 +219,7 @@ class Heart(threading.Thread):
             presence=roll.presence,
         )
 
-    def _take(self, roll: RollCall, sent: float, answer: calls.BeatReply | CoordinatorError) -> Beat:
+    def _take(self, one: Beating, roll: RollCall, sent: float, answer: calls.BeatReply | CoordinatorError) -> Beat:
         if isinstance(answer, CoordinatorError):
             return Beat(roll, sent, error=answer)
         if isinstance(answer, calls.BeatOk):
@@ -227,6 +228,8 @@ class Heart(threading.Thread):
             roll.trust_window.over = True
         elif isinstance(answer, calls.Wedged):  # no program may believe that we speak for what we own
             roll.trust_window.over = True
+            for watcher in one.watchers:  # those who believe along stop before this gives away what we own
+                watcher()
             why = f"its event loop stood still for {self._late():.1f} s"
             certificate = calls.certify(
                 self._keys, instance=roll.instance, cause="wedged", by=roll.instance, reason=why

@@ -132,6 +132,10 @@ class Instance:
     def _drains(self) -> anyio.Lock:
         return anyio.Lock()
 
+    @cached_property
+    def _channels(self) -> anyio.Lock:
+        return anyio.Lock()
+
     @property
     def name(self) -> str:
         """The worker's stable name."""
@@ -303,10 +307,12 @@ class Instance:
         """See `coordinator.Worker.channel`."""
         if self._tasks is None:
             raise CoordinatorError("this worker was not entered yet, or has ended: it has no channel")
-        if self._channel is None:
-            self._channel = channel = Channel(self)
-            await channel.open()
-        return self._channel
+        async with self._channels:
+            if self._channel is None:
+                channel = Channel(self)
+                await channel.open()
+                self._channel = channel
+            return self._channel
 
     def watch_beats(self, session_id: str, told: Callable[[], None]) -> Callable[[], None]:
         """See `coordinator.worker.channel.ChannelOwner`."""
