@@ -13,11 +13,13 @@ from coordinator.store.shapes import instance_id, session_id, text, whole
 
 __all__ = [
     "AtHand",
+    "Kept",
     "Opening",
     "Reachable",
     "Standing",
     "Whereabouts",
     "heir_of",
+    "kept_of",
     "instances_with",
     "lineage_of",
     "newest_of",
@@ -93,6 +95,22 @@ async def opening_of(part: StorePartition, session: str) -> Opening:
 async def tenant_of(part: StorePartition, session: str) -> str:
     """The tenant of a session, '' for none."""
     return text(await part.executor.command("HGET", part.keys.session(session), "tenant"))
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Recovery data as it is stored; ``epoch`` is 0 where there is no such session."""
+
+    epoch: int
+    data: bytes
+    encoding: str
+
+
+async def kept_of(part: StorePartition, session: str) -> Kept:
+    """The recovery data of a session."""
+    names = "epoch", "data", "encoding"
+    epoch, data, encoding = await part.executor.command("HMGET", part.keys.session(session), *names)
+    return Kept(whole(epoch), data or b"", text(encoding))
 
 
 async def heir_of(part: StorePartition, session: str) -> str:

@@ -17,6 +17,7 @@ from coordinator.settings import Settings
 from coordinator.store import calls
 from coordinator.store.entries import OfferEntry
 from coordinator.store.keys import Keys
+from coordinator.store.lookups import Kept
 from coordinator.store.replies import Reply
 from coordinator.store.scripts import R, ScriptCall
 from coordinator.worker.data import Data, decode
@@ -46,6 +47,9 @@ class OfferActions(Protocol):
 
     def dead(self, instance: str, reason: str) -> None:
         """An answer said that ``instance`` is dead."""
+
+    async def kept(self, session_id: str) -> Kept:
+        """The recovery data of a session as it is stored."""
 
     async def adopt(self, session_id: str, epoch: int | None, request: str) -> Session | None:
         """See ``Adoption.adopt``."""
@@ -83,7 +87,7 @@ class Offer(Generic[Data]):
             `probation` seconds; 0 when the session is not suspected.
         encoding: ``json`` or ``bytes``, as the recovery data was given.
         raw_data: the recovery data as it was given, opened where it was sealed; empty when it was too large to travel with the
-            offer. An adopter gets it in any case.
+            offer. An adopter gets it in any case, and `Worker.serve` reads it before it prepares.
     """
 
     def __init__(self, actions: OfferActions, entry: bytes, told: OfferEntry) -> None:
@@ -127,6 +131,20 @@ class Offer(Generic[Data]):
         else:
             sealer.check(self.session_id, self.encoding)
         _ = self.recovery_data
+
+    async def fetch_data(self) -> None:
+        """Reads recovery data that was too large to travel with the offer. For the library. Safe to repeat.
+
+        Raises:
+            StoreUnavailableError: the store did not answer.
+            KeyUnknownError, InvalidDataError: as `open_data`.
+        """
+        if self.raw_data:
+            return
+        kept = await self._actions.kept(self.session_id)
+        if kept.epoch == self.epoch:  # else the offer is over
+            self.raw_data, self.encoding = kept.data, kept.encoding
+            self.open_data()
 
     @property
     def in_hand(self) -> bool:

@@ -368,6 +368,10 @@ class OfferReader:
                 self._reluctance.can_serve(offer.session_id)
             await self._take(offer)
 
+    async def kept(self, session_id: str) -> lookups.Kept:
+        """See `coordinator.worker.offer.OfferActions`."""
+        return await lookups.kept_of(self._part, session_id)
+
     async def _with_tenant(self, told: OfferEntry) -> OfferEntry:
         """Adds the tenant from the record: an entry of an older program does not name it."""
         if told.tenant is not None:

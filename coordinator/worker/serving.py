@@ -194,6 +194,7 @@ class Serving:
         try:
             deadline = anyio.current_time() + limit
             with offer.being_answered(), anyio.CancelScope(deadline=deadline) as scope:
+                await offer.fetch_data()
                 async with preparation(self._prepare, offer) as made:
                     if not scope.cancel_called:  # else it went on after it was told to stop
                         scope.deadline, prepared = float("inf"), True

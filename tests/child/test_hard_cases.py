@@ -9,6 +9,7 @@ import resource
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -118,7 +119,7 @@ async def test_a_fork_of_a_child_can_ask(url: str) -> None:
 def no_descriptors() -> Iterator[None]:
     """Inside this block the process can open nothing."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(map(int, os.listdir("/proc/self/fd")))
+    highest = max(int(one.name) for one in Path("/proc/self/fd").iterdir())
     spare = []
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 8, limits[1]))

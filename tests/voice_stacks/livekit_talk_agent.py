@@ -45,6 +45,9 @@ class Pizzeria(Agent):
         tell("enters")
 
 
+INSTRUCTIONS = "You sell pizza." + " And nothing else." * int(os.environ.get("WORDY", "0"))
+
+
 @server.rtc_session(agent_name="talk")
 async def entrypoint(ctx: JobContext) -> None:
     session = AgentSession[Order](userdata=Order(), vad=None)
@@ -54,7 +57,7 @@ async def entrypoint(ctx: JobContext) -> None:
         await session.say("I am back", audio=sound(0.2))
 
     try:
-        call = await recover(ctx, session, Pizzeria(instructions="You sell pizza."), on_recovered=again)
+        call = await recover(ctx, session, Pizzeria(instructions=INSTRUCTIONS), on_recovered=again)
     except CoordinatorError as error:
         tell("refused", error=str(error))
         return

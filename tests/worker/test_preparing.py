@@ -374,3 +374,22 @@ async def test_a_function_that_fails_takes_no_calls_and_ends_none(url: str) -> N
             broken[0] = False
             await eventually(lambda: heir.sessions.keys() == {"own", "call-1"})
     assert [entry["event"] for entry in logs].count("ready_failed") == 1
+
+
+@pytest.mark.parametrize("planned", [False, True], ids=["orphan", "handover"])
+@pytest.mark.parametrize("keys", ["", "k1:" + "A" * 43 + "="], ids=["plain", "sealed"])
+async def test_large_data_is_there_to_prepare_with(url: str, planned: bool, keys: str) -> None:
+    """Recovery data that is too large to travel with the offer is read before the program prepares."""
+    data, sealing = {"text": "x" * 50_000}, {"encryption_keys": keys} if keys else {}
+    saw: list[object] = []
+
+    async def prepare(offer: Offer) -> None:
+        saw.append(offer.recovery_data)
+
+    heir = Heir()
+    async with coordinating(url), Worker(url, name="a", **sealing) as first:
+        session = await first.open("call-1", data)
+        async with Worker(url, name="b", **sealing) as worker, serving(worker, heir.handler, prepare=prepare):
+            await (first.drain() if planned else session.release("for others"))
+            await eventually(lambda: heir.sessions)
+            assert saw == [data]

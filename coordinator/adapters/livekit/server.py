@@ -148,8 +148,6 @@ class RecoveringServer(AgentServer):
         channel, launch = self._channel, self._launch
         assert channel is not None  # noqa: S101 - inside `run`
         assert launch is not None  # noqa: S101
-        if not offer.raw_data:
-            raise CoordinatorError("the offer came without its recovery data, which is too large to travel with it")
         data = offer.recovery_data
         record = JobRecord.from_json(data.get("livekit") if isinstance(data, dict) else None)
         if offer.planned:
