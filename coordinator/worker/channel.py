@@ -401,7 +401,7 @@ class ChildLine:
             await session.release(reason)
 
     async def _do_last(self, session: Session, said: Frame) -> None:
-        """Data goes along as the call is given away, so that nothing waits for the store; an end is carried out as it was asked for."""
+        """Data goes along as the call is given away, so that nothing waits; an end is carried out as it was asked for."""
         what = said.get("do")
         self._asked_to_end = what in ("close", "release")
         try:

@@ -380,7 +380,8 @@ async def test_a_function_that_fails_takes_no_calls_and_ends_none(url: str) -> N
 @pytest.mark.parametrize("keys", ["", "k1:" + "A" * 43 + "="], ids=["plain", "sealed"])
 async def test_large_data_is_there_to_prepare_with(url: str, planned: bool, keys: str) -> None:
     """Recovery data that is too large to travel with the offer is read before the program prepares."""
-    data, sealing = {"text": "x" * 50_000}, {"encryption_keys": keys} if keys else {}
+    data: dict[str, Any] = {"text": "x" * 50_000}
+    sealing: dict[str, Any] = {"encryption_keys": keys} if keys else {}
     saw: list[object] = []
 
     async def prepare(offer: Offer) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import inspect
+import json
 from collections.abc import Awaitable, Callable
 from functools import cache
 from typing import Any
@@ -19,7 +20,8 @@ from coordinator.adapters.livekit import inside
 from coordinator.adapters.livekit.call import LiveKitCall
 from coordinator.adapters.livekit.call_turns import CallTurns
 from coordinator.adapters.livekit.transcript import fitted_items, size_of
-from coordinator.errors import CoordinatorError, SessionGoneError
+from coordinator.bounds import check_json
+from coordinator.errors import CoordinatorError, DataTooLargeError, SessionGoneError
 from coordinator.printable import told, trace
 from coordinator.voice.meter import TurnMeter, VoiceMetrics
 from coordinator.voice.progress import CallState
@@ -32,6 +34,9 @@ SUBSCRIBED_SECONDS = 2.0
 """Longest wait for the caller to hear this agent's track; who only listens to others never does."""
 LEAVE_SECONDS = 1.5
 """The room is left so long after the call went to an heir: the caller's device has both tracks meanwhile, and one is silent."""
+
+LEAST_BYTES = 1024
+"""What user data leaves to the conversation."""
 
 OnRecovered = str | Callable[[LiveKitCall], Awaitable[object]]
 
@@ -155,7 +160,7 @@ class _Keeper:
         agent = self._session.current_agent
         data: dict[str, Any] = {"agent": agent.id, **self._call.turns.to_data()}
         with self._userdata.told():
-            data["userdata"] = self._userdata.now()
+            data["userdata"] = self._userdata.now(self._call.most_bytes - size_of(data) - LEAST_BYTES)
         items = agent.chat_ctx.to_dict(exclude_timestamp=False)["items"]
         fitting = fitted_items(items, self._call.most_bytes - size_of(data) - 16)
         if len(fitting) < len(items) and not self._cut:
@@ -188,10 +193,7 @@ class _Keeper:
             await call.takes_over()
         await self._restore(agent)
 
-        async def on_enter() -> None:
-            """The agent has entered this call before."""
-
-        agent.on_enter = on_enter
+        entered_before(agent)
         await session.start(agent, room=call.context.room, **start)
         if call.planned:
             session.input.set_audio_enabled(False)  # the predecessor answers what the caller says now
@@ -268,6 +270,15 @@ class _Keeper:
         await self._call.end("the job crashed" if reason == "job crashed" else "")
 
 
+def entered_before(agent: Agent) -> None:
+    """Leaves out the agent's next `on_enter`: it has entered this call. When it comes back from another one, it enters as always."""
+
+    async def on_enter() -> None:
+        del agent.on_enter
+
+    agent.on_enter = on_enter
+
+
 def owes_an_answer(items: list[Any]) -> bool:
     """Whether the caller said something last, or a tool's result has not been told."""
     for item in reversed(items):
@@ -300,11 +311,14 @@ class _UserData:
                 log.error("userdata_not_kept", exception=trace(error))
             self._failed = True
 
-    def now(self) -> Any:
+    def now(self, most: int) -> Any:
         value = self._session.userdata if self._value is not None else None
         if dataclasses.is_dataclass(value) and not inspect.isclass(value):
             value = dataclasses.asdict(value)
-        size_of(value)  # raises for what is not JSON-able
+        raw = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+        check_json("userdata", raw)  # as the conversation would be refused along with it
+        if len(raw) > most:
+            raise DataTooLargeError(len(raw), most)
         return value
 
     def restore(self, kept: Any) -> None:

@@ -18,6 +18,7 @@ from coordinator.adapters.livekit import inside
 from coordinator.adapters.livekit.call_turns import CallTurns
 from coordinator.adapters.livekit.job_record import JobRecord
 from coordinator.adapters.livekit.server import ADDRESS
+from coordinator.adapters.livekit.transcript import size_of
 from coordinator.child import ChildSession
 from coordinator.errors import CoordinatorError, SessionGoneError
 from coordinator.printable import told
@@ -112,14 +113,15 @@ class LiveKitCall:
 
     async def _join(self, address: str) -> None:
         """Until the worker owns the call, which it does at once unless Redis is away; a recovered call is tried for once."""
-        job_id = self.context.job.id
+        job_id, said = self.context.job.id, ""
         while True:
             session = ChildSession(address, job_id, JOIN_SECONDS)
             try:
                 await session.__aenter__()
                 break
             except CoordinatorError as error:
-                log.warning("call_unprotected", job=job_id, reason=told(error))
+                if said != (said := told(error)):  # once, as it may take long
+                    log.warning("call_unprotected", job=job_id, reason=said)
                 if inside.recovers(self.context) or not isinstance(error, SessionGoneError):
                     return
         self._joined(session)
@@ -136,7 +138,10 @@ class LiveKitCall:
         self._session = session
         self._following = asyncio.create_task(self._follow(session), name=f"follow {session.id}")
         if self._kept is not None:
-            self.keep(self._kept)
+            try:
+                self.keep(self._kept)
+            except CoordinatorError as error:  # it was made before the limit was known; the next one fits
+                log.warning("not_kept", job=self.context.job.id, error=told(error))
 
     async def _follow(self, session: ChildSession) -> None:
         await session.lost.wait()
@@ -194,7 +199,7 @@ class LiveKitCall:
     def most_bytes(self) -> int:
         """How many bytes of data can be kept."""
         limit = self._session.max_data_bytes if self._session is not None else 0
-        return (limit or 64 * 1024) - len(str(self._record or "").encode()) - 64
+        return (limit or 64 * 1024) - size_of(self._record) - 64
 
     async def speaks_again(self) -> None:
         """States that the media is up again. Safe to repeat."""

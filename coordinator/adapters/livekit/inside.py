@@ -20,7 +20,6 @@ __all__ = [
     "begin_launching_by",
     "can_launch",
     "keep_room",
-    "process_of",
     "record_of",
     "recovers",
     "running_job",
@@ -72,11 +71,6 @@ def keep_warm(server: AgentServer, processes: int) -> None:
     pool = server._proc_pool
     pool._default_num_idle_processes = processes
     pool.set_target_idle_processes(processes)
-
-
-def process_of(server: AgentServer, job_id: str) -> Any:
-    """The process, or thread, in which a job runs; None when it runs nowhere."""
-    return server._proc_pool.get_by_job_id(job_id)
 
 
 def record_of(info: RunningJobInfo) -> JobRecord:

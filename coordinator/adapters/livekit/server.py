@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -13,7 +14,16 @@ import structlog
 from livekit.agents import AgentServer
 from livekit.agents.job import RunningJobInfo
 
-from coordinator import CoordinatorError, FencedError, Offer, Session, Worker, clock
+from coordinator import (
+    CoordinatorError,
+    DataTooLargeError,
+    DrainingError,
+    FencedError,
+    Offer,
+    Session,
+    Worker,
+    clock,
+)
 from coordinator.adapters.livekit import inside
 from coordinator.adapters.livekit.job_record import JobRecord
 from coordinator.adapters.livekit.warm_processes import CALM_SECONDS, WarmProcesses, share_of
@@ -30,6 +40,7 @@ DEFAULT_POOL = "livekit"
 GONE_SECONDS = 30.0
 """Time for a job process to end by itself, with its program's callbacks, after its call moved; a frozen one does not end."""
 PREPARED_SECONDS = 10.0
+LOOK_SECONDS = 0.2
 MOST_WARM = 2 * (os.cpu_count() or 1)
 """Most job processes that are started ahead for the calls of a death."""
 
@@ -38,8 +49,14 @@ class _Job:
     """A job that runs in a process of this server."""
 
     def __init__(self, info: RunningJobInfo) -> None:
-        self.info, self.process, self.ended = info, None, anyio.Event()
+        self.info, self.ended = info, anyio.Event()
+        self.process: Any = None
         self.failed = False
+
+    def ends(self, *, failed: bool) -> None:
+        """Its process has ended, or never began."""
+        self.failed = failed
+        self.ended.set()
 
 
 class RecoveringServer(AgentServer):
@@ -68,9 +85,11 @@ class RecoveringServer(AgentServer):
         self._worker: Worker[Any] | None = None
         self._channel: Channel | None = None
         self._jobs: dict[str, _Job] = {}
+        self._running: dict[Any, _Job] = {}
         self._launch: Callable[[RunningJobInfo], Awaitable[None]] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._warm: WarmProcesses | None = None
+        self._drains = False
 
     async def run(self, *, devmode: bool = False, unregistered: bool = False) -> None:
         """See the base class. A server that is not registered (the console) serves as without this project.
@@ -91,6 +110,7 @@ class RecoveringServer(AgentServer):
             try:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self._serve)
+                    tasks.start_soon(self._follow_drain, worker)
                     await super().run(devmode=devmode)
                     tasks.cancel_scope.cancel()
             finally:
@@ -99,6 +119,7 @@ class RecoveringServer(AgentServer):
     def _begin(self) -> None:
         self._launch = inside.begin_launching_by(self, self._launch_new)
         self._warm = WarmProcesses(inside.reserve_of(self), MOST_WARM)
+        self._proc_pool.on("process_job_launched", self._process_launched)
         self._proc_pool.on("process_closed", self._process_closed)
 
     # -- new jobs ------------------------------------------------------------------------------------------------------
@@ -108,27 +129,45 @@ class RecoveringServer(AgentServer):
         if info.fake_job or self._worker is None:
             await launch(info)
             return
-        self._jobs[info.job.id] = _Job(info)
-        task = asyncio.create_task(self._open(info), name=f"open {info.job.id}")
+        self._jobs[info.job.id] = job = _Job(info)
+        task = asyncio.create_task(self._open(job), name=f"open {info.job.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        await launch(info)
+        try:
+            await launch(info)
+        except BaseException:  # no process begins: another worker may have one
+            job.ends(failed=True)
+            raise
 
-    async def _open(self, info: RunningJobInfo) -> None:
+    async def _open(self, job: _Job) -> None:
+        try:
+            await self._open_session(job)
+        except BaseException:
+            self._forget(job)
+            raise
+
+    async def _open_session(self, job: _Job) -> None:
         """Opens the session, again and again while the store is away: a call does not wait for its protection."""
+        info, said, pause = job.info, "", 0.1
         data = {"livekit": inside.record_of(info).as_json()}
-        pause = 0.1
-        while (worker := self._worker) is not None and info.job.id in self._jobs:
+        while (worker := self._worker) is not None and (job.failed or not job.ended.is_set()):
             try:
-                if await worker.receive(info.job.id, data) is None:
-                    log.error("job_unprotected", job=info.job.id, reason="another worker has the session of this id")
-                return
-            except CoordinatorError as error:
-                log.error("job_unprotected", job=info.job.id, error=told(error))
-                if isinstance(error, ValueError | FencedError) or self.draining:
+                if await worker.receive(info.job.id, data) is not None:
                     return
+                log.error("job_unprotected", job=info.job.id, reason="another worker has the session of this id")
+                break
+            except CoordinatorError as error:
+                if said != (said := told(error)):  # once, as it may take long
+                    log.error("job_unprotected", job=info.job.id, error=said)
+                if isinstance(error, ValueError | FencedError | DataTooLargeError | DrainingError) or self.draining:
+                    break
             await asyncio.sleep(pause)
             pause = min(2 * pause, 5.0)
+        self._forget(job)
+
+    def _forget(self, job: _Job) -> None:
+        if self._jobs.get(job.info.job.id) is job:
+            del self._jobs[job.info.job.id]
 
     # -- jobs of others ------------------------------------------------------------------------------------------------
 
@@ -157,12 +196,14 @@ class RecoveringServer(AgentServer):
         info = inside.running_job(self, record)
         with channel.expects(offer) as coming:
             self._jobs[info.job.id] = job = _Job(info)
-            await launch(info)
-            job.process = inside.process_of(self, info.job.id)
-            log.info("job_recovers", job=info.job.id, planned=offer.planned, identity=record.identity)
-            if offer.planned:
-                await coming.prepared()
-            yield
+            try:
+                await launch(info)
+                log.info("job_recovers", job=info.job.id, planned=offer.planned, identity=record.identity)
+                if offer.planned:
+                    await coming.prepared()
+                yield
+            finally:
+                self._forget(job)
 
     def _hurry(self, offer: Offer[Any]) -> None:
         """The processor is for calls whose callers hear nothing; job processes in reserve are started after that."""
@@ -194,6 +235,7 @@ class RecoveringServer(AgentServer):
         try:
             await job.ended.wait()
         finally:
+            self._forget(job)
             if not job.ended.is_set():
                 self._end_soon(job)
         if job.failed:
@@ -208,7 +250,7 @@ class RecoveringServer(AgentServer):
     async def _end(self, job: _Job) -> None:
         with anyio.move_on_after(GONE_SECONDS):
             await job.ended.wait()
-        process = inside.process_of(self, job.info.job.id)
+        process = job.process
         if process is None or job.ended.is_set():
             return
         log.warning(
@@ -219,14 +261,19 @@ class RecoveringServer(AgentServer):
         except Exception as error:  # noqa: BLE001 - it may end meanwhile
             log.error("job_process_not_killed", job=job.info.job.id, exception=trace(error))
 
-    def _process_closed(self, process: Any) -> None:
+    def _process_launched(self, process: Any) -> None:
+        """A job of this id may run in two processes for a moment: the one of before stands still, or has not left yet."""
         info = process.running_job
         job = self._jobs.get(info.job.id) if info is not None else None
-        if job is None or (job.process is not None and job.process is not process):
-            return
-        job.failed = bool(getattr(process, "exitcode", 0))
-        del self._jobs[info.job.id]
-        job.ended.set()
+        if job is not None and job.info is info:
+            self._running[process] = job
+            job.process = process
+            if process not in self._proc_pool.processes:  # it has ended already
+                self._process_closed(process)
+
+    def _process_closed(self, process: Any) -> None:
+        if (job := self._running.pop(process, None)) is not None:
+            job.ends(failed=bool(getattr(process, "exitcode", 0)))
 
     # -- ends ----------------------------------------------------------------------------------------------------------
 
@@ -240,10 +287,19 @@ class RecoveringServer(AgentServer):
                     log.warning("job_not_closed", job=msg.job_id, error=told(error))
         await super()._handle_termination(msg)
 
+    async def _follow_drain(self, worker: Worker[Any]) -> None:
+        """A worker that was told to drain from outside takes no new jobs either: nobody would protect them."""
+        while not worker.is_draining:
+            await anyio.sleep(LOOK_SECONDS)
+        if not self.draining:
+            self._draining = True
+            with contextlib.suppress(Exception):  # its connection to LiveKit may be away; it says so as it comes back
+                await self._update_worker_status()
+
     async def drain(self, *arguments: Any, **more: Any) -> None:
         """Hands every call to other workers, and then waits for what is left as the base class does."""
-        if self._worker is not None and not self._worker.is_draining:
-            self._draining = True
+        if self._worker is not None and not self._drains:
+            self._drains = self._draining = True
             await self._update_worker_status()
             await self._worker.drain(reason="the agent server drains")
             self._draining = False  # else the base class takes this for its own drain, and waits for nothing

@@ -38,7 +38,6 @@ def test_the_agent_server_sets_what_is_read(name: str) -> None:
         "_default_num_idle_processes",
         "target_idle_processes",
         "launch_job",
-        "get_by_job_id",
     ],
 )
 def test_the_process_pool_has_what_is_used(name: str) -> None:
@@ -47,7 +46,8 @@ def test_the_process_pool_has_what_is_used(name: str) -> None:
 
 
 def test_the_pools_events_are_told() -> None:
-    """The pool says when a job process has ended."""
+    """The pool says when a job process has begun and ended."""
+    assert 'emit("process_job_launched"' in inspect.getsource(proc_pool.ProcPool)
     assert 'emit("process_closed"' in inspect.getsource(proc_pool.ProcPool)
 
 

@@ -43,12 +43,14 @@ def test_a_caller_is_heard_again_after_every_fault() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("words", [0, 800], ids=["short", "long"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
-def test_an_agent_session_knows_what_was_said(number: signal.Signals) -> None:
+def test_an_agent_session_knows_what_was_said(number: signal.Signals, words: int) -> None:
     """An heir has the chat context and user data of before; it is not entered again, and told that it recovered after a crash only."""
 
     async def main() -> None:
-        async with Stack(agent="talk") as stack, stack.call() as (caller, agent, job):
+        instructions = {"WORDY": str(words)}  # more than travels with an offer
+        async with Stack(agent="talk", environment=instructions) as stack, stack.call() as (caller, agent, job):
             [heir] = [one for one in stack.agents if one is not agent]
             await until(lambda: len(agent.told("said", job)) >= 3, "three sentences were said")
             said = agent.told("said", job)[-1]["n"]
