@@ -305,7 +305,7 @@ class Instance:
 
     async def channel(self) -> Channel:
         """See `coordinator.Worker.channel`."""
-        if self._tasks is None:
+        if self._tasks is None or self.task is None or self.task.is_over:
             raise CoordinatorError("this worker was not entered yet, or has ended: it has no channel")
         async with self._channels:
             if self._channel is None:

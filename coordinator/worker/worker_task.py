@@ -55,6 +55,11 @@ class WorkerTask:
         return self.tasks
 
     @property
+    def is_over(self) -> bool:
+        """Whether everything has ended."""
+        return self._done.is_set()
+
+    @property
     def is_a_parents(self) -> bool:
         """Whether this process was forked inside the block: then leaving the block says nothing."""
         return os.getpid() != self._process

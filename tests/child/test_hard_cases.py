@@ -247,6 +247,8 @@ async def test_the_channel_is_made_once(url: str, monkeypatch: pytest.MonkeyPatc
             tasks.start_soon(ask)
             tasks.start_soon(ask)
         assert found[0] is found[1]
+    with pytest.raises(CoordinatorError, match="has ended"):
+        await worker.channel()
 
 
 async def _refuses(*arguments: object, **more: object) -> None:

@@ -153,7 +153,7 @@ class _Keeper:
             _meter().record(latencies, speech=speech)
         try:
             self._call.keep(self._now())
-        except CoordinatorError as error:
+        except Exception as error:  # noqa: BLE001 - the session has closed, or an item cannot be stored; the call goes on
             log.error("turn_not_kept", job=self._call.context.job.id, error=told(error))
 
     def _now(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from livekit.protocol import agent as agent_protocol
 
 from coordinator import Worker
 from coordinator.adapters.livekit import LiveKitCall, RecoveringServer
-from coordinator.adapters.livekit.agent import _UserData, entered_before
+from coordinator.adapters.livekit.agent import _Keeper, _UserData, entered_before
 from tests.store.harness import Bench
 from tests.waiting import eventually
 
@@ -164,3 +164,11 @@ async def test_an_agent_that_comes_back_is_entered() -> None:
     assert clerk.entered == 0
     await clerk.on_enter()
     assert clerk.entered == 1
+
+
+async def test_a_session_that_has_closed_is_not_kept() -> None:
+    """A caller who hangs up while the session starts: nothing is kept, and the entrypoint does not fail."""
+    context: Any = SimpleNamespace(job=SimpleNamespace(id="AJ_1"))
+    keeper = _Keeper(LiveKitCall(context), AgentSession(vad=None), moves_while_speaking=False)
+    keeper._turn()
+    assert keeper.call.data == {}
