@@ -21,7 +21,7 @@ from coordinator.adapters.livekit.call import LiveKitCall
 from coordinator.adapters.livekit.call_turns import CallTurns
 from coordinator.adapters.livekit.transcript import fitted_items, size_of
 from coordinator.bounds import check_json
-from coordinator.errors import CoordinatorError, DataTooLargeError, SessionGoneError
+from coordinator.errors import DataTooLargeError, SessionGoneError
 from coordinator.printable import told, trace
 from coordinator.voice.meter import TurnMeter, VoiceMetrics
 from coordinator.voice.progress import CallState
