@@ -10,8 +10,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import anyio
 import pytest
@@ -19,14 +18,13 @@ import redis
 
 from coordinator import ChildSession, CoordinatorError, InvalidDataError, Worker, clock
 from coordinator.child.frames import frame, parse
-from coordinator.settings import Settings
 from coordinator.store import calls
-from coordinator.store.keys import Keys
-from coordinator.worker.heart import Beating, Heart
+from coordinator.worker.heart import Beating
 from coordinator.worker.last_words import last_words
 from coordinator.worker.roll_call import RollCall
 from coordinator.worker.trust_window import TrustWindow
 from tests.child.test_channel import parent, state_of
+from tests.inside.children import heart_that_asks, lock_of
 from tests.store.harness import Bench
 from tests.waiting import eventually
 
@@ -107,7 +105,7 @@ async def test_a_fork_of_a_child_can_ask(url: str) -> None:
         await worker.open("call-1")
         async with ChildSession(address, "call-1") as child:
             await eventually(lambda: child.held)
-            with child._lock:  # as a thread has it
+            with lock_of(child):  # as a thread has it
                 if not (pid := os.fork()):
                     os._exit(0 if not child.held and not child.may_speak and child.lost.is_set() else 1)
             _, status = await anyio.to_thread.run_sync(os.waitpid, pid, 0)
@@ -267,9 +265,7 @@ def test_children_stop_before_a_standstill_is_certified() -> None:
     pulse = TrustWindow(2.0, 1.0)
     beating = Beating(lambda: RollCall("a~1", pulse), lambda beat: None)
     beating.watch(lambda: order.append("told" if pulse.over else "early"))
-    heart = Heart.__new__(Heart)
-    heart._settings, heart._keys = Settings(name="a"), Keys("recovery", 0)
-    heart._lag, heart._executor = cast("Any", SimpleNamespace(seconds=1.0)), cast("Any", Executor())
+    heart = heart_that_asks(Executor())
     heart.beat([beating])
     assert order[1] == "told"
     assert clock.now() >= beating.due - 60

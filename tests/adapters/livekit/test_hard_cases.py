@@ -20,7 +20,8 @@ from livekit.protocol import agent as agent_protocol
 
 from coordinator import Worker
 from coordinator.adapters.livekit import LiveKitCall, RecoveringServer
-from coordinator.adapters.livekit.agent import _Keeper, _UserData, entered_before
+from coordinator.adapters.livekit.agent import entered_before
+from tests.inside import livekit as inside
 from tests.store.harness import Bench
 from tests.waiting import eventually
 
@@ -56,8 +57,8 @@ async def serving(url: str, **settings: Any) -> AsyncIterator[tuple[RecoveringSe
     """A server whose worker serves, without LiveKit."""
     server, pool = RecoveringServer(), Pool()
     async with Worker(url, name="a", drain_timeout=0.5, **settings) as worker, anyio.create_task_group() as tasks:
-        server._worker, server._proc_pool = worker, pool
-        tasks.start_soon(lambda: worker.serve(server._handler))
+        inside.serve_with(server, worker, pool)
+        tasks.start_soon(lambda: worker.serve(inside.handler_of(server)))
         yield server, worker, pool
         tasks.cancel_scope.cancel()
 
@@ -70,20 +71,20 @@ async def test_a_job_for_which_no_process_begins(url: str, redis_client: redis.R
 
     async with serving(url) as (server, _, _):
         with pytest.raises(RuntimeError, match="no process"):
-            await server._launch_new(job_info("AJ_1"), launch)
+            await inside.launch(server, job_info("AJ_1"), launch)
         await eventually(lambda: Bench(redis_client).record("AJ_1").get("state") in ("orphaned", "offered"))
-        await eventually(lambda: not server._jobs)
+        await eventually(lambda: not inside.jobs_of(server))
 
 
 async def test_a_job_that_crashes_before_its_session_is_open(url: str, redis_client: redis.Redis) -> None:
     """A process that ends by an error while Redis is away has its call offered to others once Redis is back."""
     async with serving(url) as (server, _, pool):
         redis_client.client_pause(1_500)
-        await server._launch_new(job_info("AJ_1"), pool.launch)
+        await inside.launch(server, job_info("AJ_1"), pool.launch)
         [process] = pool.processes
-        server._process_launched(process)
+        inside.launched(server, process)
         process.exitcode = 1
-        server._process_closed(process)
+        inside.closed(server, process)
         await eventually(lambda: Bench(redis_client).record("AJ_1").get("state") in ("orphaned", "offered"), 20)
 
 
@@ -92,24 +93,24 @@ async def test_the_old_process_of_a_job_ends_beside_the_new_one(url: str) -> Non
     async with serving(url) as (server, worker, pool):
         old, new = job_info("AJ_1"), job_info("AJ_1")
         await pool.launch(old)
-        await server._launch_new(new, pool.launch)
+        await inside.launch(server, new, pool.launch)
         await eventually(lambda: worker.sessions)
         for process in pool.processes:
-            server._process_launched(process)
+            inside.launched(server, process)
         pool.processes[0].exitcode = 1
-        server._process_closed(pool.processes[0])
-        job = server._jobs["AJ_1"]
+        inside.closed(server, pool.processes[0])
+        job = inside.jobs_of(server)["AJ_1"]
         assert job.process is pool.processes[1]
         assert not job.ended.is_set()
-        server._process_closed(pool.processes[1])
-        await eventually(lambda: not worker.sessions and not server._jobs)
+        inside.closed(server, pool.processes[1])
+        await eventually(lambda: not worker.sessions and not inside.jobs_of(server))
 
 
 async def test_a_job_that_is_too_large_is_said_once(url: str) -> None:
     """A job whose metadata exceeds the recovery data is served without protection, and nobody tries for ever."""
     async with serving(url) as (server, worker, pool):
-        await server._launch_new(job_info("AJ_1", "x" * 70_000), pool.launch)
-        await eventually(lambda: not server._jobs)
+        await inside.launch(server, job_info("AJ_1", "x" * 70_000), pool.launch)
+        await eventually(lambda: not inside.jobs_of(server))
         assert not worker.sessions
 
 
@@ -121,8 +122,8 @@ async def test_a_worker_that_is_drained_from_outside_takes_no_jobs(url: str) -> 
         told.append(server.draining)
 
     async with serving(url) as (server, worker, _), anyio.create_task_group() as tasks:
-        server._update_worker_status = update
-        tasks.start_soon(server._follow_drain, worker)
+        inside.tell_status_by(server, update)
+        tasks.start_soon(inside.follow_drain, server, worker)
         await worker.drain()
         await eventually(lambda: told == [True])
 
@@ -130,13 +131,14 @@ async def test_a_worker_that_is_drained_from_outside_takes_no_jobs(url: str) -> 
 @pytest.mark.parametrize("value", [float("nan"), 2**60, "\ud800", "x" * 70_000, {1, 2}])
 async def test_user_data_that_cannot_be_kept_is_left_out(value: object) -> None:
     """The conversation is kept without user data that no heir could read, or that leaves no room."""
-    kept = _UserData(AgentSession(userdata={"value": value}, vad=None))
+    userdata = {"value": value}
+    kept = inside.user_data_of(AgentSession(userdata=userdata, vad=None))
     data = {}
     with kept.told():
         data["userdata"] = kept.now(60_000)
     assert data == {}
     with kept.told():
-        kept._session.userdata["value"] = 1
+        userdata["value"] = 1
         data["userdata"] = kept.now(60_000)
     assert data == {"userdata": {"value": 1}}
 
@@ -144,9 +146,7 @@ async def test_user_data_that_cannot_be_kept_is_left_out(value: object) -> None:
 def test_the_room_for_data_counts_what_json_adds() -> None:
     """Metadata that is JSON takes more bytes as it is stored than it has characters."""
     call = LiveKitCall(SimpleNamespace())
-    call._session = SimpleNamespace(max_data_bytes=65536)  # type: ignore[assignment]
-    call._record = {"metadata": '"' * 10_000}
-    assert call.most_bytes < 65536 - 20_000
+    assert inside.room_for_data(call, {"metadata": '"' * 10_000}, 65536) < 65536 - 20_000
 
 
 async def test_an_agent_that_comes_back_is_entered() -> None:
@@ -169,6 +169,6 @@ async def test_an_agent_that_comes_back_is_entered() -> None:
 async def test_a_session_that_has_closed_is_not_kept() -> None:
     """A caller who hangs up while the session starts: nothing is kept, and the entrypoint does not fail."""
     context: Any = SimpleNamespace(job=SimpleNamespace(id="AJ_1"))
-    keeper = _Keeper(LiveKitCall(context), AgentSession(vad=None), moves_while_speaking=False)
-    keeper._turn()
+    keeper, keep_turn = inside.keeper_of(LiveKitCall(context), AgentSession(vad=None))
+    keep_turn()
     assert keeper.call.data == {}
