@@ -44,12 +44,12 @@ class StoreMetrics:
 
     Args:
         registry: where they are exported.
-        voice: where turns are counted; default a set of their own on this registry. A registry takes one: what records turns
-            besides, such as an adapter to a framework, shares it.
+        voice: where turns are counted; default the one set of this registry, which whatever else records turns shares, such as
+            an adapter to a framework.
     """
 
     def __init__(self, registry: CollectorRegistry, voice: VoiceMetrics | None = None) -> None:
-        self.voice = voice or VoiceMetrics(registry)
+        self.voice = voice or VoiceMetrics.of(registry)
         prefix = "recovery_session_store"
         self.restores = Counter(
             f"{prefix}_restores", "Sessions asked for by restore_or_create.", ("outcome",), registry=registry

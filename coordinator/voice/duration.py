@@ -15,7 +15,7 @@ from coordinator.bounds import check_callable, check_seconds
 from coordinator.errors import CoordinatorError, FencedError, InvalidValueError
 from coordinator.printable import told, trace
 
-__all__ = ["DurationLimit", "Limitable", "limit_duration"]
+__all__ = ["DurationLimit", "Limitable", "check_limit", "limit_duration"]
 
 log = structlog.get_logger()
 
@@ -69,7 +69,7 @@ class DurationLimit:
         on_end: Callable[[], Awaitable[object]] | None,
         goodbye: float,
     ) -> None:
-        _check(seconds, warn, on_warn, on_end, goodbye)
+        check_limit(seconds, warn=warn, on_warn=on_warn, on_end=on_end, goodbye=goodbye)
         self.reached = False
         self._session, self._seconds = session, seconds
         self._warn, self._on_warn, self._on_end, self._goodbye = warn, on_warn, on_end, goodbye
@@ -154,7 +154,14 @@ class DurationLimit:
             log.warning("session_not_ended", session=self._session.id, error=str(error))
 
 
-def _check(seconds: float, warn: float, on_warn: object, on_end: object, goodbye: float) -> None:
+def check_limit(
+    seconds: float, *, warn: float = 60.0, on_warn: object = None, on_end: object = None, goodbye: float = 10.0
+) -> None:
+    """Checks the arguments of `limit_duration`, for programs that begin it later, in a task of its own.
+
+    Raises:
+        InvalidValueError: an argument is invalid.
+    """
     check_seconds("seconds", seconds)
     if not seconds:
         raise InvalidValueError("seconds", seconds, "a duration above 0")

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Histogram
 
 from coordinator import clock
 from coordinator.version import VERSION
@@ -19,7 +21,7 @@ from coordinator.voice.latencies import PARTS, TurnLatencies
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
 
-__all__ = ["TurnMeter", "VoiceMetrics"]
+__all__ = ["TurnMeter", "VoiceMetrics", "turn_meter"]
 
 _BUCKETS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10)
 """Around what callers notice: 0.5 s for speech in and out, 1 s for the agent and 2 s for all are bounds of their own."""
@@ -42,6 +44,15 @@ class VoiceMetrics:
         )
         for part in PARTS:
             self.latency.labels(part)
+        _of_registries[registry] = self
+
+    @classmethod
+    def of(cls, registry: CollectorRegistry) -> VoiceMetrics:
+        """The metrics of this registry, which are made once: a registry takes them no second time. Safe to repeat."""
+        return _of_registries.get(registry) or cls(registry)
+
+
+_of_registries: WeakKeyDictionary[CollectorRegistry, VoiceMetrics] = WeakKeyDictionary()
 
 
 class TurnMeter:
@@ -78,6 +89,12 @@ class TurnMeter:
             now = time.time_ns()
             began = now - round((latencies.whole + max(0.0, speech)) * 1e9)
             self._tracer.start_span("voice.turn", attributes={**(attributes or {}), **known}, start_time=began).end(now)
+
+
+@cache
+def turn_meter() -> TurnMeter:
+    """The meter of this process, on the default registry."""
+    return TurnMeter(VoiceMetrics.of(REGISTRY))
 
 
 def _tracer() -> Tracer | None:

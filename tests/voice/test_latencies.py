@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from coordinator import InvalidDataError, InvalidValueError
 from coordinator.clock import in_ms
+from coordinator.sessions.metrics import StoreMetrics
 from coordinator.voice import LatencyTotals, PartTotal, TurnLatencies
 from coordinator.voice.latencies import PARTS
 from coordinator.voice.meter import TurnMeter, VoiceMetrics
@@ -133,6 +134,16 @@ def test_histograms_are_exported_from_the_start() -> None:
     TurnMeter(metrics).record(TurnLatencies(e2e=1.2))
     within = [registry.get_sample_value(f"{name}_bucket", {"part": "e2e", "le": le}) for le in ("1.0", "1.5", "10.0")]
     assert within == [0, 1, 1]
+
+
+def test_what_records_turns_in_a_process_shares_one_set() -> None:
+    """A registry takes it once; the session store and an adapter find the same, whichever comes first."""
+    registry = CollectorRegistry()
+    shared = VoiceMetrics.of(registry)
+    assert VoiceMetrics.of(registry) is shared
+    assert StoreMetrics(registry).voice is shared
+    own = VoiceMetrics(CollectorRegistry())
+    assert own is not shared
 
 
 def test_without_opentelemetry_turns_are_counted() -> None:

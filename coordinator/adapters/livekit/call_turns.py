@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from coordinator.errors import CallStateError, InvalidDataError
-from coordinator.voice.latencies import LatencyTotals, TurnLatencies
-from coordinator.voice.progress import CallProgress, CallState
+from coordinator.voice.kept_turns import KeptTurns
+from coordinator.voice.latencies import TurnLatencies
+from coordinator.voice.progress import CallState
 
 __all__ = ["CallTurns"]
 
@@ -16,35 +16,12 @@ STATES = {"listening": CallState.LISTENING, "thinking": CallState.PROCESSING, "s
 """What an agent's state means; others are about its beginning."""
 
 
-class CallTurns:
-    """One per call. Pure: what it knows goes to an heir as `to_data` has it.
-
-    Args:
-        data: what the worker before kept, if there was one.
-
-    Attributes:
-        progress: what the call is doing.
-        totals: of the latencies of all its turns.
-    """
+class CallTurns(KeptTurns):
+    """One per call. Pure: what it knows goes to an heir as `to_data` has it."""
 
     def __init__(self, data: Mapping[str, Any] | None = None) -> None:
-        self.progress = CallProgress() if data is None else CallProgress.inherited(data.get("progress"))
-        try:
-            self.totals = LatencyTotals.from_data((data or {}).get("latencies", {}))
-        except InvalidDataError:  # another program's
-            self.totals = LatencyTotals()
+        super().__init__(data)
         self._heard: float | None = None
-
-    def to_data(self) -> dict[str, Any]:
-        """A JSON-able mapping."""
-        return {"progress": self.progress.to_data(), "latencies": self.totals.to_data()}
-
-    def moves_to(self, state: CallState) -> None:
-        """The call does something else; what may not follow is left out, as the framework's events come in its own order."""
-        try:
-            self.progress.move_to(state)
-        except CallStateError:
-            return
 
     def agent_is(self, state: str) -> None:
         """The agent's state changed."""
