@@ -8,22 +8,21 @@ import dataclasses
 import inspect
 import json
 from collections.abc import Awaitable, Callable
-from functools import cache
 from typing import Any
 
 import anyio
 import structlog
 from livekit.agents import Agent, AgentSession, ChatContext, JobContext
-from prometheus_client import REGISTRY
 
 from coordinator.adapters.livekit import inside
 from coordinator.adapters.livekit.call import LiveKitCall
 from coordinator.adapters.livekit.call_turns import CallTurns
 from coordinator.adapters.livekit.transcript import fitted_items, size_of
 from coordinator.bounds import check_json
-from coordinator.errors import DataTooLargeError, SessionGoneError
+from coordinator.errors import DataTooLargeError, FencedError, SessionGoneError
 from coordinator.printable import told, trace
-from coordinator.voice.meter import TurnMeter, VoiceMetrics
+from coordinator.voice.duration import check_limit
+from coordinator.voice.meter import turn_meter
 from coordinator.voice.progress import CallState
 
 __all__ = ["recover"]
@@ -39,11 +38,6 @@ LEAST_BYTES = 1024
 """What user data leaves to the conversation."""
 
 OnRecovered = str | Callable[[LiveKitCall], Awaitable[object]]
-
-
-@cache
-def _meter() -> TurnMeter:
-    return TurnMeter(VoiceMetrics(REGISTRY))
 
 
 async def recover(
@@ -81,9 +75,12 @@ async def recover(
         The call, for `LiveKitCall.held` before what cannot be undone.
 
     Raises:
+        InvalidValueError: the limit is invalid; nothing was begun.
         SessionGoneError: a recovered call is over, or went elsewhere meanwhile. The job ends; nothing was said.
         TypeError: the user data can neither be kept nor restored.
     """
+    if max_duration is not None:
+        check_limit(max_duration, on_warn=on_warn, on_end=on_end)
     keeper = _Keeper(LiveKitCall(context), session, moves_while_speaking)
     call = keeper.call
     try:
@@ -150,9 +147,16 @@ class _Keeper:
         item: Any = getattr(event, "item", None)
         if getattr(item, "type", "") == "message":
             latencies, speech = self._call.turns.said(item.role, getattr(item, "metrics", None) or {})
-            _meter().record(latencies, speech=speech)
+            turn_meter().record(latencies, speech=speech)
+        self._keep()
+
+    def _keep(self) -> None:
+        if self._call.lost.is_set():
+            return
         try:
             self._call.keep(self._now())
+        except FencedError:  # the call is over here
+            return
         except Exception as error:  # noqa: BLE001 - the session has closed, or an item cannot be stored; the call goes on
             log.error("turn_not_kept", job=self._call.context.job.id, error=told(error))
 
@@ -180,9 +184,11 @@ class _Keeper:
         elif not speaks and self._is_busy:
             self._busy.close()
         self._is_busy = speaks and not self._moves
+        self._keep()  # an heir is told what was cut off
 
     def _caller_changed(self, event: Any) -> None:
         self._call.turns.caller_is(event.new_state)
+        self._keep()
 
     # -- a call that goes on -------------------------------------------------------------------------------------------
 

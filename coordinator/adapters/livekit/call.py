@@ -23,6 +23,7 @@ from coordinator.child import ChildSession
 from coordinator.errors import CoordinatorError, SessionGoneError
 from coordinator.printable import told
 from coordinator.voice.duration import limit_duration
+from coordinator.voice.progress import CallProgress
 
 __all__ = ["LiveKitCall"]
 
@@ -78,6 +79,11 @@ class LiveKitCall:
         if name in ("gap", "data_age", "cause", "previous_owner", "epoch", "attempt"):
             return getattr(self._session, name) if self._session is not None else None
         raise AttributeError(name)
+
+    @property
+    def progress(self) -> CallProgress:
+        """What the call is doing; ``interrupted`` is what was cut off, until the conversation goes on."""
+        return self.turns.progress
 
     @property
     def held(self) -> bool:
