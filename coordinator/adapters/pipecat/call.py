@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
@@ -12,7 +16,7 @@ import structlog
 from starlette.websockets import WebSocket
 
 from coordinator import clock
-from coordinator.adapters.pipecat.bot_outcome import BotEnd
+from coordinator.adapters.pipecat.bot_outcome import BotEnd, BotOutcome, outcome_of
 from coordinator.adapters.pipecat.bot_state import CallFloor, PipelinePulse
 from coordinator.adapters.pipecat.context_record import (
     ContextRecord,
@@ -22,12 +26,16 @@ from coordinator.adapters.pipecat.context_record import (
     read_record,
 )
 from coordinator.adapters.pipecat.first_words import FirstWords, first_words
+from coordinator.adapters.pipecat.frame_turns import FrameTurns, SeenFrame
 from coordinator.adapters.pipecat.hang_ups import guard_serializer, guard_transport
 from coordinator.adapters.pipecat.media_socket import MediaSocket
 from coordinator.adapters.pipecat.running import frame_of, run_pipeline
 from coordinator.adapters.pipecat.start_message import StartMessage
 from coordinator.errors import CoordinatorError, FencedError, StoreUnavailableError
 from coordinator.printable import told, trace
+from coordinator.voice.duration import DurationLimit, check_limit, limit_duration
+from coordinator.voice.meter import turn_meter
+from coordinator.voice.progress import CallProgress
 from coordinator.worker.session import Session
 
 __all__ = ["HANGS_AFTER_SECONDS", "PipecatCall", "any_of"]
@@ -42,6 +50,8 @@ HELD_SECONDS = 2.0
 """How long a bot that ends a call waits, while it is in doubt whether the call is its own."""
 END_SECONDS = 5.0
 """Time for a pipeline to end when its task is cancelled."""
+GOODBYE_SECONDS = 10.0
+"""Time for a pipeline to say what is queued when the call's time is over."""
 AGAIN_SECONDS = 0.5
 
 CONTEXT_FRAMES = frozenset((
@@ -54,6 +64,7 @@ AUDIO_FRAMES = ("BotSpeakingFrame", "BotStartedSpeakingFrame")
 Serializer = TypeVar("Serializer")
 Transport = TypeVar("Transport")
 Context = TypeVar("Context")
+Limit = Callable[[], AbstractAsyncContextManager[DurationLimit]]
 
 
 class PipecatCall:
@@ -66,6 +77,7 @@ class PipecatCall:
         data: the program's own, JSON-able; written beside the context with each checkpoint, and found here by the next worker.
         returned: whether the call began before this bot: at another worker, or here on a connection that broke.
         task: the pipeline's task or worker, once it runs.
+        turns: what the call is doing (``turns.progress``) and what its turns took (``turns.totals``), over all its bots.
         superseded, sent_on, finished: its caller came on another connection; it was sent to another worker; nothing of it is left.
 
     Args:
@@ -95,6 +107,7 @@ class PipecatCall:
         if found.fault:
             log.error("context_not_restored", session=session.id, reason=found.fault)
         self._found, self.data = found, dict(found.data)
+        self.turns = FrameTurns(found.turns if self.returned else None)
         self._most_bytes, self._is_draining = most_bytes, is_draining
         self._is_last_resort = is_draining()
         self._hangs_after, self._quiet_within = hangs_after, quiet_within
@@ -104,7 +117,8 @@ class PipecatCall:
         self._floor, self._pulse = CallFloor(), PipelinePulse(hangs_after, clock.now())
         self._changed, self._media_up, self._moves = anyio.Event(), anyio.Event(), anyio.Event()
         self.superseded, self.sent_on, self.finished = anyio.Event(), anyio.Event(), anyio.Event()
-        self._stopped = self._in_pipeline = False
+        self._stopped = self._in_pipeline = self._limit_reached = False
+        self._said_all, self._last_pulse = anyio.Event(), math.inf
         self._failure = ""
         session.letting_go = self._last_words
 
@@ -120,6 +134,11 @@ class PipecatCall:
         if self.socket is None:
             raise ValueError(f"call {self.session.id!r} did not come by a websocket: its bot joins its room")
         return self.socket
+
+    @property
+    def progress(self) -> CallProgress:
+        """What the call is doing; ``interrupted`` is what was cut off, until the conversation goes on."""
+        return self.turns.progress
 
     def keep(self, context: Context) -> Context:
         """Has a context kept from now on, and fills it with what was kept before; returns it.
@@ -149,25 +168,44 @@ class PipecatCall:
         task: Any,
         *,
         on_recovered: str | Callable[[PipecatCall], Awaitable[object]] | None = None,
+        max_duration: float | None = None,
+        on_warn: Callable[[float], Awaitable[object]] | None = None,
+        on_end: Callable[[], Awaitable[object]] | None = None,
         runner: Callable[[Any], Awaitable[object]] = run_pipeline,
     ) -> None:
         """Runs the bot's pipeline until the call is over here.
+
+        Its turns are spans ``voice.turn`` and counted in ``recovery_voice_turn_latency_seconds`` of the default registry, their
+        totals kept.
 
         Args:
             task: a ``PipelineWorker`` or ``PipelineTask``.
             on_recovered: what comes first when the call began before this bot: a sentence, which is said to a caller who was cut
                 off, or an async function of the call. Without it the model answers what the caller said last, if nobody did.
+            max_duration: seconds from the first opening of the call, over all its workers, after which it is ended in order: what
+                is queued by then is said, for ten seconds at most, the serializer hangs up, and the session is closed.
+            on_warn, on_end: called a minute before, with the seconds that are left, and at the end: see
+                `coordinator.limit_duration`.
             runner: runs the task instead of a runner of Pipecat's that hears no signals.
 
         Raises:
+            InvalidValueError: the limit is invalid; nothing was begun.
             RuntimeError: an error ended the pipeline.
             Exception: what the runner raised.
         """
+        limit = None
+        if max_duration is not None:
+            check_limit(max_duration, on_warn=on_warn, on_end=on_end)
+            limit = partial(limit_duration, self.session, max_duration, on_warn=on_warn, on_end=on_end)
         self.task, self._in_pipeline = task, True
         try:
-            running = await self._run(task, on_recovered, runner)
+            running = await self._run(task, on_recovered, runner, limit)
         finally:
             self._in_pipeline = False
+        if self._limit_reached:
+            return
+        failed = bool(running.cancelled() or running.exception() or self._failure)
+        self.turns.ended(outcome_of(replace(self.ended_by(None), failed=failed)))
         self.save()
         running.result()
         if self._failure:
@@ -178,6 +216,7 @@ class PipecatCall:
         task: Any,
         on_recovered: str | Callable[[PipecatCall], Awaitable[object]] | None,
         runner: Callable[[Any], Awaitable[object]],
+        limit: Limit | None,
     ) -> asyncio.Future[Any]:
         async with anyio.create_task_group() as tasks:
             self._listen(task)
@@ -186,6 +225,8 @@ class PipecatCall:
             tasks.start_soon(self._state_resumed)
             tasks.start_soon(self._begin, task, on_recovered)
             running = asyncio.ensure_future(runner(task))
+            if limit is not None:
+                tasks.start_soon(self._limited, task, running, limit)
             try:
                 await asyncio.wait({running})
             except asyncio.CancelledError:
@@ -213,7 +254,7 @@ class PipecatCall:
     def record(self) -> ContextRecord:
         """What this bot knows, whole, for the one that serves the call after it in the same process."""
         messages = [plain_message(one) for one in self._messages()]
-        return ContextRecord(messages, self._found.dropped_turns, self.data)
+        return ContextRecord(messages, self._found.dropped_turns, self.data, self.turns.to_data())
 
     def connect(self, websocket: WebSocket) -> MediaSocket:
         """The call came by this websocket. Returns what its bot gets of it."""
@@ -279,7 +320,8 @@ class PipecatCall:
             return [*self._messages()], dict(self.data)
 
     def _draft(self) -> RecordDraft:
-        draft = draft_record(self._messages(), self.data, self._most_bytes, self._found.dropped_turns)
+        messages, dropped_before = self._messages(), self._found.dropped_turns
+        draft = draft_record(messages, self.data, self._most_bytes, dropped_before, self.turns.to_data())
         if draft.dropped_turns > self._found.dropped_turns:
             self._say("context_trimmed", log.warning, dropped_turns=draft.dropped_turns, most_bytes=self._most_bytes)
         if draft.is_lost:
@@ -316,13 +358,17 @@ class PipecatCall:
             policy = getattr(getattr(task, "_processor_unusable_policy", None), "name", "CONTINUE")
             if frame.fatal or (unusable and policy != "CONTINUE"):
                 self._failure = self._failure or str(frame.error)
+                self.turns.ended(BotOutcome.RELEASE)
 
         async def came_through(_: Any, frame: Any) -> None:
             if type(frame).__name__ == "PulseFrame":
                 self._pulse.moved(clock.now())
+                self.turns.connected()
                 self._moves.set()
+                if frame.id >= self._last_pulse:  # a later one, where a caller who spoke had that one dropped
+                    self._said_all.set()
 
-        task.add_observer(FrameObserver(self._passed))
+        task.add_observer(FrameObserver(self._passed, self._turned))
         task.add_event_handler("on_pipeline_error", failed)
         task.add_event_handler("on_frame_reached_downstream", came_through)
 
@@ -335,16 +381,58 @@ class PipecatCall:
             if self.socket is None:
                 self._media_up.set()
 
+    def _turned(self, frame: SeenFrame) -> None:
+        before = self.progress.state
+        if latencies := self.turns.passed(frame):
+            turn_meter().record(latencies)
+        if latencies or self.progress.state is not before:
+            self._changed.set()
+
     async def _end_when_over(self, task: Any) -> None:
         session, socket = self.session, self.socket
         over = [session.lost, session.closed, self.superseded, self.sent_on]
         await any_of(*over, *((socket.hung_up, socket.disconnected) if socket is not None else ()))
         self.stop_media()
+        self.turns.ended(outcome_of(self.ended_by(None)))
         await task.cancel(reason="the call is over here")
+
+    async def _limited(self, task: Any, running: asyncio.Future[Any], limit: Limit) -> None:
+        """The limit closes the session behind this block, and only who holds it may hang up: the pipeline ends before."""
+        async with limit() as reached:
+            try:
+                await anyio.sleep_forever()
+            finally:
+                if reached.reached:
+                    self._limit_reached = True
+                    with anyio.CancelScope(shield=True):
+                        await self._end_in_order(task, running)
+
+    async def _end_in_order(self, task: Any, running: asyncio.Future[Any]) -> None:
+        """Ends the pipeline behind what it has to say. One that does not get there is cancelled, which hangs up, too.
+
+        A frame shows whether it gets there: Pipecat cancels no pipeline that was told to end, however long it takes.
+        """
+        from coordinator.adapters.pipecat.frame_observer import PulseFrame
+
+        pulse = PulseFrame()
+        self._last_pulse = pulse.id
+        await task.queue_frame(pulse)
+        said_all = asyncio.ensure_future(self._said_all.wait())
+        await asyncio.wait({running, said_all}, timeout=GOODBYE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        said_all.cancel()
+        if self._said_all.is_set():
+            await task.stop_when_done()
+        elif not running.done():
+            log.warning("goodbye_cut_short", session=self.session.id, seconds=GOODBYE_SECONDS)
+            await task.cancel(reason="its time is over")
+        await asyncio.wait({running}, timeout=END_SECONDS)
+        running.cancel()
+        self.turns.ended(outcome_of(self.ended_by(None)))
 
     async def _end_pipeline(self, task: Any, running: asyncio.Future[Any]) -> None:
         """Pipecat's runners end their pipeline with many waits, which a cancelled scope would all cut short."""
         self.stop_media()
+        self.turns.ended(BotOutcome.RELEASE)
         with anyio.CancelScope(shield=True):
             await task.cancel(reason="the call is over here")
             await asyncio.wait({running}, timeout=END_SECONDS)

@@ -14,6 +14,8 @@ __all__ = ["ContextRecord", "RecordDraft", "draft_record", "new_call", "plain_me
 
 FORM = 1
 """Of the record, under the key ``pipecat``."""
+TURNS = ("progress", "latencies")
+"""What `FrameTurns` has kept, beside the context."""
 ANY_SIZE = 2**62
 WRAPPING_BYTES = len(encode({"m": 0}, ANY_SIZE)[0]) - 1 - len(b",")
 """What `encode` needs around one message beside the message; a comma follows it in the record."""
@@ -27,12 +29,14 @@ class ContextRecord:
         messages: of the context, as JSON has them; those of a service's own form as ``{"llm_specific": ..., "message": ...}``.
         dropped_turns: how many turns before them did not fit.
         data: the program's own.
+        turns: what the call was doing, and what its turns took, for `FrameTurns`.
         fault: why nothing could be read; '' when all is well.
     """
 
     messages: list[Any] = field(default_factory=list)
     dropped_turns: int = 0
     data: dict[str, Any] = field(default_factory=dict)
+    turns: dict[str, Any] = field(default_factory=dict)
     fault: str = ""
 
 
@@ -76,15 +80,11 @@ def read_record(recovery_data: object) -> ContextRecord:
         return ContextRecord(data=dict(recovery_data))
     messages, data = recovery_data.get("context"), recovery_data.get("data")
     dropped = recovery_data.get("dropped_turns")
+    kept = dict(data) if isinstance(data, dict) else {}
+    turns = {name: recovery_data[name] for name in TURNS if name in recovery_data}
     if not isinstance(messages, list) or not all(isinstance(one, dict) for one in messages):
-        return ContextRecord(
-            data=dict(data) if isinstance(data, dict) else {}, fault="its context is not a list of messages"
-        )
-    return ContextRecord(
-        messages,
-        dropped if isinstance(dropped, int) and dropped > 0 else 0,
-        dict(data) if isinstance(data, dict) else {},
-    )
+        return ContextRecord(data=kept, turns=turns, fault="its context is not a list of messages")
+    return ContextRecord(messages, dropped if isinstance(dropped, int) and dropped > 0 else 0, kept, turns)
 
 
 def plain_message(message: object) -> object:
@@ -97,7 +97,11 @@ def plain_message(message: object) -> object:
 
 
 def draft_record(
-    messages: Iterable[object], data: Mapping[str, Any], most_bytes: int, dropped_before: int = 0
+    messages: Iterable[object],
+    data: Mapping[str, Any],
+    most_bytes: int,
+    dropped_before: int = 0,
+    turns: Mapping[str, Any] | None = None,
 ) -> RecordDraft:
     """Makes the newest record that fits.
 
@@ -106,11 +110,13 @@ def draft_record(
         data: the program's own.
         most_bytes: the setting ``max_data_bytes``.
         dropped_before: how many turns did not fit in the record from which the context was restored.
+        turns: of `FrameTurns`; left out where the newest turn of the context does not fit beside it.
 
     Raises:
         DataTooLargeError, InvalidDataError: the program's own data alone cannot be written.
     """
     around = len(encode(new_call(data) | {"dropped_turns": ANY_SIZE // 2**10}, most_bytes)[0])
+    beside = dict(turns or {})
     sized, unwritable = [], ""
     for one in map(plain_message, messages):
         try:
@@ -119,8 +125,10 @@ def draft_record(
             unwritable = str(error)
             continue
         sized.append(SizedMessage(one, size))
-    fitted = fit_context(sized, most_bytes - around)
+    room = most_bytes - around
+    fitted = fit_context(sized, room - (len(encode(beside, ANY_SIZE)[0]) - len("}") if beside else 0))
+    if fitted.is_lost or fitted.messages[-1:] != [one.message for one in sized[-1:]]:
+        fitted, beside = fit_context(sized, room), {}
     dropped = dropped_before + fitted.dropped_turns
-    return RecordDraft(
-        new_call(data) | {"context": fitted.messages, "dropped_turns": dropped}, dropped, fitted.is_lost, unwritable
-    )
+    record = new_call(data) | {"context": fitted.messages, "dropped_turns": dropped} | beside
+    return RecordDraft(record, dropped, fitted.is_lost, unwritable)

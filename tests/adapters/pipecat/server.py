@@ -44,6 +44,7 @@ class Options:
         guards: False: the serializer is not guarded, as by a program that forgot it.
         sentence: what is said first to a caller who was cut off.
         always_speaks: it is said after a planned move, too.
+        lasts: most duration of a call, at whose end it says good-bye.
     """
 
     adapter: bool = True
@@ -53,6 +54,7 @@ class Options:
     guards: bool = True
     sentence: str = "I am back."
     always_speaks: bool = False
+    lasts: float | None = None
 
 
 class Server:
@@ -115,18 +117,27 @@ class Server:
         context = call.keep(context_of())
         tell(
             "bot", call=session.id, returned=call.returned, recovered=session.recovered, planned=session.planned,
-            messages=context.get_messages(), data=call.data, epoch=session.epoch,
+            messages=context.get_messages(), data=call.data, epoch=session.epoch, progress=call.progress.to_data(),
         )  # fmt: skip
         call.data["served_by"] = [*call.data.get("served_by", []), self._name]
         task = pipeline_of(transport, context, self._level, lambda key: tell("key", key=key))
         try:
             on_recovered = self._speak if self._options.always_speaks else self._options.sentence or None
-            await call.run(task, on_recovered=on_recovered)
+            await call.run(
+                task, on_recovered=on_recovered, max_duration=self._options.lasts, on_end=lambda: self._good_bye(call)
+            )
         finally:
-            tell("bot_ended", call=session.id, messages=context.get_messages(), lost=session.lost.is_set())
+            tell(
+                "bot_ended", call=session.id, messages=context.get_messages(), lost=session.lost.is_set(),
+                state=call.progress.state.value,
+            )  # fmt: skip
 
     async def _speak(self, call: PipecatCall) -> None:
         await call.task.queue_frame(frame_of("TTSSpeakFrame", self._options.sentence))
+
+    async def _good_bye(self, call: PipecatCall) -> None:
+        tell("good_bye", call=call.session.id)
+        await call.task.queue_frame(frame_of("TTSSpeakFrame", "Good-bye."))
 
     async def _answer_without(self, websocket: WebSocket) -> None:
         await websocket.accept()

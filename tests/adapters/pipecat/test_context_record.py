@@ -66,10 +66,23 @@ def test_even_the_last_turn_may_go_and_the_system_is_the_last() -> None:
 ROLES = st.sampled_from(["system", "developer", "user", "assistant", "tool"])
 
 
-@given(st.lists(st.builds(message, ROLES, st.text(max_size=200)), max_size=30), st.integers(200, 4000))
-def test_a_draft_always_fits_and_is_read_as_it_was_written(messages: list[dict[str, Any]], most_bytes: int) -> None:
+TURNS: dict[str, Any] = {
+    "progress": {"state": "listening"},
+    "latencies": {"e2e": {"count": 1, "total_ms": 9, "longest_ms": 9}},
+}
+
+
+@given(
+    st.lists(st.builds(message, ROLES, st.text(max_size=200)), max_size=30),
+    st.integers(200, 4000),
+    st.sampled_from([{}, TURNS]),
+)
+def test_a_draft_always_fits_and_is_read_as_it_was_written(
+    messages: list[dict[str, Any]], most_bytes: int, turns: dict[str, Any]
+) -> None:
     """For every context the record is within the bound, its messages are the newest, and the system's are among them."""
-    draft = draft_record(messages, {"a": "ü"}, most_bytes)
+    draft = draft_record(messages, {"a": "ü"}, most_bytes, turns=turns)
+    assert read_record(draft.recovery_data).turns in (turns, {})
     encode(draft.recovery_data, most_bytes)  # raises when it is too large
     found = read_record(draft.recovery_data)
     assert (found.data, found.fault, found.dropped_turns) == ({"a": "ü"}, "", draft.dropped_turns)
@@ -81,6 +94,19 @@ def test_a_draft_always_fits_and_is_read_as_it_was_written(messages: list[dict[s
         assert kept == others[len(others) - len(kept) :]
     if not draft.dropped_turns and not draft.is_lost:
         assert found.messages == messages
+
+
+def test_what_the_call_is_doing_stands_back_for_the_context() -> None:
+    """It is kept beside the context up to the last byte, and left out where the newest turn would not fit."""
+    messages = [message("system", "x" * 100), message("user", "y")]
+    whole = len(encode(draft_record(messages, {}, MOST, turns=TURNS).recovery_data, MOST)[0])
+    spare = len(str(2**62 // 2**10))  # of a count that may grow; the comma behind the last message makes up for its 0
+    kept = draft_record(messages, {}, whole + spare, turns=TURNS).recovery_data
+    assert (kept["context"], kept["progress"], kept["latencies"]) == (messages, TURNS["progress"], TURNS["latencies"])
+    tight = draft_record(messages, {}, whole + spare - 1, turns=TURNS)
+    assert tight.recovery_data["context"] == messages
+    assert "progress" not in tight.recovery_data
+    assert tight.is_lost is False
 
 
 def test_turns_that_were_dropped_before_are_counted_on() -> None:

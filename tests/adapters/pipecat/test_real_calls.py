@@ -80,6 +80,55 @@ async def test_a_call_goes_on_when_its_server_is_killed(site: CallSite, watched:
     assert hung_up(first, second) == 0
 
 
+async def test_an_heir_knows_what_was_cut_off(site: CallSite) -> None:
+    """Its predecessor was killed in the middle of a sentence, and the latencies of its turns are counted on."""
+    first, second = await site.start(watched=True), await site.start(watched=True)
+    caller = await site.call(turns=1)
+    assert site.stored()["latencies"]["e2e"]["count"] == 1
+    then = time.monotonic()
+    await caller.press("9")  # a long answer
+    await hears(caller, first, then)
+    await eventually(lambda: site.stored().get("progress") == {"state": "responding"}, 20, "what it does is kept")
+    site.server = second
+    site.kill(first)
+    found = await bot_of(second)
+    assert found["progress"] == {"state": "reconnecting", "interrupted": "responding"}
+    await eventually(lambda: caller.heard_after(then, second.level), 30, "the heir is heard")
+    await eventually(lambda: site.stored().get("progress") == {"state": "listening"}, 20, "it has said its sentence")
+    then = time.monotonic()
+    await caller.press("3")
+    await hears(caller, second, then)
+    await eventually(lambda: site.stored()["latencies"]["e2e"]["count"] == 3, 20, "three turns were counted")
+
+
+async def test_a_limit_ends_the_call_in_order(site: CallSite) -> None:
+    """Its good-bye is heard, its serializer hangs up once, and the session is closed; an heir counts on where the call was."""
+    first, second = await site.start(watched=True, lasts=6.0), await site.start(watched=True, lasts=6.0)
+    caller = await site.call(turns=1)
+    site.server = second
+    site.kill(first)
+    await eventually(lambda: second.told("good_bye"), 30, "its time is over")
+    caller.again = False
+    await eventually(lambda: site.state() == "closed", 30, "the session is closed")
+    await eventually(lambda: second.told("answered"), 30, "the bot is gone")
+    good_bye = second.told("good_bye")[0]["at"]
+    assert sum(one.seconds for one in caller.heard if one.at > good_bye) >= 0.45
+    assert second.told("bot_ended")[0]["state"] == "disconnected"
+    assert hung_up(first, second) == 1
+    assert first.told("good_bye") == []
+
+
+async def test_a_limit_ends_a_bot_that_hangs(site: CallSite) -> None:
+    """Its pipeline does not come to its end: it is cancelled, which hangs up as well, once."""
+    first = await site.start(lasts=4.0)
+    caller = await site.call(turns=1)
+    await caller.press("8")  # its model never returns
+    await eventually(lambda: first.told("good_bye"), 30, "its time is over")
+    caller.again = False
+    await eventually(lambda: site.state() == "closed", 30, "the session is closed")
+    assert hung_up(first) == 1
+
+
 async def test_without_the_adapter_the_next_bot_knows_nothing(site: CallSite) -> None:
     """The control: the provider connects again, and the bot begins with an empty context and says nothing."""
     first, second = await site.start(adapter=False), await site.start(adapter=False)

@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import pytest
 import redis
+from prometheus_client import REGISTRY
 
 from coordinator import Session, Worker, certify
 from coordinator.adapters.pipecat import PipecatCall, new_call, room_handler
+from coordinator.adapters.pipecat.frame_turns import SeenFrame, ServiceTime
 from coordinator.adapters.pipecat.hang_ups import guard_serializer
+from coordinator.errors import InvalidValueError
 from coordinator.store.keys import Keys
 from tests.coordinating import coordinating
 from tests.waiting import eventually
 
 pytest.importorskip("pipecat", reason="Pipecat is not installed here: `make adapters` runs this where it is")
 
-from pipecat.frames.frames import CancelFrame, EndFrame, OutputAudioRawFrame, TTSSpeakFrame
+from pipecat.frames.frames import (
+    CancelFrame,
+    EndFrame,
+    LLMFullResponseStartFrame,
+    MetricsFrame,
+    OutputAudioRawFrame,
+    TranscriptionFrame,
+    TTSSpeakFrame,
+    UserStartedSpeakingFrame,
+    UserStoppedSpeakingFrame,
+    VADUserStoppedSpeakingFrame,
+)
+from pipecat.metrics.metrics import TTFBMetricsData
 from pipecat.processors.aggregators.llm_context import LLMSpecificMessage
 from pipecat.processors.frame_processor import FrameProcessor
 from pipecat.serializers.plivo import PlivoFrameSerializer
@@ -31,6 +48,7 @@ from pipecat.serializers.twilio import TwilioFrameSerializer
 from pipecat.transports.base_output import BaseOutputTransport
 from pipecat.transports.base_transport import BaseTransport, TransportParams
 
+from coordinator.adapters.pipecat.frame_observer import FrameObserver
 from tests.adapters.pipecat.bot import context_of, pipeline_of
 
 pytestmark = [
@@ -267,6 +285,72 @@ async def test_a_change_without_a_frame_is_kept_too(hall: Hall, redis_client: re
     await eventually(lambda: "by hand" in stored() and '"n":1' in stored(), 20)
     bots.calls[0].data["nested"]["n"] = 2
     await eventually(lambda: '"n":2' in stored(), 20)
+
+
+async def test_an_answer_is_counted(hall: Hall, redis_client: redis.Redis) -> None:
+    """Its latencies are in the histogram of the default registry, and in what is kept for an heir, once."""
+
+    def counted(part: str) -> float:
+        return REGISTRY.get_sample_value("recovery_voice_turn_latency_seconds_count", {"part": part}) or 0.0
+
+    before = {part: counted(part) for part in ("agent", "tts", "e2e")}
+    bots = Bots()
+    worker = await hall.worker("a", bots)
+    await worker.open("r-1", new_call())
+    await bots.speaks(0, "greeting")
+    await bots.calls[0].task.queue_frames(
+        [
+            UserStartedSpeakingFrame(),
+            TranscriptionFrame("hello", "caller", "now"),
+            UserStoppedSpeakingFrame(),
+        ]
+    )
+
+    def kept() -> Any:
+        data = redis_client.hget(Keys("recovery", 0).session("r-1"), "data")
+        return json.loads(str(data, "utf-8") if isinstance(data, bytes) else data or "{}").get("latencies", {})
+
+    await eventually(lambda: kept().get("e2e"), 20, "the turn is kept")
+    assert {part: counted(part) - was for part, was in before.items()} == {"agent": 1, "tts": 1, "e2e": 1}
+    assert {part: one["count"] for part, one in kept().items()} == {"agent": 1, "tts": 1, "e2e": 1}
+    assert bots.calls[0].turns.totals.e2e.count == 1
+
+
+async def test_a_limit_that_is_none_is_refused(hall: Hall) -> None:
+    """Before anything begins, with the rule."""
+    bots, refused = Bots(), []
+
+    async def bot(call: PipecatCall) -> None:
+        bots.calls.append(call)
+        try:
+            await call.run(None, max_duration=30, on_warn=say_nothing)
+        except InvalidValueError as error:
+            refused.append(str(error))
+
+    async def say_nothing(left: float) -> None:
+        """It never gets here."""
+
+    worker = await hall.worker("a", bot)
+    await worker.open("r-1", new_call())
+    await eventually(lambda: refused, 20)
+    assert "less than the limit of 30 s" in refused[0]
+    assert bots.calls[0].task is None
+
+
+async def test_services_tell_what_they_measured() -> None:
+    """Frames come through the observer once each, with their sources, metrics and what the detector of voices waited."""
+    seen: list[SeenFrame] = []
+    observer = FrameObserver(lambda _: None, seen.append)
+    source = SimpleNamespace(name="llm")
+    byte = TTFBMetricsData(processor="llm", value=0.2)
+    frames = [MetricsFrame(data=[byte]), VADUserStoppedSpeakingFrame(stop_secs=0.2), LLMFullResponseStartFrame()]
+    for _ in range(2):
+        for frame in frames:
+            await observer.on_push_frame(SimpleNamespace(frame=frame, source=source))
+    assert [one.name for one in seen] == [type(frame).__name__ for frame in frames]
+    assert seen[0].times == (ServiceTime("llm", "TTFBMetricsData", 0.2),)
+    assert seen[1].stop_seconds == 0.2
+    assert seen[2].source == "llm"
 
 
 async def test_the_takeover_ends_with_the_first_audio(hall: Hall) -> None:
