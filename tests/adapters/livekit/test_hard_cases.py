@@ -8,12 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import anyio
-import jwt
 import pytest
 import redis
 
 pytest.importorskip("livekit.agents", reason="livekit-agents is in no environment but its own: make adapters")
 
+import jwt
 from livekit.agents import Agent, AgentSession
 from livekit.agents.job import JobAcceptArguments, RunningJobInfo
 from livekit.protocol import agent as agent_protocol
