@@ -183,6 +183,7 @@ READS = {
     "Worker.offers": "reads offers; what is done with one has a row",
     "Session.quiet": "waits for the program, and asks nothing",
     "Session.settled": "waits for an end, and asks nothing",
+    "Offer.fetch_data": "reads the record",
     "AttachedSession.attach": "is `Worker.attach`",
     "AttachedSession.watch": "looks again and again; a look has a row",
 }

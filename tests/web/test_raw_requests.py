@@ -17,7 +17,7 @@ from tests.sidecar.conftest import Sidecar
 from tests.web.programs import port_of, resident_mb
 from tests.web.requests_made import made
 
-EXAMPLES = int(os.environ.get("RAW_EXAMPLES", "250"))
+EXAMPLES = int(os.environ.get("RAW_EXAMPLES", "500"))
 SECONDS = 30.0
 """After which an answer, or the end of a connection that says no more, is a hang: requests have ten."""
 HEADS = re.compile(rb"(?:^|\n)HTTP/1\.1 (\d{3}) .*?\r\n\r\n", re.DOTALL)

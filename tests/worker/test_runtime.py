@@ -135,10 +135,10 @@ async def test_one_that_is_refused_does_not_silence_the_others(
 
     take = getattr(*inside.beat_taken_spot())
 
-    def refused(heart: Heart, roll: Any, sent: float, answer: Any) -> Any:
+    def refused(heart: Heart, one: Any, roll: Any, sent: float, answer: Any) -> Any:
         if roll.instance.startswith("bad~"):
             answer = ConfigurationError("it was made for another program")
-        return take(heart, roll, sent, answer)
+        return take(heart, one, roll, sent, answer)
 
     monkeypatch.setattr(*inside.beat_call_spot(), call)
     monkeypatch.setattr(*inside.beat_taken_spot(), refused)
