@@ -105,7 +105,7 @@ fmt: $(READY) ## format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-WORKERS := tests/uvloop tests/worker tests/acceptance --ignore tests/acceptance/test_other_servers.py
+WORKERS := tests/uvloop tests/worker tests/child tests/acceptance --ignore tests/acceptance/test_other_servers.py
 UVLOOP := $(ENVIRONMENTS)/uvloop
 NEWER := $(ENVIRONMENTS)/newer
 # A loop of uvloop does not let the exception of a time-out's signal through, so there a thread ends what hangs.
