@@ -20,9 +20,9 @@ from typing import Any, Protocol
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import structlog
 from anyio.abc import SocketAttribute
-from anyio.streams.buffered import BufferedByteReceiveStream
 
 from coordinator import clock
 from coordinator.bounds import check_seconds, fitted
@@ -50,6 +50,8 @@ __all__ = ["Channel", "ChannelOwner", "Coming"]
 log = structlog.get_logger()
 
 UCRED = struct.Struct("3i")
+BYTES = 64 * 1024
+"""Read at a time."""
 LONGEST_PATH = 100
 """Bytes; the system takes 103 to 107."""
 MOST_WAITING = 100
@@ -199,7 +201,7 @@ class Channel:
                 in_a_child(raw, let_go_of)
                 process = _peer(raw)
                 if process is not None:
-                    await ChildLine(self, self._owner, stream, raw, process).serve()
+                    await ChildLine(self, self._owner, raw, process).serve()
         except Exception as error:  # noqa: BLE001 - one child's; the worker and the others go on
             log.error("child_failed", exception=trace(error))
 
@@ -248,12 +250,10 @@ class Channel:
 class ChildLine:
     """One child, from its first word to its end."""
 
-    def __init__(
-        self, channel: Channel, owner: ChannelOwner, stream: anyio.abc.SocketStream, raw: socket.socket, process: str
-    ) -> None:
-        self._channel, self._owner, self._stream, self._raw, self.process = channel, owner, stream, raw, process
+    def __init__(self, channel: Channel, owner: ChannelOwner, raw: socket.socket, process: str) -> None:
+        self._channel, self._owner, self._raw, self.process = channel, owner, raw, process
         most = 2 * owner.settings.max_data_bytes + OVERHEAD_BYTES
-        self._lines, self._most = BufferedByteReceiveStream(stream), most
+        self._unread, self._most = bytearray(), most
         self._session: Session | None = None
         self._coming: Coming | None = None
         self._lock = threading.Lock()
@@ -419,7 +419,22 @@ class ChildLine:
         times = {"alive_every": s.wedged_after / LOOKS, "told_every": s.heartbeat_interval}
         said = with_data({"is": what, "limit": s.max_data_bytes, **times}, raw, encoding)
         said["about"] = {name: getattr(of, name) for name in ABOUT if hasattr(of, name)}
-        await self._stream.send(frame(said))
+        await self._send_whole(frame(said))
+
+    async def _send_whole(self, line: bytes) -> None:
+        """Sends what may be larger than the socket's room, which the child makes by reading.
+
+        Raises:
+            anyio.BrokenResourceError: the child has ended.
+        """
+        left = memoryview(line)
+        while left:
+            try:  # a stream of anyio fails on uvloop when this is cancelled
+                left = left[self._raw.send(left, socket.MSG_DONTWAIT | getattr(socket, "MSG_NOSIGNAL", 0)) :]
+            except BlockingIOError:
+                await anyio.wait_writable(self._raw)
+            except OSError as error:
+                raise anyio.BrokenResourceError from error
 
     def _tell(self) -> None:
         """Until when the child may believe that the call is held. From any thread; it never waits."""
@@ -475,13 +490,31 @@ class ChildLine:
 
     async def _next(self) -> Frame | None:
         """The next thing that the child says; None when it has ended."""
+        while (end := self._unread.find(b"\n")) < 0:
+            if len(self._unread) > self._most:
+                log.error("child_unreadable", process=self.process, error=f"a line of more than {self._most} bytes")
+                return None
+            if not (some := await self._received()):
+                return None
+            self._unread += some
+        line = bytes(self._unread[:end])
+        del self._unread[: end + 1]
         try:
-            return parse(await self._lines.receive_until(b"\n", self._most))
-        except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError, anyio.ClosedResourceError):
-            return None
-        except (anyio.DelimiterNotFound, ValueError) as error:
+            return parse(line)
+        except ValueError as error:
             log.error("child_unreadable", process=self.process, error=told(error))
             return None
+
+    async def _received(self) -> bytes:
+        """What came; nothing when the child has ended. A stream of anyio fails on uvloop when its reading is cancelled."""
+        await anyio.lowlevel.checkpoint()  # a child that never pauses takes no turn of others
+        while True:
+            try:
+                return self._raw.recv(BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                await anyio.wait_readable(self._raw)
+            except OSError:
+                return b""
 
     def _hear(self, said: Frame) -> None:
         session = self._session
