@@ -17,6 +17,7 @@ import redis
 
 from coordinator import ChildSession, FencedError, Offer, Session, SessionGoneError, Worker, clock
 from coordinator.child.frames import frame
+from coordinator.worker.owned_sessions import OwnedSessions
 from tests.acceptance.processes import Process
 from tests.coordinating import coordinating
 from tests.store.harness import Bench
@@ -150,6 +151,25 @@ async def test_belief_ends_before_the_right_does(url: str, redis_client: redis.R
         assert (await heard(child, "lost"))["reason"]
         redis_client.client_unpause()
         await session.ended.wait()
+
+
+@pytest.mark.parametrize("how", ["release", "close"])
+async def test_belief_is_over_as_the_write_begins(url: str, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """At the moment at which the write that ends the ownership begins, the child that asks is told that it is not held."""
+    believed: list[bool] = []
+    write = OwnedSessions.write
+    async with parent(url) as (worker, address):
+        session = await worker.open("call-1")
+        async with ChildSession(address, "call-1") as child:
+            await eventually(lambda: child.held)
+
+            async def asked(self: OwnedSessions, *arguments: Any) -> Any:
+                believed.append(child.held)
+                return await write(self, *arguments)
+
+            monkeypatch.setattr(OwnedSessions, "write", asked)
+            await getattr(session, how)()
+            assert believed[0] is False
 
 
 async def test_a_child_stops_when_its_parent_is_killed(url: str, start: Start) -> None:
